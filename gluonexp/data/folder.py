@@ -1,0 +1,249 @@
+"""Images in class folders."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gluonexp.data.images import SUFFIXES, UnreadableImageError, decode_all
+from gluonexp.data.root import data_root
+from gluonexp.data.split import held_out
+from gluonexp.data.types import Samples, Spec, Split
+from gluonexp.errors import GluonexpError
+
+TEST_SEED = 0  # fixed, so that the test split does not change with the run's own seed
+_NAMED = 5  # examples that a message gives; it counts them all
+
+
+class ImageFolder:
+    """A folder of image files, one folder a class.
+
+    Either ``train/<class>/*`` and ``test/<class>/*``, or just ``<class>/*``, of which
+    `test_fraction` of each class becomes the test split, always the same files. Class names are
+    the folder names, sorted; samples are ordered by class, then by file name. JPEG, PNG, WebP and
+    BMP files are read (`gluonexp.data.images.decode` says how). Hidden files and folders are
+    passed over silently; anything else is left out and counted in the notes.
+
+    Every image is kept in memory: samples x size x size x channels bytes.
+
+    Parameters
+    ----------
+    root
+        ``dataset.root``. With `folder`, None means the default data folder.
+    size
+        Height and width at rest, pixels; images of another size are stretched.
+    channels
+        1 (grey) or 3 (RGB).
+    on_error
+        What a file that cannot be decoded does: ``fail``, or ``skip`` it and count it.
+    test_fraction
+        In [0, 1), for a folder without ``train`` and ``test``; 0 means no test split.
+    title
+        Name for people; by default the folder's.
+    folder
+        Where the images are under `root`; by default `root` itself.
+    note
+        A sentence that belongs to every result on this data.
+    """
+
+    def __init__(
+        self,
+        root: str | None,
+        size: int | None,
+        channels: int | None = 3,
+        on_error: Literal["fail", "skip"] = "fail",
+        test_fraction: float = 0.2,
+        title: str | None = None,
+        folder: str | None = None,
+        note: str | None = None,
+    ) -> None:
+        self.root = root
+        self.size = size
+        self.channels = channels
+        self.on_error = on_error
+        self.test_fraction = test_fraction
+        self.title = title
+        self.folder = folder
+        self.note = note
+
+    def spec(self) -> Spec:
+        """Read the class names off the folders; no file is listed or opened.
+
+        Raises
+        ------
+        GluonexpError
+            If an argument makes no sense, the folder is missing or not laid out as described, or
+            train and test have different classes.
+        """
+        if self.size is None or self.size < 1:
+            raise GluonexpError(
+                f"dataset.resize is the size of these images in pixels, such as 224; "
+                f"got {'null' if self.size is None else self.size}"
+            )
+        if self.channels not in (1, 3):
+            raise GluonexpError(
+                f"dataset.channels must be 1 or 3 for a folder of images, "
+                f"got {'null' if self.channels is None else self.channels}"
+            )
+        if self.on_error not in ("fail", "skip"):
+            raise GluonexpError(
+                f"dataset.source.on_error must be fail or skip, got {self.on_error}"
+            )
+        train, test = self._layout()
+        classes = _folders(train)
+        if len(classes) < 2:
+            raise GluonexpError(
+                f"{train} has too few class folders{_such_as(classes)}: a classifier needs two or "
+                "more. Point dataset.root (or GLUONEXP_DATA) at the folder that "
+                "holds train/<class>/ and test/<class>/, or <class>/"
+            )
+        if test is not None and _folders(test) != classes:
+            only_train = sorted(set(classes) - set(_folders(test)))
+            only_test = sorted(set(_folders(test)) - set(classes))
+            raise GluonexpError(
+                f"{train} and {test} must have the same class folders; "
+                f"only in train: {', '.join(only_train) or 'none'}; "
+                f"only in test: {', '.join(only_test) or 'none'}"
+            )
+        return Spec(self.size, self.size, self.channels, tuple(classes))
+
+    def load(self) -> Samples:
+        """Decode every image.
+
+        Raises
+        ------
+        GluonexpError
+            As `spec`; if a class folder has no image; or for a file that cannot be decoded, with
+            ``on_error=fail``.
+        """
+        spec = self.spec()
+        train_folder, test_folder = self._layout()
+        notes = [self.note] if self.note else []
+        train = _list(train_folder, spec.classes, notes)
+        if test_folder is None:
+            marks = held_out(train.labels, self.test_fraction, TEST_SEED)
+            train, test = train.where(~marks), train.where(marks)
+        else:
+            test = _list(test_folder, spec.classes, notes)
+        return Samples(
+            train=self._decode(train, spec, "train", notes),
+            test=self._decode(test, spec, "test", notes) if test.paths else None,
+            title=self.title or self._base().resolve().name,
+            notes=tuple(notes),
+        )
+
+    def _base(self) -> Path:
+        if self.folder is not None:
+            return data_root(self.root) / self.folder
+        if not self.root:
+            raise GluonexpError(
+                "dataset.root is not set: point it (or GLUONEXP_DATA) at the folder that holds "
+                "train/<class>/ and test/<class>/, or <class>/"
+            )
+        return data_root(self.root)
+
+    def _layout(self) -> tuple[Path, Path | None]:
+        """Return the train and the test folder, or the one folder and None."""
+        base = self._base()
+        if not base.is_dir():
+            raise GluonexpError(
+                f"there is no folder {base}: put the images there, or point dataset.root "
+                "(or GLUONEXP_DATA) at where they are"
+            )
+        train, test = base / "train", base / "test"
+        if train.is_dir() and test.is_dir():
+            return train, test
+        # A class may be called "train", but it would hold images, not folders.
+        if train.is_dir() and _folders(train):
+            raise GluonexpError(
+                f"{base} has train/ but no test/: add test/ with the same class folders, or "
+                f"point dataset.root at {train} to have a test split taken from it"
+            )
+        return base, None
+
+    def _decode(self, files: "_Files", spec: Spec, name: str, notes: list[str]) -> Split:
+        """Decode one split; what was left out goes to `notes`."""
+        try:
+            images, broken = decode_all(
+                files.paths,
+                spec.height,
+                spec.width,
+                spec.channels,
+                skip_broken=self.on_error == "skip",
+                title=f"reading {name} images",
+            )
+        except UnreadableImageError as error:
+            raise GluonexpError(
+                f"{error}. Mend or remove it, or leave such files out with "
+                "dataset.source.on_error=skip"
+            ) from error
+        if not broken:
+            return Split(images, files.labels)
+        examples = _such_as([files.paths[index] for index in broken])
+        labels = np.delete(files.labels, broken)
+        lost = np.setdiff1d(files.labels, labels)
+        if len(lost):
+            raise GluonexpError(
+                f"not one {name} image of class {spec.classes[lost[0]]} can be read{examples}"
+            )
+        notes.append(
+            f"{name}: {len(broken)} of {len(files.paths)} images cannot be read and are left out"
+            f"{examples}."
+        )
+        return Split(np.delete(images, broken, axis=0), labels)
+
+
+@dataclass(frozen=True)
+class _Files:
+    """The image files of one split, in data-set order."""
+
+    paths: list[Path]
+    labels: NDArray[np.int64]
+
+    def where(self, marks: NDArray[np.bool_]) -> "_Files":
+        return _Files([self.paths[index] for index in np.flatnonzero(marks)], self.labels[marks])
+
+
+def _list(folder: Path, classes: Sequence[str], notes: list[str]) -> _Files:
+    """List the images of every class; what is left out goes to `notes`."""
+    paths: list[Path] = []
+    counts: list[int] = []
+    others: list[str] = []
+    for class_name in classes:
+        with os.scandir(folder / class_name) as entries:
+            visible = sorted(
+                (entry.name, entry.is_file()) for entry in entries if entry.name[0] != "."
+            )
+        names = [n for n, is_file in visible if is_file and Path(n).suffix.lower() in SUFFIXES]
+        if not names:
+            raise GluonexpError(
+                f"{folder / class_name} holds no JPEG, PNG, WebP or BMP file: put images of "
+                f"class {class_name} there, or remove the folder"
+            )
+        paths += [folder / class_name / name for name in names]
+        counts.append(len(names))
+        others += [f"{class_name}/{name}" for name in {n for n, _ in visible}.difference(names)]
+    if others:
+        notes.append(
+            f"{folder.name}: {len(others)} entries are not JPEG, PNG, WebP or BMP files and are "
+            f"left out{_such_as(sorted(others))}."
+        )
+    return _Files(paths, np.repeat(np.arange(len(classes), dtype=np.int64), counts))
+
+
+def _folders(folder: Path) -> list[str]:
+    """Return the names of the visible folders in `folder`, sorted."""
+    with os.scandir(folder) as entries:
+        return sorted(entry.name for entry in entries if entry.is_dir() and entry.name[0] != ".")
+
+
+def _such_as(examples: Sequence[object]) -> str:
+    """Return up to five of `examples` in brackets, or nothing."""
+    if not examples:
+        return ""
+    more = ", ..." if len(examples) > _NAMED else ""
+    return f" ({', '.join(map(str, examples[:_NAMED]))}{more})"

@@ -1,0 +1,167 @@
+"""Image files to uint8 arrays: the one decoder, for data sets and for prediction alike."""
+
+import os
+import struct
+import zlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
+
+from gluonexp.data.progress import transient_bar
+from gluonexp.errors import GluonexpError
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
+
+# What Pillow raises for files that are damaged or no image at all (found by damaging files).
+_DAMAGE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+
+_CHUNK = 256  # files a task
+# Mean file size, bytes, from which threads pay: below it the interpreter lock is most of the
+# work, and two threads decode 32x32 images at 0.6 times the rate of one.
+_THREADS_FROM = 12_000
+_MAX_THREADS = 8
+
+
+class UnreadableImageError(GluonexpError):
+    """A file that cannot be decoded; the message names it."""
+
+
+def decode(path: str | Path, height: int, width: int, channels: int) -> NDArray[np.uint8]:
+    """Decode an image file to an array of a given shape.
+
+    JPEG, PNG, WebP and BMP; the first frame of an animation. The EXIF orientation is applied,
+    transparency is put on white, palettes, CMYK and 16-bit grey become 8-bit RGB or grey
+    (ITU-R 601 luma). Colour profiles are ignored. An image of another size is stretched to
+    `height` x `width`, bilinear with antialiasing (Pillow's ``BILINEAR``); JPEGs at least four
+    times too large are first decoded at a half, a quarter or an eighth of their size, which is
+    three times as fast and moves values by about 1 of 255 at most on average.
+
+    Parameters
+    ----------
+    path
+        The file.
+    height, width
+        Of the result, pixels.
+    channels
+        1 for grey, 3 for RGB.
+
+    Returns
+    -------
+    (height, width, channels) uint8.
+
+    Raises
+    ------
+    UnreadableImageError
+        If the file is missing, damaged or of another format.
+    """
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            # The larger side twice, because the orientation may still swap the sides.
+            image.draft(None, (2 * max(height, width),) * 2)
+            ImageOps.exif_transpose(image, in_place=True)
+            plain = _to_mode(image, "L" if channels == 1 else "RGB")
+            if plain.size != (width, height):
+                plain = plain.resize((width, height), Image.Resampling.BILINEAR)
+            return np.asarray(plain).reshape(height, width, channels)
+    except UnidentifiedImageError as error:
+        raise UnreadableImageError(f"{path}: not a JPEG, PNG, WebP or BMP image") from error
+    except _DAMAGE as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise UnreadableImageError(f"{path}: cannot be read as an image: {reason}") from error
+
+
+def _to_mode(image: Image.Image, mode: str) -> Image.Image:
+    """Convert any image to 8-bit grey ("L") or "RGB", transparency on white."""
+    if image.mode == mode and not image.has_transparency_data:
+        return image
+    if image.mode.startswith("I"):
+        # Sixteen bits of grey: Pillow's own conversion would clip at 255 instead of scaling.
+        sixteen = np.asarray(image).astype(np.int64).clip(0, 65535)
+        return Image.fromarray(((sixteen + 128) // 257).astype(np.uint8)).convert(mode)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image).convert(mode)
+    return image.convert(mode)
+
+
+def decode_all(
+    paths: Sequence[Path],
+    height: int,
+    width: int,
+    channels: int,
+    *,
+    skip_broken: bool,
+    title: str,
+) -> tuple[NDArray[np.uint8], list[int]]:
+    """Decode many files, in threads where that is faster; a bar on a terminal.
+
+    Parameters
+    ----------
+    paths
+        N files.
+    height, width, channels
+        As for `decode`.
+    skip_broken
+        Whether a file that cannot be decoded is left out, or raises.
+    title
+        In front of the bar.
+
+    Returns
+    -------
+    images
+        (N, height, width, channels) uint8; what belongs to a broken file is undefined.
+    broken
+        Positions in `paths` that could not be decoded, ascending.
+
+    Raises
+    ------
+    UnreadableImageError
+        For the first broken file, unless `skip_broken`.
+    """
+    images = np.empty((len(paths), height, width, channels), dtype=np.uint8)
+
+    def work(start: int) -> list[int]:
+        broken = []
+        for index in range(start, min(start + _CHUNK, len(paths))):
+            try:
+                images[index] = decode(paths[index], height, width, channels)
+            except UnreadableImageError:
+                if not skip_broken:
+                    raise
+                broken.append(index)
+        return broken
+
+    starts = range(0, len(paths), _CHUNK)
+    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    broken: list[int] = []
+    threads = _threads(paths)
+    with transient_bar(*columns) as bar, ThreadPoolExecutor(threads) as pool:
+        task = bar.add_task(title, total=len(paths))
+        done = pool.map(work, starts) if threads > 1 else map(work, starts)
+        for start, found in zip(starts, done, strict=True):
+            broken += found
+            bar.update(task, completed=start + _CHUNK)
+    return images, broken
+
+
+def _threads(paths: Sequence[Path]) -> int:
+    """Choose by the mean size of a sample of the files; 1 means a plain loop."""
+    sample = paths[:: len(paths) // 64 + 1]
+    sizes = [path.stat().st_size for path in sample if path.exists()]
+    large = sum(sizes) >= _THREADS_FROM * len(sizes)
+    return min(os.cpu_count() or 1, _MAX_THREADS) if large else 1

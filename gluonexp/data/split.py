@@ -1,0 +1,75 @@
+"""Hold out part of a split, class by class, the same part for the same seed."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gluonexp.data.types import Split
+from gluonexp.errors import GluonexpError
+
+
+def held_out(labels: NDArray[np.int64], fraction: float, seed: int) -> NDArray[np.bool_]:
+    """Mark the samples to hold out: `fraction` of every class, rounded, drawn by `seed`.
+
+    Every class keeps at least one sample that is not held out.
+
+    Parameters
+    ----------
+    labels
+        (N,) class indices.
+    fraction
+        In [0, 1).
+    seed
+        In [0, 2**32). Equal seeds and labels give equal marks.
+
+    Returns
+    -------
+    (N,) bool, True where held out.
+
+    Raises
+    ------
+    GluonexpError
+        If `fraction` is outside [0, 1), or above 0 and too small to hold out a single sample.
+    """
+    if not 0 <= fraction < 1:
+        raise GluonexpError(f"a fraction to hold out must be in [0, 1), got {fraction}")
+    marks = np.zeros(len(labels), dtype=np.bool_)
+    if fraction == 0:
+        return marks
+    # RandomState, whose stream is frozen: default_rng may split differently in a later NumPy.
+    rng = np.random.RandomState(seed)
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        count = min(int(fraction * len(members) + 0.5), len(members) - 1)
+        marks[rng.permutation(members)[:count]] = True
+    if not marks.any():
+        raise GluonexpError(
+            f"holding out {fraction} of {len(labels)} samples takes none of any class: "
+            "use a larger fraction, or 0 to hold out nothing"
+        )
+    return marks
+
+
+def carve(split: Split, fraction: float, seed: int) -> tuple[Split, Split | None]:
+    """Carve a validation split from `split`, stratified by class.
+
+    The two parts are disjoint, together they are `split`, and each keeps data-set order.
+
+    Parameters
+    ----------
+    split
+        What to divide.
+    fraction
+        Of each class, to the second part; in [0, 1). 0 gives None and `split` itself.
+    seed
+        Decides which samples go.
+
+    Raises
+    ------
+    GluonexpError
+        As `held_out`.
+    """
+    marks = held_out(split.labels, fraction, seed)
+    if fraction == 0:
+        return split, None
+    train = Split(split.images[~marks], split.labels[~marks])
+    return train, Split(split.images[marks], split.labels[marks])

@@ -1,0 +1,210 @@
+"""The only epoch loop, and evaluation."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gluonexp import runtime
+from gluonexp.data.augment import Augment
+from gluonexp.data.batches import batches
+from gluonexp.data.types import Split
+from gluonexp.metrics import Meter
+from gluonexp.mx import autograd, gluon, mx, nd, nn
+
+# How many steps Python may be ahead of the device. Without a bound the whole epoch would be
+# queued (memory, and a progress bar that lies); waiting for an old step leaves no gap.
+RUN_AHEAD = 4
+
+
+class StopFit(Exception):
+    """Raised by a callback to end training after this epoch, early but in order."""
+
+
+@dataclass(frozen=True)
+class Learner:
+    """A network with all that a training step needs, on one device."""
+
+    net: nn.HybridBlock
+    preprocess: nn.HybridBlock
+    loss: gluon.loss.Loss
+    trainer: gluon.Trainer
+    schedule: Callable[[int], float]
+    device: mx.Context
+
+    def put(
+        self, images: NDArray[np.uint8], labels: NDArray[np.int64]
+    ) -> tuple[nd.NDArray, nd.NDArray]:
+        """Return the network's input (N, C, H, W) and the labels (N,) float32 on the device."""
+        pixels = nd.array(images, ctx=self.device, dtype="uint8")
+        return self.preprocess(pixels), nd.array(labels, ctx=self.device, dtype="float32")
+
+
+@dataclass
+class Fit:
+    """The state of training, shared with the callbacks.
+
+    Attributes
+    ----------
+    epoch, step
+        Both counted from 0; `step` over the whole run, the number of updates made.
+    metrics
+        Of the epoch that just ended, by `split/name`.
+    history
+        One such dict an epoch, with its `epoch`.
+    """
+
+    learner: Learner
+    meter: Meter
+    seed: int
+    epochs: int
+    steps_per_epoch: int
+    samples: int
+    workdir: Path
+    epoch: int = 0
+    step: int = 0
+    lr: float = 0.0
+    metrics: dict[str, float] = field(default_factory=dict)
+    history: list[dict[str, float]] = field(default_factory=list)
+    stopped: str | None = None
+
+
+class Callback:
+    """Five hooks around the loop; `fit_end` is called however training ended."""
+
+    def fit_start(self, fit: Fit) -> None:
+        """Before the first epoch."""
+
+    def epoch_start(self, fit: Fit) -> None:
+        """Before the first batch of `fit.epoch`."""
+
+    def batch_end(self, fit: Fit) -> None:
+        """After an update was issued; reading anything here waits for the device."""
+
+    def epoch_end(self, fit: Fit) -> None:
+        """After `fit.metrics` are known and all updates are done. May raise `StopFit`."""
+
+    def fit_end(self, fit: Fit) -> None:
+        """In `finally`: release what `fit_start` acquired."""
+
+
+def fit(
+    learner: Learner,
+    train: Split,
+    evaluations: Mapping[str, Split],
+    *,
+    epochs: int,
+    batch_size: int,
+    seed: int,
+    workdir: Path,
+    callbacks: Sequence[Callback] = (),
+    augment: Augment | None = None,
+    history: Sequence[Mapping[str, float]] = (),
+) -> Fit:
+    """Train `learner` and evaluate it on each of `evaluations` after every epoch.
+
+    An epoch's shuffling, augmentation and dropout depend only on (`seed`, epoch), so training
+    that continues after the epochs of `history` equals training that was never interrupted.
+
+    Returns
+    -------
+    Fit
+        Its `history` holds `train/loss`, `train/acc`, `optim/lr`, `time/epoch_s`,
+        `time/images_per_s` and the evaluations' metrics for each epoch.
+    """
+    steps = -(-len(train) // batch_size)
+    state = Fit(
+        learner,
+        Meter(learner.device),
+        seed=seed,
+        epochs=epochs,
+        steps_per_epoch=steps,
+        samples=len(train),
+        workdir=workdir,
+        epoch=len(history),
+        step=len(history) * steps,
+        history=[dict(row) for row in history],
+    )
+    try:
+        for callback in callbacks:
+            callback.fit_start(state)
+        for state.epoch in range(len(history), epochs):
+            _train_epoch(state, train, batch_size, callbacks, augment)
+            for name, split in evaluations.items():
+                scores = evaluate(learner, split, batch_size)
+                state.metrics |= {f"{name}/{key}": value for key, value in scores.items()}
+            state.history.append({"epoch": state.epoch, **state.metrics})
+            _each(callbacks, "epoch_end", state)
+    except StopFit as reason:
+        state.stopped = str(reason)
+    finally:
+        for callback in reversed(callbacks):
+            callback.fit_end(state)
+    return state
+
+
+def _train_epoch(
+    state: Fit,
+    train: Split,
+    batch_size: int,
+    callbacks: Sequence[Callback],
+    augment: Augment | None,
+) -> None:
+    learner, issued = state.learner, deque[nd.NDArray]()
+    rng = runtime.seed_everything(state.seed, state.epoch)
+    state.meter.reset()
+    _each(callbacks, "epoch_start", state)
+    started = time.perf_counter()
+    for images, labels in batches(train, batch_size, rng=rng, augment=augment):
+        inputs, targets = learner.put(images, labels)
+        state.lr = learner.schedule(state.step)
+        learner.trainer.set_learning_rate(state.lr)
+        with autograd.record():
+            logits = learner.net(inputs)
+            losses = learner.loss(logits, targets)
+        losses.backward()
+        learner.trainer.step(len(labels))  # the true size, also of a short last batch
+        state.meter.update(losses, logits, targets)
+        state.step += 1
+        issued.append(losses)
+        if len(issued) > RUN_AHEAD:
+            issued.popleft().wait_to_read()
+        _each(callbacks, "batch_end", state)
+    nd.waitall()  # device sync; a static graph shows stale BatchNorm statistics without it
+    seconds = time.perf_counter() - started
+    state.metrics = {f"train/{key}": value for key, value in state.meter.read().items()}
+    state.metrics |= {
+        "optim/lr": state.lr,
+        "time/epoch_s": seconds,
+        "time/images_per_s": state.samples / seconds,
+    }
+
+
+def evaluate(learner: Learner, split: Split, batch_size: int) -> dict[str, float]:
+    """Return the mean `loss` and top-1 accuracy `acc` of `split`, in prediction mode."""
+    meter = Meter(learner.device)
+    for images, labels in batches(split, batch_size):
+        inputs, targets = learner.put(images, labels)
+        logits = learner.net(inputs)
+        meter.update(learner.loss(logits, targets), logits, targets)
+    return meter.read()  # device sync
+
+
+def predict(learner: Learner, split: Split, batch_size: int) -> NDArray[np.float32]:
+    """Return the logits (N, K) of `split` in data-set order."""
+    parts = []
+    for images, labels in batches(split, batch_size):
+        inputs, _ = learner.put(images, labels)
+        parts.append(learner.net(inputs).asnumpy())  # device sync
+    return np.concatenate(parts)
+
+
+def _each(callbacks: Sequence[Callback], hook: str, state: Fit) -> None:
+    for callback in callbacks:
+        getattr(callback, hook)(state)

@@ -1,0 +1,1 @@
+"""Networks, and the preprocessing in front of them."""

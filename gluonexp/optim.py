@@ -1,0 +1,120 @@
+"""Optimizers by name, and learning-rate schedules by step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from gluonexp.mx import mx, nd
+
+Schedule = Callable[[int], float]
+"""Step (counted from 0 over the whole run) to learning rate."""
+
+
+class AdamW(mx.optimizer.Optimizer):
+    """Adam with decoupled weight decay (Loshchilov & Hutter, 2019, algorithm 2).
+
+    MXNet 1.9.1 has the operator but no optimizer for it.
+    """
+
+    def __init__(
+        self, beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.beta1, self.beta2, self.epsilon = beta1, beta2, epsilon
+
+    def create_state(self, index: int, weight: nd.NDArray) -> tuple[nd.NDArray, nd.NDArray]:
+        """Return the first and second moment, both zero."""
+        return nd.zeros_like(weight), nd.zeros_like(weight)
+
+    def update(
+        self,
+        index: int,
+        weight: nd.NDArray,
+        grad: nd.NDArray,
+        state: tuple[nd.NDArray, nd.NDArray],
+    ) -> None:
+        """Take one step on `weight` in place."""
+        self._update_count(index)
+        count = self._index_update_count[index]
+        # The operator computes w -= eta * (lr * m / (sqrt(v) + epsilon) + wd * w): with eta as the
+        # learning rate, its `lr` is left to carry the correction of the moments' bias.
+        correction = math.sqrt(1 - self.beta2**count) / (1 - self.beta1**count)
+        nd.contrib.adamw_update(
+            weight,
+            grad,
+            *state,
+            nd.full((1,), self.rescale_grad, ctx=weight.context),
+            out=weight,
+            lr=correction,
+            eta=self._get_lr(index),
+            wd=self._get_wd(index),
+            beta1=self.beta1,
+            beta2=self.beta2,
+            epsilon=self.epsilon,
+        )
+
+
+def optimizer(
+    name: str, *, lr: float, weight_decay: float, **options: Any
+) -> mx.optimizer.Optimizer:
+    """Return the optimizer `name`; options carry the field's usual names, not MXNet's."""
+    arguments: dict[str, Any] = {"learning_rate": lr, "wd": weight_decay}
+    renamed = {"rho": "gamma1", "momentum": "gamma2"} if name == "rmsprop" else {}
+    arguments |= {renamed.get(key, key): value for key, value in options.items()}
+    return AdamW(**arguments) if name == "adamw" else mx.optimizer.create(name, **arguments)
+
+
+def constant(
+    *, base_lr: float, steps_per_epoch: int, epochs: int, warmup_epochs: float = 0
+) -> Schedule:
+    """Return a schedule that stays at `base_lr` (after the warm-up)."""
+    return _warmed(lambda step: base_lr, base_lr, steps_per_epoch, warmup_epochs)
+
+
+def step(
+    *,
+    base_lr: float,
+    steps_per_epoch: int,
+    epochs: int,
+    milestones: Sequence[float],
+    factor: float = 0.1,
+    warmup_epochs: float = 0,
+) -> Schedule:
+    """Return a schedule multiplied by `factor` at each of the epochs in `milestones`."""
+    drops = [round(epoch * steps_per_epoch) for epoch in milestones]
+    return _warmed(
+        lambda step: base_lr * factor ** sum(step >= drop for drop in drops),
+        base_lr,
+        steps_per_epoch,
+        warmup_epochs,
+    )
+
+
+def cosine(
+    *,
+    base_lr: float,
+    steps_per_epoch: int,
+    epochs: int,
+    final_fraction: float = 0.0,
+    warmup_epochs: float = 0,
+) -> Schedule:
+    """Return half a cosine from `base_lr` down to `final_fraction` of it (Loshchilov & Hutter)."""
+    start = round(warmup_epochs * steps_per_epoch)
+    length = max(epochs * steps_per_epoch - start, 1)
+    final = base_lr * final_fraction
+
+    def at(step: int) -> float:
+        progress = min((step - start) / length, 1.0)
+        return final + (base_lr - final) * (1 + math.cos(math.pi * progress)) / 2
+
+    return _warmed(at, base_lr, steps_per_epoch, warmup_epochs)
+
+
+def _warmed(
+    schedule: Schedule, base_lr: float, steps_per_epoch: int, warmup_epochs: float
+) -> Schedule:
+    """Let the learning rate rise linearly to `base_lr` before `schedule` takes over."""
+    steps = round(warmup_epochs * steps_per_epoch)
+    return lambda step: base_lr * (step + 1) / steps if step < steps else schedule(step)

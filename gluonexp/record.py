@@ -1,0 +1,146 @@
+"""What a run writes down: the files of its artifact folder, its parameters and tags."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import yaml
+from numpy.typing import NDArray
+from PIL import Image
+
+from gluonexp import checkpoint
+from gluonexp.build import Data
+from gluonexp.data.types import Split
+from gluonexp.freeze import PlanRow
+from gluonexp.report import plots
+from gluonexp.runtime import Provenance
+from gluonexp.schema import Config
+
+# One example image a class, for at most so many classes.
+EXAMPLES = 20
+
+
+def config(folder: Path, settings: Config, overrides: Sequence[str], origin: Provenance) -> None:
+    """Write ``config/``: what was asked for, typed, from which code, on what machine."""
+    target = _made(folder / "config")
+    _yaml(target / "resolved.yaml", asdict(settings))
+    _yaml(target / "overrides.yaml", list(overrides))
+    environment = asdict(origin)
+    diff = environment.pop("git_diff")
+    text = json.dumps(environment, indent=2, default=str)
+    (target / "environment.json").write_text(text + "\n", encoding="utf-8")
+    if diff:
+        (target / "git.diff").write_text(diff, encoding="utf-8")
+
+
+def layers(folder: Path, rows: Sequence[PlanRow]) -> None:
+    """Write ``plan/layers.csv``: how each parameter trains."""
+    table = pd.DataFrame([asdict(row) for row in rows])
+    table["shape"] = ["x".join(map(str, row.shape)) for row in rows]
+    table.to_csv(_made(folder / "plan") / "layers.csv", index=False)
+
+
+def samples(folder: Path, data: Data) -> None:
+    """Write ``data/``: a labelled grid, and one held-out image file of each class."""
+    target = _made(folder / "data")
+    train = data.train
+    plots.sample_grid(
+        train.images, train.labels, data.classes, target / "samples.png", title=data.title
+    )
+    _, held_out = data.held_out()
+    for label, name in enumerate(data.classes[:EXAMPLES]):
+        positions = np.flatnonzero(held_out.labels == label)
+        if len(positions):
+            index = int(positions[0])
+            example = _made(target / "examples" / name.replace("/", "_")) / f"{index:05d}.png"
+            Image.fromarray(held_out.images[index].squeeze()).save(example)
+
+
+def parameters(settings: Config, data: Data, rows: Sequence[PlanRow]) -> dict[str, object]:
+    """Return the run's parameters: the configuration, and what it came to."""
+    named = asdict(settings)
+    # These say where and under which name a run is kept, not what it computes.
+    del named["tracking"], named["build"]
+    return {
+        **named,
+        "data": {
+            "title": data.title,
+            "digest": data.digest,
+            "classes": len(data.classes),
+            **{f"{name}_images": len(split) for name, split in data.splits().items()},
+        },
+        "network": {
+            "parameters": sum(row.size for row in rows),
+            "trained": sum(row.size for row in rows if row.state == "trained"),
+        },
+    }
+
+
+def tags(origin: Provenance, overrides: Sequence[str], device: str) -> dict[str, str]:
+    """Return the run's tags: where it ran and from which code."""
+    named = {
+        "git_commit": origin.git_commit,
+        "git_dirty": None if origin.git_dirty is None else str(origin.git_dirty).lower(),
+        "device": device,
+        "overrides": " ".join(overrides),
+    }
+    return {f"gluonexp.{name}": value for name, value in named.items() if value}
+
+
+def curves(folder: Path, history: Sequence[dict[str, float]], title: str) -> None:
+    """Write ``metrics/history.csv`` and ``plots/curves.png``."""
+    table = pd.DataFrame(history)
+    table["epoch"] = table["epoch"].astype(int)
+    table.to_csv(_made(folder / "metrics") / "history.csv", index=False)
+    plots.curves(table, _made(folder / "plots") / "curves.png", title=title)
+
+
+def predictions(
+    folder: Path,
+    name: str,
+    split: Split,
+    probabilities: NDArray[np.float64],
+    classes: Sequence[str],
+) -> None:
+    """Write ``predictions/<name>.csv`` in data-set order, confusion matrix and worst mistakes."""
+    predicted = probabilities.argmax(axis=1)
+    top = probabilities.max(axis=1)
+    names = np.asarray(classes, dtype=object)
+    pd.DataFrame(
+        {
+            "index": np.arange(len(split)),
+            "label": split.labels,
+            "predicted": predicted,
+            "probability": top.round(6),
+            "label_name": names[split.labels],
+            "predicted_name": names[predicted],
+        }
+    ).to_csv(_made(folder / "predictions") / f"{name}.csv", index=False)
+    target = _made(folder / "plots")
+    plots.confusion_matrix(split.labels, predicted, classes, target / "confusion_matrix.png")
+    plots.worst_mistakes(
+        split.images, split.labels, predicted, top, classes, target / "worst_mistakes.png"
+    )
+
+
+def parameters_file(folder: Path, workdir: Path) -> None:
+    """Copy the best checkpoint's Gluon parameters and meta (not its optimizer state)."""
+    source = workdir / "checkpoints" / "best"
+    if source.exists():
+        for name in (checkpoint.PARAMETERS, checkpoint.META):
+            shutil.copyfile(source / name, _made(folder / "checkpoint") / name)
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _yaml(path: Path, value: object) -> None:
+    path.write_text(yaml.safe_dump(value, sort_keys=False, allow_unicode=True), encoding="utf-8")

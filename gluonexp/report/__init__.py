@@ -1,0 +1,1 @@
+"""Pictures and tables of runs; the only importer of matplotlib."""

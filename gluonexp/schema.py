@@ -1,0 +1,211 @@
+"""The typed part of the configuration: every field that gluonexp itself reads.
+
+Hydra merges the YAML files under ``conf/`` into these dataclasses, so a misspelt key or a wrong
+type is refused while composing, with its full name. `to_config` then checks ranges and returns
+plain objects: past `gluonexp.build` nothing knows of OmegaConf.
+
+A ``dict[str, Any]`` field is a node of the other kind: a ``_target_`` (one of many constructors,
+possibly the user's own) and its arguments, resolved by `gluonexp.build`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from gluonexp.errors import GluonexpError
+
+
+def _ranged(
+    default: Any = MISSING, *, low: float = -math.inf, below: float = math.inf, above: bool = False
+) -> Any:
+    """Declare a number that must lie in [low, below), or in (low, below) where `above`."""
+    return field(default=default, metadata={"low": low, "below": below, "above": above})
+
+
+def _chosen(default: str, *choices: str) -> Any:
+    return field(default=default, metadata={"choices": choices})
+
+
+@dataclass
+class DatasetConfig:
+    """What is common to every data set; what is particular to one is under `source`."""
+
+    name: str = MISSING
+    root: str | None = None
+    val_fraction: float = _ranged(0.1, low=0, below=1)
+    resize: int | None = _ranged(None, low=1)
+    channels: int | None = None
+    mean: list[float] = field(default_factory=lambda: [0.0])
+    std: list[float] = field(default_factory=lambda: [1.0])
+    source: dict[str, Any] = MISSING
+
+
+@dataclass
+class FreezeConfig:
+    """Which parameters training leaves alone."""
+
+    name: str = "none"
+
+
+@dataclass
+class OptimConfig:
+    """What every optimizer has; `name` is its name in MXNet's registry."""
+
+    name: str = MISSING
+    lr: float = _ranged(low=0, above=True)
+    weight_decay: float = _ranged(0.0, low=0)
+
+
+@dataclass
+class MomentumConfig(OptimConfig):
+    """SGD and Nesterov's accelerated gradient."""
+
+    momentum: float = _ranged(0.9, low=0, below=1)
+
+
+@dataclass
+class AdamConfig(OptimConfig):
+    """Adam and AdamW."""
+
+    beta1: float = _ranged(0.9, low=0, below=1)
+    beta2: float = _ranged(0.999, low=0, below=1)
+    epsilon: float = _ranged(1e-8, low=0, above=True)
+
+
+@dataclass
+class RmspropConfig(OptimConfig):
+    """RMSProp: `rho` decays the mean square, `momentum` is used only when `centered`."""
+
+    rho: float = _ranged(0.9, low=0, below=1)
+    momentum: float = _ranged(0.9, low=0, below=1)
+    epsilon: float = _ranged(1e-8, low=0, above=True)
+    centered: bool = False
+
+
+@dataclass
+class TrainerConfig:
+    """The epoch loop."""
+
+    epochs: int = _ranged(20, low=1)
+    batch_size: int = _ranged(32, low=1)
+    # Steps between two points of the `batch/` curves; 0: none, and no sync within an epoch.
+    log_every: int = _ranged(0, low=0)
+    # Also evaluate the test split after each epoch, as tutorials do; nothing is chosen by it.
+    test_each_epoch: bool = False
+    # A checkpoint folder to continue from; the run goes on with the epoch after it.
+    resume: str | None = None
+
+
+@dataclass
+class ObjectiveConfig:
+    """What "better" means: chooses the best checkpoint and is what a sweep optimizes."""
+
+    metric: str = "val/acc"
+    mode: str = _chosen("max", "min", "max")
+
+
+@dataclass
+class TrackingConfig:
+    """Where runs are recorded."""
+
+    backend: str = _chosen("mlflow", "mlflow", "none")
+    uri: str | None = None
+    experiment: str = "gluonexp"
+    run_name: str | None = None
+
+
+@dataclass
+class ExportConfig:
+    """What is made of the trained network."""
+
+    enabled: bool = True
+    onnx: bool = False
+
+
+@dataclass
+class BuildConfig:
+    """Which packages besides gluonexp a ``_target_`` may name."""
+
+    allow: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Config:
+    """One run, whole."""
+
+    seed: int = _ranged(0, low=0, below=2**31)
+    device: str = "auto"
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    augment: dict[str, Any] = MISSING
+    model: dict[str, Any] = MISSING
+    freeze: FreezeConfig = field(default_factory=FreezeConfig)
+    loss: dict[str, Any] = MISSING
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    scheduler: dict[str, Any] = MISSING
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    callbacks: dict[str, Any] = field(default_factory=dict)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    export: ExportConfig = field(default_factory=ExportConfig)
+    build: BuildConfig = field(default_factory=BuildConfig)
+
+
+def register() -> None:
+    """Make the schemas known to Hydra (idempotent)."""
+    store = ConfigStore.instance()
+    store.store(name="schema", node=Config)
+    optimizers = {
+        "sgd": MomentumConfig,
+        "nag": MomentumConfig,
+        "adam": AdamConfig,
+        "adamw": AdamConfig,
+        "rmsprop": RmspropConfig,
+    }
+    for name, node in optimizers.items():
+        store.store(group="schema/optim", name=name, node=node)
+
+
+def to_config(composed: DictConfig) -> Config:
+    """Return the composed configuration as plain typed objects, every range checked.
+
+    Raises
+    ------
+    GluonexpError
+        A value is missing or out of its range; the message names the key.
+    """
+    missing = sorted(OmegaConf.missing_keys(composed))
+    if missing:
+        raise GluonexpError(f"{missing[0]} has no value: give one with {missing[0]}=VALUE")
+    config = OmegaConf.to_object(composed)
+    assert isinstance(config, Config)
+    _check(config, "")
+    dataset = config.dataset
+    if dataset.channels not in (None, 1, 3):
+        raise GluonexpError(f"dataset.channels={dataset.channels}: choose 1, 3 or null")
+    if any(not value > 0 for value in dataset.std):
+        raise GluonexpError(f"dataset.std={dataset.std}: every value must be above 0")
+    return config
+
+
+def _check(node: Any, prefix: str) -> None:
+    for item in dataclasses.fields(node):
+        value, key = getattr(node, item.name), f"{prefix}{item.name}"
+        if dataclasses.is_dataclass(value):
+            _check(value, f"{key}.")
+        elif "choices" in item.metadata and value not in item.metadata["choices"]:
+            raise GluonexpError(
+                f"{key}={value}: choose one of {', '.join(item.metadata['choices'])}"
+            )
+        elif "low" in item.metadata and value is not None:
+            low, below, above = (item.metadata[name] for name in ("low", "below", "above"))
+            # Written so that NaN fails too.
+            if not ((value > low if above else value >= low) and value < below):
+                floor = f"above {low:g}" if above else f"at least {low:g}"
+                ceiling = f" and below {below:g}" if math.isfinite(below) else ""
+                raise GluonexpError(f"{key}={value}: must be {floor}{ceiling}")

@@ -1,0 +1,82 @@
+"""What a run says on the terminal: the plan before, the results after."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from gluonexp.build import Data
+from gluonexp.freeze import PlanRow
+from gluonexp.predict import Prediction
+
+# A deeper network's plan is summed up; every row is in plan/layers.csv.
+LONGEST_PLAN = 24
+
+
+def plan(console: Console, rows: Sequence[PlanRow]) -> None:
+    """Print how each parameter trains."""
+    if len(rows) <= LONGEST_PLAN:
+        table = Table(box=None, pad_edge=False)
+        for heading in ("parameter", "layer", "shape", "size", "", "lr x"):
+            table.add_column(heading, justify="right" if heading in ("size", "lr x") else "left")
+        for row in rows:
+            shape = " x ".join(map(str, row.shape))
+            cells = row.parameter, row.layer, shape, f"{row.size:,}", row.state
+            table.add_row(*cells, f"{row.lr_mult:g}")
+        console.print(table)
+    sizes = {"trained": 0, "frozen": 0, "statistic": 0}
+    for row in rows:
+        sizes[row.state] += row.size
+    parts = [f"{size:,} {state}" for state, size in sizes.items() if size]
+    console.print(f"{len(rows)} parameters: {', '.join(parts)}", highlight=False)
+
+
+def data(console: Console, data: Data) -> None:
+    """Print which data, and how many of each split."""
+    sizes = ", ".join(f"{len(split):,} {name}" for name, split in data.splits().items())
+    line = f"{data.title}: {sizes} images of {len(data.classes)} classes ({data.digest[:12]})"
+    console.print(line, highlight=False)
+    for note in data.notes:
+        console.print(f"  note: {note}", highlight=False)
+
+
+def stopped(console: Console, reason: str | None) -> None:
+    """Say why training ended before its last epoch, if it did."""
+    if reason is not None:
+        console.print(f"stopped early: {reason}", highlight=False)
+
+
+def result(
+    console: Console, metrics: Mapping[str, float], epoch: int, run_id: str | None, kept: Path
+) -> None:
+    """Print the final table, the run's id and status, and the commands that go on from it."""
+    table = Table(title=f"best epoch: {epoch}", title_justify="left", box=None, pad_edge=False)
+    for heading in ("split", "loss", "accuracy"):
+        table.add_column(heading, justify="left" if heading == "split" else "right")
+    for split in ("train", "val", "test"):
+        if f"{split}/acc" in metrics:
+            loss, accuracy = metrics[f"{split}/loss"], metrics[f"{split}/acc"]
+            table.add_row(split, f"{loss:.4f}", f"{accuracy:.4f}")
+    console.print(table)
+    if run_id is None:
+        console.print(f"not tracked; the artifacts are in {kept}", highlight=False, soft_wrap=True)
+        return
+    console.print(f"run {run_id} FINISHED", highlight=False)
+    console.print("  see it:  gluonexp ui", highlight=False)
+    console.print(f"  use it:  gluonexp predict {run_id[:8]}", highlight=False)
+
+
+def predictions(console: Console, answers: Sequence[Prediction]) -> None:
+    """Print one row an image."""
+    known = any(answer.true_name is not None for answer in answers)
+    table = Table(box=None, pad_edge=False)
+    for heading in ("image", "predicted", "probability", *(["true"] if known else [])):
+        table.add_column(heading, justify="right" if heading == "probability" else "left")
+    for answer in answers:
+        image = "/".join(answer.path.parts[-2:])
+        true = [answer.true_name or ""] if known else []
+        table.add_row(image, answer.name, f"{answer.probability:.4f}", *true)
+    console.print(table)

@@ -1,0 +1,37 @@
+"""MLflow, and the only door to it; importing this package does not import MLflow (1.5 s)."""
+
+import os
+
+from gluonexp.tracking.lifecycle import Interrupted, tracked_run
+from gluonexp.tracking.store import (
+    download,
+    ensure_experiment,
+    find_run,
+    open_store,
+    probe,
+)
+from gluonexp.tracking.tracker import MlflowTracker, NullTracker, Tracker
+from gluonexp.tracking.uri import displayed, experiment_link, resolve_uri, run_link
+from gluonexp.tracking.values import flatten
+
+# MLflow reads these while it is imported, which every module here does inside its functions.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+
+__all__ = [
+    "Interrupted",
+    "MlflowTracker",
+    "NullTracker",
+    "Tracker",
+    "displayed",
+    "download",
+    "ensure_experiment",
+    "experiment_link",
+    "find_run",
+    "flatten",
+    "open_store",
+    "probe",
+    "resolve_uri",
+    "run_link",
+    "tracked_run",
+]

@@ -1,0 +1,170 @@
+"""One run from its start to its truthful end: FINISHED, FAILED or KILLED."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import platform
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import FrameType, TracebackType
+from typing import Any
+
+from gluonexp.errors import GluonexpError
+from gluonexp.tracking.store import ensure_experiment, open_store, reported
+from gluonexp.tracking.tracker import MlflowTracker, NullTracker, Status, Tracker
+from gluonexp.tracking.uri import displayed, resolve_uri
+from gluonexp.tracking.values import sanitised, tag_text
+
+Handler = Callable[[int, FrameType | None], Any]
+
+
+class Interrupted(SystemExit):
+    """SIGTERM or SIGHUP came; the exit status is 128 + its number, as a shell reports it."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(128 + signum)
+        self.signum = signum
+
+
+@contextmanager
+def tracked_run(
+    *,
+    backend: str,
+    uri: str | None,
+    experiment: str,
+    run_name: str | None = None,
+    tags: Mapping[str, str] | None = None,
+) -> Iterator[Tracker]:
+    """Record what happens inside as one run, and how it ended.
+
+    The run ends FINISHED if the block does, FAILED on an exception (kept as tag ``error`` and
+    artifact ``error/traceback.txt``), KILLED on Ctrl-C, SIGTERM, SIGHUP or SystemExit; what was
+    measured is written first, and the exception goes on. The first signal that arrives while the
+    run is being closed waits until it is; a second one does not.
+
+    Parameters
+    ----------
+    backend
+        ``mlflow``, or ``none`` to record nothing.
+    uri
+        Tracking URI, None for ``./mlruns/mlflow.db``.
+    experiment, run_name, tags
+        Names in the store; MLflow makes up a `run_name` that is None. The user, the source file
+        and its git commit, the host and the process id are added to the tags.
+
+    Raises
+    ------
+    GluonexpError
+        The store cannot be opened; or the block ended well and its run could not be closed.
+    """
+    with _Signals() as signals:
+        if backend == "none":
+            tracker: Tracker = NullTracker()
+            signals.defer()
+        else:
+            uri = resolve_uri(uri)
+            client = open_store(uri)
+            experiment_id = ensure_experiment(client, experiment, uri)
+            all_tags = _tags(tags or {})
+            signals.defer()  # a run that exists must not be lost on the way to its `finally`
+            with reported(f"a run cannot be started in {displayed(uri)}"):
+                run = client.create_run(experiment_id, tags=all_tags, run_name=run_name)
+                tracker = MlflowTracker(client, run.info.run_id)
+        # For the signal that strikes between the end of the block and our `finally`.
+        atexit.register(tracker.close, "KILLED")
+        status: Status = "KILLED"
+        failure: Exception | None = None
+        try:
+            signals.deliver()
+            yield tracker
+            status = "FINISHED"
+        except Exception as error:
+            status, failure = "FAILED", error
+            raise
+        finally:
+            signals.defer()
+            atexit.unregister(tracker.close)
+            _close(tracker, status, failure)
+
+
+def _close(tracker: Tracker, status: Status, failure: Exception | None) -> None:
+    try:
+        tracker.close(status, failure)
+    except GluonexpError as lost:
+        if status == "FINISHED":
+            raise
+        # The reason why the run ended matters more, and is about to be raised.
+        print(f"gluonexp: {lost}; the run may be shown as RUNNING", file=sys.stderr)
+
+
+def _tags(tags: Mapping[str, str]) -> dict[str, str]:
+    # Without git on the PATH, GitPython and MLflow warn about it three times.
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    from mlflow.tracking.context.registry import resolve_tags
+
+    ours = {"gluonexp.host": platform.node(), "gluonexp.pid": str(os.getpid())}
+    resolved: dict[str, str] = resolve_tags({**ours, **tags})
+    return {sanitised(key): tag_text(value) for key, value in resolved.items()}
+
+
+class _Signals:
+    """SIGINT, SIGTERM and SIGHUP as exceptions, which can be put off once.
+
+    Only the main thread may set handlers; in another one this does nothing. A signal that the
+    process ignores (SIGHUP under ``nohup``) stays ignored.
+    """
+
+    def __init__(self) -> None:
+        self._before: dict[int, Any] = {}
+        self._deferring = False
+        self._deferred: int | None = None
+
+    def __enter__(self) -> _Signals:
+        if threading.current_thread() is threading.main_thread():
+            for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                before = signal.getsignal(signum)
+                if before not in (signal.SIG_IGN, None):
+                    self._before[signum] = before
+                    signal.signal(signum, self._handle)
+        return self
+
+    def __exit__(
+        self,
+        exception_type: type[BaseException] | None,
+        exception: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for signum, before in self._before.items():
+            signal.signal(signum, before)
+        if exception_type is None:
+            self.deliver()
+
+    def defer(self) -> None:
+        """From now on let the first signal wait."""
+        self._deferring = True
+
+    def deliver(self) -> None:
+        """Raise what waited, and from now on whatever comes."""
+        self._deferring = False
+        if self._deferred is not None:
+            signum, self._deferred = self._deferred, None
+            self._raise(signum, None)
+
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
+        if self._deferring and self._deferred is None:
+            self._deferred = signum
+        else:
+            self._raise(signum, frame)
+
+    def _raise(self, signum: int, frame: FrameType | None) -> None:
+        if signum != signal.SIGINT:
+            raise Interrupted(signum)
+        before = self._before[signum]
+        if callable(before):  # Python's own raises KeyboardInterrupt; a notebook has another
+            before(signum, frame)
+        else:
+            raise KeyboardInterrupt

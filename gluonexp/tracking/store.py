@@ -1,0 +1,348 @@
+"""The store of runs: made once, opened, found in, and checked.
+
+MLflow initialises an empty SQLite file without a lock: processes that start together break it for
+good, and so does Ctrl-C in the wrong second. It also retries what cannot be reached for minutes,
+silently. Here a store appears whole or not at all, and a failure is told within seconds.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import re
+import socket
+import sqlite3
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from filelock import FileLock
+
+from gluonexp.errors import GluonexpError
+from gluonexp.tracking.uri import displayed, kind, resolve_uri, sqlite_path
+from gluonexp.tracking.values import one_line
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+_log = logging.getLogger(__name__)
+_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+_DRIVERS = {
+    "psycopg": "psycopg[binary]",
+    "psycopg2": "psycopg2-binary",
+    "MySQLdb": "mysqlclient",
+}  # what to install for a module
+_TIMEOUT_S = 5
+
+
+@contextmanager
+def reported(doing: str) -> Iterator[None]:
+    """Turn MLflow's and the file system's errors into one sentence: `doing`, and the reason."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except (MlflowException, OSError) as error:
+        raise GluonexpError(f"{doing}: {one_line(str(error), 400)}") from error
+
+
+@contextmanager
+def impatient(retries: int, timeout_s: int = _TIMEOUT_S) -> Iterator[None]:
+    """Let MLflow's requests to a server fail after seconds; by default it retries for minutes."""
+    wanted = {
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": str(retries),
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": str(timeout_s),
+    }
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def open_store(uri: str | None) -> MlflowClient:
+    """Return a client of the store at `uri`, making a SQLite store that does not exist yet.
+
+    Raises
+    ------
+    GluonexpError
+        The store cannot be made, reached or written by this version of MLflow; the message names
+        the URI and the remedy. It takes seconds, not MLflow's minutes.
+    """
+    import mlflow  # noqa: F401 (it sets up its loggers, before we set one up otherwise)
+
+    # "Creating initial MLflow database tables...", and each error that we report, as a traceback.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+    uri = resolve_uri(uri)
+    database = sqlite_path(uri)
+    if database is not None:
+        _ensure_database(database)
+        _mention_file_store(database.parent)
+    else:
+        _check_reachable(uri)
+        # A server that restarts is waited for; one that is gone must not stop training for long.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    try:
+        with impatient(retries=0):
+            client = MlflowClient(tracking_uri=uri)
+            client.search_experiments(max_results=1)
+    except MlflowException as error:
+        if "out-of-date database schema" in str(error):
+            raise GluonexpError(_other_schema(uri)) from error
+        raise GluonexpError(_unreachable(uri, error)) from error
+    return client
+
+
+def ensure_experiment(client: MlflowClient, name: str, uri: str) -> str:
+    """Return the id of experiment `name`, made if it does not exist.
+
+    In a SQLite store its artifacts lie beside the database, whatever the working directory:
+    ``<folder of the database>/artifacts/<name>``. A server decides for itself.
+    """
+    from mlflow.exceptions import MlflowException
+
+    database = sqlite_path(uri)
+    location = None
+    if database is not None:
+        folder = re.sub(r"[^\w.\-]+", "_", name).strip(".")[:100] or "_"
+        location = str(database.parent / "artifacts" / folder)
+    with reported(f"tracking.experiment={name}: cannot be opened in {displayed(uri)}"):
+        found = client.get_experiment_by_name(name)
+        if found is None:
+            try:
+                return str(client.create_experiment(name, artifact_location=location))
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+            found = client.get_experiment_by_name(name)  # another process was faster
+    if found is None or found.lifecycle_stage != "active":
+        number = found.experiment_id if found else "ID"
+        raise GluonexpError(
+            f"tracking.experiment={name} was deleted from {displayed(uri)}: choose another name, "
+            f"or bring it back with `MLFLOW_TRACKING_URI={displayed(uri)} mlflow experiments "
+            f"restore --experiment-id {number}`"
+        )
+    return str(found.experiment_id)
+
+
+def probe(uri: str | None) -> str:
+    """Say what kind of store `uri` is after having really written to it, leaving no trace.
+
+    A store that does not exist yet is not made; then its folder is tried.
+
+    Raises
+    ------
+    GluonexpError
+        It cannot be reached or written.
+    """
+    uri = resolve_uri(uri)
+    database = sqlite_path(uri)
+    if database is None:
+        client = open_store(uri)
+        name = f"gluonexp-probe-{uuid.uuid4().hex}"
+        # The one thing that MLflow deletes from its tables, instead of marking it as deleted.
+        with reported(f"{displayed(uri)} cannot be written"), impatient(retries=0):
+            client.create_registered_model(name)
+            client.delete_registered_model(name)
+        return f"{kind(uri)} {displayed(uri)}, writable"
+    if not _has_content(database):
+        folder = next(path for path in database.parents if path.exists())
+        _try_writing(folder)
+        return f"SQLite {database}, to be made by the first run"
+    client = open_store(uri)
+    try:
+        with closing(sqlite3.connect(database, timeout=_TIMEOUT_S, isolation_level=None)) as link:
+            link.execute("BEGIN IMMEDIATE")
+            link.execute("CREATE TABLE gluonexp_probe (x)")
+            link.execute("ROLLBACK")
+    except sqlite3.Error as error:
+        raise GluonexpError(f"{database} cannot be written: {error}") from error
+    artifacts = database.parent / "artifacts"
+    _try_writing(artifacts if artifacts.exists() else database.parent)
+    experiments = len(client.search_experiments())
+    return f"SQLite {database}, {experiments} experiments, writable"
+
+
+def find_run(client: MlflowClient, ref: str) -> Run:
+    """Return the run that `ref` means.
+
+    Parameters
+    ----------
+    ref
+        A run id, the first 6 or more characters of one, or ``last``: the run, of all experiments,
+        that was the last to end FINISHED.
+    """
+    if ref != "last" and not re.fullmatch("[0-9a-f]{6,32}", ref):
+        raise GluonexpError(
+            f"{ref}: not a run; give its id, the first 6 or more characters of it, or 'last'"
+        )
+    last = ref == "last"
+    with reported(f"run {ref} cannot be looked up"):
+        runs = client.search_runs(
+            _experiment_ids(client),
+            "attributes.status = 'FINISHED'" if last else f"attributes.run_id LIKE '{ref}%'",
+            max_results=1 if last else 5,
+            order_by=["attributes.end_time DESC"],
+        )
+    where = displayed(client.tracking_uri)
+    if not runs:
+        what = "no run has FINISHED" if last else f"no run id begins with {ref}"
+        raise GluonexpError(f"{what} in {where}; `gluonexp ui` shows the runs there are")
+    if len(runs) > 1:
+        ids = ", ".join(run.info.run_id for run in runs)
+        raise GluonexpError(f"{ref} is the beginning of several run ids: {ids}")
+    return runs[0]
+
+
+def download(client: MlflowClient, run_id: str, path: str, dest: Path) -> Path:
+    """Copy artifact `path` (a file or a folder) of a run under folder `dest`; return the copy."""
+    parent = path.rpartition("/")[0]
+    doing = f"artifact {path} of run {run_id} cannot be read"
+    dest.mkdir(parents=True, exist_ok=True)
+    with reported(doing):
+        beside = [item.path for item in client.list_artifacts(run_id, parent or None)]
+        if path.rstrip("/") not in beside:
+            raise GluonexpError(f"{doing}: there is only {', '.join(beside) or 'nothing'}")
+        return Path(client.download_artifacts(run_id, path, str(dest)))
+
+
+def _experiment_ids(client: MlflowClient) -> list[str]:
+    ids: list[str] = []
+    token: str | None = None
+    while True:
+        page = client.search_experiments(page_token=token)
+        ids += [experiment.experiment_id for experiment in page]
+        token = page.token
+        if not token:
+            return ids
+
+
+def _has_content(database: Path) -> bool:
+    """Tell a store from a missing or empty file, which SQLite takes for a new database."""
+    return database.is_file() and database.stat().st_size > 0
+
+
+def _ensure_database(database: Path) -> None:
+    try:
+        if not _has_content(database):
+            database.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(database.with_name(f".{database.name}.lock")):
+                if not _has_content(database):  # else another process made it while we waited
+                    _make_database(database)
+        _check_schema(database)
+    except (OSError, sqlite3.Error) as error:
+        raise GluonexpError(
+            f"{database}: the store cannot be made or read ({error}); name another place with "
+            "tracking.uri=sqlite:////absolute/path/mlflow.db"
+        ) from error
+
+
+def _make_database(database: Path) -> None:
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    with tempfile.TemporaryDirectory(dir=database.parent, prefix=".new-") as folder:
+        new = Path(folder, database.name)
+        artifacts = str(database.parent / "artifacts")  # of the experiment Default
+        store = SqlAlchemyStore(f"sqlite:///{new}", artifacts)  # type: ignore[no-untyped-call]
+        store.engine.dispose()
+        os.replace(new, database)
+    # MLflow keeps connections: to the deleted file, if this process had a store here before.
+    stale = getattr(SqlAlchemyStore, "_engine_map", {}).get(f"sqlite:///{database}")
+    if stale is not None:
+        stale.dispose()
+
+
+def _check_schema(database: Path) -> None:
+    """Refuse what MLflow would migrate, without a lock, as soon as it opens it."""
+    import mlflow.store.tracking.sqlalchemy_store  # noqa: F401 (it fills Base.metadata)
+    from mlflow.store.db.base_sql_model import Base
+
+    with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as link:
+        rows = link.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+    tables = {name for (name,) in rows}
+    if "experiments" not in tables:
+        raise GluonexpError(
+            f"{database} is a SQLite file but no MLflow store (or one whose making was cut "
+            "short): move it away, or name another place with tracking.uri="
+        )
+    if not tables.issuperset(Base.metadata.tables):
+        raise GluonexpError(_other_schema(f"sqlite:///{database}"))
+
+
+def _check_reachable(uri: str) -> None:
+    """Knock at the host of a database server, then log in once."""
+    parts = urlsplit(uri)
+    port = _PORTS.get(parts.scheme.split("+")[0])
+    if port is None:
+        return
+    import sqlalchemy
+
+    try:
+        if parts.hostname:
+            address = (parts.hostname, parts.port or port)
+            socket.create_connection(address, timeout=_TIMEOUT_S).close()
+        engine = sqlalchemy.create_engine(uri)
+        engine.connect().close()
+        engine.dispose()
+    except ModuleNotFoundError as error:
+        package = _DRIVERS.get(error.name or "", error.name)
+        raise GluonexpError(
+            f"tracking.uri={displayed(uri)}: its driver is not installed: pip install '{package}'"
+        ) from error
+    except (OSError, sqlalchemy.exc.SQLAlchemyError) as error:
+        raise GluonexpError(_unreachable(uri, error)) from error
+
+
+def _try_writing(folder: Path) -> None:
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"x")
+    except OSError as error:
+        raise GluonexpError(f"{folder} cannot be written: {error}") from error
+
+
+@functools.cache
+def _mention_file_store(folder: Path) -> None:
+    """Say once that MLflow's old file store lies beside ours, and that its runs are not shown."""
+    old = next((meta for meta in folder.glob("[0-9]*/meta.yaml")), None)
+    if old is not None:
+        _log.warning(
+            "%s also holds runs of MLflow's old file store; they stay untouched and are not shown "
+            "here. `mlflow migrate-filestore --source %s --target sqlite:///%s/old.db` moves them "
+            "to a store of their own.",
+            *(folder, folder, folder),
+        )
+
+
+def _unreachable(uri: str, error: BaseException) -> str:
+    while error.__cause__ or error.__context__:  # below: "Connection refused", "timed out"
+        error = error.__cause__ or error.__context__ or error
+    return (
+        f"tracking.uri={displayed(uri)}: this {kind(uri)} cannot be opened "
+        f"({one_line(displayed(str(error)), 200)}); start it or correct the address, or record "
+        "into ./mlruns with tracking.uri=null, or nowhere with tracking=none"
+    )
+
+
+def _other_schema(uri: str) -> str:
+    import mlflow
+
+    return (
+        f"{displayed(uri)} was made by another version of MLflow than {mlflow.__version__}, which "
+        f"is installed here: make a copy of it, then run `mlflow db upgrade {displayed(uri)}` (if "
+        "the store is the newer of the two, install its MLflow instead)"
+    )

@@ -1,0 +1,320 @@
+"""What a run hands over to be kept: to MLflow, or to nobody."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol, SupportsFloat
+
+from gluonexp.errors import GluonexpError
+from gluonexp.tracking.store import impatient, reported
+from gluonexp.tracking.uri import displayed, run_link
+from gluonexp.tracking.values import flatten, number, one_line, sanitised, tag_text
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric, RunTag
+
+_log = logging.getLogger(__name__)
+
+Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
+
+_FLUSH_COUNT = 200  # metrics; one log_batch of 200 costs a tenth of 200 single calls
+_FLUSH_S = 10.0
+_OUTAGE_S = 60.0  # between two attempts at a store that does not answer
+
+
+class Tracker(Protocol):
+    """Where a run's parameters, metrics and files go."""
+
+    @property
+    def run_id(self) -> str | None:
+        """The run's id, None where nothing is recorded."""
+
+    @property
+    def experiment_id(self) -> str | None:
+        """The id of its experiment."""
+
+    @property
+    def run_name(self) -> str | None:
+        """Its name, given or made up."""
+
+    @property
+    def link(self) -> str | None:
+        """Address of the run's page on a server; None for a local store or none."""
+
+    @property
+    def status(self) -> Status:
+        """``RUNNING``, then how the run ended."""
+
+    def log_params(self, params: Mapping[str, object]) -> None:
+        """Record `params`, nested or flat; one that was recorded before is not changed."""
+
+    def log_tags(self, tags: Mapping[str, str]) -> None:
+        """Set or replace tags."""
+
+    def log_metrics(self, metrics: Mapping[str, SupportsFloat], step: int) -> None:
+        """Record numbers at `step` (buffered); what is not finite becomes NaN."""
+
+    def log_dataset(
+        self,
+        *,
+        name: str,
+        digest: str,
+        context: str,
+        source: str,
+        rows: int,
+        shape: tuple[int, ...],
+        classes: Sequence[str],
+    ) -> None:
+        """Record which data is used, and as what (`context`: ``training``, ``test``...).
+
+        `digest` is of all samples (the first 36 characters count), `source` an address, a path or
+        a name, `rows` the number of samples, `shape` that of one image, (H, W, C).
+        """
+
+    def log_artifacts(self, folder: Path, artifact_path: str | None = None) -> None:
+        """Keep all files under `folder`, below `artifact_path` in the run."""
+
+    def flush(self) -> None:
+        """Write buffered metrics now; they stay in the buffer if the store does not answer."""
+
+    def close(self, status: Status, error: BaseException | None = None) -> None:
+        """End the run as `status`, with the traceback of `error`; a second call does nothing."""
+
+
+class NullTracker:
+    """Records nothing (``tracking=none``)."""
+
+    run_id = experiment_id = run_name = link = None
+
+    def __init__(self) -> None:
+        self.status: Status = "RUNNING"
+
+    def log_params(self, params: Mapping[str, object]) -> None:
+        """Record nothing."""
+
+    def log_tags(self, tags: Mapping[str, str]) -> None:
+        """Record nothing."""
+
+    def log_metrics(self, metrics: Mapping[str, SupportsFloat], step: int) -> None:
+        """Record nothing."""
+
+    def log_dataset(
+        self,
+        *,
+        name: str,
+        digest: str,
+        context: str,
+        source: str,
+        rows: int,
+        shape: tuple[int, ...],
+        classes: Sequence[str],
+    ) -> None:
+        """Record nothing."""
+
+    def log_artifacts(self, folder: Path, artifact_path: str | None = None) -> None:
+        """Keep nothing."""
+
+    def flush(self) -> None:
+        """Do nothing: nothing is buffered."""
+
+    def close(self, status: Status, error: BaseException | None = None) -> None:
+        """Remember how the run ended; a second call does nothing."""
+        if self.status == "RUNNING":
+            self.status = status
+
+
+class MlflowTracker:
+    """Records into one run of an MLflow store; not to be shared between threads.
+
+    Parameters
+    ----------
+    client, run_id
+        An open store and a run in it that is RUNNING.
+    flush_count, flush_s
+        Metrics are written once so many are waiting, or the oldest has waited so many seconds.
+    """
+
+    def __init__(
+        self,
+        client: MlflowClient,
+        run_id: str,
+        *,
+        flush_count: int = _FLUSH_COUNT,
+        flush_s: float = _FLUSH_S,
+    ) -> None:
+        run = client.get_run(run_id)
+        self.run_id: str = run.info.run_id
+        self.experiment_id: str = run.info.experiment_id
+        self.run_name: str | None = run.info.run_name
+        self._client = client
+        self.status: Status = "RUNNING"
+        self._closed = False
+        self._params: dict[str, str] = dict(run.data.params)
+        self._diverged = "diverged" in run.data.tags
+        self._waiting: list[Metric] = []
+        self._waiting_tags: list[RunTag] = []
+        self._flush_count = flush_count
+        self._flush_s = flush_s
+        self._flush_at = math.inf  # time.monotonic()
+        self._outage = False
+
+    @property
+    def link(self) -> str | None:
+        """Address of the run's page; None for a store that is no server."""
+        uri: str = self._client.tracking_uri
+        return run_link(uri, self.experiment_id, self.run_id) if uri.startswith("http") else None
+
+    def log_params(self, params: Mapping[str, object]) -> None:
+        """Record `params`; one that has another value already gets a tag ``param_drift.<key>``."""
+        from mlflow.entities import Param
+
+        new: dict[str, str] = {}
+        drifted: dict[str, str] = {}
+        for name, value in flatten(params).items():
+            key = sanitised(name)
+            known = self._params.get(key, new.setdefault(key, value))
+            if known != value:  # MLflow never changes a parameter; it would refuse the batch
+                drifted[f"param_drift.{key}"] = f"{known} -> {value}"
+        batch = [Param(key, value) for key, value in new.items() if key not in self._params]
+        with reported(f"parameters of run {self.run_id} cannot be written to {self._where()}"):
+            self._client.log_batch(self.run_id, params=batch)  # it sends 100 at a time
+        self._params = {**new, **self._params}
+        self.log_tags(drifted)
+
+    def log_tags(self, tags: Mapping[str, str]) -> None:
+        """Set or replace tags."""
+        from mlflow.entities import RunTag
+
+        batch = [RunTag(sanitised(key), tag_text(value)) for key, value in tags.items()]
+        with reported(f"tags of run {self.run_id} cannot be written to {self._where()}"):
+            self._client.log_batch(self.run_id, tags=batch)  # it sends 100 at a time
+
+    def log_metrics(self, metrics: Mapping[str, SupportsFloat], step: int) -> None:
+        """Buffer numbers at `step`; the first that is not finite sets the tag ``diverged``."""
+        from mlflow.entities import Metric, RunTag
+
+        now_ms = int(time.time() * 1000)
+        for name, value in metrics.items():
+            key, finite = sanitised(name), number(value)
+            if math.isnan(finite) and not self._diverged:
+                self._diverged = True
+                first = RunTag("diverged.first", f"{key} at step {step}")
+                self._waiting_tags = [RunTag("diverged", "true"), first]
+            self._waiting.append(Metric(key, finite, now_ms, step))
+        now = time.monotonic()
+        if not self._outage:
+            self._flush_at = min(self._flush_at, now + self._flush_s)
+        full = len(self._waiting) >= self._flush_count and not self._outage
+        if full or now >= self._flush_at:
+            self.flush()
+
+    def log_dataset(
+        self,
+        *,
+        name: str,
+        digest: str,
+        context: str,
+        source: str,
+        rows: int,
+        shape: tuple[int, ...],
+        classes: Sequence[str],
+    ) -> None:
+        """Record a data set as an input of the run, with our digest of all its samples."""
+        # Not mlflow.data.from_numpy: its digest reads only the first 10 000 numbers.
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        by_address = source.startswith(("http://", "https://"))
+        profile = {"num_rows": rows, "image_shape": list(shape), "classes": list(classes)}
+        dataset = Dataset(
+            name=name[:500],
+            digest=digest[:36],
+            source_type="http" if by_address else "local",
+            source=json.dumps({"url" if by_address else "uri": source}),
+            schema=_tensor_schema(shape),
+            profile=json.dumps(profile),
+        )
+        entry = DatasetInput(dataset, [InputTag("mlflow.data.context", context)])
+        with reported(f"data set {name} cannot be recorded"):
+            self._client.log_inputs(self.run_id, [entry])
+
+    def log_artifacts(self, folder: Path, artifact_path: str | None = None) -> None:
+        """Keep all files under `folder`."""
+        if not folder.is_dir():  # MLflow takes it for an empty one
+            raise GluonexpError(f"{folder} is no folder, so it cannot be kept in the run")
+        with reported(f"files of {folder} cannot be kept in run {self.run_id}"):
+            self._client.log_artifacts(self.run_id, str(folder), artifact_path)
+
+    def flush(self) -> None:
+        """Write what is waiting; during an outage warn once, keep it, and go on."""
+        try:
+            self._write_waiting()
+        except GluonexpError as error:
+            if not self._outage:
+                _log.warning("%s; training goes on and they are sent later", error)
+            self._outage = True
+            self._flush_at = time.monotonic() + _OUTAGE_S
+
+    def close(self, status: Status, error: BaseException | None = None) -> None:
+        """End the run; each step is tried even if the one before it failed.
+
+        Raises
+        ------
+        GluonexpError
+            Something could not be written; the first reason.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        steps = [self._write_waiting]
+        if error is not None:
+            steps.append(lambda: self._log_error(error))
+        steps.append(lambda: self._terminate(status))
+        failures: list[GluonexpError] = []
+        with impatient(retries=1, timeout_s=20):
+            for step in steps:
+                try:
+                    step()
+                except GluonexpError as failure:
+                    failures.append(failure)
+        if failures:
+            raise failures[0]
+
+    def _write_waiting(self) -> None:
+        # A batch that was written although its answer got lost may be sent again: MLflow drops
+        # points that are equal in key, time, step and value.
+        with reported(f"metrics of run {self.run_id} cannot be written to {self._where()}"):
+            self._client.log_batch(self.run_id, metrics=self._waiting, tags=self._waiting_tags)
+        self._waiting, self._waiting_tags = [], []
+        self._flush_at = math.inf
+        self._outage = False
+
+    def _log_error(self, error: BaseException) -> None:
+        self.log_tags({"error": one_line(f"{type(error).__name__}: {error}", 500)})
+        text = "".join(traceback.format_exception(error))
+        with reported(f"the traceback cannot be kept in run {self.run_id}"):
+            self._client.log_text(self.run_id, text, "error/traceback.txt")
+
+    def _terminate(self, status: Status) -> None:
+        with reported(f"run {self.run_id} cannot be marked {status} in {self._where()}"):
+            self._client.set_terminated(self.run_id, status)
+        self.status = status
+
+    def _where(self) -> str:
+        return displayed(self._client.tracking_uri)
+
+
+def _tensor_schema(shape: tuple[int, ...]) -> str:
+    import numpy as np
+    from mlflow.data.schema import TensorDatasetSchema
+    from mlflow.types import Schema, TensorSpec
+
+    images = Schema([TensorSpec(np.dtype(np.uint8), (-1, *shape))])
+    labels = Schema([TensorSpec(np.dtype(np.int64), (-1,))])
+    return json.dumps(TensorDatasetSchema(images, labels).to_dict())

@@ -1,0 +1,103 @@
+"""Which store a tracking URI means, and the addresses of MLflow's pages."""
+
+import os
+import re
+from pathlib import Path
+from urllib.parse import quote, urlsplit
+
+from gluonexp.errors import GluonexpError
+
+_SQLITE = "sqlite:///"
+
+
+def resolve_uri(uri: str | None) -> str:
+    """Return the tracking URI a configuration means, with an absolute path where it has one.
+
+    Parameters
+    ----------
+    uri
+        None or empty for the default ``./mlruns/mlflow.db``; ``sqlite:///`` and a path; or any
+        other URI of MLflow (``http``, ``https``, ``postgresql``, ``databricks``...), kept as is.
+
+    Raises
+    ------
+    GluonexpError
+        A folder or a ``file:`` URI (MLflow gave its file store up), a store in memory, a path
+        that a SQLite URI cannot hold.
+    """
+    if not uri:
+        return _SQLITE + _checked(str(Path.cwd() / "mlruns" / "mlflow.db"))
+    if uri.startswith("sqlite:"):
+        return _resolve_sqlite(uri)
+    if uri.startswith("file:") or ("://" not in uri and uri.split(":")[0] != "databricks"):
+        raise GluonexpError(_not_a_uri(uri))
+    return uri.rstrip("/")
+
+
+def sqlite_path(uri: str) -> Path | None:
+    """Return the database file of a resolved SQLite URI, None for any other kind of store."""
+    return Path(uri.removeprefix(_SQLITE).split("?")[0]) if uri.startswith(_SQLITE) else None
+
+
+def displayed(uri: str) -> str:
+    """Return `uri` fit to be shown and logged: without the password it may carry."""
+    return re.sub(r"(://[^/:@]*):[^/@]*@", r"\1:***@", uri)
+
+
+def kind(uri: str) -> str:
+    """Return what sort of store a resolved `uri` is, for people."""
+    scheme = urlsplit(uri).scheme.split("+")[0] or uri
+    names = {"sqlite": "SQLite", "http": "MLflow server", "https": "MLflow server"}
+    return names.get(scheme, f"{scheme} store")
+
+
+def run_link(base: str, experiment_id: str, run_id: str) -> str:
+    """Return the address of a run's page on the server at `base` (``http://host:port``)."""
+    # A fresh browser opens in MLflow's GenAI mode, which hides charts, unless told otherwise.
+    page = f"#/experiments/{quote(experiment_id)}/runs/{quote(run_id)}"
+    return f"{base.rstrip('/')}/{page}?workflowType=machine_learning"
+
+
+def experiment_link(base: str, experiment_id: str, metric: str) -> str:
+    """Return the address of an experiment's charts, the runs sorted by `metric`, largest first.
+
+    Sorting by a metric is also what makes MLflow list the children of a sweep one by one.
+    """
+    order = quote(f"metrics.`{metric}`", safe="")
+    return (
+        f"{base.rstrip('/')}/#/experiments/{quote(experiment_id)}/runs"
+        f"?workflowType=machine_learning&compareRunsMode=CHART"
+        f"&orderByKey={order}&orderByAsc=false"
+    )
+
+
+def _resolve_sqlite(uri: str) -> str:
+    path, mark, query = uri.removeprefix(_SQLITE).partition("?")
+    if not uri.startswith(_SQLITE) or path in ("", ":memory:"):
+        raise GluonexpError(
+            f"tracking.uri={uri}: a SQLite store needs a file, because one in memory would be "
+            "lost with the process; write sqlite:///PATH (four slashes for an absolute path)."
+        )
+    return _SQLITE + _checked(os.path.abspath(os.path.expanduser(path))) + mark + query
+
+
+def _checked(path: str) -> str:
+    # SQLAlchemy 2.1 decodes %XX in the path and 2.0 does not, so no spelling suits both.
+    if "%" in path or "?" in path:
+        raise GluonexpError(
+            f"{path}: a SQLite URI cannot hold a path with '%' or '?'; rename the folder or "
+            "name another place with tracking.uri=sqlite:////absolute/path/mlflow.db"
+        )
+    return path
+
+
+def _not_a_uri(uri: str) -> str:
+    path = Path(uri.removeprefix("file://").removeprefix("file:")).expanduser().absolute()
+    if path.suffix in (".db", ".sqlite", ".sqlite3") or path.is_file():
+        return f"tracking.uri={uri} is a path; write {_SQLITE}{path}"
+    target = f"{_SQLITE}{path}/mlflow.db"
+    return (
+        f"tracking.uri={uri} names a folder: MLflow no longer writes its file store. For a new "
+        f"store use tracking.uri={target}; to keep the runs of an old one, first run "
+        f"`mlflow migrate-filestore --source {path} --target {target}`"
+    )

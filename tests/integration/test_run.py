@@ -1,0 +1,311 @@
+"""The main job as users start it: a process, a real store, real digits, what is in it after."""
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from gluonexp import experiment, tracking
+from gluonexp.errors import GluonexpError
+from gluonexp.tracking import open_store, resolve_uri
+
+SMALL = ["model=mlp", "model.hidden=[32]", "trainer.epochs=3", "trainer.batch_size=64"]
+
+
+def _start(folder, *arguments, module="gluonexp.run", **more):
+    environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
+    return subprocess.Popen(
+        [sys.executable, "-m", module, *arguments],
+        cwd=folder,
+        env=environment | {"COLUMNS": "120"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **more,
+    )
+
+
+def _finished(folder, *arguments, **more):
+    process = _start(folder, *arguments, **more)
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
+
+
+def _store(folder):
+    return open_store(f"sqlite:///{folder}/mlruns/mlflow.db")
+
+
+def _runs(folder):
+    client = _store(folder)
+    experiments = [e.experiment_id for e in client.search_experiments()]
+    return client, client.search_runs(experiments)
+
+
+@pytest.fixture(scope="module")
+def tracked(tmp_path_factory):
+    """One finished run of the default model on digits; (folder, its output, client, run)."""
+    folder = tmp_path_factory.mktemp("project")
+    arguments = ["trainer.epochs=4", "trainer.batch_size=64", "tracking.run_name=first"]
+    code, out, err = _finished(folder, *arguments, "trainer.log_every=10")
+    assert code == 0, err
+    client, runs = _runs(folder)
+    assert len(runs) == 1
+    return folder, out, client, runs[0]
+
+
+def _artifact(tracked, name):
+    _, _, client, run = tracked
+    return Path(run.info.artifact_uri.removeprefix("file://")) / name
+
+
+def test_it_ends_finished_and_says_so(tracked):
+    _, out, _, run = tracked
+    assert run.info.status == "FINISHED"
+    assert f"run {run.info.run_id} FINISHED" in out
+    epochs = re.findall(
+        r"^Epoch (\d)\. Loss: 0?\d\.\d{3}, Train acc 0\.\d{3}, Val acc 0\.\d{3}$", out, re.M
+    )
+    assert epochs == ["0", "1", "2", "3"]
+
+
+def test_nothing_but_mlruns_is_left_in_the_working_directory(tracked):
+    folder = tracked[0]
+    assert [path.name for path in folder.iterdir()] == ["mlruns"]
+    jobs = list((folder / "mlruns" / "hydra").iterdir())
+    assert len(jobs) == 1
+    assert sorted(path.name for path in jobs[0].iterdir()) == [".hydra", "run.log"]
+
+
+def test_metrics_are_those_of_the_epochs(tracked):
+    _, _, client, run = tracked
+    with _artifact(tracked, "metrics/history.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    for key in ("train/loss", "train/acc", "val/loss", "val/acc", "optim/lr", "time/epoch_s"):
+        history = client.get_metric_history(run.info.run_id, key)
+        assert [point.step for point in history] == [0, 1, 2, 3]
+        assert [point.value for point in history] == [float(row[key]) for row in rows]
+    assert len(client.get_metric_history(run.info.run_id, "test/acc")) == 1
+    assert len(client.get_metric_history(run.info.run_id, "batch/loss")) == 4 * 21 // 10
+    assert run.data.metrics["test/acc"] > 0.8
+
+
+def test_predictions_are_in_order_and_are_the_reported_accuracy(tracked, compose):
+    from gluonexp.data.digits import Digits
+
+    run = tracked[3]
+    with _artifact(tracked, "predictions/test.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == [
+        *("index", "label", "predicted", "probability", "label_name", "predicted_name")
+    ]
+    test = Digits().load().test
+    assert [int(row["label"]) for row in rows] == test.labels.tolist()
+    right = np.mean([row["label"] == row["predicted"] for row in rows])
+    assert right == pytest.approx(run.data.metrics["test/acc"])
+
+
+def test_parameters_tags_and_data_say_what_was_run(tracked):
+    run = tracked[3]
+    params, tags = run.data.params, run.data.tags
+    assert params["trainer.epochs"] == "4"
+    assert params["optim.name"] == "adam"
+    assert params["dataset.source._target_"] == "gluonexp.data.digits.Digits"
+    assert len(params["data.digest"]) == 64
+    assert params["data.train_images"] == str(int(params["data.train_images"]))
+    assert tags["mlflow.runName"] == "first"
+    assert "trainer.epochs=4" in tags["gluonexp.overrides"]
+    assert tags["gluonexp.device"] == "cpu(0)"
+    assert int(tags["gluonexp.pid"]) > 0
+    contexts = {item.tags[0].value: item.dataset.digest for item in run.inputs.dataset_inputs}
+    assert set(contexts) == {"training", "validation", "test"}
+    assert set(contexts.values()) == {params["data.digest"][:36]}
+
+
+def test_the_artifacts_are_there_and_real(tracked):
+    for picture in (
+        "data/samples.png",
+        "plots/curves.png",
+        "plots/confusion_matrix.png",
+        "plots/worst_mistakes.png",
+        "plots/prediction.png",
+    ):
+        with Image.open(_artifact(tracked, picture)) as image:
+            assert min(image.size) > 200
+            assert len(image.convert("L").getcolors(1 << 24)) > 10, picture
+    resolved = yaml.safe_load(_artifact(tracked, "config/resolved.yaml").read_text())
+    assert resolved["optim"]["lr"] == 0.001
+    overrides = yaml.safe_load(_artifact(tracked, "config/overrides.yaml").read_text())
+    assert "trainer.epochs=4" in overrides
+    assert json.loads(_artifact(tracked, "config/environment.json").read_text())["packages"]
+    with _artifact(tracked, "plan/layers.csv").open() as file:
+        rows = {row["parameter"]: row for row in csv.DictReader(file)}
+    assert rows["0.weight"]["shape"] == "20x1x5x5"
+    assert rows["5.output.bias"]["state"] == "trained"
+    exported = {path.name for path in _artifact(tracked, "export").iterdir()}
+    assert exported == {"model-symbol.json", "model-0000.params", "signature.json"}
+    assert len(list(_artifact(tracked, "data/examples").glob("*/*.png"))) == 10
+
+
+def test_artifacts_lie_beside_the_database(tracked):
+    folder, _, _, run = tracked
+    assert Path(run.info.artifact_uri).is_relative_to(folder / "mlruns" / "artifacts")
+
+
+def test_predict_uses_the_export(tracked, tmp_path):
+    folder, _, _, run = tracked
+    code, out, err = _finished(
+        folder, "predict", "last", "--plot", str(tmp_path / "p.png"), module="gluonexp"
+    )
+    assert code == 0, err
+    rows = [line.split() for line in out.splitlines() if ".png" in line and "/" in line]
+    right = sum(row[1] == row[-1] for row in rows if len(row) == 4)
+    assert right >= 8
+    assert Image.open(tmp_path / "p.png").size[0] > 200
+
+    picture = next(_artifact(tracked, "data/examples/7").iterdir())
+    for name in (run.info.run_id[:8], str(_artifact(tracked, "export"))):
+        command = ["predict", name, str(picture), "--runtime", "symbolblock"]
+        code, out, err = _finished(folder, *command, module="gluonexp")
+        assert code == 0, err
+        assert picture.name in out
+
+
+def test_the_gluon_parameters_load_as_gluon_parameters(tracked, compose):
+    from gluonexp import build
+    from gluonexp.mx import mx
+
+    config = compose()
+    plan = build.plan(config)
+    spec = plan.source.spec()
+    net = build.network(
+        config, plan.model, spec, build.preprocessing(config.dataset, spec), mx.cpu()
+    )
+    net.load_parameters(str(_artifact(tracked, "checkpoint/model.params")))
+    data = build.data(config, plan.source)
+    inputs = mx.nd.array(data.test.images.transpose(0, 3, 1, 2) / 255)
+    right = (net(inputs).asnumpy().argmax(1) == data.test.labels).mean()
+    assert right == pytest.approx(tracked[3].data.metrics["test/acc"])
+
+
+# Runs that do not end well
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_is_killed_and_keeps_what_it_measured(tmp_path, signum):
+    process = _start(tmp_path, "model=mlp", "trainer.epochs=100000", start_new_session=True)
+    for line in process.stdout:  # returns with the second epoch's line, so at least one is over
+        if line.startswith("Epoch 1."):
+            break
+    process.send_signal(signum)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == (130 if signum == signal.SIGINT else 143)
+    assert "Traceback" not in err
+    client, (run,) = _runs(tmp_path)
+    assert run.info.status == "KILLED"
+    history = client.get_metric_history(run.info.run_id, "train/loss")
+    assert [point.step for point in history[:2]] == [0, 1]
+    resume = re.search(r"trainer\.resume=(\S+)", out + err).group(1)
+    done = len(history)
+    code, out, err = _finished(
+        tmp_path, "model=mlp", f"trainer.resume={resume}", f"trainer.epochs={done + 2}"
+    )
+    assert code == 0, err
+    _, runs = _runs(tmp_path)
+    resumed = next(run for run in runs if run.info.status == "FINISHED")
+    again = client.get_metric_history(resumed.info.run_id, "train/loss")
+    steps = [point.step for point in again]
+    assert steps == list(range(done + 2))
+    assert [point.value for point in again[:2]] == [point.value for point in history[:2]]
+
+
+def test_an_exception_in_the_loop_fails_the_run_and_keeps_what_it_measured(compose, tmp_path):
+    uri = f"sqlite:///{tmp_path}/mlruns/mlflow.db"
+    config = compose(*SMALL, "optim=sgd", "optim.lr=1e38", f"tracking.uri={uri}")
+    with pytest.raises(GluonexpError, match="diverged"):
+        experiment.run(config, tmp_path / "job")
+    client, (run,) = _runs(tmp_path)
+    assert run.info.status == "FAILED"
+    assert "diverged" in run.data.tags["error"]
+    assert len(client.get_metric_history(run.info.run_id, "train/loss")) == 1
+    assert client.list_artifacts(run.info.run_id, "error")[0].path == "error/traceback.txt"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["dataset.resize=8"], "cnn cannot take 1x8x8 images"),
+        (["model=mlp", "optim.lr=-1"], "optim.lr=-1"),
+        (["model._target_=os.system"], "model._target_=os.system"),
+        (["device=tpu"], "device=tpu"),
+        (["callbacks.checkpoint.metric=val/f1"], "val/f1"),
+        (["optim.lrr=1"], "lrr"),
+        (["optim=adma"], "adamw"),
+    ],
+)
+def test_a_mistake_is_one_message_before_a_run_exists(tmp_path, overrides, message):
+    code, out, err = _finished(tmp_path, *overrides)
+    assert code != 0
+    assert message in err
+    assert "Traceback" not in err
+    assert not (tmp_path / "mlruns" / "mlflow.db").exists()
+
+
+def test_missing_data_are_named_and_fail_the_run(tmp_path):
+    (tmp_path / "photos").mkdir()
+    code, _, err = _finished(tmp_path, "dataset=image_folder", "dataset.root=photos")
+    assert code != 0
+    assert "photos" in err
+    assert "Traceback" not in err
+
+
+def test_without_tracking_the_artifacts_stay_in_the_jobs_folder(compose, tmp_path):
+    config = compose(*SMALL, "tracking=none", "dataset.val_fraction=0")
+    result = experiment.run(config, tmp_path)
+    assert result.run_id is None
+    assert result.objective is None  # val/acc was not measured
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["artifacts", "checkpoints"]
+    assert (tmp_path / "artifacts" / "export" / "model-symbol.json").exists()
+    assert "val/acc" not in result.metrics
+    assert result.metrics["test/acc"] > 0.5
+
+
+def test_the_objective_is_the_best_of_the_history(compose, tmp_path):
+    config = compose(*SMALL, "tracking=none", "objective.metric=val/loss", "objective.mode=min")
+    result = experiment.run(config, tmp_path)
+    assert result.objective == min(row["val/loss"] for row in result.history)
+    assert result.metrics["val/loss"] == result.objective
+
+
+def test_two_runs_in_one_process_are_the_same_run_twice(compose, tmp_path):
+    config = compose(*SMALL, "tracking=none")
+    results = [experiment.run(config, tmp_path / name) for name in ("a", "b")]
+    timeless = [
+        [{k: v for k, v in row.items() if not k.startswith("time/")} for row in result.history]
+        for result in results
+    ]
+    assert timeless[0] == timeless[1]
+    files = [tmp_path / name / "artifacts/export/model-0000.params" for name in ("a", "b")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_a_sweep_goes_on_after_a_bad_point(tmp_path):
+    code, _, err = _finished(tmp_path, "-m", *SMALL, "optim.lr=0.01,-1")
+    assert code != 0
+    assert "optim.lr=-1" in err
+    _, runs = _runs(tmp_path)
+    assert [run.info.status for run in runs] == ["FINISHED"]
+
+
+def test_the_default_store_is_below_the_working_directory(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert resolve_uri(None) == f"sqlite:///{tmp_path}/mlruns/mlflow.db"
+    assert tracking.resolve_uri(None) == resolve_uri(None)

@@ -1,0 +1,119 @@
+"""Constructors from configuration: what may be named, and what is checked before training."""
+
+import pytest
+
+from gluonexp import build, runtime
+from gluonexp.data.types import Spec
+from gluonexp.errors import GluonexpError
+from gluonexp.mx import mx
+
+TEN = tuple("0123456789")
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "os.system",
+        "builtins.eval",
+        "gluonexpx.models.mlp",
+        "gluonexp.checkpoint.os.system",
+        "gluonexp.checkpoint.shutil.rmtree",
+        "gluonexp.build.importlib.import_module",
+        "gluonexp.predict.np.load",
+    ],
+)
+def test_a_target_outside_the_allowed_packages_is_refused(target):
+    with pytest.raises(GluonexpError, match=r"^model\._target_="):
+        build.constructor({"_target_": target}, "model", ["gluonexp"])
+
+
+@pytest.mark.parametrize("target", ["gluonexp.models.nothing.at_all", "gluonexp.models.mlp.nope"])
+def test_a_target_that_does_not_exist_is_named(target):
+    with pytest.raises(GluonexpError, match=f"model._target_={target}"):
+        build.constructor({"_target_": target}, "model", ["gluonexp"])
+
+
+def test_an_own_package_can_be_allowed():
+    node = {"_target_": "fractions.Fraction", "numerator": 3}
+    with pytest.raises(GluonexpError, match=r"build\.allow=\[fractions\]"):
+        build.constructor(node, "model", ["gluonexp"])
+    assert build.constructor(node, "model", ["gluonexp", "fractions"])() == 3
+
+
+def test_arguments_are_checked_before_anything_is_called():
+    node = {"_target_": "gluonexp.models.mlp.mlp", "hiden": [8]}
+    with pytest.raises(GluonexpError, match=r"model\.hiden: .* did you mean hidden\?"):
+        build.constructor(node, "model", ["gluonexp"], provided=("classes",))
+    with pytest.raises(GluonexpError, match=r"model\.classes: .* needs a value"):
+        build.constructor({"_target_": "gluonexp.models.mlp.mlp"}, "model", ["gluonexp"])
+
+
+def test_nested_targets_are_built_too():
+    node = {
+        "_target_": "fractions.Fraction",
+        "numerator": {"_target_": "fractions.Fraction", "numerator": 1, "denominator": 2},
+        "denominator": 2,
+    }
+    assert build.constructor(node, "x", ["fractions"])() == 0.25
+
+
+def test_a_constructor_that_refuses_its_values_is_one_message():
+    node = {"_target_": "gluonexp.models.cnn.cnn", "channels": [1, 2, 3]}
+    construct = build.constructor(node, "model", ["gluonexp"], provided=("classes",))
+    with pytest.raises(GluonexpError, match=r"^model: gluonexp\.models\.cnn\.cnn refused"):
+        construct(classes=10)
+
+
+def _network(compose, *overrides, spec=None):
+    config = compose(*overrides)
+    plan = build.plan(config)
+    spec = spec or plan.source.spec()
+    steps = build.preprocessing(config.dataset, spec)
+    runtime.seed_everything(config.seed)
+    return build.network(config, plan.model, spec, steps, mx.cpu())
+
+
+def test_a_model_that_cannot_take_the_images_is_refused_with_both_named(compose):
+    with pytest.raises(GluonexpError) as error:
+        _network(compose, "dataset.resize=8")
+    assert "cnn cannot take 1x8x8 images" in str(error.value)
+    assert "dataset digits" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_shapes_are_known_without_a_batch_and_names_do_not_count_networks(compose):
+    first = _network(compose)
+    again = _network(compose)
+    assert list(first.collect_params()) == list(again.collect_params())
+    shapes = {k: p.shape for k, p in first._collect_params_with_prefix().items()}
+    assert shapes["0.weight"] == (20, 1, 5, 5)
+    assert shapes["5.hidden.weight"] == (256, 50 * 5 * 5)
+    assert shapes["5.output.weight"] == (10, 256)
+
+
+def test_the_seed_decides_the_initial_weights(compose):
+    def weights(seed):
+        net = _network(compose, f"seed={seed}")
+        return net._collect_params_with_prefix()["0.weight"].data().asnumpy()
+
+    assert (weights(1) == weights(1)).all()
+    assert (weights(1) != weights(2)).any()
+
+
+def test_mean_and_std_must_fit_the_channels(compose):
+    config = compose("dataset.mean=[0.1,0.2]")
+    with pytest.raises(GluonexpError, match=r"dataset\.mean=\[0\.1, 0\.2\]"):
+        build.preprocessing(config.dataset, Spec(28, 28, 1, TEN))
+
+
+def test_a_callback_must_watch_something_that_is_measured(compose):
+    with pytest.raises(GluonexpError, match=r"callbacks\.checkpoint\.metric=val/accuracy"):
+        build.plan(compose("objective.metric=val/accuracy"))
+    with pytest.raises(GluonexpError, match=r"callbacks\.early_stopping watches val/acc"):
+        build.plan(compose("callbacks=early_stopping", "dataset.val_fraction=0"))
+    build.plan(compose("dataset.val_fraction=0"))  # the checkpoint keeps the last epoch then
+
+
+def test_a_callback_must_be_one(compose):
+    with pytest.raises(GluonexpError, match=r"callbacks\.mine: .* is no"):
+        build.plan(compose("+callbacks.mine._target_=gluonexp.data.digits.Digits"))

@@ -1,0 +1,112 @@
+"""Checkpoints: exact, checked, atomic, and never a pickle."""
+
+import json
+
+import numpy as np
+import pytest
+
+from gluonexp import checkpoint, optim
+from gluonexp.errors import GluonexpError
+from gluonexp.mx import autograd, gluon, mx, nd, nn
+
+
+def _made(name="adam", units=3, seed=0):
+    mx.random.seed(seed)
+    with mx.name.NameManager():
+        net = nn.HybridSequential()
+        net.add(nn.Dense(4, in_units=2), nn.BatchNorm(in_channels=4), nn.Dense(units, in_units=4))
+        net.initialize(mx.init.Xavier())
+    return net, gluon.Trainer(net.collect_params(), optim.optimizer(name, lr=0.1, weight_decay=0))
+
+
+def _step(net, trainer):
+    with autograd.record():
+        loss = net(nd.array([[1.0, 2.0], [3.0, -1.0]])).square()
+    loss.backward()
+    trainer.step(2)
+
+
+def _values(net):
+    nd.waitall()
+    return [p.data().asnumpy() for p in net._collect_params_with_prefix().values()]
+
+
+@pytest.mark.parametrize("name", ["sgd", "nag", "adam", "adamw", "rmsprop"])
+def test_training_goes_on_as_if_it_had_never_stopped(tmp_path, name):
+    net, trainer = _made(name)
+    for _ in range(3):
+        _step(net, trainer)
+    checkpoint.save(tmp_path / "c", net, trainer, {"epoch": 2})
+    other, other_trainer = _made(name, seed=9)
+    assert checkpoint.load(tmp_path / "c", other, other_trainer)["epoch"] == 2
+    for _ in range(2):
+        _step(net, trainer)
+        _step(other, other_trainer)
+    for one, two in zip(_values(net), _values(other), strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+@pytest.mark.parametrize("file", [checkpoint.PARAMETERS, checkpoint.OPTIMIZER])
+def test_one_flipped_bit_is_refused(tmp_path, file):
+    net, trainer = _made()
+    _step(net, trainer)
+    checkpoint.save(tmp_path / "c", net, trainer, {})
+    path = tmp_path / "c" / file
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(GluonexpError, match=f"{file}: damaged"):
+        checkpoint.load(tmp_path / "c", net, trainer)
+
+
+def test_what_is_no_checkpoint_is_said_so(tmp_path):
+    net, trainer = _made()
+    with pytest.raises(GluonexpError, match="not a complete checkpoint"):
+        checkpoint.load(tmp_path / "nothing", net, trainer)
+    checkpoint.save(tmp_path / "c", net, trainer, {})
+    (tmp_path / "c" / checkpoint.META).write_text("{")
+    with pytest.raises(GluonexpError, match="not a complete checkpoint"):
+        checkpoint.load(tmp_path / "c", net, trainer)
+
+
+def test_another_network_or_optimizer_is_refused(tmp_path):
+    net, trainer = _made("adam")
+    _step(net, trainer)
+    checkpoint.save(tmp_path / "c", net, trainer, {})
+    with pytest.raises(GluonexpError, match="another network"):
+        checkpoint.load(tmp_path / "c", _made(units=5)[0])
+    with pytest.raises(GluonexpError, match="another optimizer"):
+        checkpoint.load(tmp_path / "c", *_made("sgd"))
+
+
+def test_a_failed_save_leaves_the_old_checkpoint_and_no_litter(tmp_path):
+    net, trainer = _made()
+    checkpoint.save(tmp_path / "c", net, trainer, {"epoch": 0})
+    with pytest.raises(TypeError):
+        checkpoint.save(tmp_path / "c", net, trainer, {"epoch": object()})
+    assert checkpoint.load(tmp_path / "c", net)["epoch"] == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["c"]
+
+
+def test_a_save_cut_off_between_its_two_renames_is_still_loaded(tmp_path):
+    net, trainer = _made()
+    checkpoint.save(tmp_path / "c", net, trainer, {"epoch": 0})
+    (tmp_path / "c").rename(tmp_path / ".c-previous")
+    assert checkpoint.load(tmp_path / "c", net)["epoch"] == 0
+    checkpoint.save(tmp_path / "c", net, trainer, {"epoch": 1})
+    assert checkpoint.load(tmp_path / "c", net)["epoch"] == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["c"]
+
+
+def test_meta_is_readable(tmp_path):
+    net, trainer = _made()
+    _step(net, trainer)
+    checkpoint.save(tmp_path / "c", net, trainer, {"epoch": 7, "metrics": {"val/acc": 0.5}})
+    meta = json.loads((tmp_path / "c" / checkpoint.META).read_text())
+    assert meta["epoch"] == 7
+    assert meta["metrics"] == {"val/acc": 0.5}
+    assert set(meta["sha256"]) == {checkpoint.PARAMETERS, checkpoint.OPTIMIZER}
+    assert meta["updates"] == {"0.weight": 1, "0.bias": 1, "1.gamma": 1, "1.beta": 1} | {
+        "2.weight": 1,
+        "2.bias": 1,
+    }

@@ -1,0 +1,206 @@
+"""Class folders of images, in both layouts, with everything people leave in them."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gluonexp.data.folder import ImageFolder
+from gluonexp.errors import GluonexpError
+
+
+def add(folder, *values, suffix="png"):
+    """Write 4x4 images of one grey value each, named by their position."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for index, value in enumerate(values):
+        Image.new("RGB", (4, 4), (value,) * 3).save(folder / f"{index:03}.{suffix}")
+
+
+@pytest.fixture
+def published(tmp_path):
+    """Lay out train and test folders."""
+    root = tmp_path / "pets"
+    add(root / "train" / "dog", 1, 2)
+    add(root / "train" / "cat", 3, 4, 5)
+    add(root / "test" / "cat", 6)
+    add(root / "test" / "dog", 7)
+    return root
+
+
+@pytest.fixture
+def flat(tmp_path):
+    """Lay out one folder to be split."""
+    add(tmp_path / "cat", *range(10))
+    add(tmp_path / "dog", *range(100, 120))
+    return tmp_path
+
+
+def values(split):
+    assert (split.images == split.images[:, :1, :1, :1]).all()
+    return split.images[:, 0, 0, 0].tolist()
+
+
+def test_train_and_test_folders(published):
+    source = ImageFolder(str(published), 4)
+    spec = source.spec()
+    assert (spec.height, spec.width, spec.channels) == (4, 4, 3)
+    assert spec.classes == ("cat", "dog")
+    samples = source.load()
+    assert samples.train.images.shape == (5, 4, 4, 3)
+    assert samples.train.images.dtype == np.uint8
+    assert samples.train.labels.dtype == np.int64
+    assert (values(samples.train), samples.train.labels.tolist()) == (
+        [3, 4, 5, 1, 2],
+        [0, 0, 0, 1, 1],
+    )
+    assert (values(samples.test), samples.test.labels.tolist()) == ([6, 7], [0, 1])
+    assert samples.title == published.name
+    assert samples.notes == ()
+
+
+def test_one_folder_is_split_by_class_and_always_alike(flat):
+    samples = ImageFolder(str(flat), 4).load()
+    assert np.bincount(samples.train.labels).tolist() == [8, 16]
+    assert np.bincount(samples.test.labels).tolist() == [2, 4]
+    assert sorted(values(samples.train) + values(samples.test)) == [*range(10), *range(100, 120)]
+    assert values(samples.train) == sorted(values(samples.train))
+    again = ImageFolder(str(flat), 4).load()
+    assert values(again.test) == values(samples.test)
+
+
+def test_no_test_fraction_means_no_test_split(flat):
+    samples = ImageFolder(str(flat), 4, test_fraction=0).load()
+    assert samples.test is None
+    assert len(samples.train) == 30
+
+
+def test_size_channels_title_and_note(published):
+    note = "Lossy."
+    source = ImageFolder(str(published), 8, channels=1, title="Pets", note=note)
+    samples = source.load()
+    assert samples.train.images.shape == (5, 8, 8, 1)
+    assert (samples.title, samples.notes) == ("Pets", (note,))
+
+
+def test_a_folder_under_the_root(published):
+    source = ImageFolder(str(published.parent), 4, folder=published.name)
+    assert len(source.load().train) == 5
+
+
+def test_a_user_may_write_tilde(published, monkeypatch):
+    monkeypatch.setenv("HOME", str(published.parent))
+    assert ImageFolder(f"~/{published.name}", 4).spec().classes == ("cat", "dog")
+
+
+def test_a_broken_file_is_fatal_and_named(published):
+    (published / "train" / "cat" / "001.png").write_bytes(b"\x89PNG broken")
+    with pytest.raises(GluonexpError, match=r"cat/001\.png.*on_error=skip"):
+        ImageFolder(str(published), 4).load()
+
+
+def test_broken_files_are_skipped_and_counted(published):
+    (published / "train" / "cat" / "001.png").write_bytes(b"\x89PNG broken")
+    (published / "test" / "cat" / "extra.jpg").write_bytes(b"")
+    samples = ImageFolder(str(published), 4, on_error="skip").load()
+    assert (values(samples.train), samples.train.labels.tolist()) == ([3, 5, 1, 2], [0, 0, 1, 1])
+    assert values(samples.test) == [6, 7]
+    train, test = samples.notes
+    assert train.startswith("train: 1 of 5 images cannot be read and are left out (")
+    assert "cat/001.png" in train
+    assert test.startswith("test: 1 of 3 images")
+
+
+def test_a_broken_file_does_not_move_others_between_the_splits(flat):
+    before = ImageFolder(str(flat), 4).load()
+    (flat / "cat" / f"{values(before.train)[0]:03}.png").write_bytes(b"")
+    after = ImageFolder(str(flat), 4, on_error="skip").load()
+    assert values(after.train) == values(before.train)[1:]
+    assert values(after.test) == values(before.test)
+
+
+def test_a_class_with_broken_files_only_is_refused(published):
+    for path in (published / "train" / "dog").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(GluonexpError, match="not one train image of class dog"):
+        ImageFolder(str(published), 4, on_error="skip").load()
+
+
+def test_hidden_files_are_silent_and_others_counted(published):
+    cat = published / "train" / "cat"
+    (cat / ".DS_Store").write_bytes(b"")
+    (cat / "._000.png").write_bytes(b"")
+    (published / "train" / ".ipynb_checkpoints").mkdir()
+    (published / "train" / "labels.csv").write_text("a file beside the class folders")
+    assert ImageFolder(str(published), 4).load().notes == ()
+    (cat / "README.txt").write_text("")
+    (cat / "scan.tif").write_bytes(b"")
+    (cat / "more.png").mkdir()
+    add(cat, 9, suffix="PNG")
+    samples = ImageFolder(str(published), 4).load()
+    assert values(samples.train) == [9, 3, 4, 5, 1, 2]  # "000.PNG" sorts before "000.png"
+    assert samples.notes == (
+        "train: 3 entries are not JPEG, PNG, WebP or BMP files and are left out "
+        "(cat/README.txt, cat/more.png, cat/scan.tif).",
+    )
+
+
+def test_a_class_without_images_is_refused_before_anything_is_decoded(published):
+    (published / "train" / "eel").mkdir()
+    (published / "test" / "eel").mkdir()
+    (published / "train" / "cat" / "001.png").write_bytes(b"broken too")
+    source = ImageFolder(str(published), 4)
+    assert source.spec().classes == ("cat", "dog", "eel")
+    with pytest.raises(GluonexpError, match=r"train/eel holds no JPEG"):
+        source.load()
+
+
+def test_train_and_test_must_have_the_same_classes(published):
+    add(published / "train" / "eel", 1)
+    add(published / "test" / "fox", 1)
+    with pytest.raises(GluonexpError, match=r"only in train: eel; only in test: fox"):
+        ImageFolder(str(published), 4).spec()
+
+
+def test_train_without_test_says_what_to_do(tmp_path):
+    add(tmp_path / "train" / "cat", 1)
+    add(tmp_path / "train" / "dog", 1)
+    with pytest.raises(GluonexpError, match=r"train/ but no test/"):
+        ImageFolder(str(tmp_path), 4).spec()
+    assert ImageFolder(str(tmp_path / "train"), 4).spec().classes == ("cat", "dog")
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    add(tmp_path / "train", 1, 2)
+    add(tmp_path / "tram", 3, 4)
+    assert ImageFolder(str(tmp_path), 4).spec().classes == ("train", "tram")
+
+
+def test_one_level_too_high_says_so(published):
+    with pytest.raises(GluonexpError, match=rf"too few class folders \({published.name}\)"):
+        ImageFolder(str(published.parent), 4).spec()
+
+
+def test_a_missing_folder_names_the_setting(tmp_path):
+    with pytest.raises(GluonexpError, match=r"no folder .*nowhere.*dataset\.root"):
+        ImageFolder(str(tmp_path / "nowhere"), 4).spec()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"root": None}, r"dataset\.root is not set"),
+        ({"root": ""}, r"dataset\.root is not set"),
+        ({"size": None}, r"dataset\.resize .* got null"),
+        ({"size": 0}, r"dataset\.resize .* got 0"),
+        ({"channels": 2}, r"dataset\.channels must be 1 or 3"),
+        ({"channels": None}, r"dataset\.channels must be 1 or 3.* got null"),
+        ({"on_error": "ignore"}, r"on_error must be fail or skip"),
+    ],
+)
+def test_arguments_that_make_no_sense_are_refused(published, arguments, message):
+    with pytest.raises(GluonexpError, match=message):
+        ImageFolder(**{"root": str(published), "size": 4, **arguments}).spec()
+
+
+def test_a_test_fraction_out_of_range_is_refused(flat):
+    with pytest.raises(GluonexpError, match=r"\[0, 1\)"):
+        ImageFolder(str(flat), 4, test_fraction=1).load()

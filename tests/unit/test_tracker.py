@@ -1,0 +1,541 @@
+"""The tracker's contract, held by every tracker; and what the MLflow one writes."""
+
+import json
+import math
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from gluonexp.errors import GluonexpError
+from gluonexp.tracking import (
+    Interrupted,
+    MlflowTracker,
+    NullTracker,
+    Tracker,
+    ensure_experiment,
+    flatten,
+    open_store,
+    tracked_run,
+)
+from gluonexp.tracking.lifecycle import _Signals
+from gluonexp.tracking.values import MAX_KEY, MAX_PARAM, number, sanitised
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return f"sqlite:///{tmp_path_factory.mktemp('store')}/mlflow.db"
+
+
+@pytest.fixture(scope="module")
+def client(uri: str) -> MlflowClient:
+    return open_store(uri)
+
+
+@pytest.fixture
+def run_id(client: MlflowClient, uri: str) -> str:
+    return str(client.create_run(ensure_experiment(client, "unit", uri)).info.run_id)
+
+
+@pytest.fixture
+def tracker(client: MlflowClient, run_id: str) -> MlflowTracker:
+    return MlflowTracker(client, run_id)
+
+
+@pytest.fixture(params=["mlflow", "none"])
+def any_tracker(request: pytest.FixtureRequest) -> Tracker:
+    return NullTracker() if request.param == "none" else request.getfixturevalue("tracker")
+
+
+def start(uri: str, backend: Any = "mlflow", **options: Any) -> Any:
+    return tracked_run(backend=backend, uri=uri, experiment="lifecycle", **options)
+
+
+def only_run(client: MlflowClient, run_id: str | None) -> Run:
+    assert run_id is not None
+    return client.get_run(run_id)
+
+
+# --- the contract --------------------------------------------------------------------------------
+
+
+def test_a_tracker_takes_what_a_run_has(any_tracker: Tracker, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("a")
+    any_tracker.log_params({"optim": {"lr": 0.1, "betas": [0.9, 0.999]}, "seed": 1})
+    any_tracker.log_params({})
+    any_tracker.log_tags({"device": "cpu"})
+    any_tracker.log_metrics({"acc@1": np.float32(0.5), "loss": math.inf, "n": np.int64(3)}, step=0)
+    any_tracker.log_metrics({}, step=0)
+    any_tracker.log_dataset(
+        name="digits",
+        digest="0" * 64,
+        context="training",
+        source="scikit-learn",
+        rows=10,
+        shape=(28, 28, 1),
+        classes=["0", "1"],
+    )
+    any_tracker.log_artifacts(tmp_path)
+    any_tracker.log_artifacts(tmp_path, "config")
+    any_tracker.flush()
+    assert any_tracker.status == "RUNNING"
+    any_tracker.close("FINISHED")
+    any_tracker.close("FAILED", ValueError("too late"))
+    assert any_tracker.status == "FINISHED"
+    assert any_tracker.link is None
+
+
+@pytest.mark.parametrize("backend", ["mlflow", "none"])
+def test_how_a_block_ends_is_how_its_run_ends(
+    uri: str, client: MlflowClient, backend: str
+) -> None:
+    endings = [
+        (None, "FINISHED"),
+        (ValueError("no"), "FAILED"),
+        (GluonexpError("no"), "FAILED"),
+        (KeyboardInterrupt(), "KILLED"),
+        (SystemExit(0), "KILLED"),
+        (SystemExit(3), "KILLED"),
+    ]
+    for error, status in endings:
+        raised: BaseException | None = None
+        try:
+            with start(uri, backend) as tracker:
+                tracker.log_metrics({"loss": 1.0}, step=0)
+                if error is not None:
+                    raise error
+        except BaseException as caught:
+            raised = caught
+        assert raised is error
+        assert tracker.status == status
+        if backend == "mlflow":
+            run = only_run(client, tracker.run_id)
+            assert run.info.status == status
+            assert run.data.metrics == {"loss": 1.0}
+        else:
+            assert tracker.run_id is None
+
+
+def test_recording_nothing_makes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with tracked_run(backend="none", uri=None, experiment="x") as tracker:
+        tracker.log_params({"a": 1})
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- names and values ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("key", "clean"),
+    [
+        ("train/loss", "train/loss"),
+        ("acc@1", "acc_1"),
+        ("lr[0]", "lr_0_"),
+        ("a=b%", "a_b_"),
+        ("/a//b/./../c/", "a/b/c"),
+        ("größe in mm: x-y.z", "größe in mm: x-y.z"),
+        ("..", "_"),
+        ("", "_"),
+    ],
+)
+def test_sanitised_keys(key: str, clean: str) -> None:
+    assert sanitised(key) == clean
+
+
+@given(st.text(max_size=400))
+def test_mlflow_accepts_every_sanitised_key(key: str) -> None:
+    from mlflow.utils.validation import _validate_metric_name
+
+    clean = sanitised(key)
+    _validate_metric_name(clean)
+    assert 1 <= len(clean) <= MAX_KEY
+    assert sanitised(clean) == clean
+
+
+@given(st.floats())
+def test_numbers_are_finite_or_nan(value: float) -> None:
+    if math.isfinite(value):
+        assert number(value) == value
+        assert number(np.float64(value)) == value
+    else:
+        assert math.isnan(number(value))
+
+
+class Mode(Enum):
+    MIN = 1
+
+
+def test_flatten() -> None:
+    config = {
+        "optim": {"lr": 0.1, "betas": [0.9, 0.999], "clip": None, "nesterov": True},
+        "callbacks": [{"patience": 3}, "plain", [1, 2]],
+        "classes": ("a", "ü"),
+        "empty": {},
+        "none": [],
+        "mode": Mode.MIN,
+        "where": Path("a/b"),
+        "size": np.int64(3),
+        7: "seven",
+    }
+    assert flatten(config) == {
+        "optim.lr": "0.1",
+        "optim.betas": "[0.9,0.999]",
+        "optim.clip": "null",
+        "optim.nesterov": "true",
+        "callbacks.0.patience": "3",
+        "callbacks.1": "plain",
+        "callbacks.2": "[1,2]",
+        "classes": '["a","ü"]',
+        "empty": "{}",
+        "none": "[]",
+        "mode": "MIN",
+        "where": "a/b",
+        "size": "3",
+        "7": "seven",
+    }
+    assert flatten({}) == {}
+
+
+def test_long_values_are_cut_but_stay_distinct() -> None:
+    one, two = flatten({"a": "x" * 2000}), flatten({"a": "x" * 1999 + "y"})
+    assert len(one["a"]) == len(two["a"]) == MAX_PARAM
+    assert one != two
+    assert flatten({"a": "x" * MAX_PARAM}) == {"a": "x" * MAX_PARAM}
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.text("abc", min_size=1, max_size=3), json_values, max_size=4))
+def test_flatten_gives_texts_and_is_idempotent(config: dict[str, Any]) -> None:
+    flat = flatten(config)
+    assert all(isinstance(value, str) for value in flat.values())
+    assert flatten(flat) == flat
+
+
+# --- what MLflow gets ----------------------------------------------------------------------------
+
+
+def test_params_are_written_once_and_drift_is_a_tag(
+    tracker: MlflowTracker, client: MlflowClient, run_id: str
+) -> None:
+    many = {f"layer{index}": index for index in range(250)}  # MLflow takes 100 at a time
+    tracker.log_params({"optim": {"lr": 0.1}, **many})
+    tracker.log_params({"optim": {"lr": 0.2}, "new@key": None})
+    again = MlflowTracker(client, run_id)  # a resumed run knows what it recorded
+    again.log_params({"layer0": "changed", "layer1": 1, "optim.lr": 0.1})
+    data = client.get_run(run_id).data
+    expected = {key: str(value) for key, value in many.items()}
+    assert data.params == {"optim.lr": "0.1", "new_key": "null", **expected}
+    drift = {key: value for key, value in data.tags.items() if key.startswith("param_drift")}
+    assert drift == {
+        "param_drift.optim.lr": "0.1 -> 0.2",
+        "param_drift.layer0": "0 -> changed",
+    }
+
+
+def test_keys_that_become_one_do_not_crash(tracker: MlflowTracker, client: MlflowClient) -> None:
+    tracker.log_params({"a@b": 1, "a#b": 2})
+    data = client.get_run(tracker.run_id).data
+    assert data.params == {"a_b": "1"}
+    assert data.tags["param_drift.a_b"] == "1 -> 2"
+
+
+def test_metrics_are_buffered_until_there_are_enough(client: MlflowClient, run_id: str) -> None:
+    tracker = MlflowTracker(client, run_id, flush_count=5)
+    tracker.log_metrics({"a": 1, "b": 2}, step=0)
+    tracker.log_metrics({"a": 3, "b": 4}, step=1)
+    assert client.get_run(run_id).data.metrics == {}
+    tracker.log_metrics({"a": np.float32(0.5)}, step=2)
+    assert client.get_run(run_id).data.metrics == {"a": 0.5, "b": 4.0}
+    history = client.get_metric_history(run_id, "a")
+    assert [(point.step, point.value) for point in history] == [(0, 1.0), (1, 3.0), (2, 0.5)]
+    tracker.log_metrics({"b": 6}, step=3)
+    assert client.get_run(run_id).data.metrics["b"] == 4.0
+    tracker.flush()
+    assert client.get_run(run_id).data.metrics["b"] == 6.0
+
+
+def test_metrics_do_not_wait_for_long(client: MlflowClient, run_id: str) -> None:
+    tracker = MlflowTracker(client, run_id, flush_s=0.0)
+    tracker.log_metrics({"a": 1}, step=0)
+    assert client.get_run(run_id).data.metrics == {"a": 1.0}
+
+
+def test_the_first_number_that_is_not_finite_is_told(
+    tracker: MlflowTracker, client: MlflowClient
+) -> None:
+    tracker.log_metrics({"loss": 1.0, "acc@1": 0.5}, step=0)
+    tracker.log_metrics({"loss": -math.inf, "acc@1": 0.6}, step=1)
+    tracker.log_metrics({"loss": 2.0, "acc@1": math.nan}, step=2)
+    tracker.flush()
+    tags = client.get_run(tracker.run_id).data.tags
+    assert (tags["diverged"], tags["diverged.first"]) == ("true", "loss at step 1")
+    values = [point.value for point in client.get_metric_history(tracker.run_id, "loss")]
+    assert [values[0], values[2]] == [1.0, 2.0]
+    assert math.isnan(values[1])
+
+
+def test_a_data_set_is_an_input_with_our_digest(
+    tracker: MlflowTracker, client: MlflowClient
+) -> None:
+    for context, source in (("training", "https://host/train.gz"), ("test", "/data/test")):
+        tracker.log_dataset(
+            name=f"fashion_mnist {context}",
+            digest="abcd" * 16,
+            context=context,
+            source=source,
+            rows=60000,
+            shape=(28, 28, 1),
+            classes=["shirt", "bag"],
+        )
+    inputs = client.get_run(tracker.run_id).inputs.dataset_inputs
+    found = {entry.dataset.name: entry for entry in inputs}
+    entry = found["fashion_mnist training"]
+    assert entry.dataset.digest == "abcd" * 9
+    assert [(tag.key, tag.value) for tag in entry.tags] == [("mlflow.data.context", "training")]
+    assert (entry.dataset.source_type, json.loads(entry.dataset.source)) == (
+        "http",
+        {"url": "https://host/train.gz"},
+    )
+    assert json.loads(entry.dataset.profile) == {
+        "num_rows": 60000,
+        "image_shape": [28, 28, 1],
+        "classes": ["shirt", "bag"],
+    }
+    assert "[-1, 28, 28, 1]" in json.loads(entry.dataset.schema)["mlflow_tensorspec"]["features"]
+    assert found["fashion_mnist test"].dataset.source_type == "local"
+
+
+def test_files_are_kept(tracker: MlflowTracker, client: MlflowClient, tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "a.txt").write_text("a")
+    tracker.log_artifacts(tmp_path)
+    tracker.log_artifacts(tmp_path / "sub", "plots")
+    assert {item.path for item in client.list_artifacts(tracker.run_id)} == {"sub", "plots"}
+    assert [item.path for item in client.list_artifacts(tracker.run_id, "plots")] == [
+        "plots/a.txt"
+    ]
+    with pytest.raises(GluonexpError, match="missing is no folder"):
+        tracker.log_artifacts(tmp_path / "missing")
+
+
+def test_a_run_says_who_and_where(uri: str, client: MlflowClient) -> None:
+    tags = {"device": "cpu", "note@x": "a\nb" + "x" * 9000}
+    with start(uri, tags=tags, run_name="mine") as tracker:
+        assert only_run(client, tracker.run_id).info.status == "RUNNING"
+    run = only_run(client, tracker.run_id)
+    assert run.info.run_name == tracker.run_name == "mine"
+    assert client.get_experiment(run.info.experiment_id).name == "lifecycle"
+    assert run.data.tags["gluonexp.pid"] == str(os.getpid())
+    assert run.data.tags["device"] == "cpu"
+    assert run.data.tags["note_x"].startswith("a\nb")
+    assert {"gluonexp.host", "mlflow.user", "mlflow.source.name"} <= run.data.tags.keys()
+    with start(uri) as unnamed:
+        assert unnamed.run_name
+
+
+def test_a_failure_is_kept_to_be_read(uri: str, client: MlflowClient, tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), start(uri) as tracker:
+        tracker.log_metrics({"loss": 0.1}, step=4)
+        print(1 / int("0"))
+    run = only_run(client, tracker.run_id)
+    assert run.data.tags["error"] == "ZeroDivisionError: division by zero"
+    file = client.download_artifacts(run.info.run_id, "error/traceback.txt", str(tmp_path))
+    assert 'print(1 / int("0"))' in Path(file).read_text()
+    assert run.info.end_time >= run.info.start_time
+
+
+# --- a store that goes away ----------------------------------------------------------------------
+
+
+class Flaky:
+    """A client whose store can be cut off; everything else is the real client's."""
+
+    def __init__(self, client: MlflowClient) -> None:
+        self.client, self.cut, self.attempts = client, False, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.client, name)
+
+    def log_batch(self, *arguments: Any, **options: Any) -> None:
+        from mlflow.exceptions import MlflowException
+
+        self.attempts += 1
+        if self.cut:
+            raise MlflowException("connection refused")
+        self.client.log_batch(*arguments, **options)
+
+
+def test_training_goes_on_during_an_outage(
+    client: MlflowClient, run_id: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    flaky = Flaky(client)
+    tracker = MlflowTracker(flaky, run_id, flush_count=2)  # type: ignore[arg-type]
+    flaky.cut = True
+    for step in range(10):
+        tracker.log_metrics({"loss": step}, step)
+    assert flaky.attempts == 1  # not at every step
+    tracker.flush()
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "connection refused" in caplog.text
+    flaky.cut = False
+    tracker.flush()
+    history = client.get_metric_history(run_id, "loss")
+    assert [point.step for point in history] == list(range(10))
+
+
+def test_what_could_not_be_written_is_told_at_the_end(client: MlflowClient, run_id: str) -> None:
+    flaky = Flaky(client)
+    tracker = MlflowTracker(flaky, run_id)  # type: ignore[arg-type]
+    tracker.log_metrics({"loss": 1}, 0)
+    flaky.cut = True
+    with pytest.raises(GluonexpError, match=f"metrics of run {run_id} cannot be written"):
+        tracker.close("FINISHED")
+    assert client.get_run(run_id).info.status == "FINISHED"  # what could be done was
+
+
+def test_a_lost_store_does_not_hide_why_the_run_failed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    with pytest.raises(ValueError, match="the real reason"), start(uri) as tracker:
+        tracker.log_metrics({"loss": 1.0}, 0)
+        (tmp_path / "mlflow.db").write_bytes(b"")
+        raise ValueError("the real reason")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"gluonexp: metrics of run {tracker.run_id} cannot be written")
+    assert tracker.status == "RUNNING"
+
+
+def test_a_lost_store_is_an_error_after_a_good_end(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    with pytest.raises(GluonexpError, match="cannot be marked FINISHED"), start(uri):
+        (tmp_path / "mlflow.db").write_bytes(b"")
+    with start(uri) as tracker:  # the store is made anew, and the old connections are not used
+        pass
+    assert only_run(open_store(uri), tracker.run_id).info.status == "FINISHED"
+
+
+# --- signals, in this process (in real ones: tests/integration/test_interrupts.py) ---------------
+
+
+@pytest.fixture
+def handlers() -> Iterator[list[Any]]:
+    """The handlers before; they must be the same after."""
+    watched = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(signum) for signum in watched]
+    yield before
+    assert [signal.getsignal(signum) for signum in watched] == before
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("backend", ["mlflow", "none"])
+def test_a_signal_kills_the_run(
+    uri: str, client: MlflowClient, handlers: list[Any], signum: int, backend: str
+) -> None:
+    with pytest.raises(Interrupted) as raised, start(uri, backend) as tracker:
+        tracker.log_metrics({"loss": 0.5}, step=1)
+        os.kill(os.getpid(), signum)
+    assert raised.value.code == 128 + signum
+    assert tracker.status == "KILLED"
+    if backend == "mlflow":
+        run = only_run(client, tracker.run_id)
+        assert (run.info.status, run.data.metrics) == ("KILLED", {"loss": 0.5})
+
+
+def test_an_ignored_signal_stays_ignored(uri: str, client: MlflowClient) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nohup
+    try:
+        with start(uri) as tracker:
+            os.kill(os.getpid(), signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert only_run(client, tracker.run_id).info.status == "FINISHED"
+
+
+class SignalsWhileClosing(Exception):
+    """Strikes when its message is written to the store."""
+
+    def __str__(self) -> str:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return "struck"
+
+
+def test_a_signal_while_closing_waits(uri: str, client: MlflowClient, handlers: list[Any]) -> None:
+    error = SignalsWhileClosing()
+    raised: BaseException | None = None
+    try:
+        with start(uri) as tracker:
+            raise error
+    except BaseException as caught:
+        raised = caught
+    assert raised is error
+    run = only_run(client, tracker.run_id)
+    assert (run.info.status, run.data.tags["error"]) == ("FAILED", "SignalsWhileClosing: struck")
+
+
+def test_deferred_signals_are_raised_later_and_a_second_one_at_once(handlers: list[Any]) -> None:
+    reached = []
+    with pytest.raises(Interrupted) as raised, _Signals() as signals:
+        signals.defer()
+        os.kill(os.getpid(), signal.SIGTERM)
+        reached.append("after the first")
+    assert raised.value.signum == signal.SIGTERM
+    with pytest.raises(KeyboardInterrupt), _Signals() as signals:
+        signals.defer()
+        signal.raise_signal(signal.SIGINT)
+        reached.append("after the second")
+        signals.deliver()
+        reached.append("never")
+    with pytest.raises(Interrupted) as raised, _Signals() as signals:
+        signals.defer()
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGHUP)
+        reached.append("never")
+    assert raised.value.signum == signal.SIGHUP
+    assert reached == ["after the first", "after the second"]
+
+
+def test_a_run_may_live_in_another_thread(uri: str, client: MlflowClient) -> None:
+    ids: list[str | None] = []
+
+    def work() -> None:
+        with start(uri) as tracker:
+            tracker.log_metrics({"loss": 1.0}, 0)
+            ids.append(tracker.run_id)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert only_run(client, ids[0]).info.status == "FINISHED"
+
+
+def test_runs_may_be_nested(uri: str, client: MlflowClient, handlers: list[Any]) -> None:
+    with pytest.raises(Interrupted), start(uri) as parent, start(uri) as child:
+        os.kill(os.getpid(), signal.SIGTERM)
+    for tracker in (parent, child):
+        assert only_run(client, tracker.run_id).info.status == "KILLED"
+
+
+def test_importing_the_package_does_not_import_mlflow() -> None:
+    import subprocess
+
+    code = "import sys, gluonexp.tracking, gluonexp.tracking.ui; sys.exit('mlflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -136,15 +136,14 @@ def predict(
         folder, given = Path(run_or_folder), list(images)
         if folder.is_dir():
             export = folder / "export" if (folder / "export").is_dir() else folder
-            examples = export.parent / "data" / "examples"
+            given = given or [export.parent / "data" / "examples"]
         else:
             client = tracking.open_store(_existing(tracking_uri))
             run_id = tracking.find_run(client, run_or_folder).info.run_id
             export = tracking.download(client, run_id, "export", Path(temporary))
-            examples = Path(temporary) / "data" / "examples"
             if not given:
-                tracking.download(client, run_id, "data/examples", Path(temporary))
-        predictions = use.predict_files(export, given or [examples], runtime=runtime, plot=plot)
+                given = [tracking.download(client, run_id, "data/examples", Path(temporary))]
+        predictions = use.predict_files(export, given, runtime=runtime, plot=plot)
         show.predictions(Console(), predictions)
         if plot is not None:
             click.echo(f"drawn: {plot}")

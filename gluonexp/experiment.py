@@ -159,7 +159,8 @@ def _log_data(tracker: Tracker, config: Config, data: build.Data) -> None:
     contexts = {"train": "training", "val": "validation", "test": "testing"}
     for name, split in data.splits().items():
         tracker.log_dataset(
-            name=config.dataset.name,
+            # MLflow keeps one input for each name and digest: the split belongs to the name.
+            name=f"{config.dataset.name}/{name}",
             digest=data.digest,
             context=contexts[name],
             source=data.title,

@@ -48,7 +48,7 @@ def decode(path: str | Path, height: int, width: int, channels: int) -> NDArray[
     (ITU-R 601 luma). Colour profiles are ignored. An image of another size is stretched to
     `height` x `width`, bilinear with antialiasing (Pillow's ``BILINEAR``); JPEGs at least four
     times too large are first decoded at a half, a quarter or an eighth of their size, which is
-    three times as fast and moves values by about 1 of 255 at most on average.
+    nearly three times as fast (measured difference on noise: 1.2 of 255 on average).
 
     Parameters
     ----------

@@ -12,7 +12,7 @@ from gluonexp.errors import GluonexpError
 
 CONF = Path(run.conf_dir())
 CHOICES = sorted(
-    f"{path.parent.name}={path.stem}" for path in CONF.glob("*/*.yaml") if "_" != path.stem[0]
+    f"{path.parent.name}={path.stem}" for path in CONF.glob("*/*.yaml") if path.stem[0] != "_"
 )
 
 

@@ -63,7 +63,7 @@ def tracked(tmp_path_factory):
 
 
 def _artifact(tracked, name):
-    _, _, client, run = tracked
+    run = tracked[3]
     return Path(run.info.artifact_uri.removeprefix("file://")) / name
 
 
@@ -126,7 +126,7 @@ def test_parameters_tags_and_data_say_what_was_run(tracked):
     assert tags["gluonexp.device"] == "cpu(0)"
     assert int(tags["gluonexp.pid"]) > 0
     contexts = {item.tags[0].value: item.dataset.digest for item in run.inputs.dataset_inputs}
-    assert set(contexts) == {"training", "validation", "test"}
+    assert set(contexts) == {"training", "validation", "testing"}
     assert set(contexts.values()) == {params["data.digest"][:36]}
 
 
@@ -145,7 +145,9 @@ def test_the_artifacts_are_there_and_real(tracked):
     assert resolved["optim"]["lr"] == 0.001
     overrides = yaml.safe_load(_artifact(tracked, "config/overrides.yaml").read_text())
     assert "trainer.epochs=4" in overrides
-    assert json.loads(_artifact(tracked, "config/environment.json").read_text())["packages"]
+    assert json.loads(_artifact(tracked, "config/environment.json").read_text())["versions"][
+        "mxnet"
+    ]
     with _artifact(tracked, "plan/layers.csv").open() as file:
         rows = {row["parameter"]: row for row in csv.DictReader(file)}
     assert rows["0.weight"]["shape"] == "20x1x5x5"
@@ -252,7 +254,7 @@ def test_an_exception_in_the_loop_fails_the_run_and_keeps_what_it_measured(compo
     ],
 )
 def test_a_mistake_is_one_message_before_a_run_exists(tmp_path, overrides, message):
-    code, out, err = _finished(tmp_path, *overrides)
+    code, _, err = _finished(tmp_path, *overrides)
     assert code != 0
     assert message in err
     assert "Traceback" not in err

@@ -51,7 +51,7 @@ keys changed most often (all of them: --cfg job)
   seed  device  trainer.epochs  trainer.batch_size  trainer.log_every  trainer.resume
   optim.lr  optim.momentum  optim.weight_decay
   dataset.root  dataset.val_fraction  dataset.resize
-  tracking.uri  tracking.experiment  tracking.run_name  export.onnx
+  tracking.uri  tracking.experiment  tracking.run_name
 
 Groups of your own: --config-dir DIR. Classes of your own: 'build.allow=[mypackage]'.
 Afterwards: gluonexp ui, gluonexp predict last. Options of Hydra itself: --hydra-help.

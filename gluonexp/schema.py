@@ -185,6 +185,9 @@ def to_config(composed: DictConfig) -> Config:
     config = OmegaConf.to_object(composed)
     assert isinstance(config, Config)
     _check(config, "")
+    if config.export.onnx:
+        # The name is reserved; to accept it and write no such file would be a lie.
+        raise GluonexpError("export.onnx=true: this version writes Symbol and params, no ONNX yet")
     dataset = config.dataset
     if dataset.channels not in (None, 1, 3):
         raise GluonexpError(f"dataset.channels={dataset.channels}: choose 1, 3 or null")

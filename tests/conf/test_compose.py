@@ -73,6 +73,7 @@ def test_a_typo_dies_while_composing_with_its_key(compose, override, message):
         "dataset.std=[0]",
         "objective.mode=maximum",
         "tracking.backend=wandb",
+        "export.onnx=true",
         "seed=-1",
         "seed=2147483648",
     ],

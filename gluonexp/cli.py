@@ -30,21 +30,6 @@ class _Group(click.Group):
             raise click.ClickException(str(error)) from None
 
 
-def _existing(uri: str | None) -> str:
-    """Return the resolved store; looking at runs must not make an empty one."""
-    from gluonexp.tracking import resolve_uri
-    from gluonexp.tracking.uri import sqlite_path
-
-    resolved = resolve_uri(uri)
-    database = sqlite_path(resolved)
-    if database is not None and not database.exists():
-        raise GluonexpError(
-            f"{database}: no runs are recorded here yet; go to the folder you trained in, or name "
-            "its store with --tracking-uri sqlite:////absolute/path/mlflow.db"
-        )
-    return resolved
-
-
 def _overrides(
     ctx: click.Context, param: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
@@ -99,7 +84,7 @@ def ui(tracking_uri: str | None, host: str, port: int, open_browser: bool) -> No
     """Start MLflow's pages on the runs recorded here, and print the link to them."""
     from gluonexp.tracking.ui import serve
 
-    sys.exit(serve(_existing(tracking_uri), host=host, port=port, open_browser=open_browser))
+    sys.exit(serve(tracking_uri, host=host, port=port, open_browser=open_browser))
 
 
 @main.command()
@@ -138,7 +123,7 @@ def predict(
             export = folder / "export" if (folder / "export").is_dir() else folder
             given = given or [export.parent / "data" / "examples"]
         else:
-            client = tracking.open_store(_existing(tracking_uri))
+            client = tracking.open_store(tracking.existing(tracking_uri))
             run_id = tracking.find_run(client, run_or_folder).info.run_id
             export = tracking.download(client, run_id, "export", Path(temporary))
             if not given:

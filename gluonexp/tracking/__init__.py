@@ -11,7 +11,7 @@ from gluonexp.tracking.store import (
     probe,
 )
 from gluonexp.tracking.tracker import MlflowTracker, NullTracker, Tracker
-from gluonexp.tracking.uri import displayed, experiment_link, resolve_uri, run_link
+from gluonexp.tracking.uri import displayed, existing, experiment_link, resolve_uri, run_link
 from gluonexp.tracking.values import flatten
 
 # MLflow reads these while it is imported, which every module here does inside its functions.
@@ -26,6 +26,7 @@ __all__ = [
     "displayed",
     "download",
     "ensure_experiment",
+    "existing",
     "experiment_link",
     "find_run",
     "flatten",

@@ -16,7 +16,7 @@ import requests
 
 from gluonexp.errors import GluonexpError
 from gluonexp.tracking.store import open_store
-from gluonexp.tracking.uri import displayed, experiment_link, resolve_uri, run_link, sqlite_path
+from gluonexp.tracking.uri import displayed, existing, experiment_link, run_link, sqlite_path
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -52,13 +52,8 @@ def serve(
     GluonexpError
         There is no store, or the server does not come up.
     """
-    uri = resolve_uri(uri)
+    uri = existing(uri)
     database = sqlite_path(uri)
-    if database is not None and not database.is_file():
-        raise GluonexpError(
-            f"there is no store at {database} yet: `python -m gluonexp.run` makes it; start "
-            "`gluonexp ui` in the same folder, or name the store's URI"
-        )
     client = open_store(uri)  # tells what is wrong with it before a server does, in forty lines
     if uri.startswith("http"):
         _announce(client, uri, open_browser)

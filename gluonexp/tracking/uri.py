@@ -34,6 +34,24 @@ def resolve_uri(uri: str | None) -> str:
     return uri.rstrip("/")
 
 
+def existing(uri: str | None) -> str:
+    """Return `uri` resolved; looking at runs must not make an empty store.
+
+    Raises
+    ------
+    GluonexpError
+        It is a SQLite store that does not exist.
+    """
+    resolved = resolve_uri(uri)
+    database = sqlite_path(resolved)
+    if database is not None and not database.is_file():
+        raise GluonexpError(
+            f"there is no store at {database} yet: `python -m gluonexp.run` makes it; go to the "
+            "folder you trained in, or name its store: --tracking-uri sqlite:////path/to/mlflow.db"
+        )
+    return resolved
+
+
 def sqlite_path(uri: str) -> Path | None:
     """Return the database file of a resolved SQLite URI, None for any other kind of store."""
     return Path(uri.removeprefix(_SQLITE).split("?")[0]) if uri.startswith(_SQLITE) else None

@@ -16,8 +16,10 @@ from gluonexp.loop import Callback, Fit, StopFit
 if TYPE_CHECKING:
     from gluonexp.tracking import Tracker
 
-# A refresh reads the running sums, which waits for the device: often enough for the eye.
+# Seconds between two looks at the running sums, which wait for the device: on a terminal as often
+# as the eye wants; elsewhere (a log file) a line now and then shows that a long epoch is alive.
 REFRESH_SECONDS = 0.5
+LINE_SECONDS = 30.0
 
 # The test split after every epoch (`trainer.test_each_epoch`) has a name of its own, so that
 # `test/acc` is one number: the chosen network's.
@@ -77,16 +79,19 @@ class StopOnDivergence(Callback):
 
 
 class ShowProgress(Callback):
-    """A progress bar on a terminal, and one plain line after each epoch."""
+    """A progress bar on a terminal, lines elsewhere, and one line after each epoch."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
+        self._interval = REFRESH_SECONDS if console.is_terminal else LINE_SECONDS
         self._bar: Progress | None = None
         self._task = TaskID(0)
-        self._next = 0.0
+        self._started = self._next = 0.0
 
     def epoch_start(self, fit: Fit) -> None:
         """Show an empty bar for this epoch."""
+        self._started = time.perf_counter()
+        self._next = self._started + self._interval
         if not self._console.is_terminal:
             return
         self._bar = Progress(
@@ -97,26 +102,26 @@ class ShowProgress(Callback):
             TimeRemainingColumn(),
             console=self._console,
             transient=True,
+            refresh_per_second=1 / REFRESH_SECONDS,
         )
         self._task = self._bar.add_task(
             "train", total=fit.steps_per_epoch, epoch=f"{fit.epoch}/{fit.epochs - 1}", scores=""
         )
         self._bar.start()
-        self._started = time.perf_counter()
-        self._next = self._started + REFRESH_SECONDS
 
     def batch_end(self, fit: Fit) -> None:
-        """Refresh the bar at most twice a second (device sync then)."""
-        if self._bar is None or (now := time.perf_counter()) < self._next:
+        """Show the running means now and then (device sync then)."""
+        if (now := time.perf_counter()) < self._next:
             return
-        self._next = now + REFRESH_SECONDS
-        scores = fit.meter.read()
-        rate = fit.meter.samples / (now - self._started)
-        self._bar.update(
-            self._task,
-            completed=fit.step - fit.epoch * fit.steps_per_epoch,
-            scores=f"loss {scores['loss']:.3f}  acc {scores['acc']:.3f}  {rate:,.0f} images/s",
-        )
+        self._next = now + self._interval
+        means, rate = fit.meter.read(), fit.meter.samples / (now - self._started)
+        scores = f"loss {means['loss']:.3f}  acc {means['acc']:.3f}  {rate:,.0f} images/s"
+        done = fit.step - fit.epoch * fit.steps_per_epoch
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done, scores=scores)
+        else:
+            where = f"epoch {fit.epoch}/{fit.epochs - 1}  {done}/{fit.steps_per_epoch}"
+            self._console.print(f"{where}  {scores}", highlight=False)
 
     def epoch_end(self, fit: Fit) -> None:
         """Print the epoch's line: loss, and the accuracy of each split evaluated."""

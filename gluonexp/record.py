@@ -19,7 +19,7 @@ from gluonexp.build import Data
 from gluonexp.data.types import Split
 from gluonexp.freeze import PlanRow
 from gluonexp.report import plots
-from gluonexp.runtime import Provenance
+from gluonexp.runtime import Provenance, redact
 from gluonexp.schema import Config
 
 # One example image a class, for at most so many classes.
@@ -88,7 +88,7 @@ def tags(origin: Provenance, overrides: Sequence[str], device: str) -> dict[str,
         "git_commit": origin.git_commit,
         "git_dirty": None if origin.git_dirty is None else str(origin.git_dirty).lower(),
         "device": device,
-        "overrides": " ".join(overrides),
+        "overrides": redact(" ".join(overrides)),
     }
     return {f"gluonexp.{name}": value for name, value in named.items() if value}
 
@@ -143,4 +143,5 @@ def _made(folder: Path) -> Path:
 
 
 def _yaml(path: Path, value: object) -> None:
-    path.write_text(yaml.safe_dump(value, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    text = yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=1000)
+    path.write_text(redact(text), encoding="utf-8")  # tracking.uri may hold a password

@@ -28,15 +28,19 @@ from gluonexp.schema import Config, DatasetConfig
 
 Constructor = Callable[..., Any]
 
+# The parts of gluonexp that hold what a configuration may choose.
+OWN = ("data", "models", "loss", "optim", "callbacks")
+
 
 @dataclass(frozen=True)
 class Plan:
-    """Every constructor of a run, resolved, its arguments checked; nothing is read yet."""
+    """What a run is made of: made, or its constructor resolved; nothing is read yet."""
 
     source: Source
     augment: Augment
     model: Constructor
-    loss: Constructor
+    loss: gluon.loss.Loss
+    optimizer: mx.optimizer.Optimizer
     scheduler: Constructor
     callbacks: list[Callback]
 
@@ -77,19 +81,24 @@ def plan(config: Config) -> Plan:
     def made(node: Mapping[str, Any], key: str) -> Any:
         return constructor(node, key, allow)()
 
-    callbacks = {
-        name: made(node, f"callbacks.{name}") for name, node in config.callbacks.items() if node
-    }
-    for name, callback in callbacks.items():
-        _check_metric(config, f"callbacks.{name}", callback)
-    schedule_arguments = ("base_lr", "steps_per_epoch", "epochs")
+    callbacks = [
+        _callback(config, node, f"callbacks.{name}", allow)
+        for name, node in config.callbacks.items()
+        if node
+    ]
+    _check_metric(config, "objective", config.objective.metric, without_validation=True)
+    arguments = ("base_lr", "steps_per_epoch", "epochs")
+    scheduler = constructor(config.scheduler, "scheduler", allow, provided=arguments)
+    # Tried here, where a wrong value is still cheap; `learner` knows the steps.
+    scheduler(base_lr=config.optim.lr, steps_per_epoch=1, epochs=config.trainer.epochs)
     return Plan(
         source=made(config.dataset.source, "dataset.source"),
         augment=made(config.augment, "augment"),
         model=constructor(config.model, "model", allow, provided=("classes",)),
-        loss=constructor(config.loss, "loss", allow),
-        scheduler=constructor(config.scheduler, "scheduler", allow, provided=schedule_arguments),
-        callbacks=list(callbacks.values()),
+        loss=made(config.loss, "loss"),
+        optimizer=optim.optimizer(**asdict(config.optim)),
+        scheduler=scheduler,
+        callbacks=callbacks,
     )
 
 
@@ -197,8 +206,8 @@ def data(config: Config, source: Source) -> Data:
     """Read every sample and carve the validation split from train, by seed and class."""
     spec, samples = source.spec(), source.load()
     for name, split in {"train": samples.train, "test": samples.test}.items():
-        if split is not None and (not len(split) or split.images.dtype != np.uint8):
-            raise GluonexpError(f"dataset {config.dataset.name}: its {name} split holds no images")
+        if split is not None:
+            _check_split(f"dataset {config.dataset.name}, {name} split", split, spec)
     train, val = carve(samples.train, config.dataset.val_fraction, config.seed)
     published = {"train": samples.train, "test": samples.test}
     existing = {name: split for name, split in published.items() if split is not None}
@@ -222,16 +231,14 @@ def learner(
     train_size: int,
 ) -> Learner:
     """Return `net` with its loss, optimizer and schedule."""
-    loss = plan.loss()
-    loss.hybridize(static_alloc=True, static_shape=True)
-    with mx.name.NameManager():
-        trainer = gluon.Trainer(net.collect_params(), optim.optimizer(**asdict(config.optim)))
+    plan.loss.hybridize(static_alloc=True, static_shape=True)
+    trainer = gluon.Trainer(net.collect_params(), plan.optimizer)
     schedule = plan.scheduler(
         base_lr=config.optim.lr,
         steps_per_epoch=-(-train_size // config.trainer.batch_size),
         epochs=config.trainer.epochs,
     )
-    return Learner(net, block, loss, trainer, schedule, device)
+    return Learner(net, block, plan.loss, trainer, schedule, device)
 
 
 def _resolve(name: str, key: str, allow: Sequence[str]) -> Any:
@@ -242,6 +249,13 @@ def _resolve(name: str, key: str, allow: Sequence[str]) -> Any:
             f"to trust your own package: build.allow=[{name.partition('.')[0]}]"
         )
     module_name, _, attribute = name.rpartition(".")
+    parts = name.split(".")
+    if len(parts) < 2 or any(part.startswith("_") or not part.isidentifier() for part in parts):
+        raise GluonexpError(f"{key}._target_={name}: not the name of a public class or function")
+    if parts[0] == "gluonexp" and parts[1] not in OWN:
+        raise GluonexpError(
+            f"{key}._target_={name}: of gluonexp itself, only {', '.join(OWN)} may be named"
+        )
     try:
         target = getattr(importlib.import_module(module_name), attribute)
     except ModuleNotFoundError as error:
@@ -256,30 +270,60 @@ def _resolve(name: str, key: str, allow: Sequence[str]) -> Any:
     return target
 
 
-def _check_metric(config: Config, key: str, callback: Any) -> None:
-    """Refuse a callback (one with a `metric`) that would wait for a metric nobody measures."""
-    if not isinstance(callback, Callback):
-        raise GluonexpError(f"{key}: {type(callback).__name__} is no gluonexp.callbacks.Callback")
-    metric = getattr(callback, "metric", None)
-    splits = ["train"] if config.dataset.val_fraction == 0 else ["train", "val"]
-    measured = [f"{split}/{score}" for split in splits for score in ("loss", "acc")]
-    if metric is None or metric in measured:
-        return
-    if metric.startswith("val/") and "val" not in splits and metric[4:] in ("loss", "acc"):
-        if getattr(callback, "without_validation", False):
-            return
-        raise GluonexpError(f"{key} watches {metric}, but dataset.val_fraction=0 leaves no such")
-    raise GluonexpError(f"{key}.metric={metric}: choose one of {', '.join(measured)}")
+def _callback(config: Config, node: Mapping[str, Any], key: str, allow: Sequence[str]) -> Callback:
+    target = _resolve(str(node.get("_target_")), key, allow)
+    if not (inspect.isclass(target) and issubclass(target, Callback)):
+        raise GluonexpError(f"{key}: {node['_target_']} is no gluonexp.loop.Callback")
+    callback: Callback = constructor(node, key, allow)()
+    if (metric := getattr(callback, "metric", None)) is not None:
+        free = getattr(callback, "without_validation", False)
+        _check_metric(config, key, metric, without_validation=free)
+    return callback
+
+
+def _check_metric(config: Config, key: str, metric: str, *, without_validation: bool) -> None:
+    """Refuse a metric that nobody measures."""
+    measured = [f"{split}/{score}" for split in ("train", "val") for score in ("loss", "acc")]
+    if metric not in measured:
+        raise GluonexpError(f"{key}.metric={metric}: choose one of {', '.join(measured)}")
+    if metric.startswith("val/") and config.dataset.val_fraction == 0 and not without_validation:
+        raise GluonexpError(
+            f"{key} watches {metric}, but dataset.val_fraction=0 leaves nothing to validate on; "
+            "choose a train/ metric or a fraction above 0"
+        )
+
+
+def _check_split(what: str, split: Split, spec: Spec) -> None:
+    """Refuse samples that are not what their `Spec` says: MXNet would train on them silently."""
+    shape = (len(split.labels), spec.height, spec.width, spec.channels)
+    if split.images.dtype != np.uint8 or split.images.shape != shape:
+        raise GluonexpError(
+            f"{what}: images are {split.images.dtype} {split.images.shape}, but its labels and "
+            f"spec ask for uint8 {shape} (N, H, W, C)"
+        )
+    if not len(split):
+        raise GluonexpError(f"{what}: holds no images")
+    if not np.issubdtype(split.labels.dtype, np.integer) or split.labels.ndim != 1:
+        raise GluonexpError(f"{what}: labels are {split.labels.dtype}, not whole numbers (N,)")
+    low, high, classes = int(split.labels.min()), int(split.labels.max()), len(spec.classes)
+    if low < 0 or high >= classes:
+        raise GluonexpError(
+            f"{what}: labels run from {low} to {high}, for {classes} classes from 0 to "
+            f"{classes - 1} are right"
+        )
 
 
 def _infer_shapes(
     net: nn.HybridBlock, shape: tuple[int, ...], classes: int, config: Config
 ) -> None:
     """Infer every parameter's shape symbolically, without computing anything."""
-    takes = "x".join(map(str, shape[1:]))
+    takes = "x".join(map(str, shape[1:]))  # (C, H, W)
     where = f"model {config.model['_target_'].rpartition('.')[2]} cannot take {takes} images"
     remedy = f"dataset {config.dataset.name}; change dataset.resize, dataset.channels or the model"
-    output = net(mx.sym.var("data"))
+    try:
+        output = net(mx.sym.var("data"))
+    except (mx.MXNetError, TypeError, ValueError) as error:
+        raise GluonexpError(f"model {config.model['_target_']}: {_reason(error)}") from error
     if isinstance(output, (list, tuple)):
         raise GluonexpError(f"model: returns {len(output)} outputs; gluonexp trains on one")
     try:
@@ -303,4 +347,5 @@ def _infer_shapes(
 def _reason(error: Exception) -> str:
     """Return the sentence of an MXNet error that says what is wrong."""
     text = str(error).strip().splitlines()[-1]
-    return text.rpartition("Check failed: ")[2].rpartition("]")[2].strip() or text
+    reason = text.rpartition("Check failed: ")[2]
+    return reason.rpartition(") : ")[2].strip() or reason or text

@@ -166,11 +166,13 @@ class Checkpoint(Callback):
         """Save ``last``, and ``best`` where this epoch is."""
         meta = {
             "epoch": fit.epoch,
-            "seed": fit.seed,
             "metrics": fit.metrics,
             "history": fit.history,
+            "identity": fit.identity,
         }
-        for name in ["last", *(["best"] if self._is_best(fit.metrics) else [])]:
+        # The best first: cut off between the two, training goes on from the epoch before and
+        # finds the same best again.
+        for name in [*(["best"] if self._is_best(fit.metrics) else []), "last"]:
             folder = fit.workdir / "checkpoints" / name
             checkpoint.save(folder, fit.learner.net, fit.learner.trainer, meta)
 
@@ -193,12 +195,16 @@ class EarlyStopping(Callback):
         """Count the epochs already trained as if they had just ended."""
         for row in fit.history:
             self._count(row)
+        self._check()
 
     def epoch_end(self, fit: Fit) -> None:
         """Raise `StopFit` when patience is used up."""
         self._count(fit.metrics)
-        if self._waited >= self._patience:
-            raise StopFit(f"{self._better.metric} has not improved for {self._waited} epochs")
+        self._check()
 
     def _count(self, metrics: dict[str, float]) -> None:
         self._waited = 0 if self._better.improved(metrics) else self._waited + 1
+
+    def _check(self) -> None:
+        if self._waited >= self._patience:
+            raise StopFit(f"{self._better.metric} has not improved for {self._waited} epochs")

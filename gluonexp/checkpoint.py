@@ -35,7 +35,9 @@ def save(folder: Path, net: nn.HybridBlock, trainer: gluon.Trainer, meta: dict[s
     """
     nd.waitall()  # device sync: what is read for saving must not be stale
     folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    for left in folder.parent.glob(f".{folder.name}-draft-*"):  # by a process that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-draft-", dir=folder.parent))
     try:
         net.save_parameters(str(draft / PARAMETERS))
         tensors, counts = _optimizer_state(net, trainer)
@@ -65,8 +67,7 @@ def load(
     GluonexpError
         No checkpoint there, a damaged file, or one of another network or optimizer.
     """
-    if not (folder / META).is_file() and (_aside(folder) / META).is_file():
-        folder = _aside(folder)
+    folder = find(folder) or folder
     try:
         meta: dict[str, Any] = json.loads((folder / META).read_text(encoding="utf-8"))
         for name, expected in meta["sha256"].items():
@@ -81,6 +82,11 @@ def load(
     if trainer is not None:
         _restore_optimizer(folder, net, trainer, meta["updates"])
     return meta
+
+
+def find(folder: Path) -> Path | None:
+    """Return where checkpoint `folder` lies: there, aside (a save was cut off), or None."""
+    return next((path for path in (folder, _aside(folder)) if (path / META).is_file()), None)
 
 
 def _parameters(net: nn.HybridBlock) -> list[gluon.Parameter]:

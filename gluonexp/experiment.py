@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,6 +76,7 @@ def run(
     """
     console = console or Console()
     artifacts = workdir / "artifacts"
+    _clear(config, workdir)
 
     # 1. Whatever can be wrong before data are read is found before a run exists.
     device = runtime.device(config.device)
@@ -107,7 +109,8 @@ def run(
         # 3. The epochs.
         block = build.preprocess(steps, spec)
         learner = build.learner(config, plan, net, block, device, len(data.train))
-        history = _resume(config, learner, workdir, tracker)
+        identity = _identity(config, data)
+        history = _resume(config, identity, learner, workdir, tracker)
         fit = loop.fit(
             learner,
             data.train,
@@ -124,6 +127,7 @@ def run(
             ],
             augment=plan.augment,
             history=history,
+            identity=identity,
         )
         show.stopped(console, fit.stopped)
 
@@ -132,10 +136,10 @@ def run(
         name, held_out = data.held_out()
         logits = loop.predict(learner, held_out, config.trainer.batch_size)
         if data.test is not None:
-            metrics |= _test_scores(logits, data.test)
-            tracker.log_metrics(
-                {key: metrics[key] for key in ("test/loss", "test/acc")}, step=best_epoch
-            )
+            scores = loop.score(learner, logits, data.test)
+            tested = {f"test/{key}": value for key, value in scores.items()}
+            tracker.log_metrics(tested, step=best_epoch)
+            metrics |= tested
         record.curves(artifacts, fit.history, title=data.title)
         record.predictions(artifacts, name, held_out, softmax(logits), data.classes)
 
@@ -150,7 +154,17 @@ def run(
     if tracker.run_id is not None:  # all of it is in the store now
         shutil.rmtree(artifacts)
         shutil.rmtree(workdir / "checkpoints", ignore_errors=True)
-    show.result(console, metrics, best_epoch, tracker.run_id, artifacts)
+    show.result(console, metrics, best_epoch)
+    if tracker.run_id is None:
+        show.untracked(console, artifacts)
+    else:
+        show.tracked(
+            console,
+            tracker.run_id,
+            link=tracker.link,
+            uri=config.tracking.uri,
+            exported=config.export.enabled,
+        )
     objective = _objective(config, fit.history)
     return Result(tracker.run_id, metrics, objective, fit.history, workdir)
 
@@ -178,28 +192,62 @@ def _evaluations(config: Config, data: build.Data) -> dict[str, Split]:
     return evaluations
 
 
+def _clear(config: Config, workdir: Path) -> None:
+    """Remove what an earlier job left in this folder, unless this one goes on from it."""
+    resume = config.trainer.resume
+    if resume is not None and checkpoint.find(Path(resume).expanduser()) is None:
+        raise GluonexpError(f"trainer.resume={resume}: no complete checkpoint there")
+    kept = workdir / "checkpoints"
+    if resume is None or Path(resume).expanduser().resolve().parent != kept.resolve():
+        shutil.rmtree(kept, ignore_errors=True)
+    shutil.rmtree(workdir / "artifacts", ignore_errors=True)
+
+
+def _identity(config: Config, data: build.Data) -> dict[str, Any]:
+    """Return what a continued run must have in common with the one it goes on from."""
+    return {
+        "seed": config.seed,
+        "the data (their digest)": data.digest,
+        "dataset.val_fraction": config.dataset.val_fraction,
+        "trainer.batch_size": config.trainer.batch_size,
+        "optim.name": config.optim.name,
+        "model": config.model,
+        "loss": config.loss,
+        "augment": config.augment,
+        "freeze": config.freeze.name,
+    }
+
+
 def _resume(
-    config: Config, learner: loop.Learner, workdir: Path, tracker: Tracker
+    config: Config,
+    identity: dict[str, Any],
+    learner: loop.Learner,
+    workdir: Path,
+    tracker: Tracker,
 ) -> list[dict[str, float]]:
     """Put the checkpoint `trainer.resume` into `learner`; return the epochs it has behind it."""
     if config.trainer.resume is None:
         return []
     folder = Path(config.trainer.resume).expanduser()
     meta = checkpoint.load(folder, learner.net, learner.trainer)
+    for key, value in identity.items():
+        if (before := meta["identity"].get(key)) != value:
+            raise GluonexpError(
+                f"trainer.resume={folder}: {key} was {before} there and is {value} now; "
+                "continue with what it was trained with"
+            )
     history: list[dict[str, float]] = meta["history"]
-    if meta["seed"] != config.seed:
-        raise GluonexpError(f"trainer.resume={folder}: trained with seed={meta['seed']}")
-    if len(history) >= config.trainer.epochs:
+    if len(history) > config.trainer.epochs:
         raise GluonexpError(
-            f"trainer.resume={folder}: has {len(history)} epochs already; ask for more with "
-            "trainer.epochs=N"
+            f"trainer.resume={folder}: has {len(history)} epochs already; ask for at least as "
+            "many with trainer.epochs=N"
         )
-    if (best := folder.parent / "best").is_dir():  # it may stay the best
-        shutil.copytree(best, workdir / "checkpoints" / "best", dirs_exist_ok=True)
+    best, target = checkpoint.find(folder.parent / "best"), workdir / "checkpoints" / "best"
+    if best is not None and best.resolve() != target.resolve():  # it may stay the best
+        shutil.copytree(best, target, dirs_exist_ok=True)
     for row in history:
-        tracker.log_metrics(
-            {key: value for key, value in row.items() if key != "epoch"}, step=int(row["epoch"])
-        )
+        metrics = {key: value for key, value in row.items() if key != "epoch"}
+        tracker.log_metrics(metrics, step=int(row["epoch"]))
     tracker.log_tags({"gluonexp.resumed_from": str(folder)})
     return history
 
@@ -210,20 +258,10 @@ def _restore_best(
     """Put the best checkpoint back into `net`; return its metrics and epoch."""
     folder = workdir / "checkpoints" / "best"
     metrics, epoch = fit.metrics, fit.epoch
-    if folder.exists():  # without a checkpoint callback, the last epoch is what there is
+    if checkpoint.find(folder):  # without a checkpoint callback, the last epoch is what there is
         meta = checkpoint.load(folder, net)
         metrics, epoch = meta["metrics"], meta["epoch"]
     return {k: v for k, v in metrics.items() if not k.startswith(TEST_CURVE)}, epoch
-
-
-def _test_scores(logits: NDArray[np.float32], test: Split) -> dict[str, float]:
-    own = softmax(logits)[np.arange(len(test)), test.labels]
-    accuracy = float((logits.argmax(axis=1) == test.labels).mean())
-    # A probability that underflows to 0 would make the mean infinite.
-    return {
-        "test/loss": float(-np.log(np.maximum(own, np.finfo(np.float64).tiny)).mean()),
-        "test/acc": accuracy,
-    }
 
 
 def _export(artifacts: Path, net: nn.HybridBlock, spec: Spec, steps: Preprocessing) -> None:

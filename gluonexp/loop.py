@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,13 +75,15 @@ class Fit:
     metrics: dict[str, float] = field(default_factory=dict)
     history: list[dict[str, float]] = field(default_factory=list)
     stopped: str | None = None
+    # What training that goes on from here must have in common with this one, by key.
+    identity: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Callback:
     """Five hooks around the loop; `fit_end` is called however training ended."""
 
     def fit_start(self, fit: Fit) -> None:
-        """Before the first epoch."""
+        """Before the first epoch. May raise `StopFit`."""
 
     def epoch_start(self, fit: Fit) -> None:
         """Before the first batch of `fit.epoch`."""
@@ -106,6 +110,7 @@ def fit(
     callbacks: Sequence[Callback] = (),
     augment: Augment | None = None,
     history: Sequence[Mapping[str, float]] = (),
+    identity: Mapping[str, Any] | None = None,
 ) -> Fit:
     """Train `learner` and evaluate it on each of `evaluations` after every epoch.
 
@@ -127,13 +132,16 @@ def fit(
         steps_per_epoch=steps,
         samples=len(train),
         workdir=workdir,
-        epoch=len(history),
+        epoch=max(len(history) - 1, 0),
         step=len(history) * steps,
+        metrics={k: v for k, v in history[-1].items() if k != "epoch"} if history else {},
         history=[dict(row) for row in history],
+        identity=identity or {},
     )
-    try:
+    with contextlib.suppress(StopFit), contextlib.ExitStack() as ended:
         for callback in callbacks:
-            callback.fit_start(state)
+            ended.callback(callback.fit_end, state)
+        _each(callbacks, "fit_start", state)
         for state.epoch in range(len(history), epochs):
             _train_epoch(state, train, batch_size, callbacks, augment)
             for name, split in evaluations.items():
@@ -141,11 +149,6 @@ def fit(
                 state.metrics |= {f"{name}/{key}": value for key, value in scores.items()}
             state.history.append({"epoch": state.epoch, **state.metrics})
             _each(callbacks, "epoch_end", state)
-    except StopFit as reason:
-        state.stopped = str(reason)
-    finally:
-        for callback in reversed(callbacks):
-            callback.fit_end(state)
     return state
 
 
@@ -205,6 +208,24 @@ def predict(learner: Learner, split: Split, batch_size: int) -> NDArray[np.float
     return np.concatenate(parts)
 
 
+def score(learner: Learner, logits: NDArray[np.float32], split: Split) -> dict[str, float]:
+    """Return `loss` and `acc` of logits (N, K) that `predict` returned for `split`."""
+    targets = nd.array(split.labels, ctx=learner.device, dtype="float32")
+    losses = learner.loss(nd.array(logits, ctx=learner.device), targets)
+    return {
+        "loss": float(losses.asnumpy().astype(np.float64).mean()),  # device sync
+        "acc": float((logits.argmax(axis=1) == split.labels).mean()),
+    }
+
+
 def _each(callbacks: Sequence[Callback], hook: str, state: Fit) -> None:
+    """Call a hook of every callback; one that stops training does not cut off the others."""
+    stop = None
     for callback in callbacks:
-        getattr(callback, hook)(state)
+        try:
+            getattr(callback, hook)(state)
+        except StopFit as reason:
+            stop = stop or reason
+    if stop is not None:
+        state.stopped = str(stop)
+        raise stop

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,14 +10,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from gluonexp.data.images import decode
+from gluonexp.data.images import SUFFIXES, decode
 from gluonexp.errors import GluonexpError
 from gluonexp.export.symbol import RUNTIMES, read_signature
 from gluonexp.models.preprocess import Preprocess, Preprocessing
 from gluonexp.mx import nd
 from gluonexp.report import plots
 
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+PLOT_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg"}
 BATCH = 64
 
 
@@ -74,11 +75,13 @@ def predict_files(
     plot
         Where to draw the images with their labels, if anywhere.
     """
+    if plot is not None and plot.suffix.lower() not in PLOT_SUFFIXES:
+        raise GluonexpError(f"{plot}: name a picture ({' '.join(sorted(PLOT_SUFFIXES))})")
     classifier = Classifier(folder, runtime)
     files = image_files(paths)
     images = np.stack([decode(path, *classifier.shape) for path in files])
     names = [path.resolve().parent.name for path in files]
-    folders = {name.replace("/", "_"): name for name in classifier.classes}
+    folders = {folder_name(name): name for name in classifier.classes}
     predictions = [
         Prediction(path, classifier.classes[row.argmax()], float(row.max()), folders.get(name))
         for path, row, name in zip(files, classifier.probabilities(images), names, strict=True)
@@ -102,6 +105,11 @@ def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     return probabilities
 
 
+def folder_name(name: str) -> str:
+    """Return the folder for examples of class `name`: one safe part of a path."""
+    return re.sub(r"[^\w .\-]", "_", name).strip(". ") or "_"
+
+
 def image_files(paths: Sequence[Path]) -> list[Path]:
     """Return the given files, and the images in and below the given folders, in order.
 
@@ -116,8 +124,12 @@ def image_files(paths: Sequence[Path]) -> list[Path]:
             raise GluonexpError(f"{path}: no such image or folder")
         found = [path]
         if path.is_dir():
-            found = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+            found = sorted(
+                inner
+                for inner in path.rglob("*")
+                if inner.suffix.lower() in SUFFIXES and inner.is_file() and inner.name[0] != "."
+            )
             if not found:
-                raise GluonexpError(f"{path}: no images ({' '.join(sorted(IMAGE_SUFFIXES))}) here")
+                raise GluonexpError(f"{path}: no images ({' '.join(sorted(SUFFIXES))}) here")
         files += found
     return files

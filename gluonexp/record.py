@@ -18,6 +18,7 @@ from gluonexp import checkpoint
 from gluonexp.build import Data
 from gluonexp.data.types import Split
 from gluonexp.freeze import PlanRow
+from gluonexp.predict import folder_name
 from gluonexp.report import plots
 from gluonexp.runtime import Provenance, redact
 from gluonexp.schema import Config
@@ -58,8 +59,9 @@ def samples(folder: Path, data: Data) -> None:
         positions = np.flatnonzero(held_out.labels == label)
         if len(positions):
             index = int(positions[0])
-            example = _made(target / "examples" / name.replace("/", "_")) / f"{index:05d}.png"
-            Image.fromarray(held_out.images[index].squeeze()).save(example)
+            image = held_out.images[index]
+            example = _made(target / "examples" / folder_name(name)) / f"{index:05d}.png"
+            Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(example)
 
 
 def parameters(settings: Config, data: Data, rows: Sequence[PlanRow]) -> dict[str, object]:

@@ -4,15 +4,19 @@ It parses and reports; `gluonexp.experiment.run` trains. MXNet and MLflow are im
 job, so that ``--help``, ``--cfg job`` and completion answer at once.
 """
 
+import difflib
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import CompactHydraException
-from omegaconf import DictConfig
+from hydra.errors import CompactHydraException, HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from gluonexp import schema
 from gluonexp.errors import GluonexpError
@@ -60,6 +64,20 @@ Afterwards: gluonexp ui, gluonexp predict last. Options of Hydra itself: --hydra
 schema.register()
 
 
+def compose(*overrides: str) -> schema.Config:
+    """Return the configuration that the command line would run with these overrides.
+
+    Raises
+    ------
+    GluonexpError
+        A value is missing or out of its range.
+    HydraException
+        A key, a type or a group's choice is not right.
+    """
+    with hydra.initialize_config_dir(version_base="1.3", config_dir=conf_dir()):
+        return schema.to_config(hydra.compose("config", overrides=list(overrides)))
+
+
 def help_text(command: str, arguments: Sequence[str]) -> str:
     """Return what ``--help`` prints, at once: Hydra's own listing of the groups takes a second."""
     folders = [Path(conf_dir())]
@@ -103,10 +121,43 @@ def _how_to_go_on(workdir: Path) -> str:
 
 def start(command: str = "python -m gluonexp.run") -> None:
     """Run what the command line says."""
-    if {"--help", "-h"} & set(sys.argv[1:]):
-        print(help_text(command, sys.argv[1:]), end="")
-    else:
+    arguments = sys.argv[1:]
+    if {"--help", "-h"} & set(arguments):
+        print(help_text(command, arguments), end="")
+        return
+    # Hydra's parser wants its options before the overrides; people write them anywhere.
+    overrides = [word for word in arguments if word[0] in "~+" or re.match(r"[^-][^=]*=", word)]
+    sys.argv[1:] = [word for word in arguments if word not in overrides] + overrides
+    try:
         main()
+    except SystemExit as ended:
+        if ended.code == 1 and (hint := _hint(overrides)):
+            print(f"\n{hint}", file=sys.stderr)
+        raise
+
+
+def _hint(overrides: Sequence[str]) -> str:
+    """Return what Hydra's message on a key that does not exist leaves out: the choices."""
+    plain = [override for override in overrides if override[0] not in "~+"]
+    groups = {path.parent.name for path in Path(conf_dir()).glob("*/*.yaml")}
+    chosen = [override for override in plain if re.split("[=@]", override)[0] in groups]
+    try:
+        with hydra.initialize_config_dir(version_base="1.3", config_dir=conf_dir()):
+            composed: Any = hydra.compose("config", overrides=chosen)
+        for key in (override.partition("=")[0] for override in plain if override not in chosen):
+            node, where = composed, ""
+            for part in key.split("."):
+                if not OmegaConf.is_dict(node) or key.startswith("hydra."):
+                    break
+                if part not in node:
+                    near = difflib.get_close_matches(part, map(str, node), n=1)
+                    guess = f"did you mean {where}{near[0]}? " if near else ""
+                    there = where.rstrip(".") or "the configuration"
+                    return f"{key}: {guess}{there} has {', '.join(map(str, node))}"
+                node, where = node[part], f"{where}{part}."
+    except (HydraException, OmegaConfBaseException):
+        pass  # the choice of a group is wrong, and Hydra has listed the right ones
+    return ""
 
 
 if __name__ == "__main__":

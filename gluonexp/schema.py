@@ -29,6 +29,7 @@ def _ranged(
 
 
 def _chosen(default: str, *choices: str) -> Any:
+    """Declare a name that must be one of `choices`."""
     return field(default=default, metadata={"choices": choices})
 
 
@@ -50,14 +51,14 @@ class DatasetConfig:
 class FreezeConfig:
     """Which parameters training leaves alone."""
 
-    name: str = "none"
+    name: str = _chosen("none", "none")
 
 
 @dataclass
 class OptimConfig:
-    """What every optimizer has; `name` is its name in MXNet's registry."""
+    """What every optimizer has."""
 
-    name: str = MISSING
+    name: str = _chosen(MISSING, "sgd", "nag", "adam", "adamw", "rmsprop")
     lr: float = _ranged(low=0, above=True)
     weight_decay: float = _ranged(0.0, low=0)
 
@@ -191,7 +192,9 @@ def to_config(composed: DictConfig) -> Config:
     dataset = config.dataset
     if dataset.channels not in (None, 1, 3):
         raise GluonexpError(f"dataset.channels={dataset.channels}: choose 1, 3 or null")
-    if any(not value > 0 for value in dataset.std):
+    if not all(map(math.isfinite, dataset.mean)):
+        raise GluonexpError(f"dataset.mean={dataset.mean}: every value must be a finite number")
+    if not all(0 < value < math.inf for value in dataset.std):
         raise GluonexpError(f"dataset.std={dataset.std}: every value must be above 0")
     return config
 
@@ -210,5 +213,5 @@ def _check(node: Any, prefix: str) -> None:
             # Written so that NaN fails too.
             if not ((value > low if above else value >= low) and value < below):
                 floor = f"above {low:g}" if above else f"at least {low:g}"
-                ceiling = f" and below {below:g}" if math.isfinite(below) else ""
+                ceiling = f" and below {below:g}" if math.isfinite(below) else ", and finite"
                 raise GluonexpError(f"{key}={value}: must be {floor}{ceiling}")

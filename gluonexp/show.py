@@ -11,6 +11,7 @@ from rich.table import Table
 from gluonexp.build import Data
 from gluonexp.freeze import PlanRow
 from gluonexp.predict import Prediction
+from gluonexp.runtime import redact
 
 # A deeper network's plan is summed up; every row is in plan/layers.csv.
 LONGEST_PLAN = 24
@@ -49,10 +50,8 @@ def stopped(console: Console, reason: str | None) -> None:
         console.print(f"stopped early: {reason}", highlight=False)
 
 
-def result(
-    console: Console, metrics: Mapping[str, float], epoch: int, run_id: str | None, kept: Path
-) -> None:
-    """Print the final table, the run's id and status, and the commands that go on from it."""
+def result(console: Console, metrics: Mapping[str, float], epoch: int) -> None:
+    """Print loss and accuracy of the best epoch's network on each split."""
     table = Table(title=f"best epoch: {epoch}", title_justify="left", box=None, pad_edge=False)
     for heading in ("split", "loss", "accuracy"):
         table.add_column(heading, justify="left" if heading == "split" else "right")
@@ -61,12 +60,25 @@ def result(
             loss, accuracy = metrics[f"{split}/loss"], metrics[f"{split}/acc"]
             table.add_row(split, f"{loss:.4f}", f"{accuracy:.4f}")
     console.print(table)
-    if run_id is None:
-        console.print(f"not tracked; the artifacts are in {kept}", highlight=False, soft_wrap=True)
-        return
-    console.print(f"run {run_id} FINISHED", highlight=False)
-    console.print("  see it:  gluonexp ui", highlight=False)
-    console.print(f"  use it:  gluonexp predict {run_id[:8]}", highlight=False)
+
+
+def untracked(console: Console, artifacts: Path) -> None:
+    """Say where the artifacts are that no store keeps."""
+    console.print(
+        f"not tracked; the artifacts are in {artifacts}", highlight=False, soft_wrap=True
+    )
+
+
+def tracked(
+    console: Console, run_id: str, *, link: str | None, uri: str | None, exported: bool
+) -> None:
+    """Print the run's id and status, and the commands that go on from it."""
+    store = f" --tracking-uri {redact(uri)}" if uri else ""
+    lines = [f"run {run_id} FINISHED", f"  see it:  {link or f'gluonexp ui{store}'}"]
+    if exported:
+        lines.append(f"  use it:  gluonexp predict {run_id[:8]}{store}")
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True)
 
 
 def predictions(console: Console, answers: Sequence[Prediction]) -> None:

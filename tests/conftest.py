@@ -9,12 +9,10 @@ os.environ["MPLBACKEND"] = "Agg"
 
 from collections.abc import Callable
 
-import hydra
 import pytest
-from hydra import initialize_config_dir
 from hypothesis import settings
 
-from gluonexp import run, schema
+from gluonexp import run
 from gluonexp.schema import Config
 
 # On a shared machine a slow example says nothing of the code.
@@ -26,8 +24,4 @@ settings.load_profile("gluonexp")
 def compose() -> Callable[..., Config]:
     """Compose a configuration as the command line would: ``compose("optim=sgd", "seed=1")``."""
 
-    def composed(*overrides: str) -> Config:
-        with initialize_config_dir(version_base="1.3", config_dir=run.conf_dir()):
-            return schema.to_config(hydra.compose("config", overrides=list(overrides)))
-
-    return composed
+    return run.compose

@@ -15,23 +15,16 @@ import tempfile
 import time
 from pathlib import Path
 
-import hydra
 import numpy as np
 import pandas as pd
-from hydra import initialize_config_dir
 from rich.console import Console
 from rich.table import Table
 
-from gluonexp import build, callbacks, loop, run, runtime, schema
+from gluonexp import build, callbacks, loop, run, runtime
 from gluonexp.data.batches import batches
 from gluonexp.data.types import Split
 from gluonexp.mx import autograd, gluon, mx, nd
 from gluonexp.tracking import tracked_run
-
-
-def compose(*overrides):
-    with initialize_config_dir(version_base="1.3", config_dir=run.conf_dir()):
-        return schema.to_config(hydra.compose("config", overrides=list(overrides)))
 
 
 def network(config, plan, spec):
@@ -140,7 +133,7 @@ def main():
     parser.add_argument("--csv", type=Path, help="write the table here too")
     options = parser.parse_args()
 
-    config = compose("experiment=fashion_mnist_cnn", "device=cpu")
+    config = run.compose("experiment=fashion_mnist_cnn", "device=cpu")
     plan = build.plan(config)
     spec = plan.source.spec()
     title, train = load(config, plan, options)

@@ -5,19 +5,24 @@ from __future__ import annotations
 import atexit
 import os
 import platform
+import random
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType, TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gluonexp.errors import GluonexpError
 from gluonexp.tracking.store import ensure_experiment, open_store, reported
 from gluonexp.tracking.tracker import MlflowTracker, NullTracker, Status, Tracker
 from gluonexp.tracking.uri import displayed, resolve_uri
 from gluonexp.tracking.values import sanitised, tag_text
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 Handler = Callable[[int, FrameType | None], Any]
 
@@ -72,7 +77,7 @@ def tracked_run(
             all_tags = _tags(tags or {})
             signals.defer()  # a run that exists must not be lost on the way to its `finally`
             with reported(f"a run cannot be started in {displayed(uri)}"):
-                run = client.create_run(experiment_id, tags=all_tags, run_name=run_name)
+                run = _created(client, experiment_id, all_tags, run_name)
                 tracker = MlflowTracker(client, run.info.run_id)
         # For the signal that strikes between the end of the block and our `finally`.
         atexit.register(tracker.close, "KILLED")
@@ -89,6 +94,18 @@ def tracked_run(
             signals.defer()
             atexit.unregister(tracker.close)
             _close(tracker, status, failure)
+
+
+def _created(
+    client: MlflowClient, experiment_id: str, tags: Mapping[str, str], name: str | None
+) -> Run:
+    """Create the run; a name that MLflow makes up must not follow from the experiment's seed."""
+    seeded = random.getstate()
+    random.seed()
+    try:
+        return client.create_run(experiment_id, tags=dict(tags), run_name=name)
+    finally:
+        random.setstate(seeded)
 
 
 def _close(tracker: Tracker, status: Status, failure: Exception | None) -> None:

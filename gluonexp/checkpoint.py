@@ -57,6 +57,25 @@ def save(folder: Path, net: nn.HybridBlock, trainer: gluon.Trainer, meta: dict[s
         shutil.rmtree(draft, ignore_errors=True)
 
 
+def read_meta(folder: Path) -> dict[str, Any]:
+    """Return the meta of the checkpoint `folder`, once its files are known to be whole.
+
+    Raises
+    ------
+    GluonexpError
+        No checkpoint there, or a damaged file.
+    """
+    folder = find(folder) or folder
+    try:
+        meta: dict[str, Any] = json.loads((folder / META).read_text(encoding="utf-8"))
+        for name, expected in meta["sha256"].items():
+            if _sha256(folder / name) != expected:
+                raise GluonexpError(f"{folder / name}: damaged (its sha256 is not that of {META})")
+    except (OSError, ValueError, KeyError) as error:
+        raise GluonexpError(f"{folder}: not a complete checkpoint ({error})") from None
+    return meta
+
+
 def load(
     folder: Path, net: nn.HybridBlock, trainer: gluon.Trainer | None = None
 ) -> dict[str, Any]:
@@ -67,14 +86,8 @@ def load(
     GluonexpError
         No checkpoint there, a damaged file, or one of another network or optimizer.
     """
+    meta = read_meta(folder)
     folder = find(folder) or folder
-    try:
-        meta: dict[str, Any] = json.loads((folder / META).read_text(encoding="utf-8"))
-        for name, expected in meta["sha256"].items():
-            if _sha256(folder / name) != expected:
-                raise GluonexpError(f"{folder / name}: damaged (its sha256 is not that of {META})")
-    except (OSError, ValueError, KeyError) as error:
-        raise GluonexpError(f"{folder}: not a complete checkpoint ({error})") from None
     try:
         net.load_parameters(str(folder / PARAMETERS), ctx=next(iter(_parameters(net))).list_ctx())
     except (AssertionError, ValueError, mx.MXNetError) as error:

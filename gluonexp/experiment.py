@@ -229,7 +229,7 @@ def _resume(
     if config.trainer.resume is None:
         return []
     folder = Path(config.trainer.resume).expanduser()
-    meta = checkpoint.load(folder, learner.net, learner.trainer)
+    meta = checkpoint.read_meta(folder)
     for key, value in identity.items():
         if (before := meta["identity"].get(key)) != value:
             raise GluonexpError(
@@ -242,6 +242,7 @@ def _resume(
             f"trainer.resume={folder}: has {len(history)} epochs already; ask for at least as "
             "many with trainer.epochs=N"
         )
+    checkpoint.load(folder, learner.net, learner.trainer)
     best, target = checkpoint.find(folder.parent / "best"), workdir / "checkpoints" / "best"
     if best is not None and best.resolve() != target.resolve():  # it may stay the best
         shutil.copytree(best, target, dirs_exist_ok=True)

@@ -143,3 +143,14 @@ def test_exports_do_not_depend_on_what_the_process_made_before(compose, tmp_path
     first = made("a")
     nn.HybridSequential().add(nn.Dense(3))
     assert made("b") == first
+
+
+def test_only_a_tie_may_fall_the_other_way():
+    def made(**changed):
+        fields = {"runtime": "module", "max_difference": 1e-6, "images": 256, "ties": 0}
+        return symbol.Agreement(**fields | {"argmax_equal": 256} | changed)
+
+    assert made().holds
+    assert not made(argmax_equal=255).holds
+    assert made(argmax_equal=255, ties=1).holds
+    assert not made(max_difference=1e-3).holds

@@ -228,3 +228,56 @@ def test_divergence_is_an_error_with_a_remedy(learner, tmp_path):
 def test_better_has_a_declared_direction(mode, values, improved):
     better = callbacks.Better("m", mode)
     assert [better.improved({"m": value}) for value in values] == improved
+
+
+def test_cut_off_between_best_and_last_nothing_is_lost(learner, tmp_path, monkeypatch):
+    """Die after `best` of the second epoch is written and before `last`; then go on."""
+    straight = learner("optim.lr=0.05")
+    keep = callbacks.Checkpoint("train/loss", "min")
+    expected = _fit(straight, tmp_path / "straight", epochs=3, callbacks=[keep]).history
+
+    saved, save = [], checkpoint.save
+
+    def dying(folder, *arguments):
+        if len(saved) == 3:
+            raise KeyboardInterrupt
+        saved.append(folder.name)
+        save(folder, *arguments)
+
+    monkeypatch.setattr(checkpoint, "save", dying)
+    with pytest.raises(KeyboardInterrupt):
+        keep = callbacks.Checkpoint("train/loss", "min")
+        _fit(learner("optim.lr=0.05"), tmp_path / "cut", epochs=3, callbacks=[keep])
+    monkeypatch.undo()
+    assert saved == ["best", "last", "best"]
+
+    again = learner("optim.lr=0.05")
+    kept = tmp_path / "cut" / "checkpoints"
+    history = checkpoint.load(kept / "last", again.net, again.trainer)["history"]
+    keep = callbacks.Checkpoint("train/loss", "min")
+    resumed = _fit(again, tmp_path / "cut", epochs=3, history=history, callbacks=[keep]).history
+    assert _timeless(resumed) == _timeless(expected)
+    best = checkpoint.load(kept / "best", again.net)
+    assert best["epoch"] == min(expected, key=lambda row: row["train/loss"])["epoch"]
+
+
+def test_one_callback_that_stops_does_not_cut_off_the_others(learner, tmp_path):
+    class Stop(loop.Callback):
+        def epoch_end(self, fit):
+            raise loop.StopFit("enough")
+
+    spy = _Spy()
+    result = _fit(learner(), tmp_path, callbacks=[Stop(), spy])
+    assert result.stopped == "enough"
+    assert spy.calls[-2:] == ["epoch_end 0", "fit_end"]
+
+
+def test_every_callback_is_ended_even_if_one_fails_at_it(learner, tmp_path):
+    class Bad(loop.Callback):
+        def fit_end(self, fit):
+            raise RuntimeError("cannot end")
+
+    spies = [_Spy(), _Spy()]
+    with pytest.raises(RuntimeError, match="cannot end"):
+        _fit(learner(), tmp_path, epochs=1, callbacks=[spies[0], Bad(), spies[1]])
+    assert [spy.calls[-1] for spy in spies] == ["fit_end", "fit_end"]

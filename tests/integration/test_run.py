@@ -311,3 +311,92 @@ def test_the_default_store_is_below_the_working_directory(monkeypatch, tmp_path)
     monkeypatch.chdir(tmp_path)
     assert resolve_uri(None) == f"sqlite:///{tmp_path}/mlruns/mlflow.db"
     assert tracking.resolve_uri(None) == resolve_uri(None)
+
+
+# Going on from where a run was cut off
+
+
+def _run(compose, folder, *overrides):
+    return experiment.run(compose(*SMALL, "tracking=none", *overrides), folder)
+
+
+def _timeless(history):
+    return [{k: v for k, v in row.items() if not k.startswith("time/")} for row in history]
+
+
+def test_a_run_cut_off_after_its_last_epoch_is_completed(compose, tmp_path):
+    whole = _run(compose, tmp_path / "a")
+    last = tmp_path / "a" / "checkpoints" / "last"
+    again = _run(compose, tmp_path / "b", f"trainer.resume={last}")
+    assert again.metrics == whole.metrics
+    files = [tmp_path / job / "artifacts/export/model-0000.params" for job in ("a", "b")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_a_run_is_resumed_in_its_own_folder(compose, tmp_path):
+    straight = _run(compose, tmp_path / "a", "trainer.epochs=5")
+    _run(compose, tmp_path / "b")
+    last = tmp_path / "b" / "checkpoints" / "last"
+    resumed = _run(compose, tmp_path / "b", f"trainer.resume={last}", "trainer.epochs=5")
+    assert _timeless(resumed.history) == _timeless(straight.history)
+    assert resumed.metrics["test/acc"] == straight.metrics["test/acc"]
+
+
+def test_patience_that_was_used_up_stays_used_up(compose, tmp_path):
+    stop = "callbacks=early_stopping", "callbacks.early_stopping.min_delta=1", "trainer.epochs=9"
+    whole = _run(compose, tmp_path / "a", *stop)
+    last = tmp_path / "a" / "checkpoints" / "last"
+    again = _run(compose, tmp_path / "b", *stop, f"trainer.resume={last}")
+    assert len(whole.history) == len(again.history) == 4
+    assert again.metrics == whole.metrics
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        "trainer.batch_size=32",
+        "optim=adamw",
+        "seed=1",
+        "augment=flip_crop",
+        "dataset.val_fraction=0.2",
+        "dataset.source.size=20",
+    ],
+)
+def test_going_on_with_something_else_is_refused_by_name(compose, tmp_path, changed):
+    _run(compose, tmp_path / "a", "trainer.epochs=1")
+    last = tmp_path / "a" / "checkpoints" / "last"
+    key = {"optim": "optim.name", "dataset.source.size": "the data"}
+    named = key.get(changed.partition("=")[0], changed.partition("=")[0])
+    with pytest.raises(GluonexpError, match=f"{re.escape(named)}.* was .* is "):
+        _run(compose, tmp_path / "b", f"trainer.resume={last}", changed)
+
+
+def test_an_old_checkpoint_in_a_reused_folder_is_not_taken_for_this_runs(compose, tmp_path):
+    _run(compose, tmp_path / "a")
+    fresh = _run(compose, tmp_path / "b", "callbacks.checkpoint=null", "trainer.epochs=1")
+    reused = _run(compose, tmp_path / "a", "callbacks.checkpoint=null", "trainer.epochs=1")
+    assert reused.metrics["test/acc"] == fresh.metrics["test/acc"]
+
+
+def test_runs_of_one_seed_have_names_of_their_own(compose, tmp_path):
+    uri = f"tracking.uri=sqlite:///{tmp_path}/mlruns/mlflow.db"
+    config = compose(*SMALL, "trainer.epochs=1", uri)
+    results = [experiment.run(config, tmp_path / job) for job in ("a", "b")]
+    _, runs = _runs(tmp_path)
+    assert len({run.info.run_name for run in runs}) == 2
+    assert _timeless(results[0].history) == _timeless(results[1].history)
+
+
+def test_a_wrong_key_is_answered_with_the_right_ones(tmp_path):
+    code, _, err = _finished(tmp_path, "model=mlp", "optim.lrr=1")
+    assert code == 1
+    assert err.rstrip().endswith(
+        "optim.lrr: did you mean optim.lr? optim has name, lr, weight_decay, beta1, beta2, epsilon"
+    )
+
+
+def test_options_may_stand_between_overrides(tmp_path):
+    code, out, err = _finished(tmp_path, "model=mlp", "--cfg", "job", "optim.lr=0.5")
+    assert code == 0, err
+    assert "lr: 0.5" in out
+    assert "gluonexp.models.mlp.mlp" in out

@@ -1,9 +1,10 @@
 """Constructors from configuration: what may be named, and what is checked before training."""
 
+import numpy as np
 import pytest
 
 from gluonexp import build, runtime
-from gluonexp.data.types import Spec
+from gluonexp.data.types import Samples, Spec, Split
 from gluonexp.errors import GluonexpError
 from gluonexp.mx import mx
 
@@ -117,3 +118,70 @@ def test_a_callback_must_watch_something_that_is_measured(compose):
 def test_a_callback_must_be_one(compose):
     with pytest.raises(GluonexpError, match=r"callbacks\.mine: .* is no"):
         build.plan(compose("+callbacks.mine._target_=gluonexp.data.digits.Digits"))
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["gluonexp", "gluonexp.tracking.ui.serve", "gluonexp.data.split._x", "gluonexp.models..x", ""],
+)
+def test_only_the_public_parts_of_gluonexp_may_be_named(target):
+    with pytest.raises(GluonexpError, match=r"^model\._target_="):
+        build.constructor({"_target_": target}, "model", ["gluonexp"])
+
+
+class _Own:
+    """A data set of one's own, with whatever mistakes."""
+
+    def __init__(self, images, labels):
+        self.samples = Samples(Split(images, labels), None, "own")
+
+    def spec(self):
+        return Spec(4, 4, 1, ("a", "b", "c"))
+
+    def load(self):
+        return self.samples
+
+
+IMAGES = np.zeros((9, 4, 4, 1), np.uint8)
+LABELS = np.arange(9) % 3
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (IMAGES, LABELS + 1, "labels run from 1 to 3"),
+        (IMAGES, LABELS - 1, "labels run from -1 to 1"),
+        (IMAGES, LABELS.astype(float), "labels are float64"),
+        (IMAGES[:8], LABELS, r"images are uint8 \(8, 4, 4, 1\)"),
+        (IMAGES.transpose(0, 3, 1, 2), LABELS, r"images are uint8 \(9, 1, 4, 4\)"),
+        (IMAGES.astype(np.float32), LABELS, "images are float32"),
+        (np.zeros((9, 8, 4, 1), np.uint8), LABELS, r"images are uint8 \(9, 8, 4, 1\)"),
+        (IMAGES[:0], LABELS[:0], "holds no images"),
+    ],
+)
+def test_samples_must_be_what_their_spec_says(compose, images, labels, message):
+    with pytest.raises(GluonexpError, match=f"dataset digits, train split: {message}"):
+        build.data(compose(), _Own(images, labels))
+
+
+def test_right_samples_are_taken_and_split(compose):
+    data = build.data(compose("dataset.val_fraction=0.34"), _Own(IMAGES, LABELS))
+    assert [len(split) for split in data.splits().values()] == [6, 3]
+    assert data.held_out() == ("val", data.val)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("scheduler=step", None),
+        ("scheduler.warmup_epochs=soon", "^scheduler: "),
+        ("objective.metric=val/f1", r"^objective\.metric=val/f1"),
+    ],
+)
+def test_wrong_values_are_found_before_data_are_read(compose, override, message):
+    config = compose(override, "callbacks.checkpoint=null")
+    if message is None:
+        build.plan(config)
+        return
+    with pytest.raises(GluonexpError, match=message):
+        build.plan(config)

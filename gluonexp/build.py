@@ -158,7 +158,8 @@ def preprocessing(config: DatasetConfig, spec: Spec) -> Preprocessing:
     for name, values in (("mean", config.mean), ("std", config.std)):
         if len(values) not in (1, channels):
             raise GluonexpError(
-                f"dataset.{name}={values}: one value, or one for each of {channels} channel(s)"
+                f"dataset.{name}={values}: give one value, or one for each of {channels} "
+                "channel(s), as in dataset.mean=[0.5] dataset.std=[0.25]"
             )
     return Preprocessing(
         height=config.resize or spec.height,

@@ -123,6 +123,9 @@ class ImageFolder:
         spec = self.spec()
         train_folder, test_folder = self._layout()
         notes = [self.note] if self.note else []
+        for name in ("val", "valid", "validation"):
+            if test_folder is not None and (train_folder.parent / name).is_dir():
+                notes.append(f"{name}/ is not used: dataset.val_fraction carves from train/")
         train = _list(train_folder, spec.classes, notes)
         if test_folder is None:
             marks = held_out(train.labels, self.test_fraction, TEST_SEED)

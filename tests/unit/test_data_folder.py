@@ -204,3 +204,12 @@ def test_arguments_that_make_no_sense_are_refused(published, arguments, message)
 def test_a_test_fraction_out_of_range_is_refused(flat):
     with pytest.raises(GluonexpError, match=r"\[0, 1\)"):
         ImageFolder(str(flat), 4, test_fraction=1).load()
+
+
+def test_a_validation_folder_is_not_used_and_that_is_said(published):
+    before = ImageFolder(str(published), size=8).load()
+    add(published / "valid" / "cat", 10)
+    after = ImageFolder(str(published), size=8).load()
+    assert len(after.train) == len(before.train)
+    assert before.notes == ()
+    assert after.notes == ("valid/ is not used: dataset.val_fraction carves from train/",)

@@ -72,6 +72,7 @@ def run(overrides: tuple[str, ...]) -> None:
     from gluonexp.run import start
 
     sys.argv = ["gluonexp run", *overrides]
+    sys.path.insert(0, str(Path.cwd()))  # as `python -m` does: where one's own package lies
     start("gluonexp run")
 
 

@@ -71,3 +71,19 @@ def test_run_completes_groups_choices_and_keys(typed, offered):
     assert done.returncode == 0, done.stderr
     completions = {line.partition(",")[2] for line in done.stdout.splitlines()}
     assert offered <= completions, done.stdout
+
+
+def test_run_finds_a_package_in_the_working_directory(tmp_path):
+    (tmp_path / "mynets.py").write_text("def net(classes):\n    raise ValueError('reached')\n")
+    command = [sys.executable, "-P", "-m", "gluonexp", "run"]
+    if sys.version_info < (3, 11):  # no -P: a console script does not put the folder on the path
+        pytest.skip("needs python -P to start as a console script does")
+    done = subprocess.run(
+        [*command, "model._target_=mynets.net", "build.allow=[mynets]", "~model.channels"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 1
+    assert "model.hidden: mynets.net takes no such argument" in done.stderr

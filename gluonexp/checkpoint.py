@@ -89,7 +89,8 @@ def load(
     meta = read_meta(folder)
     folder = find(folder) or folder
     try:
-        net.load_parameters(str(folder / PARAMETERS), ctx=next(iter(_parameters(net))).list_ctx())
+        devices = next(iter(net.collect_params().values())).list_ctx()
+        net.load_parameters(str(folder / PARAMETERS), ctx=devices)
     except (AssertionError, ValueError, mx.MXNetError) as error:
         raise GluonexpError(f"{folder}: a checkpoint of another network: {error}") from None
     if trainer is not None:
@@ -100,10 +101,6 @@ def load(
 def find(folder: Path) -> Path | None:
     """Return where checkpoint `folder` lies: there, aside (a save was cut off), or None."""
     return next((path for path in (folder, _aside(folder)) if (path / META).is_file()), None)
-
-
-def _parameters(net: nn.HybridBlock) -> list[gluon.Parameter]:
-    return list(net.collect_params().values())
 
 
 def _names(net: nn.HybridBlock, trainer: gluon.Trainer) -> dict[int, str]:

@@ -197,6 +197,13 @@ def _clear(config: Config, workdir: Path) -> None:
     resume = config.trainer.resume
     if resume is not None and checkpoint.find(Path(resume).expanduser()) is None:
         raise GluonexpError(f"trainer.resume={resume}: no complete checkpoint there")
+    # Only what a run of ours wrote is removed: `workdir` may be any folder of the caller's.
+    for name, ours in (("checkpoints", "*/meta.json"), ("artifacts", "config/resolved.yaml")):
+        folder = workdir / name
+        if folder.exists() and any(folder.iterdir()) and not any(folder.glob(ours)):
+            raise GluonexpError(
+                f"{folder} holds something that no run wrote: give the job a folder of its own"
+            )
     kept = workdir / "checkpoints"
     if resume is None or Path(resume).expanduser().resolve().parent != kept.resolve():
         shutil.rmtree(kept, ignore_errors=True)

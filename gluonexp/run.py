@@ -126,7 +126,9 @@ def start(command: str = "python -m gluonexp.run") -> None:
         print(help_text(command, arguments), end="")
         return
     # Hydra's parser wants its options before the overrides; people write them anywhere.
-    overrides = [word for word in arguments if word[0] in "~+" or re.match(r"[^-][^=]*=", word)]
+    overrides = [
+        word for word in arguments if word[:1] in ("~", "+") or re.match(r"[^-][^=]*=", word)
+    ]
     sys.argv[1:] = [word for word in arguments if word not in overrides] + overrides
     try:
         main()

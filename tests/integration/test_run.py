@@ -400,3 +400,12 @@ def test_options_may_stand_between_overrides(tmp_path):
     assert code == 0, err
     assert "lr: 0.5" in out
     assert "gluonexp.models.mlp.mlp" in out
+
+
+@pytest.mark.parametrize("name", ["artifacts", "checkpoints"])
+def test_a_folder_that_is_not_ours_is_left_alone(compose, tmp_path, name):
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "thesis.txt").write_text("years of work")
+    with pytest.raises(GluonexpError, match=f"{name} holds something that no run wrote"):
+        _run(compose, tmp_path)
+    assert (tmp_path / name / "thesis.txt").read_text() == "years of work"

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from gluonexp.data.download import fetch
 from gluonexp.data.root import data_root
 from gluonexp.data.types import Samples, Spec, Split
+from gluonexp.download import fetch
 from gluonexp.errors import GluonexpError
 
 MIRRORS = (

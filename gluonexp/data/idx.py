@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from gluonexp.data.download import fetch
 from gluonexp.data.root import data_root
 from gluonexp.data.types import Samples, Spec, Split
+from gluonexp.download import fetch
 from gluonexp.errors import GluonexpError
 
 MIRRORS = (

@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 
-from gluonexp.data.download import fetch
+from gluonexp.download import fetch
 from gluonexp.errors import GluonexpError
 
 NAME = "data.gz"

@@ -24,8 +24,8 @@ FLOORS = (
     {"loop"},
     {"data", "models", "freeze", "optim", "loss", "metrics", "checkpoint"},
     {"tracking", "export", "report"},
-    {"schema", "runtime"},
-    {"mx"},
+    {"schema", "runtime", "download"},
+    {"mx", "progress"},
     {"errors"},
     {"__init__"},
 )

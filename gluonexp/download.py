@@ -16,8 +16,8 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from gluonexp.data.progress import transient_bar
 from gluonexp.errors import GluonexpError
+from gluonexp.progress import transient_bar
 
 _TIMEOUT = (10.0, 60.0)  # connect and read, seconds
 _ATTEMPTS = 5  # connections to one mirror; every further one goes on where the last one broke

@@ -14,6 +14,7 @@ from gluonexp.errors import GluonexpError
 from gluonexp.loop import Callback, Fit, StopFit
 
 if TYPE_CHECKING:
+    from gluonexp.freeze import Frozen
     from gluonexp.tracking import Tracker
 
 # Seconds between two looks at the running sums, which wait for the device: on a terminal as often
@@ -63,6 +64,21 @@ class Track(Callback):
         """Log the epoch's metrics by epoch, and hand over everything buffered."""
         self._tracker.log_metrics(fit.metrics, step=fit.epoch)
         self._tracker.flush()
+
+
+class Unfreezing(Callback):
+    """Release frozen parameters when the epoch begins that the freeze policy states."""
+
+    def __init__(self, frozen: Frozen) -> None:
+        self._frozen = frozen
+
+    def fit_start(self, fit: Fit) -> None:
+        """Take up what the epochs already trained had released."""
+        self._frozen.resume(len(fit.history))
+
+    def epoch_start(self, fit: Fit) -> None:
+        """Release what is due, once it is known that nothing frozen has moved."""
+        self._frozen.unfreeze(fit.epoch)
 
 
 class StopOnDivergence(Callback):

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -22,9 +23,48 @@ from gluonexp.progress import transient_bar
 _TIMEOUT = (10.0, 60.0)  # connect and read, seconds
 _ATTEMPTS = 5  # connections to one mirror; every further one goes on where the last one broke
 _BLOCK = 1 << 16  # bytes
+_ENCODING = {"Accept-Encoding": "identity"}
+_OFFLINE = "not asked, because GLUONEXP_OFFLINE is set"
 
 # urllib3's own errors come from reading the raw stream, where requests does not wrap them.
 _NETWORK = (requests.RequestException, urllib3.exceptions.HTTPError)
+
+
+class NoMirror(GluonexpError):
+    """No mirror delivered a file; `failures` are lines that say of each why."""
+
+    def __init__(self, message: str, failures: Sequence[str]) -> None:
+        super().__init__(message)
+        self.failures = list(failures)
+
+
+def offline() -> bool:
+    """Whether ``GLUONEXP_OFFLINE`` forbids downloads."""
+    return os.environ.get("GLUONEXP_OFFLINE", "0") not in ("", "0")
+
+
+def obstacle(url: str, seconds: float = 3.0) -> str | None:
+    """Say within `seconds` what keeps `url` from being downloaded; None if nothing does.
+
+    A timeout of a request would not do: it counts for every address of a host, and there is none
+    for the search of its name.
+    """
+    if offline():
+        return _OFFLINE
+    replies: list[str | None] = []
+
+    def ask() -> None:
+        try:
+            with requests.get(url, headers=_ENCODING, stream=True, timeout=seconds) as response:
+                response.raise_for_status()
+            replies.append(None)
+        except requests.RequestException as error:
+            replies.append(_reason(error))
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(seconds)
+    return replies[0] if replies else "no answer"
 
 
 def fetch(
@@ -35,6 +75,9 @@ def fetch(
     check: Callable[[Path], object],
     needed: Mapping[str, str],
     size: int | None = None,
+    remote: str | None = None,
+    place: Callable[[Path, Path], object] = os.replace,
+    replace: bool = False,
 ) -> Path:
     """Return ``dest/filename``, downloading it if it is not there.
 
@@ -45,7 +88,7 @@ def fetch(
     Parameters
     ----------
     filename
-        Name at the mirrors and in `dest`.
+        Name in `dest`, and at the mirrors unless `remote` says another.
     mirrors
         Base addresses, ending in ``/``.
     dest
@@ -57,15 +100,23 @@ def fetch(
         (its digest). Only the message uses it.
     size
         Exact size in bytes, if every mirror has the very same file.
+    remote
+        Name at the mirrors.
+    place
+        Given the checked download and ``dest/filename``, makes the latter of the former, in one
+        step, and leaves nothing else.
+    replace
+        Download although the file is there.
 
     Raises
     ------
     GluonexpError
-        If no mirror delivers the file, or `dest` cannot be written.
+        If no mirror delivers the file (`NoMirror`), or `dest` cannot be written.
     """
     target = dest / filename
-    if target.exists():
+    if target.exists() and not replace:
         return target
+    urls = [mirror + (remote or filename) for mirror in mirrors]
     try:
         dest.mkdir(parents=True, exist_ok=True)
         lock = FileLock(dest / f".{filename}.lock")
@@ -75,8 +126,8 @@ def fetch(
             _say(f"waiting for another process that downloads {target}")
             lock.acquire()
         try:
-            if not target.exists():
-                _from_first_mirror(target, mirrors, check, needed, size)
+            if replace or not target.exists():
+                place(_from_first(urls, target, check, needed, size), target)
         finally:
             lock.release()
     except OSError as error:
@@ -84,16 +135,19 @@ def fetch(
     return target
 
 
-def _from_first_mirror(
+def _from_first(
+    urls: Sequence[str],
     target: Path,
-    mirrors: Sequence[str],
     check: Callable[[Path], object],
     needed: Mapping[str, str],
     size: int | None,
-) -> None:
+) -> Path:
+    """Return the checked download, which lies beside `target`."""
     failures = []
-    for mirror in mirrors:
-        url = mirror + target.name
+    for url in urls:
+        if offline():
+            failures.append(f"  {url}: {_OFFLINE}")
+            continue
         # One part file a mirror: mirrors compress differently, so that a download which began at
         # one cannot go on at another.
         tag = hashlib.sha256(url.encode()).hexdigest()[:8]
@@ -103,10 +157,9 @@ def _from_first_mirror(
         except (*_NETWORK, GluonexpError) as error:
             failures.append(f"  {url}: {_reason(error)}")
             continue
-        os.replace(part, target)
-        return
+        return part
     files = [f"  {name}  ({identity})" for name, identity in needed.items()]
-    raise GluonexpError(
+    raise NoMirror(
         "\n".join(
             [
                 f"{target.name} cannot be downloaded:",
@@ -115,7 +168,8 @@ def _from_first_mirror(
                 *files,
                 "or set dataset.root (or GLUONEXP_DATA) to a folder that has them.",
             ]
-        )
+        ),
+        failures,
     )
 
 
@@ -149,7 +203,7 @@ def _receive(url: str, part: Path, offset: int, size: int | None) -> None:
     requests.RequestException, urllib3.exceptions.HTTPError
         If the transfer fails; what had arrived stays in `part`.
     """
-    headers = {"Accept-Encoding": "identity"}
+    headers = dict(_ENCODING)
     if offset:
         headers["Range"] = f"bytes={offset}-"
     with requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT) as response:

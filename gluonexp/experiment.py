@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from gluonexp import build, checkpoint, freeze, loop, record, runtime, show
-from gluonexp.callbacks import TEST_CURVE, ShowProgress, StopOnDivergence, Track
+from gluonexp import build, checkpoint, freeze, loop, lr_find, record, show
+from gluonexp.callbacks import TEST_CURVE, ShowProgress, StopOnDivergence, Track, Unfreezing
 from gluonexp.data.types import Spec, Split
 from gluonexp.errors import GluonexpError
 from gluonexp.export import symbol
+from gluonexp.job import Job, opened
 from gluonexp.models.preprocess import Preprocessing
 from gluonexp.mx import nn
 from gluonexp.predict import Classifier, softmax
 from gluonexp.report import plots
 from gluonexp.schema import Config
-from gluonexp.tracking import Tracker, tracked_run
+from gluonexp.tracking import Tracker
 
 # The export is compared with the trained network on so many real images.
 VERIFIED_IMAGES = 256
@@ -75,40 +76,14 @@ def run(
         and SIGTERM end it KILLED; the checkpoints stay in `workdir` then.
     """
     console = console or Console()
-    artifacts = workdir / "artifacts"
-    _clear(config, workdir)
+    if config.trainer.lr_find.steps:
+        return _find_lr(config, workdir, overrides, console)
+    # 1. The network, its pretrained weights and freeze policy; the tracked run; the data.
+    with opened(config, workdir, overrides, console) as job:
+        config, learner, data = job.config, job.learner, job.data
+        tracker, artifacts = job.tracker, job.artifacts
 
-    # 1. Whatever can be wrong before data are read is found before a run exists.
-    device = runtime.device(config.device)
-    plan = build.plan(config)
-    spec = plan.source.spec()
-    steps = build.preprocessing(config.dataset, spec)
-    runtime.seed_everything(config.seed)
-    net = build.network(config, plan.model, spec, steps, device)
-    rows = freeze.plan(net)
-    show.plan(console, rows)
-    origin = runtime.provenance()
-
-    with tracked_run(
-        backend=config.tracking.backend,
-        uri=config.tracking.uri,
-        experiment=config.tracking.experiment,
-        run_name=config.tracking.run_name,
-        tags=record.tags(origin, overrides, str(device)),
-    ) as tracker:
-        # 2. The data; what was asked for, on which data, from which code.
-        record.config(artifacts, config, overrides, origin)
-        record.layers(artifacts, rows)
-        data = build.data(config, plan.source)
-        show.data(console, data)
-        record.samples(artifacts, data)
-        tracker.log_params(record.parameters(config, data, rows))
-        _log_data(tracker, config, data)
-        tracker.log_artifacts(artifacts)
-
-        # 3. The epochs.
-        block = build.preprocess(steps, spec)
-        learner = build.learner(config, plan, net, block, device, len(data.train))
+        # 2. The epochs; what was frozen has not moved.
         identity = _identity(config, data)
         history = _resume(config, identity, learner, workdir, tracker)
         fit = loop.fit(
@@ -120,19 +95,21 @@ def run(
             seed=config.seed,
             workdir=workdir,
             callbacks=[
+                Unfreezing(job.frozen),
                 Track(tracker, config.trainer.log_every),
                 ShowProgress(console),
                 StopOnDivergence(),
-                *plan.callbacks,
+                *job.plan.callbacks,
             ],
-            augment=plan.augment,
+            augment=job.plan.augment,
             history=history,
             identity=identity,
         )
         show.stopped(console, fit.stopped)
+        _audit(job.frozen, console, tracker)
 
-        # 4. The best network, and the test split once.
-        metrics, best_epoch = _restore_best(workdir, net, fit)
+        # 3. The best network, and the test split once.
+        metrics, best_epoch = _restore_best(workdir, learner.net, fit)
         name, held_out = data.held_out()
         logits = loop.predict(learner, held_out, config.trainer.batch_size)
         if data.test is not None:
@@ -143,45 +120,63 @@ def run(
         record.curves(artifacts, fit.history, title=data.title)
         record.predictions(artifacts, name, held_out, softmax(logits), data.classes)
 
-        # 5. The exported files, loaded back and proved equal to what was trained.
+        # 4. The exported files, loaded back and proved equal to what was trained.
         if config.export.enabled:
-            _export(artifacts, net, spec, steps)
+            _export(artifacts, learner.net, job.spec, job.steps)
             _verify(artifacts, learner, held_out, logits, tracker)
             _draw_prediction(artifacts, held_out, config.seed)
         record.parameters_file(artifacts, workdir)
         tracker.log_artifacts(artifacts)
 
-    if tracker.run_id is not None:  # all of it is in the store now
-        shutil.rmtree(artifacts)
-        shutil.rmtree(workdir / "checkpoints", ignore_errors=True)
     show.result(console, metrics, best_epoch)
-    if tracker.run_id is None:
-        show.untracked(console, artifacts)
-    else:
-        show.tracked(
-            console,
-            tracker.run_id,
-            link=tracker.link,
-            uri=config.tracking.uri,
-            exported=config.export.enabled,
-        )
+    _leave(job, console)
     objective = _objective(config, fit.history)
     return Result(tracker.run_id, metrics, objective, fit.history, workdir)
 
 
-def _log_data(tracker: Tracker, config: Config, data: build.Data) -> None:
-    contexts = {"train": "training", "val": "validation", "test": "testing"}
-    for name, split in data.splits().items():
-        tracker.log_dataset(
-            # MLflow keeps one input for each name and digest: the split belongs to the name.
-            name=f"{config.dataset.name}/{name}",
-            digest=data.digest,
-            context=contexts[name],
-            source=data.title,
-            rows=len(split),
-            shape=split.images.shape[1:],
-            classes=data.classes,
+def _find_lr(config: Config, workdir: Path, overrides: Sequence[str], console: Console) -> Result:
+    """Search a learning rate instead of training; no checkpoint, no test, nothing exported."""
+    with opened(config, workdir, overrides, console) as job:
+        wanted = config.trainer.lr_find
+        curve = lr_find.search(
+            job.learner,
+            job.data.train,
+            steps=wanted.steps,
+            start=wanted.start,
+            end=wanted.end,
+            batch_size=config.trainer.batch_size,
+            seed=config.seed,
+            augment=job.plan.augment,
         )
+        suggestion = lr_find.record(curve, job.artifacts, job.tracker, job.data.title)
+    show.suggestion(console, suggestion, lr_find.command(overrides, suggestion))
+    _leave(job, console, usable=False)
+    return Result(job.tracker.run_id, {"lr_find/suggestion": suggestion}, None, [], workdir)
+
+
+def _leave(job: Job, console: Console, usable: bool = True) -> None:
+    """Remove what the store has, and say where the run is; `usable`: for predictions."""
+    run_id = job.tracker.run_id
+    if run_id is None:
+        show.untracked(console, job.artifacts)
+        return
+    shutil.rmtree(job.artifacts)
+    shutil.rmtree(job.workdir / "checkpoints", ignore_errors=True)
+    show.tracked(
+        console,
+        run_id,
+        link=job.tracker.link,
+        uri=job.config.tracking.uri,
+        exported=usable and job.config.export.enabled,
+    )
+
+
+def _audit(frozen: freeze.Frozen, console: Console, tracker: Tracker) -> None:
+    """Prove that nothing frozen has moved; a difference ends the run FAILED."""
+    if unchanged := frozen.audit():
+        sentence = f"clean: {unchanged} frozen parameters and statistics are unchanged"
+        console.print(f"freeze audit {sentence}", highlight=False)
+        tracker.log_tags({"gluonexp.freeze.audit": sentence})
 
 
 def _evaluations(config: Config, data: build.Data) -> dict[str, Split]:
@@ -192,36 +187,19 @@ def _evaluations(config: Config, data: build.Data) -> dict[str, Split]:
     return evaluations
 
 
-def _clear(config: Config, workdir: Path) -> None:
-    """Remove what an earlier job left in this folder, unless this one goes on from it."""
-    resume = config.trainer.resume
-    if resume is not None and checkpoint.find(Path(resume).expanduser()) is None:
-        raise GluonexpError(f"trainer.resume={resume}: no complete checkpoint there")
-    # Only what a run of ours wrote is removed: `workdir` may be any folder of the caller's.
-    for name, ours in (("checkpoints", "*/meta.json"), ("artifacts", "config/resolved.yaml")):
-        folder = workdir / name
-        if folder.exists() and any(folder.iterdir()) and not any(folder.glob(ours)):
-            raise GluonexpError(
-                f"{folder} holds something that no run wrote: give the job a folder of its own"
-            )
-    kept = workdir / "checkpoints"
-    if resume is None or Path(resume).expanduser().resolve().parent != kept.resolve():
-        shutil.rmtree(kept, ignore_errors=True)
-    shutil.rmtree(workdir / "artifacts", ignore_errors=True)
-
-
 def _identity(config: Config, data: build.Data) -> dict[str, Any]:
     """Return what a continued run must have in common with the one it goes on from."""
     return {
         "seed": config.seed,
         "the data (their digest)": data.digest,
         "dataset.val_fraction": config.dataset.val_fraction,
+        "dataset.train_fraction": config.dataset.train_fraction,
         "trainer.batch_size": config.trainer.batch_size,
         "optim.name": config.optim.name,
         "model": config.model,
         "loss": config.loss,
         "augment": config.augment,
-        "freeze": config.freeze.name,
+        "freeze": asdict(config.freeze),
     }
 
 

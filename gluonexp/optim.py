@@ -1,4 +1,4 @@
-"""Optimizers by name, and learning-rate schedules by step."""
+"""Optimizers by name, what they may not decay, and learning-rate schedules by step."""
 
 from __future__ import annotations
 
@@ -6,10 +6,16 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from gluonexp.mx import mx, nd
+from gluonexp.mx import mx, nd, nn
 
 Schedule = Callable[[int], float]
 """Step (counted from 0 over the whole run) to learning rate."""
+
+
+_RENAMED = {
+    "adagrad": {"epsilon": "eps"},
+    "rmsprop": {"rho": "gamma1", "momentum": "gamma2"},
+}
 
 
 class AdamW(mx.optimizer.Optimizer):
@@ -61,9 +67,22 @@ def optimizer(
 ) -> mx.optimizer.Optimizer:
     """Return the optimizer `name`; options carry the field's usual names, not MXNet's."""
     arguments: dict[str, Any] = {"learning_rate": lr, "wd": weight_decay}
-    renamed = {"rho": "gamma1", "momentum": "gamma2"} if name == "rmsprop" else {}
+    renamed = _RENAMED.get(name, {})
     arguments |= {renamed.get(key, key): value for key, value in options.items()}
     return AdamW(**arguments) if name == "adamw" else mx.optimizer.create(name, **arguments)
+
+
+def exempt_bias_and_norm(net: nn.HybridBlock) -> None:
+    """Keep weight decay off every bias and off what normalisation layers scale and shift by.
+
+    To pull those towards zero does not make a network simpler (He et al., 2019, "Bag of Tricks",
+    section 3.1). A parameter's role is the name that its block has for it: ``bias``, ``gamma``,
+    ``beta``, in recurrent layers ``l0_i2h_bias``. What is frozen is exempt too, so that it stays
+    so when it is unfrozen later.
+    """
+    for name, parameter in net._collect_params_with_prefix().items():
+        if name.rpartition(".")[2].rpartition("_")[2] in ("bias", "gamma", "beta"):
+            parameter.wd_mult = 0.0
 
 
 def constant(

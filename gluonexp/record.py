@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from gluonexp import checkpoint
-from gluonexp.build import Data
+from gluonexp.build import Data, Pretrained
 from gluonexp.data.types import Split
-from gluonexp.freeze import PlanRow
+from gluonexp.freeze import Plan
 from gluonexp.predict import folder_name
 from gluonexp.report import plots
 from gluonexp.runtime import Provenance, redact
@@ -40,10 +40,11 @@ def config(folder: Path, settings: Config, overrides: Sequence[str], origin: Pro
         (target / "git.diff").write_text(diff, encoding="utf-8")
 
 
-def layers(folder: Path, rows: Sequence[PlanRow]) -> None:
+def layers(folder: Path, plan: Plan) -> None:
     """Write ``plan/layers.csv``: how each parameter trains."""
-    table = pd.DataFrame([asdict(row) for row in rows])
-    table["shape"] = ["x".join(map(str, row.shape)) for row in rows]
+    table = pd.DataFrame([asdict(row) for row in plan.rows])
+    table["shape"] = ["x".join(map(str, row.shape)) for row in plan.rows]
+    table["unfreeze_epoch"] = table["unfreeze_epoch"].astype("Int64")
     table.to_csv(_made(folder / "plan") / "layers.csv", index=False)
 
 
@@ -64,13 +65,17 @@ def samples(folder: Path, data: Data) -> None:
             Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(example)
 
 
-def parameters(settings: Config, data: Data, rows: Sequence[PlanRow]) -> dict[str, object]:
+def parameters(
+    settings: Config, data: Data, plan: Plan, pretrained: Pretrained | None
+) -> dict[str, object]:
     """Return the run's parameters: the configuration, and what it came to."""
     named = asdict(settings)
     # These say where and under which name a run is kept, not what it computes.
     del named["tracking"], named["build"]
+    came_from = {} if pretrained is None else {"weights": asdict(pretrained)}
     return {
         **named,
+        **came_from,
         "data": {
             "title": data.title,
             "digest": data.digest,
@@ -78,8 +83,8 @@ def parameters(settings: Config, data: Data, rows: Sequence[PlanRow]) -> dict[st
             **{f"{name}_images": len(split) for name, split in data.splits().items()},
         },
         "network": {
-            "parameters": sum(row.size for row in rows),
-            "trained": sum(row.size for row in rows if row.state == "trained"),
+            "parameters": sum(row.size for row in plan.rows),
+            "trained": sum(row.size for row in plan.rows if row.state == "trained"),
         },
     }
 

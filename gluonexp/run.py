@@ -42,6 +42,9 @@ usage: {command} [GROUP=NAME ...] [KEY=VALUE ...] [--multirun]
 
   {command}                                      digits on a small CNN, offline, in seconds
   {command} experiment=fashion_mnist_cnn         a recorded study, as it was run
+  {command} model=alexnet_ft optim=sgd           pretrained AlexNet, frozen, under a new classifier
+  {command} model=zoo_ft model.backbone=resnet18_v1 freeze=gradual
+  {command} trainer=lr_find                      which learning rate?
   {command} dataset=cifar10 optim=sgd optim.lr=0.05 scheduler=cosine
   {command} dataset=image_folder dataset.root=photos dataset.resize=64
   {command} --multirun optim.lr=0.001,0.003,0.01 one run for each value
@@ -54,6 +57,7 @@ groups (choose with GROUP=NAME)
 keys changed most often (all of them: --cfg job)
   seed  device  trainer.epochs  trainer.batch_size  trainer.log_every  trainer.resume
   optim.lr  optim.momentum  optim.weight_decay
+  model.weights  model.backbone  model.head  freeze.rules
   dataset.root  dataset.val_fraction  dataset.resize
   tracking.uri  tracking.experiment  tracking.run_name
 

@@ -40,6 +40,7 @@ class DatasetConfig:
     name: str = MISSING
     root: str | None = None
     val_fraction: float = _ranged(0.1, low=0, below=1)
+    train_fraction: float = _ranged(1.0, low=0, above=True)
     resize: int | None = _ranged(None, low=1)
     channels: int | None = None
     mean: list[float] = field(default_factory=lambda: [0.0])
@@ -48,19 +49,48 @@ class DatasetConfig:
 
 
 @dataclass
-class FreezeConfig:
-    """Which parameters training leaves alone."""
+class FreezeRule:
+    """What happens to the parameters whose structural name matches."""
 
-    name: str = _chosen("none", "none")
+    match: str = MISSING
+    state: str = _chosen("trainable", "frozen", "trainable")
+    lr_mult: float = _ranged(1.0, low=0, above=True)
+
+
+@dataclass
+class Unfreeze:
+    """What is released when an epoch (counted from 0) begins."""
+
+    epoch: int = _ranged(low=1)
+    match: str = MISSING
+    lr_mult: float = _ranged(1.0, low=0, above=True)
+
+
+@dataclass
+class FreezeConfig:
+    """Which parameters training leaves alone, and how fast the others learn."""
+
+    name: str = "none"
+    # The first rule that matches a parameter decides; each parameter needs one.
+    rules: list[FreezeRule] = field(default_factory=lambda: [FreezeRule("*")])
+    # What frozen BatchNorm layers normalize by: their frozen statistics, or batches as before.
+    batchnorm: str = _chosen("frozen", "frozen", "moving")
+    # Multiplies the learning rate once for each block of the backbone below the classifier.
+    decay: float = _ranged(1.0, low=0, above=True)
+    unfreeze: list[Unfreeze] = field(default_factory=list)
 
 
 @dataclass
 class OptimConfig:
     """What every optimizer has."""
 
-    name: str = _chosen(MISSING, "sgd", "nag", "adam", "adamw", "rmsprop")
+    name: str = _chosen(MISSING, "sgd", "nag", "adam", "adamw", "rmsprop", "adagrad")
     lr: float = _ranged(low=0, above=True)
     weight_decay: float = _ranged(0.0, low=0)
+    # MXNet decays every parameter; false exempts biases and BatchNorm's gamma and beta.
+    decay_bias_and_norm: bool = True
+    # The longest the batch's mean gradient, of all parameters together, may be; null: any length.
+    clip_norm: float | None = _ranged(None, low=0, above=True)
 
 
 @dataclass
@@ -90,6 +120,22 @@ class RmspropConfig(OptimConfig):
 
 
 @dataclass
+class AdagradConfig(OptimConfig):
+    """AdaGrad: `epsilon` is added to the sum of squares, under the root."""
+
+    epsilon: float = _ranged(1e-7, low=0, above=True)
+
+
+@dataclass
+class LrFindConfig:
+    """The learning-rate range test: `steps` rates from `start` to `end`, equal ratios apart."""
+
+    steps: int = _ranged(0, low=0)  # 0: train instead
+    start: float = _ranged(1e-6, low=0, above=True)
+    end: float = _ranged(10.0, low=0, above=True)
+
+
+@dataclass
 class TrainerConfig:
     """The epoch loop."""
 
@@ -101,6 +147,8 @@ class TrainerConfig:
     test_each_epoch: bool = False
     # A checkpoint folder to continue from; the run goes on with the epoch after it.
     resume: str | None = None
+    # Look for a learning rate instead of training; see `gluonexp.lr_find`.
+    lr_find: LrFindConfig = field(default_factory=LrFindConfig)
 
 
 @dataclass
@@ -157,8 +205,14 @@ class Config:
     build: BuildConfig = field(default_factory=BuildConfig)
 
 
+def zoo_input(backbone: str) -> int:
+    """Return the input size of a model-zoo network, in pixels: ``${zoo_input:NAME}`` in YAML."""
+    return 299 if backbone == "inceptionv3" else 224
+
+
 def register() -> None:
-    """Make the schemas known to Hydra (idempotent)."""
+    """Make the schemas and resolvers known to Hydra (idempotent)."""
+    OmegaConf.register_new_resolver("zoo_input", zoo_input, replace=True)
     store = ConfigStore.instance()
     store.store(name="schema", node=Config)
     optimizers = {
@@ -167,6 +221,7 @@ def register() -> None:
         "adam": AdamConfig,
         "adamw": AdamConfig,
         "rmsprop": RmspropConfig,
+        "adagrad": AdagradConfig,
     }
     for name, node in optimizers.items():
         store.store(group="schema/optim", name=name, node=node)
@@ -189,7 +244,21 @@ def to_config(composed: DictConfig) -> Config:
     if config.export.onnx:
         # The name is reserved; to accept it and write no such file would be a lie.
         raise GluonexpError("export.onnx=true: this version writes Symbol and params, no ONNX yet")
+    if config.freeze.decay > 1:
+        raise GluonexpError(f"freeze.decay={config.freeze.decay}: at most 1")
+    search = config.trainer.lr_find
+    if 0 < search.steps < 50:
+        raise GluonexpError(f"trainer.lr_find.steps={search.steps}: at least 50 make a curve")
+    if search.end <= search.start:
+        raise GluonexpError(
+            f"trainer.lr_find.end={search.end:g}: must be above "
+            f"trainer.lr_find.start={search.start:g}"
+        )
+    if search.steps and config.trainer.resume is not None:
+        raise GluonexpError("trainer.resume: trainer=lr_find starts anew; leave one of them out")
     dataset = config.dataset
+    if dataset.train_fraction > 1:
+        raise GluonexpError(f"dataset.train_fraction={dataset.train_fraction}: at most 1")
     if dataset.channels not in (None, 1, 3):
         raise GluonexpError(f"dataset.channels={dataset.channels}: choose 1, 3 or null")
     if not all(map(math.isfinite, dataset.mean)):
@@ -204,6 +273,10 @@ def _check(node: Any, prefix: str) -> None:
         value, key = getattr(node, item.name), f"{prefix}{item.name}"
         if dataclasses.is_dataclass(value):
             _check(value, f"{key}.")
+        elif isinstance(value, list):
+            for index, element in enumerate(value):
+                if dataclasses.is_dataclass(element):
+                    _check(element, f"{key}[{index}].")
         elif "choices" in item.metadata and value not in item.metadata["choices"]:
             raise GluonexpError(
                 f"{key}={value}: choose one of {', '.join(item.metadata['choices'])}"

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from gluonexp.build import Data
-from gluonexp.freeze import PlanRow
+from gluonexp.build import Data, Pretrained
+from gluonexp.freeze import Plan, PlanRow
 from gluonexp.predict import Prediction
 from gluonexp.runtime import redact
 
@@ -17,22 +18,44 @@ from gluonexp.runtime import redact
 LONGEST_PLAN = 24
 
 
-def plan(console: Console, rows: Sequence[PlanRow]) -> None:
+def weights(console: Console, pretrained: Pretrained | None) -> None:
+    """Say where the network's first parameters came from."""
+    if pretrained is None:
+        return
+    if pretrained.warning is not None:
+        warning = f"[yellow]warning:[/yellow] {escape(pretrained.warning)}"
+        console.print(warning, highlight=False, soft_wrap=True)
+    digest = f" (sha256 {pretrained.sha256[:12]})" if pretrained.sha256 else ""
+    line = f"weights: {pretrained.title}{digest}; taken: {pretrained.taken}"
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def plan(console: Console, plan: Plan) -> None:
     """Print how each parameter trains."""
+    rows = plan.rows
     if len(rows) <= LONGEST_PLAN:
         table = Table(box=None, pad_edge=False)
-        for heading in ("parameter", "layer", "shape", "size", "", "lr x"):
-            table.add_column(heading, justify="right" if heading in ("size", "lr x") else "left")
+        for heading in ("parameter", "layer", "shape", "size", "", "lr x", "FLOPs"):
+            left = heading in ("parameter", "layer", "shape", "")
+            table.add_column(heading, justify="left" if left else "right")
         for row in rows:
             shape = " x ".join(map(str, row.shape))
-            cells = row.parameter, row.layer, shape, f"{row.size:,}", row.state
-            table.add_row(*cells, f"{row.lr_mult:g}")
+            cells = row.parameter, row.layer, shape, f"{row.size:,}", _state(row)
+            share = f"{row.flops_share:.1%}" if row.flops_share else ""
+            table.add_row(*cells, f"{row.lr_mult:g}", share)
         console.print(table)
     sizes = {"trained": 0, "frozen": 0, "statistic": 0}
     for row in rows:
         sizes[row.state] += row.size
     parts = [f"{size:,} {state}" for state, size in sizes.items() if size]
     console.print(f"{len(rows)} parameters: {', '.join(parts)}", highlight=False)
+    for note in plan.notes:
+        console.print(f"  note: {note}", highlight=False, markup=False)
+
+
+def _state(row: PlanRow) -> str:
+    until = "" if row.unfreeze_epoch is None else f" until epoch {row.unfreeze_epoch}"
+    return f"{row.state}{until}"
 
 
 def data(console: Console, data: Data) -> None:
@@ -60,6 +83,12 @@ def result(console: Console, metrics: Mapping[str, float], epoch: int) -> None:
             loss, accuracy = metrics[f"{split}/loss"], metrics[f"{split}/acc"]
             table.add_row(split, f"{loss:.4f}", f"{accuracy:.4f}")
     console.print(table)
+
+
+def suggestion(console: Console, lr: float, command: str) -> None:
+    """Print the learning rate that a search came to, and how to train with it."""
+    console.print(f"suggestion: optim.lr={lr:.3g}, where the loss fell fastest", highlight=False)
+    console.print(f"  train:   {command}", highlight=False, markup=False, soft_wrap=True)
 
 
 def untracked(console: Console, artifacts: Path) -> None:

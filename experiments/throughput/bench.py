@@ -31,7 +31,7 @@ from gluonexp.tracking import tracked_run
 def network(config, plan, spec):
     runtime.seed_everything(config.seed)
     steps = build.preprocessing(config.dataset, spec)
-    net = build.network(config, plan.model, spec, steps, mx.cpu())
+    net, _ = build.network(config, plan.model, spec, steps, mx.cpu())
     return net, build.preprocess(steps, spec)
 
 
@@ -39,7 +39,10 @@ def bare(config, plan, spec, train):
     """Return a function that trains one epoch and returns its seconds."""
     net, preprocess = network(config, plan, spec)
     learner = build.learner(config, plan, net, preprocess, mx.cpu(), len(train))
-    ready = [learner.put(*batch) for batch in batches(train, config.trainer.batch_size)]
+    ready = [
+        learner.put(batch.images, batch.labels)
+        for batch in batches(train, config.trainer.batch_size)
+    ]
     nd.waitall()
 
     def epoch():

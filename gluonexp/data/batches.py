@@ -3,10 +3,9 @@
 from collections.abc import Iterator
 
 import numpy as np
-from numpy.typing import NDArray
 
-from gluonexp.data.augment import Augment
-from gluonexp.data.types import Split
+from gluonexp.data.augment import Augment, Blend
+from gluonexp.data.types import Batch, Split
 
 
 def batches(
@@ -15,7 +14,7 @@ def batches(
     *,
     rng: np.random.Generator | None = None,
     augment: Augment | None = None,
-) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int64]]]:
+) -> Iterator[Batch]:
     """Yield every sample of `split` exactly once, `batch_size` at a time.
 
     Parameters
@@ -29,13 +28,6 @@ def batches(
         batch. None keeps data-set order and augments nothing.
     augment
         Applied to each batch of images when there is an `rng`.
-
-    Yields
-    ------
-    images
-        (n, H, W, C) uint8; without `rng` a view of the split, so not to be written to.
-    labels
-        (n,) int64.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
@@ -43,10 +35,15 @@ def batches(
     if rng is None:
         for start in starts:
             part = slice(start, start + batch_size)
-            yield split.images[part], split.labels[part]
+            yield Batch(split.images[part], split.labels[part], split.labels[part])
         return
     order = rng.permutation(len(split))
     for start in starts:
         chosen = order[start : start + batch_size]
         images = split.images.take(chosen, axis=0)  # a little faster than images[chosen]
-        yield (images if augment is None else augment(images, rng)), split.labels[chosen]
+        labels = split.labels[chosen]
+        changed = images if augment is None else augment(images, rng)
+        if isinstance(changed, Blend):
+            yield Batch(changed.images, labels, labels[changed.partners], changed.share)
+        else:
+            yield Batch(changed, labels, labels)

@@ -45,6 +45,31 @@ class Split:
 
 
 @dataclass(frozen=True)
+class Batch:
+    """Some samples of a split, as training sees them.
+
+    Attributes
+    ----------
+    images
+        (n, H, W, C) uint8; without augmentation perhaps a view of the split, not to be written to.
+    labels
+        (n,) int64.
+    others
+        (n,) int64, of the images that were blended into these.
+    share
+        (n,) float32 in [1/2, 1], how much of each image is its own; None where nothing is blended.
+    """
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    others: NDArray[np.int64]
+    share: NDArray[np.float32] | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
 class Samples:
     """What a source loads: the published train and test splits, and what to say of them.
 

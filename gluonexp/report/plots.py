@@ -1,29 +1,35 @@
 """The pictures of a run: every function takes arrays and writes one PNG file.
 
-Figures are made as objects, never through pyplot: no window system, no global state, any thread.
-The colours (Okabe and Ito, 2008) can be told apart by colour-blind readers, and right and wrong
-are marked by a sign as well.
+Right and wrong are marked by a sign as well as by a colour.
 """
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import PowerNorm
-from matplotlib.figure import Figure
-from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
-_BLUE, _ORANGE, _GREEN, _RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
-_INK, _GRAY, _PALE = "#222222", "#6B6B6B", "#E4E4E4"
-_DPI = 144
-_WIDTH = 10.0  # inches, of every grid of pictures
-_MARGIN = 0.22  # inches, around and between pictures
+from gluonexp.report.canvas import (
+    BLUE,
+    GRAY,
+    GREEN,
+    INK,
+    MARGIN,
+    ORANGE,
+    PALE,
+    RED,
+    WIDTH,
+    place,
+    plain,
+    save,
+    short,
+    titled,
+    write,
+)
 
 Images = NDArray[np.uint8] | Sequence[NDArray[np.uint8]]
 
@@ -50,19 +56,19 @@ def sample_grid(
         if len(classes) <= most
     )
     rows = -(-len(classes) // columns)
-    gap, name_height = _MARGIN, 0.27
-    width = (_WIDTH - gap * (columns + 1)) / columns
+    gap, name_height = MARGIN, 0.27
+    width = (WIDTH - gap * (columns + 1)) / columns
     height = width / each * images.shape[1] / images.shape[2]
-    figure, top = _titled(_WIDTH, rows * (height + name_height + 0.08) + 0.15, title)
+    figure, top = titled(WIDTH, rows * (height + name_height + 0.08) + 0.15, title)
     for index, name in enumerate(classes):
         row, column = divmod(index, columns)
         left = gap + column * (width + gap)
         bottom = top - (row + 1) * (height + name_height + 0.08) + 0.08
-        axes = _axes(figure, left, bottom, width, height)
+        axes = place(figure, left, bottom, width, height)
         chosen = images[np.flatnonzero(labels == index)[:each]]
         _show(axes, _strip(chosen, each, images.shape[1:]))
-        _write(figure, left, bottom + height + 0.06, name, width, 10, va="bottom", color=_INK)
-    _save(figure, path)
+        write(figure, left, bottom + height + 0.06, name, width, 10, va="bottom", color=INK)
+    save(figure, path)
 
 
 def curves(
@@ -86,11 +92,11 @@ def curves(
     ]
     if "optim/lr" in table and table["optim/lr"].nunique() > 1:
         panels.append(("Learning rate", "lr", None))
-    figure, top = _titled(4.6 * len(panels) + 0.4, 3.9, title)
+    figure, top = titled(4.6 * len(panels) + 0.4, 3.9, title)
     for index, (name, key, best) in enumerate(panels):
-        axes = _axes(figure, 0.75 + 4.6 * index, 0.65, 3.75, top - 0.95)
+        axes = place(figure, 0.75 + 4.6 * index, 0.65, 3.75, top - 0.95)
         _curve_panel(axes, table, name, key, best)
-    _save(figure, path)
+    save(figure, path)
 
 
 def confusion_matrix(
@@ -113,19 +119,19 @@ def confusion_matrix(
 
     cell = float(np.clip(9.0 / size, 0.12, 0.75))
     font = float(np.clip(cell * 30, 5.5, 10))
-    names = [_short(name, 22) for name in classes]
+    names = [short(name, 22) for name in classes]
     margin = 0.55 + max(map(len, names)) * font * 0.0085  # inches, for the names
     side = max(cell * size, 2.4)
     accuracy = f"accuracy {np.mean(truth == answer):.4f} on {len(truth):,} images"
-    figure, top = _titled(margin + side + 1.3, margin + side, f"Confusion matrix: {accuracy}")
-    axes = _axes(figure, margin, top - side, side, side)
-    axes.set_facecolor(_PALE)  # a class without samples
+    figure, top = titled(margin + side + 1.3, margin + side, f"Confusion matrix: {accuracy}")
+    axes = place(figure, margin, top - side, side, side)
+    axes.set_facecolor(PALE)  # a class without samples
     mesh = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
     axes.set_xticks(range(size), names, rotation=90, fontsize=font)
     axes.set_yticks(range(size), names, fontsize=font)
-    axes.set_xlabel("predicted", color=_GRAY)
-    axes.set_ylabel("true", color=_GRAY)
-    axes.tick_params(length=0, colors=_INK)
+    axes.set_xlabel("predicted", color=GRAY)
+    axes.set_ylabel("true", color=GRAY)
+    axes.tick_params(length=0, colors=INK)
     axes.set_xticks(np.arange(size + 1) - 0.5, minor=True)
     axes.set_yticks(np.arange(size + 1) - 0.5, minor=True)
     axes.grid(which="minor", color="white", linewidth=0.6)
@@ -135,18 +141,18 @@ def confusion_matrix(
     count_font = min(font, cell * 72 / (0.75 * digits + 0.8))
     if count_font >= 5:
         for row, column in np.argwhere(counts):
-            colour = "white" if shares[row, column] > 0.35 else _INK
+            colour = "white" if shares[row, column] > 0.35 else INK
             text = str(counts[row, column])
             axes.text(
                 column, row, text, ha="center", va="center", color=colour, fontsize=count_font
             )
-    bar = figure.colorbar(mesh, cax=_axes(figure, margin + side + 0.2, top - side, 0.16, side))
+    bar = figure.colorbar(mesh, cax=place(figure, margin + side + 0.2, top - side, 0.16, side))
     bar.set_ticks([0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1])
     bar.ax.set_yticklabels(["0", "1 %", "5 %", "10 %", "25 %", "50 %", "75 %", "100 %"])
-    bar.ax.tick_params(length=0, labelsize=8, labelcolor=_GRAY)
-    bar.set_label("share of the true class", color=_GRAY, fontsize=9)
+    bar.ax.tick_params(length=0, labelsize=8, labelcolor=GRAY)
+    bar.set_label("share of the true class", color=GRAY, fontsize=9)
     bar.outline.set_visible(False)
-    _save(figure, path)
+    save(figure, path)
 
 
 def worst_mistakes(
@@ -224,9 +230,9 @@ def prediction(
 def _curve_panel(axes: Axes, table: pd.DataFrame, name: str, key: str, best: str | None) -> None:
     epochs = table["epoch"].to_numpy(np.float64)
     marker = "o" if len(table) <= 30 else ""
-    lines = [("train", f"train/{key}", _BLUE), ("validation", f"val/{key}", _ORANGE)]
+    lines = [("train", f"train/{key}", BLUE), ("validation", f"val/{key}", ORANGE)]
     if best is None:
-        lines = [("", f"optim/{key}", _GRAY)]
+        lines = [("", f"optim/{key}", GRAY)]
     drawn: list[tuple[NDArray[np.float64], str]] = []
     for label, column, colour in lines:
         values = _numbers(table, column)
@@ -236,27 +242,23 @@ def _curve_panel(axes: Axes, table: pd.DataFrame, name: str, key: str, best: str
     if best is not None and drawn:
         values, colour = drawn[-1]
         at = int(np.nanargmin(values) if best == "min" else np.nanargmax(values))
-        axes.axvline(epochs[at], color=_PALE, linewidth=1.5, zorder=0)
+        axes.axvline(epochs[at], color=PALE, linewidth=1.5, zorder=0)
         axes.plot(
             epochs[at], values[at], "*", color=colour, markersize=14, markeredgecolor="white"
         )
         note = f"best {values[at]:#.4g} at epoch {epochs[at]:.0f}"
         axes.plot([], [], "*", color=colour, markersize=9, label=note)
-        axes.legend(frameon=False, fontsize=9, labelcolor=_INK)
+        axes.legend(frameon=False, fontsize=9, labelcolor=INK)
     if not drawn:
         where = {"ha": "center", "va": "center", "transform": axes.transAxes}
-        axes.text(0.5, 0.5, "no finite value", color=_GRAY, **where)  # type: ignore[arg-type]
-    axes.set_title(name, loc="left", fontsize=11, color=_INK)
-    axes.set_xlabel("epoch", color=_GRAY)
+        axes.text(0.5, 0.5, "no finite value", color=GRAY, **where)  # type: ignore[arg-type]
+    axes.set_title(name, loc="left", fontsize=11, color=INK)
+    axes.set_xlabel("epoch", color=GRAY)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
     if len(table) == 1:
         axes.set_xticks(epochs)
     axes.margins(x=0.04, y=0.08)
-    axes.grid(axis="y", color=_PALE, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color(_GRAY)
-    axes.tick_params(length=0, colors=_GRAY, labelsize=9)
+    plain(axes)
 
 
 def _numbers(table: pd.DataFrame, column: str) -> NDArray[np.float64]:
@@ -278,75 +280,26 @@ def _captioned(
     """Draw images six in a row, each over its predicted and its true class."""
     columns = min(6, max(1, len(images)))
     rows = -(-len(images) // columns)
-    gap, text_height = _MARGIN, 0.52 if any(true) else 0.32
-    side = min((_WIDTH - gap * (columns + 1)) / columns, 2.4)
+    gap, text_height = MARGIN, 0.52 if any(true) else 0.32
+    side = min((WIDTH - gap * (columns + 1)) / columns, 2.4)
     width = columns * (side + gap) + gap
-    figure, top = _titled(width, rows * (side + text_height) + 0.1, title)
+    figure, top = titled(width, rows * (side + text_height) + 0.1, title)
     for index, image in enumerate(images):
         row, column = divmod(index, columns)
         left, bottom = gap + column * (side + gap), top - row * (side + text_height) - side
-        axes = _axes(figure, left, bottom, side, side)
+        axes = place(figure, left, bottom, side, side)
         _show(axes, image)
         right = None if true[index] is None else true[index] == predicted[index]
-        sign, colour = {None: ("", _INK), True: ("✓ ", _GREEN), False: ("✗ ", _RED)}[right]
+        sign, colour = {None: ("", INK), True: ("✓ ", GREEN), False: ("✗ ", RED)}[right]
         axes.spines[:].set(visible=True, color=colour, linewidth=1.0 if right is None else 2.0)
         answer = (f"{sign}{predicted[index]}", f" {probabilities[index]:.1%}")
         below = {"ha": "center", "va": "top"}
         middle = left + side / 2
-        _write(
-            figure, middle, bottom - 0.07, answer, side, 9, color=colour, weight="bold", **below
-        )
+        write(figure, middle, bottom - 0.07, answer, side, 9, color=colour, weight="bold", **below)
         if true[index] is not None:
             truth = f"true: {true[index]}"
-            _write(figure, middle, bottom - 0.25, truth, side, 9, color=_GRAY, **below)
-    _save(figure, path)
-
-
-def _titled(width: float, height: float, title: str) -> tuple[Figure, float]:
-    """Return a figure (inches) with a title above, and where the room below the title begins."""
-    head = 0.45
-    figure = Figure(figsize=(width, height + head), dpi=_DPI, facecolor="white")
-    FigureCanvasAgg(figure)
-    style = {"color": _INK, "weight": "bold", "va": "top"}
-    room = width - 2 * _MARGIN
-    _write(figure, _MARGIN, height + head - 0.16, title, room, 13, **style)
-    return figure, height
-
-
-def _write(
-    figure: Figure,
-    left: float,
-    bottom: float,
-    text: str | tuple[str, str],
-    room: float,
-    size: float,
-    **style: Any,
-) -> None:
-    """Write one line at a place given in inches, made to fit `room` inches.
-
-    It is set smaller, down to 7 points, then the middle of `text` (of its first part, if there are
-    two) is left out.
-    """
-    head, tail = (text, "") if isinstance(text, str) else text
-    across, up = figure.get_size_inches()
-    drawn = figure.text(left / across, bottom / up, "", **style)
-    drawn.set_parse_math(False)
-    shortened = " ".join(head.split())
-    while True:
-        drawn.set(text=shortened + tail, fontsize=size)
-        width = drawn.get_window_extent().width / figure.dpi
-        if width <= room or (size <= 7 and len(shortened) <= 3):
-            return
-        if size > 7:
-            size = max(7, size - 1)
-        else:
-            shortened = _short(head, int(len(shortened) * min(room / width, 0.97)))
-
-
-def _axes(figure: Figure, left: float, bottom: float, width: float, height: float) -> Axes:
-    """Return axes at a place given in inches."""
-    across, up = figure.get_size_inches()
-    return figure.add_axes((left / across, bottom / up, width / across, height / up))
+            write(figure, middle, bottom - 0.25, truth, side, 9, color=GRAY, **below)
+    save(figure, path)
 
 
 def _show(axes: Axes, image: NDArray[np.uint8]) -> None:
@@ -368,20 +321,3 @@ def _strip(images: NDArray[np.uint8], each: int, shape: tuple[int, ...]) -> NDAr
         left = index * (width + gap)
         strip[:, left : left + width] = image
     return strip
-
-
-def _short(text: str, room: int) -> str:
-    """Return `text` in one line of at most `room` characters, its middle left out if need be."""
-    text = " ".join(str(text).split())
-    if len(text) <= room:
-        return text
-    tail = max(room // 3, 1)
-    return f"{text[: max(room - tail - 1, 1)]}…{text[-tail:]}"
-
-
-def _save(figure: Figure, path: Path) -> None:
-    for text in figure.findobj(Text):
-        text.set_parse_math(False)  # a class may be called "$5"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Without the version of matplotlib in the file, equal pictures are equal files.
-    figure.savefig(path, metadata={"Software": None})

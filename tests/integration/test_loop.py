@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from gluonexp import build, callbacks, checkpoint, loop, runtime
-from gluonexp.data.types import Split
+from gluonexp.data import augment
+from gluonexp.data.types import Batch, Split
 from gluonexp.errors import GluonexpError
 from gluonexp.mx import gluon, mx, nn
 from gluonexp.predict import softmax
@@ -44,7 +45,7 @@ def learner(compose):
         spec = build.Spec(6, 6, 1, ("a", "b", "c"))
         steps = build.preprocessing(config.dataset, spec)
         runtime.seed_everything(config.seed)
-        net = build.network(config, network, spec, steps, mx.cpu())
+        net, _ = build.network(config, network, spec, steps, mx.cpu())
         block = build.preprocess(steps, spec)
         return build.learner(config, plan, net, block, mx.cpu(), 70)
 
@@ -85,9 +86,12 @@ def test_the_same_seed_gives_bit_identical_runs(learner, tmp_path):
         np.testing.assert_array_equal(value, _weights(two)[name])
 
 
-@pytest.mark.parametrize("optim", ["sgd", "nag", "adam", "adamw", "rmsprop"])
+@pytest.mark.parametrize(
+    "optim",
+    ["sgd", "nag", "adam", "adamw", "rmsprop", "adagrad", "sgd optim.clip_norm=0.5"],
+)
 def test_resumed_equals_uninterrupted(learner, tmp_path, optim):
-    chosen = f"optim={optim}", "scheduler=cosine", "scheduler.warmup_epochs=0.5"
+    chosen = *f"optim={optim}".split(), "scheduler=cosine", "scheduler.warmup_epochs=0.5"
     straight = learner(*chosen)
     expected = _fit(straight, tmp_path, epochs=3).history
 
@@ -132,6 +136,110 @@ def test_a_short_batch_takes_a_step_of_its_own_size(learner):
     loop.fit(trained, split, {}, epochs=1, batch_size=64, seed=0, workdir=None)
     moved = _weights(trained)["1.bias"] - before
     np.testing.assert_allclose(moved, -0.5 * errors.mean(axis=0), rtol=1e-4)
+
+
+def _mean_gradient(learner, split):
+    """Return the gradient of the mean loss of a linear network, by hand: weight, then bias."""
+    pixels = split.images.reshape(len(split), -1) / 255.0
+    errors = softmax(loop.predict(learner, split, 64)) - np.eye(3)[split.labels]
+    return errors.T @ pixels / len(split), errors.mean(axis=0)
+
+
+@pytest.mark.parametrize("factor", [0.25, 4.0])
+def test_the_mean_gradient_is_shortened_to_the_norm_asked_for(learner, factor):
+    plain = "optim=sgd", "optim.momentum=0", "optim.lr=0.5"
+    split = _split(23)
+    weight, bias = _mean_gradient(learner(*plain, network=_linear), split)
+    norm = np.sqrt((weight**2).sum() + (bias**2).sum())
+    trained = learner(*plain, f"optim.clip_norm={factor * norm}", network=_linear)
+    before = _weights(trained)
+    fit = loop.fit(trained, split, {}, epochs=1, batch_size=64, seed=0, workdir=None)
+    scale = -0.5 * min(factor, 1)
+    after = _weights(trained)
+    for name, gradient in (("1.weight", weight), ("1.bias", bias)):
+        moved = after[name] - before[name]
+        np.testing.assert_allclose(moved, scale * gradient, rtol=1e-3, atol=1e-6)
+    assert fit.metrics["optim/grad_norm"] == pytest.approx(norm, rel=1e-5)
+
+
+def test_a_norm_above_every_gradient_changes_no_bit(learner, tmp_path):
+    free, clipped = learner("optim=sgd"), learner("optim=sgd", "optim.clip_norm=1e9")
+    _fit(free, tmp_path)
+    history = _fit(clipped, tmp_path).history
+    assert all(row["optim/grad_norm"] > 0 for row in history)
+    for name, value in _weights(free).items():
+        np.testing.assert_array_equal(value, _weights(clipped)[name])
+
+
+def test_clipping_knows_of_trained_parameters_only(learner):
+    chosen = "optim=sgd", "optim.momentum=0", "optim.lr=0.5", "optim.clip_norm=1e-3"
+    split, trained = _split(23), learner(*chosen, network=_linear)
+    before, (weight, _) = _weights(trained), _mean_gradient(trained, split)
+    trained.net._collect_params_with_prefix()["1.bias"].grad_req = "null"
+    fit = loop.fit(trained, split, {}, epochs=1, batch_size=64, seed=0, workdir=None)
+    norm = np.sqrt((weight**2).sum())
+    assert fit.metrics["optim/grad_norm"] == pytest.approx(norm, rel=1e-5)
+    moved = _weights(trained)["1.weight"] - before["1.weight"]
+    np.testing.assert_allclose(moved, -0.5 * 1e-3 * weight / norm, rtol=1e-2, atol=1e-6)
+    np.testing.assert_array_equal(_weights(trained)["1.bias"], before["1.bias"])
+
+
+def test_the_norm_of_a_large_layer_is_not_lost_in_rounding():
+    """2e7 equal squares: added one by one in float32, they would stop to count at 2**24."""
+    net = nn.Dense(2000, use_bias=False, in_units=10000)
+    net.initialize(mx.init.Zero())
+    learner = loop.Learner(
+        net,
+        lambda pixels: pixels.astype("float32"),
+        lambda logits, labels: logits.sum(axis=1),
+        gluon.Trainer(net.collect_params(), "sgd"),
+        lambda step: 0.1,
+        mx.cpu(),
+        clip_norm=1.0,
+    )
+    batch = Batch(np.ones((1, 10000), np.uint8), np.ones(1), np.ones(1))
+    norm = learner.step(batch, 0.1).grad_norm
+    assert norm.asscalar() == pytest.approx(np.sqrt(2e7), rel=1e-3)
+
+
+def test_clipping_does_not_hide_divergence(learner, tmp_path):
+    with pytest.raises(GluonexpError, match="diverged"):
+        _fit(
+            learner("optim=sgd", "optim.lr=1e38", "optim.clip_norm=1e9"),
+            tmp_path,
+            callbacks=[callbacks.StopOnDivergence()],
+        )
+
+
+def test_mixup_trains_on_the_blended_loss_of_both_labels(learner):
+    split = _split(8)
+    share = np.linspace(0.5, 1, 8).astype(np.float32)
+    others = np.roll(split.labels, 1)
+    trained = learner("optim=sgd", "optim.momentum=0", "optim.lr=0.5", network=_linear)
+    before = _weights(trained)["1.bias"]
+    soft = share[:, None] * np.eye(3)[split.labels] + (1 - share[:, None]) * np.eye(3)[others]
+    probabilities = softmax(loop.predict(trained, split, 64))
+    done = trained.step(Batch(split.images, split.labels, others, share), 0.5)
+    expected = -(soft * np.log(probabilities)).sum(axis=1)
+    np.testing.assert_allclose(done.losses.asnumpy(), expected, rtol=1e-5)
+    moved = _weights(trained)["1.bias"] - before
+    np.testing.assert_allclose(moved, -0.5 * (probabilities - soft).mean(axis=0), rtol=1e-4)
+    np.testing.assert_array_equal(done.targets.asnumpy(), split.labels)
+
+
+def test_mixup_and_label_smoothing_learn_and_resume_exactly(learner, tmp_path):
+    chosen = "optim.lr=0.05", "loss.label_smoothing=0.1"
+    mix = augment.mixup(0.4, first=augment.flip_crop(pad=1))
+    straight = learner(*chosen)
+    expected = _fit(straight, tmp_path, epochs=8, augment=mix).history
+    assert expected[-1]["val/acc"] > 0.9
+    first = learner(*chosen)
+    half = _fit(first, tmp_path, epochs=3, augment=mix)
+    checkpoint.save(tmp_path / "half", first.net, first.trainer, {"history": half.history})
+    second = learner(*chosen)
+    history = checkpoint.load(tmp_path / "half", second.net, second.trainer)["history"]
+    resumed = _fit(second, tmp_path, epochs=8, history=history, augment=mix).history
+    assert _timeless(resumed) == _timeless(expected)
 
 
 class _Spy(loop.Callback):

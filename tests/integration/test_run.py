@@ -188,7 +188,7 @@ def test_the_gluon_parameters_load_as_gluon_parameters(tracked, compose):
     config = compose()
     plan = build.plan(config)
     spec = plan.source.spec()
-    net = build.network(
+    net, _ = build.network(
         config, plan.model, spec, build.preprocessing(config.dataset, spec), mx.cpu()
     )
     net.load_parameters(str(_artifact(tracked, "checkpoint/model.params")))

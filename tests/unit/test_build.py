@@ -71,7 +71,8 @@ def _network(compose, *overrides, spec=None):
     spec = spec or plan.source.spec()
     steps = build.preprocessing(config.dataset, spec)
     runtime.seed_everything(config.seed)
-    return build.network(config, plan.model, spec, steps, mx.cpu())
+    net, _ = build.network(config, plan.model, spec, steps, mx.cpu())
+    return net
 
 
 def test_a_model_that_cannot_take_the_images_is_refused_with_both_named(compose):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gluonexp.data.augment import flip_crop, none
+from gluonexp.data.augment import flip_crop, mixup, none
 from gluonexp.data.batches import batches
 from gluonexp.data.types import Split
 from gluonexp.errors import GluonexpError
@@ -21,13 +21,14 @@ def numbered(count: int) -> Split:
 def test_every_sample_comes_exactly_once_and_with_its_own_label(count, batch_size, seed):
     rng = None if seed is None else np.random.default_rng(seed)
     seen = list(batches(numbered(count), batch_size, rng=rng))
-    sizes = [len(labels) for _, labels in seen]
+    sizes = [len(batch) for batch in seen]
     short = [count % batch_size] if count % batch_size else []
     assert sizes == [batch_size] * (count // batch_size) + short
-    for images, labels in seen:
-        assert images.dtype == np.uint8
-        assert np.array_equal(images[:, 0, 0, 0], labels)
-    labels = [label for _, part in seen for label in part]
+    for batch in seen:
+        assert batch.images.dtype == np.uint8
+        assert np.array_equal(batch.images[:, 0, 0, 0], batch.labels)
+        assert batch.share is None
+    labels = [label for batch in seen for label in batch.labels]
     assert sorted(labels) == list(range(count))
     if rng is None:
         assert labels == list(range(count))
@@ -36,8 +37,8 @@ def test_every_sample_comes_exactly_once_and_with_its_own_label(count, batch_siz
 def test_the_order_is_the_first_permutation_of_the_generator():
     labels = [
         label
-        for _, part in batches(numbered(50), 7, rng=np.random.default_rng(5))
-        for label in part
+        for batch in batches(numbered(50), 7, rng=np.random.default_rng(5))
+        for label in batch.labels
     ]
     assert labels == np.random.default_rng(5).permutation(50).tolist()
 
@@ -46,11 +47,10 @@ def test_augmentation_draws_after_the_permutation_and_keeps_the_order():
     split = numbered(30)
     plain = batches(split, 8, rng=np.random.default_rng(1))
     rng = np.random.default_rng(1)
-    for (images, labels), (changed, same) in zip(
-        plain, batches(split, 8, rng=rng, augment=flip_crop(pad=1)), strict=True
-    ):
-        assert np.array_equal(labels, same)
-        assert changed.shape == images.shape
+    augmented = batches(split, 8, rng=rng, augment=flip_crop(pad=1))
+    for batch, changed in zip(plain, augmented, strict=True):
+        assert np.array_equal(batch.labels, changed.labels)
+        assert changed.images.shape == batch.images.shape
     assert rng.random() != np.random.default_rng(1).random()
 
 
@@ -59,8 +59,8 @@ def test_without_a_generator_nothing_is_augmented():
         return np.zeros_like(images)
 
     split = numbered(5)
-    ((images, _),) = batches(split, 5, augment=black)
-    assert np.array_equal(images, split.images)
+    (batch,) = batches(split, 5, augment=black)
+    assert np.array_equal(batch.images, split.images)
 
 
 def test_a_batch_size_below_one_is_refused():
@@ -118,3 +118,50 @@ def test_none_changes_nothing_and_draws_nothing():
 def test_a_negative_pad_is_refused():
     with pytest.raises(GluonexpError, match=r"augment\.pad"):
         flip_crop(pad=-1)
+
+
+@given(st.integers(1, 60), st.floats(0.05, 5), st.integers(0, 2**32))
+def test_mixup_blends_each_image_with_its_partner_in_the_share_it_states(count, alpha, seed):
+    blend = mixup(alpha)(IMAGES[:count], np.random.default_rng(seed))
+    count = len(blend.images)
+    assert blend.images.dtype == np.uint8
+    assert sorted(blend.partners) == list(range(count))
+    assert blend.share.dtype == np.float32
+    assert ((blend.share >= 0.5) & (blend.share <= 1)).all()
+    share = blend.share.astype(np.float64)[:, None, None, None]
+    exact = share * IMAGES[:count] + (1 - share) * IMAGES[blend.partners]
+    assert np.abs(blend.images - exact).max() <= 0.5 + 1e-4
+
+
+def test_mixup_shares_are_those_of_its_beta_distribution():
+    images = np.zeros((20000, 1, 1, 1), np.uint8)
+    share = mixup(0.4)(images, np.random.default_rng(0)).share
+    # E[max(b, 1 - b)] = 1/2 + E|b - 1/2|, from the definition, by summing the density.
+    b = (np.arange(10**6) + 0.5) / 10**6
+    density = (b * (1 - b)) ** (0.4 - 1)
+    expected = (np.maximum(b, 1 - b) * density).sum() / density.sum()
+    assert share.mean() == pytest.approx(expected, abs=0.005)
+
+
+def test_batches_of_a_blend_have_the_labels_of_both_and_the_same_order():
+    split = Split(IMAGES, np.arange(len(IMAGES)))
+    plain = batches(split, 16, rng=np.random.default_rng(1))
+    first = next(batches(split, 16, rng=np.random.default_rng(1), augment=mixup(1.0)))
+    assert np.array_equal(first.labels, next(plain).labels)
+    assert sorted(first.others) == sorted(first.labels)
+    share = first.share[:, None, None, None]
+    blended = share * IMAGES[first.labels] + (1 - share) * IMAGES[first.others]
+    assert np.abs(first.images - blended).max() <= 0.5 + 1e-4
+
+
+def test_mixup_blends_what_comes_first():
+    black = mixup(first=lambda images, rng: np.zeros_like(images))
+    assert not black(IMAGES, np.random.default_rng(0)).images.any()
+    with pytest.raises(GluonexpError, match=r"augment\.first"):
+        mixup(first=mixup())(IMAGES, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("alpha", [0, -1, float("nan"), float("inf")])
+def test_mixup_needs_an_alpha_above_zero(alpha):
+    with pytest.raises(GluonexpError, match=r"augment\.alpha"):
+        mixup(alpha)

@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 
-from gluonexp.download import fetch
+from gluonexp.download import NoMirror, fetch, obstacle
 from gluonexp.errors import GluonexpError
 
 NAME = "data.gz"
@@ -78,6 +78,7 @@ def direct(monkeypatch):
     """Let no proxy come between."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.delenv("GLUONEXP_OFFLINE", raising=False)
 
 
 @pytest.fixture
@@ -239,3 +240,50 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(GluonexpError, match=r"cannot download data\.gz to .*file/cache"):
         get(tmp_path / "file" / "cache", "http://127.0.0.1:9/")
+
+
+def test_a_file_may_have_another_name_and_form_at_the_mirror(tmp_path):
+    def unpack(part, target):
+        target.write_bytes(part.read_bytes()[:HALF])
+        part.unlink()
+
+    with Mirror() as mirror:
+        urls = [mirror.url]
+        path = fetch("mine", urls, tmp_path, check=check, needed={}, remote=NAME, place=unpack)
+        assert path.read_bytes() == CONTENT[:HALF]
+        assert mirror.requests == [None]
+    assert left_over(tmp_path) == []
+
+
+def test_a_file_is_replaced_only_by_a_checked_one(tmp_path, dead):
+    (tmp_path / NAME).write_bytes(b"wrong")
+    with pytest.raises(NoMirror) as caught:
+        get(tmp_path, dead, replace=True)
+    assert caught.value.failures == [f"  {dead}{NAME}: no connection"]
+    assert (tmp_path / NAME).read_bytes() == b"wrong"
+    with Mirror() as mirror:
+        assert get(tmp_path, mirror).read_bytes() == b"wrong"
+        assert get(tmp_path, mirror, replace=True).read_bytes() == CONTENT
+
+
+def test_what_keeps_a_file_from_being_downloaded_is_told_soon(dead, monkeypatch):
+    with Mirror() as mirror, socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        never = f"http://127.0.0.1:{silent.getsockname()[1]}/"
+        assert obstacle(mirror.url + NAME) is None
+        assert obstacle(f"{mirror.url}other") == "404 Not Found"
+        assert obstacle(dead + NAME) == "no connection"
+        assert obstacle(never + NAME, seconds=0.05) in ("no answer", "timed out")
+        monkeypatch.setenv("GLUONEXP_OFFLINE", "1")
+        assert obstacle(mirror.url + NAME) == "not asked, because GLUONEXP_OFFLINE is set"
+
+
+def test_offline_nothing_is_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setenv("GLUONEXP_OFFLINE", "1")
+    with Mirror() as mirror:
+        with pytest.raises(NoMirror, match="not asked, because GLUONEXP_OFFLINE is set"):
+            get(tmp_path, mirror)
+        monkeypatch.setenv("GLUONEXP_OFFLINE", "0")
+        assert get(tmp_path, mirror).read_bytes() == CONTENT
+        assert mirror.requests == [None]

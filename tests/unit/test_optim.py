@@ -7,8 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gluonexp import optim
-from gluonexp.mx import autograd, gluon, mx, nd
+from gluonexp import build, optim
+from gluonexp.errors import GluonexpError
+from gluonexp.mx import autograd, gluon, mx, nd, nn
+
+NAMES = ["sgd", "nag", "adam", "adamw", "rmsprop", "adagrad"]
 
 
 def _trained(optimizer, weights, gradients):
@@ -48,12 +51,76 @@ def test_sgd_takes_momentum_and_weight_decay():
     np.testing.assert_allclose(_trained(made, one, two), [w2], rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["sgd", "nag", "adam", "adamw", "rmsprop"])
-def test_every_configured_optimizer_is_made_with_its_values(compose, name):
-    from dataclasses import asdict
+def test_adagrad_is_the_published_rule_with_decoupled_weight_decay():
+    rng = np.random.default_rng(0)
+    weights, gradients = rng.normal(size=5), rng.normal(size=(4, 5))
+    lr, decay, epsilon = 0.1, 0.2, 0.01
+    expected, squares = weights.copy(), np.zeros(5)
+    for g in gradients:
+        squares += g**2
+        expected -= lr * (g / np.sqrt(squares + epsilon) + decay * expected)
+    made = optim.optimizer("adagrad", lr=lr, weight_decay=decay, epsilon=epsilon)
+    np.testing.assert_allclose(_trained(made, weights, gradients), expected, rtol=1e-5)
 
-    made = optim.optimizer(**asdict(compose(f"optim={name}", "optim.lr=0.0625").optim))
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_configured_optimizer_is_made_with_its_values(compose, name):
+    made = build.plan(
+        compose(f"optim={name}", "optim.lr=0.0625", "optim.weight_decay=0.5")
+    ).optimizer
     assert made.learning_rate == 0.0625
+    assert made.wd == 0.5
+
+
+def _decayed(compose, name, exempt):
+    """Return the structural names of what moves in two steps of weight decay and no gradient."""
+    config = compose(
+        f"optim={name}", "optim.weight_decay=0.5", f"optim.decay_bias_and_norm={not exempt}"
+    )
+    net = nn.HybridSequential()
+    with net.name_scope():
+        net.add(nn.Conv2D(3, 3), nn.BatchNorm(), nn.LayerNorm(), nn.Flatten())
+        net.add(nn.Dense(4), nn.Dense(3))
+    net.initialize(mx.init.One())
+    images = nd.zeros((2, 3, 5, 5))
+    net(images)
+    parameters = net._collect_params_with_prefix()
+    for parameter in parameters.values():
+        if parameter._differentiable:
+            parameter.set_data(nd.full(parameter.shape, 2.0))
+    parameters["4.weight"].grad_req = parameters["4.bias"].grad_req = "null"
+    learner = build.learner(config, build.plan(config), net, net, mx.cpu(), 2)
+    for _ in range(2):
+        with autograd.record():
+            loss = (net(images) * 0).sum()
+        loss.backward()
+        learner.trainer.step(1)
+    assert parameters["4.weight"].grad_req == parameters["4.bias"].grad_req == "null"
+    trained = {name: p for name, p in parameters.items() if p._differentiable}
+    return {name for name, p in trained.items() if (p.data() != 2).asnumpy().any()}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_weight_decay_spares_biases_and_norms_where_asked_and_always_what_is_frozen(compose, name):
+    everything = {"0.weight", "0.bias", "1.gamma", "1.beta", "2.gamma", "2.beta"}
+    everything |= {"5.weight", "5.bias"}
+    assert _decayed(compose, name, exempt=False) == everything
+    assert _decayed(compose, name, exempt=True) == {"0.weight", "5.weight"}
+
+
+def test_recurrent_biases_are_exempt_too():
+    net = gluon.rnn.LSTM(2, input_size=3)
+    optim.exempt_bias_and_norm(net)
+    mults = {name: p.wd_mult for name, p in net._collect_params_with_prefix().items()}
+    assert len(mults) == 4
+    assert mults == {name: float(name.endswith("_weight")) for name in mults}
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("value", [0, -1, "nan"])
+def test_a_norm_to_clip_to_is_above_zero(compose, name, value):
+    with pytest.raises(GluonexpError, match=r"^optim\.clip_norm="):
+        compose(f"optim={name}", f"optim.clip_norm={value}")
 
 
 @given(

@@ -1,0 +1,9 @@
+"""Freezing: which parameters train, how fast and from which epoch on; and the proof that it held.
+
+`plan` says it for every parameter before anything is trained, `apply` makes it so.
+"""
+
+from gluonexp.freeze.frozen import Frozen, apply
+from gluonexp.freeze.planning import Plan, PlanRow, plan
+
+__all__ = ["Frozen", "Plan", "PlanRow", "apply", "plan"]

@@ -1,0 +1,180 @@
+"""Pretrained features under a new classifier: any network of Gluon's model zoo, cut and topped."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+
+from gluonexp.errors import GluonexpError
+from gluonexp.mx import gluon, mx, nn
+from gluonexp.weights.find import Weights
+from gluonexp.weights.torchvision import adapt
+
+# The convolutions of AlexNet and the Flatten behind them: 9,216 features of a 224x224 image. What
+# the zoo calls its features goes on with the two Dense(4096) that fine-tuning replaces.
+ALEXNET_CONVOLUTIONS = 9
+
+
+class FineTune(nn.HybridBlock):
+    """Images (N, 3, H, W) to logits (N, classes): `backbone`, then `head`.
+
+    What the zoo calls ``features.5.weight`` is ``backbone.5.weight`` here. Pretrained parameters
+    are not loaded on construction; see `adopt`.
+
+    Attributes
+    ----------
+    zoo_name
+        The zoo's name of the network whose features `backbone` is.
+    weights, sha256
+        The pretrained parameters wanted, as `gluonexp.weights.find` takes them.
+    """
+
+    def __init__(
+        self,
+        zoo_name: str,
+        backbone: Sequence[nn.HybridBlock],
+        head: nn.HybridSequential,
+        weights: str,
+        sha256: str | None,
+    ) -> None:
+        super().__init__(prefix="")
+        self.zoo_name, self.weights, self.sha256 = zoo_name, weights, sha256
+        self.backbone = nn.HybridSequential(prefix="")
+        self.backbone.add(*backbone)
+        self.head = head
+
+    def hybrid_forward(self, F, x):  # type: ignore[no-untyped-def]
+        """Return the logits; `F` is `nd` or `sym`."""
+        return self.head(self.backbone(x))
+
+    def adopt(self, weights: Weights) -> str:
+        """Take pretrained parameters over; the shapes of this network's must be known.
+
+        The backbone's must all be there. A head of the same shapes (of an earlier run) is taken
+        too, any other is left to be initialized.
+
+        Returns
+        -------
+        str
+            What was taken: ``nothing``, ``backbone`` or ``backbone and head``.
+
+        Raises
+        ------
+        GluonexpError
+            A parameter of the backbone is missing, or has another shape.
+        """
+        if not weights.arrays:
+            return "nothing"
+        if weights.adapted:
+            adapt(self.backbone, self.zoo_name)
+        arrays = {
+            re.sub(r"^features\.", "backbone.", name): array
+            for name, array in weights.arrays.items()
+        }
+        mine = self._collect_params_with_prefix()
+        for name, parameter in mine.items():
+            found = arrays[name].shape if name in arrays else "nothing"
+            if name.startswith("backbone.") and found != parameter.shape:
+                raise GluonexpError(
+                    f"model.weights={weights.choice}: {name} is {found} there, but "
+                    f"{parameter.shape} in {self.zoo_name} as it is cut here"
+                )
+        head = [name for name in mine if name.startswith("head.")]
+        whole = all(name in arrays and arrays[name].shape == mine[name].shape for name in head)
+        for name, parameter in mine.items():
+            if name not in head or whole:
+                parameter.initialize(mx.init.Constant(mx.nd.array(arrays[name])))
+        return "backbone and head" if whole else "backbone"
+
+
+class SpatialMean(nn.HybridBlock):
+    """The mean over all pixels: (N, C, ...) to (N, C). What has no pixels stays as it is.
+
+    MXNet's own global pooling makes small networks several times slower to train on a CPU.
+    """
+
+    def hybrid_forward(self, F, x):  # type: ignore[no-untyped-def]
+        """Return the means; `F` is `nd` or `sym`."""
+        return F.mean(F.reshape(x, shape=(0, 0, -1)), axis=2)
+
+
+def alexnet_ft(
+    classes: int,
+    head: Sequence[int] = (4096, 4096),
+    dropout: float = 0.5,
+    weights: str = "auto",
+    sha256: str | None = None,
+) -> FineTune:
+    """Return AlexNet's convolutions (Krizhevsky, 2014) under a new classifier.
+
+    Parameters
+    ----------
+    head
+        Units of the hidden Dense layers, each with ReLU and dropout.
+    weights, sha256
+        Which pretrained parameters are wanted, as `gluonexp.weights.find` takes them.
+    """
+    backbone = _features("alexnet", ALEXNET_CONVOLUTIONS)
+    return FineTune("alexnet", backbone, _head(classes, head, dropout), weights, sha256)
+
+
+def zoo_ft(
+    classes: int,
+    backbone: str,
+    cut: int | None = None,
+    pool: bool = True,
+    head: Sequence[int] = (),
+    dropout: float = 0.0,
+    weights: str = "auto",
+    sha256: str | None = None,
+) -> FineTune:
+    """Return the features of any classifier of the model zoo under a new classifier.
+
+    Parameters
+    ----------
+    backbone
+        The zoo's name, such as ``resnet18_v1``.
+    cut
+        Number of the zoo's feature layers to keep; None keeps all.
+    pool
+        Average what the backbone returns over its pixels before the first Dense layer.
+    head
+        Units of the hidden Dense layers, each with ReLU and dropout; none: a linear classifier.
+    weights, sha256
+        Which pretrained parameters are wanted, as `gluonexp.weights.find` takes them.
+    """
+    layers = _features(backbone, cut)
+    return FineTune(backbone, layers, _head(classes, head, dropout, pool), weights, sha256)
+
+
+def zoo_names() -> list[str]:
+    """Return the names of the classifiers in Gluon's model zoo."""
+    return sorted(gluon.model_zoo.model_store._model_sha1)
+
+
+def _features(name: str, cut: int | None) -> list[nn.HybridBlock]:
+    names = zoo_names()
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=3) or names
+        raise GluonexpError(f"model.backbone={name}: not in the model zoo; {', '.join(near)} is")
+    layers = list(gluon.model_zoo.vision.get_model(name).features)
+    if cut is not None and not 1 <= cut <= len(layers):
+        raise GluonexpError(
+            f"model.cut={cut}: {name} has {len(layers)} feature layers; keep 1 to {len(layers)}"
+        )
+    return layers[:cut]
+
+
+def _head(
+    classes: int, hidden: Sequence[int], dropout: float, pool: bool = False
+) -> nn.HybridSequential:
+    head = nn.HybridSequential(prefix="head_")
+    with head.name_scope():
+        if pool:
+            head.add(SpatialMean())
+        for units in hidden:
+            head.add(nn.Dense(units, activation="relu"))
+            head.add(nn.Dropout(dropout))
+        head.add(nn.Dense(classes))
+    return head

@@ -1,0 +1,1 @@
+"""Pretrained parameters: where they come from, and how foreign files are read and renamed."""

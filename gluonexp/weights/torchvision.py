@@ -1,0 +1,336 @@
+"""torchvision's networks in Gluon's model zoo: its published files, their names, one stride.
+
+Where a network is in `PUBLISHED`, the two libraries mean the same by it, but for one thing: in
+the deeper ResNets Gluon strides in the first 1x1 convolution of a block, which has a bias, and
+torchvision in the 3x3 one, without any; `adapt` makes a zoo network torchvision's.
+
+Compared were torchvision 0.28 (``torchvision/models``) and MXNet 1.9.1
+(``gluon/model_zoo/vision``): the epsilon of BatchNorm (1e-5) and its momentum (0.9 is PyTorch's
+0.1), paddings, pooling that rounds up in SqueezeNet, and the order of a flattened image are the
+same. torchvision ends convolutions by adaptive pooling, Gluon by pooling of a fixed size or none:
+that is the same for images of 224x224 pixels, which all of these were trained with.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gluonexp.errors import GluonexpError
+from gluonexp.mx import gluon, nn
+from gluonexp.weights.names import layout
+
+_BASE: Final = "https://download.pytorch.org/models/"
+
+
+class File(NamedTuple):
+    """A published file: its name at `base`, its sha256 (or how it begins), its size in bytes."""
+
+    name: str
+    base: str
+    sha256: str
+    size: int | None
+
+
+def _file(name: str, sha256: str | None = None, size: int | None = None) -> File:
+    # torchvision itself publishes the first eight digits, in the name.
+    return File(name, _BASE, sha256 or name[-12:-4], size)
+
+
+# IMAGENET1K_V1 of torchvision/models, by Gluon's names. Whole sums and sizes are those that at
+# least two others who do not know of each other state of the files.
+PUBLISHED: Final[Mapping[str, File]] = {
+    "alexnet": _file(
+        "alexnet-owt-7be5be79.pth",
+        "7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02",
+        244_408_911,
+    ),
+    "resnet18_v1": _file(
+        "resnet18-f37072fd.pth",
+        "f37072fd47e89c5e827621c5baffa7500819f7896bbacec160b1a16c560e07ec",
+        46_830_571,
+    ),
+    "resnet34_v1": _file(
+        "resnet34-b627a593.pth",
+        "b627a593bcbe140c234610266fe4f8ae95ea42fc881d091c9b6052e6b1d0590f",
+        87_319_819,
+    ),
+    "resnet50_v1": _file(
+        "resnet50-0676ba61.pth",
+        "0676ba61b6795bbe1773cffd859882e5e297624d384b6993f7c9e683e722fb8a",
+        102_530_333,
+    ),
+    "resnet101_v1": _file(
+        "resnet101-63fe2227.pth",
+        "63fe2227b86e8f1f2063f43a75c84d195911b6a0eace650907dd3dc62dd49a0a",
+    ),
+    "resnet152_v1": _file(
+        "resnet152-394f9c45.pth",
+        "394f9c45966e3651a89bbb78a48410a6755854ce4a5ab64927cf1c7247f85e58",
+    ),
+    "vgg11": _file("vgg11-8a719046.pth"),
+    "vgg13": _file("vgg13-19584684.pth"),
+    "vgg16": _file(
+        "vgg16-397923af.pth",
+        "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
+        553_433_881,
+    ),
+    "vgg19": _file(
+        "vgg19-dcbb9e9d.pth",
+        "dcbb9e9dad569fff7a846263a77324fc34978fea2bfb039c012d710e1776ae44",
+        574_673_361,
+    ),
+    "vgg11_bn": _file("vgg11_bn-6002323d.pth"),
+    "vgg13_bn": _file("vgg13_bn-abd245e5.pth"),
+    "vgg16_bn": _file(
+        "vgg16_bn-6c64b313.pth",
+        "6c64b3138f2f4fcb3bcc4cafde11619c4f440eb1631787e93a682fd88305888a",
+        553_507_836,
+    ),
+    "vgg19_bn": _file(
+        "vgg19_bn-c79401a0.pth",
+        "c79401a0cf3cb42714e4182f5868c7a6f4f4534f5df9e956e2bb2098de41cbb6",
+        574_769_405,
+    ),
+    "squeezenet1.0": _file("squeezenet1_0-b66bff10.pth"),
+    "squeezenet1.1": _file(
+        "squeezenet1_1-b8a52dc0.pth",
+        "b8a52dc049b60e4b6ab68ad0df457362afab8b6304b2febdc1650a5dab4d7e7b",
+        4_958_839,
+    ),
+    "densenet121": _file(
+        "densenet121-a639ec97.pth",
+        "a639ec97d7c33b07ae66f0b5fb7d0192f95a3b11b7576c66c0126c2a727c4395",
+        32_342_954,
+    ),
+    "densenet161": _file("densenet161-8d451a50.pth"),
+    "densenet169": _file("densenet169-b2777c0a.pth"),
+    "densenet201": _file("densenet201-c1103571.pth"),
+}
+
+# Those which `adapt` changes.
+ADAPTED: Final = frozenset({"resnet50_v1", "resnet101_v1", "resnet152_v1"})
+
+_RESNET_BLOCKS: Final = {
+    "18": (2, 2, 2, 2),
+    "34": (3, 4, 6, 3),
+    "50": (3, 4, 6, 3),
+    "101": (3, 4, 23, 3),
+    "152": (3, 8, 36, 3),
+}
+_VGG_CONVOLUTIONS: Final = {
+    "11": (1, 1, 2, 2, 2),
+    "13": (2, 2, 2, 2, 2),
+    "16": (2, 2, 3, 3, 3),
+    "19": (2, 2, 4, 4, 4),
+}
+_SQUEEZENET_FIRES: Final = {"1.0": (3, 4, 5, 7, 8, 9, 10, 12), "1.1": (3, 4, 6, 7, 9, 10, 11, 12)}
+_DENSENET_LAYERS: Final = {
+    "121": (6, 12, 24, 16),
+    "161": (6, 12, 36, 24),
+    "169": (6, 12, 32, 32),
+    "201": (6, 12, 48, 32),
+}
+
+# BatchNorm's scale and shift; everything else has the same name in both.
+_PARAMETERS: Final = {"gamma": "weight", "beta": "bias"}
+
+# torchvision's DenseNet files have names of before PyTorch 0.4.
+_DENSENET_OLD: Final = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12])\.")
+
+
+def convert(
+    arrays: Mapping[str, NDArray[Any]], backbone: str, source: str = "the weights"
+) -> dict[str, NDArray[np.float32]]:
+    """Rename the parameters of a torchvision network as Gluon's `backbone` does.
+
+    Of a backbone in `ADAPTED` they are right only for a network that `adapt` was called with.
+
+    Parameters
+    ----------
+    arrays
+        A torchvision state dict. The classifier may be for any number of classes.
+    backbone
+        The zoo's name, one of `PUBLISHED`.
+    source
+        Where the arrays come from, for messages.
+
+    Returns
+    -------
+    dict
+        By structural name (``features.0.weight``), all of the zoo's network, in its order. They
+        may share the memory of `arrays`, and be read-only.
+
+    Raises
+    ------
+    GluonexpError
+        torchvision has no such network, or the arrays are another's; the message names the
+        first that differs, and the network that they look like.
+    """
+    check(backbone)
+    theirs = {
+        _DENSENET_OLD.sub(r"\1\2.", name.removeprefix("module.")): array  # of DataParallel
+        for name, array in arrays.items()
+        if not name.endswith(".num_batches_tracked")
+    }
+    entries = layout(backbone)
+    named = _named(backbone, entries)
+    refuse = f"{source}: not the weights of torchvision's {_theirs(backbone)}: "
+    hint = _looks_like(theirs, backbone)
+    for name, wanted in named.items():
+        if wanted is None:
+            continue
+        if wanted not in theirs:
+            raise GluonexpError(f"{refuse}it has no {wanted}{hint}")
+        found, shape = theirs[wanted].shape, entries[name].shape
+        free = 1 if name.startswith("output.") else 0  # the number of classes
+        if len(found) != len(shape) or found[free:] != shape[free:]:
+            raise GluonexpError(f"{refuse}{wanted} is {found} there, and should be {shape}{hint}")
+        if theirs[wanted].dtype.kind != "f":
+            raise GluonexpError(
+                f"{refuse}{wanted} holds {theirs[wanted].dtype}, not floating-point numbers"
+            )
+    for name in theirs:
+        if name not in named.values():
+            raise GluonexpError(f"{refuse}it also has {name}{hint}")
+    return {
+        name: np.zeros(entries[name].shape, np.float32)
+        if wanted is None
+        else np.asarray(theirs[wanted], dtype=np.float32)
+        for name, wanted in named.items()
+    }
+
+
+def check(backbone: str) -> None:
+    """Refuse a zoo network that torchvision does not have.
+
+    Raises
+    ------
+    GluonexpError
+        It says why.
+    """
+    if backbone in PUBLISHED:
+        return
+    layout(backbone)  # it refuses a name that the zoo does not have either
+    if re.fullmatch(r"resnet\d+_v2", backbone):
+        why = "torchvision has no ResNet whose activations come before the convolutions"
+    elif backbone.startswith("mobilenet"):
+        why = "torchvision has no MobileNet 1, and its MobileNet 2 and 3 have other layers"
+    else:
+        why = f"torchvision's network of that name has not been shown to equal Gluon's {backbone}"
+    raise GluonexpError(
+        f"{backbone} cannot have weights of torchvision: {why}. Those that can are "
+        f"{', '.join(PUBLISHED)}"
+    )
+
+
+def adapt(features: nn.HybridSequential, backbone: str) -> None:
+    """Move the strides of a zoo network to where torchvision has them, in place.
+
+    It changes nothing for backbones outside of `ADAPTED`, nor when called again. A hybridized
+    network must not have run yet: it would go on as it was.
+
+    Parameters
+    ----------
+    features
+        ``features`` of the zoo's network, or the first of its children.
+    backbone
+        The zoo's name of the network.
+    """
+    if backbone not in ADAPTED:
+        return
+
+    def move(block: nn.HybridBlock) -> None:
+        if isinstance(block, gluon.model_zoo.vision.BottleneckV1):
+            first, second = block.body[0]._kwargs, block.body[3]._kwargs
+            second["stride"] = max(first["stride"], second["stride"])
+            first["stride"] = (1, 1)
+
+    features.apply(move)
+
+
+def _named(backbone: str, entries: Iterable[str]) -> dict[str, str | None]:
+    """Return torchvision's name by the zoo's; None where it has no such parameter."""
+    ours = dict.fromkeys(name.rpartition(".")[0] for name in entries)
+    layers = dict(zip(ours, _layers(backbone), strict=True))
+    named: dict[str, str | None] = {}
+    for name in entries:
+        layer, _, parameter = name.rpartition(".")
+        # The biases in front of BatchNorm, which takes them away again.
+        missing = backbone in ADAPTED and parameter == "bias" and layer != "output"
+        their = f"{layers[layer]}.{_PARAMETERS.get(parameter, parameter)}"
+        named[name] = None if missing else their
+    return named
+
+
+def _layers(backbone: str) -> list[str]:
+    """Return torchvision's names of the layers that have parameters, in the zoo's order."""
+    if backbone == "alexnet":
+        features = [f"features.{place}" for place in (0, 3, 6, 8, 10)]
+        return [*features, "classifier.1", "classifier.4", "classifier.6"]
+    family, size = re.findall(r"[a-z]+|[\d.]+", backbone)[:2]
+    if family == "resnet":
+        return ["conv1", "bn1", *_resnet_layers(size), "fc"]
+    if family == "vgg":
+        features = _vgg_layers(size, backbone.endswith("_bn"))
+        return [*features, "classifier.0", "classifier.3", "classifier.6"]
+    if family == "squeezenet":
+        parts = ("squeeze", "expand1x1", "expand3x3")
+        fires = [f"features.{fire}.{part}" for fire in _SQUEEZENET_FIRES[size] for part in parts]
+        return ["features.0", *fires, "classifier.1"]
+    return [*_densenet_layers(size), "classifier"]
+
+
+def _resnet_layers(size: str) -> list[str]:
+    convolutions = (1, 2) if size in ("18", "34") else (1, 2, 3)
+    layers = []
+    for stage, blocks in enumerate(_RESNET_BLOCKS[size], start=1):
+        for block in range(blocks):
+            at = f"layer{stage}.{block}"
+            layers += [f"{at}.{kind}{n}" for n in convolutions for kind in ("conv", "bn")]
+            # Where the number of channels changes.
+            if block == 0 and (stage > 1 or len(convolutions) == 3):
+                layers += [f"{at}.downsample.0", f"{at}.downsample.1"]
+    return layers
+
+
+def _vgg_layers(size: str, batch_norm: bool) -> list[str]:
+    layers, place = [], 0
+    for convolutions in _VGG_CONVOLUTIONS[size]:
+        for _ in range(convolutions):
+            layers.append(f"features.{place}")
+            if batch_norm:
+                layers.append(f"features.{place + 1}")
+            place += 3 if batch_norm else 2  # ReLU
+        place += 1  # pooling
+    return layers
+
+
+def _densenet_layers(size: str) -> list[str]:
+    layers = ["features.conv0", "features.norm0"]
+    last = len(_DENSENET_LAYERS[size])
+    for block, depth in enumerate(_DENSENET_LAYERS[size], start=1):
+        for layer in range(1, depth + 1):
+            at = f"features.denseblock{block}.denselayer{layer}"
+            layers += [f"{at}.norm1", f"{at}.conv1", f"{at}.norm2", f"{at}.conv2"]
+        if block < last:
+            layers += [f"features.transition{block}.{part}" for part in ("norm", "conv")]
+    return [*layers, "features.norm5"]
+
+
+def _theirs(backbone: str) -> str:
+    """Return torchvision's name of a network: resnet18, squeezenet1_0."""
+    return backbone.removesuffix("_v1").replace(".", "_")
+
+
+def _looks_like(arrays: Mapping[str, NDArray[Any]], backbone: str) -> str:
+    """Say which other network has just these layers; nothing if none has."""
+    layers = {name.rpartition(".")[0] for name in arrays}
+    for other in PUBLISHED:
+        if other != backbone and layers == set(_layers(other)):
+            return f". It looks like {_theirs(other)}: model.backbone={other}"
+    return ""

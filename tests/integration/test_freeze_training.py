@@ -1,0 +1,348 @@
+"""What is frozen stays bit for bit as it was, and the rest moves: real training in miniature."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from gluonexp import callbacks, checkpoint, freeze, loop, optim, runtime
+from gluonexp.data.types import Split
+from gluonexp.errors import GluonexpError
+from gluonexp.models.preprocess import Preprocess, Preprocessing
+from gluonexp.mx import autograd, gluon, mx, nd, nn
+from gluonexp.schema import FreezeConfig, FreezeRule, Unfreeze
+
+FROZEN_BACKBONE = [FreezeRule("backbone.*", "frozen"), FreezeRule("*")]
+STATISTICS = ("running_mean", "running_var")
+
+# The smallest member of each family of the model zoo that has BatchNorm, how many of its feature
+# layers are used (Dense layers and a last pooling would ask for more pixels), and the pixels.
+FAMILIES = [
+    ("resnet18_v1", None, 32),
+    ("resnet18_v2", None, 32),
+    ("vgg11_bn", 29, 32),
+    ("densenet121", 13, 32),
+    ("inceptionv3", 18, 75),
+    ("mobilenet0.25", None, 32),
+    ("mobilenetv2_0.25", None, 32),
+]
+
+
+class Topped(nn.HybridBlock):
+    """A backbone under a linear classifier."""
+
+    def __init__(self, backbone, head):
+        super().__init__(prefix="")
+        self.backbone = nn.HybridSequential(prefix="")
+        self.backbone.add(*backbone)
+        self.head = nn.HybridSequential(prefix="head_")
+        with self.head.name_scope():
+            self.head.add(*head)
+
+    def hybrid_forward(self, F, x):
+        return self.head(self.backbone(x))
+
+
+def ready(net, image):
+    """Initialize `net` and compile it as a run does."""
+    runtime.seed_everything(0)
+    net.initialize(mx.init.Xavier())
+    with autograd.pause():
+        net(nd.zeros((1, *image)))  # settles the shapes
+    net.hybridize(static_alloc=True, static_shape=True)
+    return net
+
+
+def values(net):
+    nd.waitall()
+    return {
+        name: parameter.data().asnumpy()
+        for name, parameter in net._collect_params_with_prefix().items()
+    }
+
+
+def moved(before, after):
+    return {name for name, value in after.items() if not np.array_equal(before[name], value)}
+
+
+def train(net, optimizer, image, steps=2, batch=2):
+    trainer = gluon.Trainer(net.collect_params(), optimizer)
+    loss = gluon.loss.SoftmaxCrossEntropyLoss()
+    for seed in range(steps):
+        mx.random.seed(seed)
+        inputs, labels = nd.random.normal(0.5, 2, (batch, *image)), nd.arange(batch)
+        with autograd.record():
+            losses = loss(net(inputs), labels)
+        losses.backward()
+        trainer.step(batch)
+
+
+def sgd():
+    return optim.optimizer("sgd", lr=0.01, weight_decay=0.1, momentum=0.9)
+
+
+@pytest.mark.parametrize(("name", "cut", "pixels"), FAMILIES)
+def test_a_family_of_the_zoo_stays_frozen(name, cut, pixels):
+    features = list(gluon.model_zoo.vision.get_model(name).features)[:cut]
+    image = (3, pixels, pixels)
+    net = ready(Topped(features, [nn.Dense(2)]), image)
+    # With the first block trained, gradients pass every layer behind it: nothing but the plan
+    # keeps those from moving. Only resnet_v2 begins with a BatchNorm, on the pixels themselves.
+    rules = [FreezeRule("backbone[0].*"), *FROZEN_BACKBONE]
+    unreached = {f"backbone.0.{leaf}" for leaf in STATISTICS}
+    for batchnorm in ("moving", "frozen"):  # in this order the compiled network has to change
+        plan = freeze.plan(net, FreezeConfig("", rules, batchnorm=batchnorm), image)
+        frozen = freeze.apply(net, plan)
+        before = values(net)
+        train(net, sgd(), image)
+        held = {row.parameter for row in plan.rows if row.state == "frozen"}
+        assert moved(before, values(net)) == set(before) - held - unreached
+        statistics = sum(name.endswith(STATISTICS) for name in held)
+        assert statistics >= 14 if batchnorm == "frozen" else statistics == 0
+        assert 0 <= len(held) - frozen.audit() <= 1  # resnet_v2: its gamma that is no gamma
+
+
+@pytest.mark.parametrize("batchnorm", ["frozen", "moving"])
+def test_statistics_below_everything_trained_do_not_move(batchnorm):
+    # MXNet on a CPU moves statistics in the backward pass only: then those of a frozen backbone
+    # stay even if they may move, but the layer normalizes by the batch in training.
+    net = ready(tiny(), IMAGE)
+    plan = freeze.plan(net, FreezeConfig("", FROZEN_BACKBONE, batchnorm=batchnorm), IMAGE)
+    assert any("MXNet moves their statistics on a GPU only" in note for note in plan.notes) == (
+        batchnorm == "moving"
+    )
+    freeze.apply(net, plan)
+    before = values(net)
+    train(net, sgd(), IMAGE)
+    assert moved(before, values(net)) == {"head.0.weight", "head.0.bias"}
+    inputs = nd.random.normal(0.5, 2, (4, *IMAGE))
+    with autograd.train_mode():
+        trained = net(inputs).asnumpy()
+    same = np.array_equal(trained, net(inputs).asnumpy())
+    assert same == (batchnorm == "frozen")
+
+
+@pytest.mark.parametrize("name", ["sgd", "nag", "adam", "adamw", "rmsprop", "adagrad"])
+def test_no_optimizer_touches_what_is_frozen(compose, name):
+    config = compose(f"optim={name}", "optim.lr=0.01", "optim.weight_decay=0.5").optim
+    net = ready(tiny(), IMAGE)
+    plan = freeze.plan(net, FreezeConfig("", FROZEN_BACKBONE), IMAGE)
+    frozen = freeze.apply(net, plan)
+    before = values(net)
+    train(net, optimizer(config), IMAGE)
+    assert moved(before, values(net)) == {"head.0.weight", "head.0.bias"}
+    assert frozen.audit() == len(before) - 2
+
+
+def test_a_multiplier_scales_the_step():
+    # A step of plain SGD is proportional to the learning rate.
+    steps = {}
+    for decay in (1.0, 0.5):
+        net = ready(tiny(), IMAGE)
+        freeze.apply(
+            net, freeze.plan(net, FreezeConfig("", [FreezeRule("*")], decay=decay), IMAGE)
+        )
+        before = values(net)
+        train(net, optim.optimizer("sgd", lr=0.01, weight_decay=0.1), IMAGE, steps=1)
+        after = values(net)
+        steps[decay] = {
+            name: np.linalg.norm(after[name] - before[name])
+            for name in (
+                "backbone.0.weight",
+                "backbone.3.weight",
+                "backbone.6.weight",
+                "head.0.bias",
+            )
+        }
+    ratios = [steps[0.5][name] / steps[1.0][name] for name in steps[1.0]]
+    np.testing.assert_allclose(ratios, [0.125, 0.25, 0.5, 1], rtol=1e-4)
+
+
+def test_an_audit_names_what_moved():
+    net = ready(tiny(), IMAGE)
+    frozen = freeze.apply(net, freeze.plan(net, FreezeConfig("", FROZEN_BACKBONE), IMAGE))
+    frozen.audit()
+    layers = net._collect_params_with_prefix()
+    for name in ("backbone.0.weight", "backbone.4.running_var"):
+        layers[name].data()[0] += 1
+    with pytest.raises(GluonexpError, match=r": backbone\.0\.weight, backbone\.4\.running_var;"):
+        frozen.audit()
+
+
+def test_what_is_frozen_after_training_is_taken_as_training_left_it():
+    # A compiled network shows stale statistics until its device is waited for.
+    net = ready(tiny(), IMAGE)
+    freeze.apply(net, freeze.plan(net, FreezeConfig(), IMAGE))
+    train(net, sgd(), IMAGE, steps=8, batch=64)
+    rules = [FreezeRule("*.running_*", "frozen"), FreezeRule("*")]
+    frozen = freeze.apply(net, freeze.plan(net, FreezeConfig("", rules), IMAGE))
+    nd.waitall()
+    assert frozen.audit() == 4
+
+
+def test_a_gamma_that_is_no_gamma_is_not_audited():
+    # MXNet writes 1 into the gamma of scale=False, which it takes for 1 anyway.
+    net = ready(Topped([nn.Conv2D(2, 3), nn.BatchNorm(scale=False)], [nn.Dense(3)]), IMAGE)
+    net.backbone[1].gamma.data()[:] = 2
+    frozen = freeze.apply(net, freeze.plan(net, FreezeConfig("", FROZEN_BACKBONE), IMAGE))
+    train(net, sgd(), IMAGE)
+    assert frozen.audit() == 5
+    assert values(net)["backbone.1.gamma"].tolist() == [1, 1]
+
+
+def test_resuming_releases_what_epochs_behind_had_released_and_no_more():
+    net = ready(tiny(), IMAGE)
+    config = FreezeConfig("", FROZEN_BACKBONE, unfreeze=[Unfreeze(1, "backbone[-1].*")])
+    top = ["backbone.6.weight", "backbone.6.bias"]
+    for behind, due in ((0, top), (1, top), (2, [])):
+        frozen = freeze.apply(net, freeze.plan(net, config, IMAGE))
+        frozen.resume(behind)
+        assert net.backbone[6].weight.grad_req == ("null" if due else "write")
+        assert frozen.unfreeze(1) == due
+        assert net.backbone[6].weight.grad_req == "write"
+
+
+def test_an_unfreeze_audits_first():
+    net = ready(tiny(), IMAGE)
+    config = FreezeConfig("", FROZEN_BACKBONE, unfreeze=[Unfreeze(1, "backbone[-1].*")])
+    frozen = freeze.apply(net, freeze.plan(net, config, IMAGE))
+    net.backbone[6].weight.data()[0] += 1
+    assert frozen.unfreeze(0) == []
+    with pytest.raises(GluonexpError, match=r"backbone\.6\.weight"):
+        frozen.unfreeze(1)
+
+
+# Gradual unfreezing, by the real loop
+
+IMAGE = (1, 6, 6)
+BLOCKS = [
+    {"backbone.0.weight", *(f"backbone.1.{leaf}" for leaf in ("gamma", "beta", *STATISTICS))},
+    {"backbone.3.weight", *(f"backbone.4.{leaf}" for leaf in ("gamma", "beta", *STATISTICS))},
+    {"backbone.6.weight", "backbone.6.bias"},
+]
+HEAD = {"head.0.weight", "head.0.bias"}
+GRADUAL = FreezeConfig(
+    "gradual",
+    FROZEN_BACKBONE,
+    decay=0.5,
+    unfreeze=[
+        Unfreeze(1, "backbone[-1].*"),
+        Unfreeze(2, "backbone[-2].*"),
+        Unfreeze(4, "backbone.*", lr_mult=2.0),
+    ],
+)
+# The blocks that move in each epoch.
+MOVING = [HEAD, HEAD | BLOCKS[2], *[HEAD | BLOCKS[2] | BLOCKS[1]] * 2, HEAD.union(*BLOCKS)]
+
+
+def tiny():
+    """Return three blocks, two of them with BatchNorm, under a linear classifier."""
+    with mx.name.NameManager():
+        backbone = [
+            nn.Conv2D(4, 3, use_bias=False, in_channels=1),
+            nn.BatchNorm(),
+            nn.Activation("relu"),
+            nn.Conv2D(4, 3, use_bias=False),
+            nn.BatchNorm(),
+            nn.Activation("relu"),
+            nn.Conv2D(4, 1),
+        ]
+        return Topped(backbone, [nn.Dense(3)])
+
+
+def optimizer(config):
+    """Return the optimizer of a composed configuration."""
+    options = {
+        key: value
+        for key, value in vars(config).items()
+        if key not in ("decay_bias_and_norm", "clip_norm")  # not the optimizer's, but the step's
+    }
+    return optim.optimizer(**options)
+
+
+class Snapshots(loop.Callback):
+    """Keeps all values, as they are before training and after each epoch."""
+
+    def __init__(self):
+        self.taken = []
+
+    def fit_start(self, fit):
+        self.taken.append(values(fit.learner.net))
+
+    epoch_end = fit_start
+
+
+class Run:
+    """A fresh network under the gradual policy, and all that training it needs."""
+
+    def __init__(self, compose, name):
+        self.net = ready(tiny(), IMAGE)
+        self.frozen = freeze.apply(self.net, freeze.plan(self.net, GRADUAL, IMAGE))
+        config = compose(f"optim={name}", "optim.lr=0.01", "optim.weight_decay=0.1").optim
+        steps = Preprocessing(6, 6, 1, (0.0,), (1.0,))
+        self.learner = loop.Learner(
+            net=self.net,
+            preprocess=Preprocess(steps, height=6, width=6, channels=1),
+            loss=gluon.loss.SoftmaxCrossEntropyLoss(),
+            trainer=gluon.Trainer(self.net.collect_params(), optimizer(config)),
+            schedule=lambda step: 0.01,
+            device=mx.cpu(),
+        )
+        self.snapshots = Snapshots()
+
+    def fit(self, workdir, epochs, history=()):
+        rng = np.random.default_rng(0)
+        labels = rng.integers(0, 3, size=40)
+        noise = rng.integers(0, 60, size=(40, 6, 6, 1))
+        images = (labels[:, None, None, None] * 80 + noise).astype(np.uint8)
+        return loop.fit(
+            self.learner,
+            Split(images, labels),
+            {"val": Split(images[:10], labels[:10])},
+            epochs=epochs,
+            batch_size=16,
+            seed=0,
+            workdir=workdir,
+            callbacks=[
+                callbacks.Unfreezing(self.frozen),
+                callbacks.Checkpoint("train/loss", "min"),
+                self.snapshots,
+            ],
+            history=history,
+        )
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam"])
+def test_each_block_moves_from_exactly_its_epoch_on(compose, tmp_path, name):
+    run = Run(compose, name)
+    run.fit(tmp_path, epochs=5)
+    taken = run.snapshots.taken
+    assert [moved(*pair) for pair in itertools.pairwise(taken)] == MOVING
+    assert run.frozen.audit() == 0  # nothing is frozen any more
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam"])
+def test_resumed_in_any_phase_equals_uninterrupted(compose, tmp_path, name):
+    whole = Run(compose, name)
+    whole.fit(tmp_path / "whole", epochs=5)
+    for behind in (1, 2, 3, 4):
+        folder = tmp_path / str(behind)
+        first = Run(compose, name)
+        first.fit(folder, epochs=behind)
+        second = Run(compose, name)
+        meta = checkpoint.load(folder / "checkpoints" / "last", second.net, second.learner.trainer)
+        second.fit(folder, epochs=5, history=meta["history"])
+        assert moved(whole.snapshots.taken[-1], values(second.net)) == set()
+        taken = second.snapshots.taken
+        assert [moved(*pair) for pair in itertools.pairwise(taken)] == MOVING[behind:]
+
+
+def test_training_that_resumes_is_audited_from_where_it_was(compose, tmp_path):
+    first = Run(compose, "sgd")
+    first.net.backbone[0].weight.data()[0] += 1  # as if its weights came from elsewhere
+    first.frozen.resume(1)
+    first.fit(tmp_path, epochs=2)
+    second = Run(compose, "sgd")
+    meta = checkpoint.load(tmp_path / "checkpoints" / "last", second.net, second.learner.trainer)
+    second.fit(tmp_path, epochs=3, history=meta["history"])
+    assert second.frozen.audit() == len(BLOCKS[0])

@@ -1,0 +1,38 @@
+"""Every classifier of the model zoo as a backbone: composed, built as a run builds it, run."""
+
+import gc
+
+import numpy as np
+import pytest
+
+from gluonexp import build, freeze, runtime
+from gluonexp.models.finetune import zoo_names
+from gluonexp.mx import mx, nd
+
+
+@pytest.mark.parametrize("backbone", zoo_names())
+def test_every_backbone_composes_and_classifies(backbone, compose):
+    config = compose("model=zoo_ft", f"model.backbone={backbone}", "model.weights=none")
+    assert config.freeze.name == "features"
+    source = build.plan(config).source
+    steps = build.preprocessing(config.dataset, source.spec())
+    size = 299 if backbone == "inceptionv3" else 224
+    assert (steps.channels, steps.height, steps.width) == (3, size, size)
+
+    runtime.seed_everything(config.seed)
+    net, pretrained = build.network(
+        config, build.plan(config).model, source.spec(), steps, mx.cpu()
+    )
+    assert pretrained.choice == "none"
+    plan = freeze.plan(net, config.freeze, (3, size, size))
+    freeze.apply(net, plan)
+    trained = {row.parameter for row in plan.rows if row.state == "trained"}
+    assert trained == {"head.1.weight", "head.1.bias"}
+    assert sum(row.flops_share for row in plan.rows) == pytest.approx(1)
+
+    logits = net(nd.random.uniform(shape=(2, 3, size, size))).asnumpy()
+    assert logits.shape == (2, 10)
+    assert np.isfinite(logits).all()
+    assert (logits[0] != logits[1]).any()
+    del net
+    gc.collect()  # MXNet's blocks hold themselves in cycles

@@ -1,0 +1,50 @@
+"""Losses against their formulas."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gluonexp.errors import GluonexpError
+from gluonexp.loss import softmax_cross_entropy
+from gluonexp.mx import autograd, nd
+
+
+def _log_softmax(logits):
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+
+
+@given(
+    st.integers(1, 6), st.integers(2, 12), st.floats(0, 0.99), st.booleans(), st.integers(0, 99)
+)
+def test_the_loss_is_the_cross_entropy_with_the_smoothed_label(
+    count, classes, smoothing, compiled, seed
+):
+    rng = np.random.default_rng(seed)
+    logits = 5 * rng.normal(size=(count, classes))
+    labels = rng.integers(0, classes, size=count)
+    smooth = (1 - smoothing) * np.eye(classes)[labels] + smoothing / classes
+    loss = softmax_cross_entropy(smoothing)
+    loss.hybridize(compiled)
+    given = nd.array(logits)
+    given.attach_grad()
+    with autograd.record():
+        losses = loss(given, nd.array(labels))
+    losses.backward()
+    assert losses.shape == (count,)
+    expected = -(smooth * _log_softmax(logits)).sum(axis=1)
+    np.testing.assert_allclose(losses.asnumpy(), expected, rtol=1e-4, atol=1e-5)
+    # The gradient of a cross-entropy: probabilities minus label.
+    gradient = np.exp(_log_softmax(logits)) - smooth
+    np.testing.assert_allclose(given.grad.asnumpy(), gradient, atol=1e-5)
+
+
+def test_without_smoothing_the_loss_is_gluons_own():
+    assert type(softmax_cross_entropy()).__name__ == "SoftmaxCrossEntropyLoss"
+
+
+@pytest.mark.parametrize("smoothing", [-0.1, 1.0, float("nan")])
+def test_smoothing_has_a_range(smoothing):
+    with pytest.raises(GluonexpError, match=r"^loss\.label_smoothing="):
+        softmax_cross_entropy(smoothing)

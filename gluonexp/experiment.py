@@ -148,7 +148,8 @@ def _find_lr(config: Config, workdir: Path, overrides: Sequence[str], console: C
             seed=config.seed,
             augment=job.plan.augment,
         )
-        suggestion = lr_find.record(curve, job.artifacts, job.tracker, job.data.title)
+        title = f"Learning rates on {job.data.title}"
+        suggestion = lr_find.record(curve, job.artifacts, job.tracker, title)
     show.suggestion(console, suggestion, lr_find.command(overrides, suggestion))
     _leave(job, console, usable=False)
     return Result(job.tracker.run_id, {"lr_find/suggestion": suggestion}, None, [], workdir)

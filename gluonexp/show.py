@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,10 +12,11 @@ from rich.table import Table
 
 from gluonexp.build import Data, Pretrained
 from gluonexp.freeze import Plan, PlanRow
+from gluonexp.freeze.layers import STATISTICS
 from gluonexp.predict import Prediction
 from gluonexp.runtime import redact
 
-# A deeper network's plan is summed up; every row is in plan/layers.csv.
+# A longer plan is summed up; every row is in plan/layers.csv.
 LONGEST_PLAN = 24
 
 
@@ -31,19 +33,28 @@ def weights(console: Console, pretrained: Pretrained | None) -> None:
 
 
 def plan(console: Console, plan: Plan) -> None:
-    """Print how each parameter trains."""
+    """Print how each parameter trains; of a deep network, layers that train alike in one line."""
     rows = plan.rows
-    if len(rows) <= LONGEST_PLAN:
-        table = Table(box=None, pad_edge=False)
-        for heading in ("parameter", "layer", "shape", "size", "", "lr x", "FLOPs"):
-            left = heading in ("parameter", "layer", "shape", "")
-            table.add_column(heading, justify="left" if left else "right")
-        for row in rows:
-            shape = " x ".join(map(str, row.shape))
-            cells = row.parameter, row.layer, shape, f"{row.size:,}", _state(row)
-            share = f"{row.flops_share:.1%}" if row.flops_share else ""
-            table.add_row(*cells, f"{row.lr_mult:g}", share)
-        console.print(table)
+    deep = len(rows) > LONGEST_PLAN
+    table = Table(box=None, pad_edge=False)
+    for heading in ("layers" if deep else "parameter", "layer", "shape", ""):
+        table.add_column(heading)
+    for heading in ("size", "lr x", "FLOPs"):
+        table.add_column(heading, justify="right")
+    for name, alike in _alike(rows) if deep else [(row.parameter, [row]) for row in rows]:
+        only = alike[0] if len(alike) == 1 else None
+        learning = [row for row in alike if not _is_statistic(row)] or alike
+        share = sum(row.flops_share for row in alike)
+        table.add_row(
+            name,
+            only.layer if only else f"{len(alike)} parameters",
+            " x ".join(map(str, only.shape)) if only else "",
+            _state(learning[0]),
+            f"{sum(row.size for row in alike):,}",
+            f"{learning[0].lr_mult:.3g}",
+            f"{share:.1%}" if share else "",
+        )
+    console.print(table)
     sizes = {"trained": 0, "frozen": 0, "statistic": 0}
     for row in rows:
         sizes[row.state] += row.size
@@ -51,6 +62,29 @@ def plan(console: Console, plan: Plan) -> None:
     console.print(f"{len(rows)} parameters: {', '.join(parts)}", highlight=False)
     for note in plan.notes:
         console.print(f"  note: {note}", highlight=False, markup=False)
+
+
+def _alike(rows: Sequence[PlanRow]) -> list[tuple[str, list[PlanRow]]]:
+    """Return runs of layers, such as ``backbone.0 to 7``, whose parameters all train alike."""
+    layers: dict[str, list[PlanRow]] = {}
+    for row in rows:
+        layers.setdefault(".".join(row.parameter.split(".")[:2]), []).append(row)
+
+    def how(item: tuple[str, list[PlanRow]]) -> tuple[object, ...]:
+        name, members = item
+        states = {(_state(row), row.lr_mult) for row in members if not _is_statistic(row)}
+        return name.partition(".")[0], sorted(states)
+
+    runs = []
+    for _, together in itertools.groupby(layers.items(), how):
+        names, members = zip(*together, strict=True)
+        name = names[0] if len(names) == 1 else f"{names[0]} to {names[-1].rpartition('.')[2]}"
+        runs.append((name, list(itertools.chain(*members))))
+    return runs
+
+
+def _is_statistic(row: PlanRow) -> bool:
+    return row.parameter.endswith(STATISTICS)
 
 
 def _state(row: PlanRow) -> str:

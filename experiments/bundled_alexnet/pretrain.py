@@ -1,7 +1,8 @@
 """Train AlexNet's convolutions on CIFAR-10 (JPEG): small images first, 224 pixels last.
 
-    python pretrain.py            # three tracked runs; their ids are printed
-    python pretrain.py --quick    # the same in a minute or two, for a look; not worth bundling
+    python pretrain.py                  # three tracked runs; their ids are printed
+    python pretrain.py --after RUN_ID   # the stages after that one's
+    python pretrain.py --quick          # the same in a few minutes, for a look
 
 Each stage starts from the convolutions of the one before. They train with BatchNorm, which
 `fold.py` then folds into the plain convolutions of the model zoo's AlexNet.
@@ -77,14 +78,28 @@ def alexnet_bn(classes: int, start: str | None = None) -> nn.HybridBlock:
     return net
 
 
+def stored(run_id: str, folder: Path) -> str:
+    """Copy the best parameters of a run into `folder`; return the file."""
+    client = tracking.open_store(None)
+    run_id = tracking.find_run(client, run_id).info.run_id
+    return str(tracking.download(client, run_id, "checkpoint", folder) / "model.params")
+
+
 def main() -> None:
     """Train the stages one after the other, each as a tracked run."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a few minutes, for a look")
-    stages = QUICK if parser.parse_args().quick else STAGES
-    start = "null"
+    parser.add_argument("--after", metavar="RUN_ID", help="go on after this stage")
+    given = parser.parse_args()
+    start, done = "null", 0
     with tempfile.TemporaryDirectory() as temporary:
-        for pixels, epochs, lr in stages:
+        if given.after is not None:
+            start = stored(given.after, Path(temporary) / "before")
+            earlier = tracking.find_run(tracking.open_store(None), given.after)
+            done = int(earlier.data.params["dataset.resize"])
+        for pixels, epochs, lr in QUICK if given.quick else STAGES:
+            if pixels <= done:
+                continue
             overrides = [
                 *RECIPE,
                 "model._target_=pretrain.alexnet_bn",
@@ -100,10 +115,7 @@ def main() -> None:
             result = experiment.run(compose(*overrides), folder, overrides)
             print(f"{pixels} px: run {result.run_id}: {result.metrics}", flush=True)
             assert result.run_id is not None
-            stored = tracking.download(
-                tracking.open_store(None), result.run_id, "checkpoint", folder / "stored"
-            )
-            start = str(stored / "model.params")
+            start = stored(result.run_id, folder / "stored")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# The study as it was run; needs Fashion-MNIST and CIFAR-10 (JPEG) under GLUONEXP_DATA.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+run() { python -m gluonexp.run experiment=cifar10_alexnet "$@"; }
+
+# The tutorial's own data, as far as weights could be had.
+run dataset=cifar10_images model.weights=bundled
+# The same recipe on other data: pretrained features against random ones.
+run --multirun dataset=digits model.weights=bundled,none seed=0,1,2
+run --multirun dataset=fashion_mnist dataset.train_fraction=0.1 trainer.test_each_epoch=false \
+    model.weights=bundled,none seed=0,1,2

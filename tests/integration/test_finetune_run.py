@@ -1,0 +1,155 @@
+"""Fine-tuning as users run it: weights found, features frozen and proved so, runs gone on from."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from gluonexp import build, experiment, loop, tracking
+from gluonexp.errors import GluonexpError
+from gluonexp.mx import mx
+from gluonexp.predict import Classifier, softmax
+
+# AlexNet at 64 pixels on a few digits: everything of the real thing but its size.
+SMALL = [
+    "model=alexnet_ft",
+    "model.head=[16]",
+    "dataset.resize=64",
+    "dataset.train_fraction=0.1",
+    "optim=sgd",
+    "trainer.epochs=2",
+]
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+    """A store and a machine of its own, without a network."""
+    monkeypatch.setenv("GLUONEXP_OFFLINE", "1")
+    monkeypatch.setenv("MXNET_HOME", str(tmp_path / "mxnet"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return f"tracking.uri=sqlite:///{tmp_path}/mlflow.db"
+
+
+@pytest.fixture
+def train(compose, store, tmp_path):
+    """Run what the overrides say; return the result and the MLflow run."""
+
+    def run(*overrides, name="job"):
+        result = experiment.run(compose(store, *overrides), tmp_path / name, list(overrides))
+        client = tracking.open_store(store.partition("=")[2])
+        return result, client.get_run(result.run_id)
+
+    return run
+
+
+def artifact(run, name):
+    return Path(run.info.artifact_uri.removeprefix("file://")) / name
+
+
+def test_the_headline_command_uses_the_bundled_weights_offline_and_says_so(train, capsys):
+    _, run = train(*SMALL)
+    out = capsys.readouterr().out
+    assert run.info.status == "FINISHED"
+    assert "warning: no ImageNet weights of alexnet are cached" in out
+    assert "weights: AlexNet's convolutions, trained by gluonexp on CIFAR-10 (JPEG)" in out
+    parameters = run.data.params
+    assert parameters["weights.choice"] == parameters["model.weights"] == "bundled"
+    assert parameters["weights.taken"] == "backbone"
+    assert len(parameters["weights.sha256"]) == 64
+    assert parameters["weights.sha256"] == parameters["model.sha256"]
+    sentence = "clean: 10 frozen parameters and statistics are unchanged"
+    assert f"freeze audit {sentence}" in out
+    assert run.data.tags["gluonexp.freeze.audit"] == sentence
+
+    plan = pd.read_csv(artifact(run, "plan/layers.csv"))
+    states = dict(zip(plan["parameter"], plan["state"], strict=True))
+    assert {state for name, state in states.items() if name.startswith("backbone.")} == {"frozen"}
+    assert {state for name, state in states.items() if name.startswith("head.")} == {"trained"}
+    assert plan["flops_share"].sum() == pytest.approx(1)
+
+
+def test_a_run_goes_on_from_an_earlier_one_with_the_same_logits(train, compose, store, tmp_path):
+    _, earlier = train(*SMALL)
+    run_id = earlier.info.run_id
+    config = compose(store, *SMALL, f"model.weights=runs:/{run_id[:8]}", "seed=7")
+    plan = build.plan(config)
+    spec = plan.source.spec()
+    steps = build.preprocessing(config.dataset, spec)
+    net, pretrained = build.network(config, plan.model, spec, steps, mx.cpu())
+    assert pretrained.choice == f"runs:/{run_id}/checkpoint/model.params"
+    assert pretrained.taken == "backbone and head"
+
+    data = build.data(config, plan.source)
+    block = build.preprocess(steps, spec)
+    learner = build.learner(config, plan, net, block, mx.cpu(), len(data.train))
+    split = data.test
+    logits = loop.predict(learner, split, 32)
+    ended = pd.read_csv(artifact(earlier, "predictions/test.csv"))
+    assert (ended["predicted"] == logits.argmax(axis=1)).all()
+    np.testing.assert_allclose(softmax(logits).max(axis=1), ended["probability"], atol=1e-6)
+    exported = Classifier(artifact(earlier, "export")).probabilities(split.images[:32])
+    np.testing.assert_allclose(softmax(logits[:32]), exported, atol=1e-6)
+
+
+def test_going_on_takes_what_auto_came_to_before(compose, store, tmp_path):
+    before = compose(*SMALL, "model.weights=none", "trainer.epochs=1", "tracking=none")
+    experiment.run(before, tmp_path / "one")
+    folder = tmp_path / "one" / "checkpoints" / "last"
+    # Here and now, auto alone would come to the bundled weights.
+    after = compose(*SMALL, "tracking=none", f"trainer.resume={folder}")
+    assert after.model["weights"] == "auto"
+    experiment.run(after, tmp_path / "two")
+    meta = json.loads((tmp_path / "two" / "checkpoints" / "last" / "meta.json").read_text())
+    assert meta["epoch"] == 1
+    assert meta["identity"]["model"]["weights"] == "none"
+
+
+def test_what_moves_although_it_is_frozen_fails_the_run(train, tmp_path, monkeypatch, store):
+    (tmp_path / "vandal.py").write_text(
+        "from gluonexp.loop import Callback\n"
+        "class Vandal(Callback):\n"
+        "    def epoch_end(self, fit):\n"
+        "        weight = fit.learner.net.backbone[6].bias\n"
+        "        weight.set_data(weight.data() + 1)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(GluonexpError, match=r"frozen, but changed .*: backbone\.6\.bias;"):
+        train(*SMALL, "build.allow=[vandal]", "+callbacks.vandal._target_=vandal.Vandal")
+    client = tracking.open_store(store.partition("=")[2])
+    runs = client.search_runs([e.experiment_id for e in client.search_experiments()])
+    assert [run.info.status for run in runs] == ["FAILED"]
+    sys.modules.pop("vandal", None)
+
+
+def test_gradual_unfreezing_trains_each_block_from_its_epoch_on(train):
+    _, run = train(*SMALL, "freeze=gradual", "trainer.epochs=3")
+    assert run.info.status == "FINISHED"
+    plan = pd.read_csv(artifact(run, "plan/layers.csv")).set_index("parameter")
+    due = plan["unfreeze_epoch"]
+    assert due[["backbone.6.weight", "backbone.5.weight", "backbone.0.bias"]].tolist() == [1, 2, 4]
+    # Of five blocks, the topmost two are released in three epochs; three are still audited.
+    assert run.data.tags["gluonexp.freeze.audit"].startswith("clean: 6 frozen parameters")
+
+
+def test_a_learning_rate_is_searched_instead_of_trained(train, capsys):
+    result, run = train(*SMALL, "trainer=lr_find", "trainer.lr_find.steps=50")
+    assert run.info.status == "FINISHED"
+    lr = result.metrics["lr_find/suggestion"]
+    assert run.data.metrics["lr_find/suggestion"] == lr
+    assert f"optim.lr={lr:.3g}" in capsys.readouterr().out
+    curve = pd.read_csv(artifact(run, "lr_find/curve.csv"))
+    assert curve["lr"].is_monotonic_increasing
+    assert artifact(run, "plots/lr_find.png").stat().st_size > 10_000
+    assert not artifact(run, "export").exists()
+    assert not artifact(run, "checkpoint").exists()
+    assert "test/acc" not in run.data.metrics
+
+
+def test_other_weights_than_asked_for_end_before_there_is_a_run(train, store):
+    with pytest.raises(GluonexpError, match=r"model\.sha256"):
+        train(*SMALL, "model.weights=bundled", f"model.sha256={'0' * 64}")
+    client = tracking.open_store(store.partition("=")[2])
+    assert [e for e in client.search_experiments() if e.name == "gluonexp"] == []

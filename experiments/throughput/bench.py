@@ -31,7 +31,8 @@ from gluonexp.tracking import tracked_run
 def network(config, plan, spec):
     runtime.seed_everything(config.seed)
     steps = build.preprocessing(config.dataset, spec)
-    net, _ = build.network(config, plan.model, spec, steps, mx.cpu())
+    net = build.network(config, plan.model, spec, steps)
+    build.initialize(config, net, spec, mx.cpu())
     return net, build.preprocess(steps, spec)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -11,6 +12,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 
 from gluonexp import checkpoint
 from gluonexp.errors import GluonexpError
+from gluonexp.freeze.layers import listed
 from gluonexp.loop import Callback, Fit, StopFit
 
 if TYPE_CHECKING:
@@ -67,18 +69,28 @@ class Track(Callback):
 
 
 class Unfreezing(Callback):
-    """Release frozen parameters when the epoch begins that the freeze policy states."""
+    """Release frozen parameters when the epoch begins that the freeze policy states.
 
-    def __init__(self, frozen: Frozen) -> None:
+    Parameters
+    ----------
+    say
+        Takes one line about each release.
+    """
+
+    def __init__(self, frozen: Frozen, say: Callable[[str], None]) -> None:
         self._frozen = frozen
+        self._say = say
 
     def fit_start(self, fit: Fit) -> None:
-        """Take up what the epochs already trained had released."""
-        self._frozen.resume(len(fit.history))
+        """Take up where the epochs already trained left off: what they had released, and held."""
+        if fit.history:
+            self._frozen.resume(len(fit.history), fit.identity.get("frozen"))
 
     def epoch_start(self, fit: Fit) -> None:
         """Release what is due, once it is known that nothing frozen has moved."""
-        self._frozen.unfreeze(fit.epoch)
+        if parts := self._frozen.unfreeze(fit.epoch):
+            learn = "learns" if len(parts) == 1 else "learn"
+            self._say(f"epoch {fit.epoch}: {listed(parts)} {learn} now")
 
 
 class StopOnDivergence(Callback):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from pathlib import Path
 
+import platformdirs
 from rich.console import Console
 from rich.text import Text
 
@@ -162,14 +163,21 @@ def _data() -> Check:
 
 
 def _weights() -> Check:
-    """Look at MXNet's cache of model zoo weights."""
+    """Look for published weights: MXNet's in its cache, torchvision's in ours."""
     home = os.environ.get("MXNET_HOME") or "~/.mxnet"
-    folder = Path(home).expanduser() / "models"
-    files = sorted(folder.glob("*.params"))
-    if not files:
-        return Check("weights", None, f"none in {folder}")
-    size = sum(path.stat().st_size for path in files) / 1e6
-    return Check("weights", True, f"{len(files)} in {folder}, {size:.0f} MB")
+    cache = platformdirs.user_cache_path("gluonexp", appauthor=False)
+    held = []
+    for folder, kind in (
+        (Path(home).expanduser() / "models", ".params"),
+        (cache / "weights", ".pth"),
+    ):
+        if sizes := [path.stat().st_size for path in folder.glob(f"*{kind}")]:
+            held.append(f"{len(sizes)} in {folder}, {sum(sizes) / 1e6:.0f} MB")
+    if not held:
+        return Check(
+            "weights", None, "none but the bundled; model.weights=imagenet downloads some"
+        )
+    return Check("weights", True, "; ".join(held))
 
 
 def _disk() -> Check:

@@ -2,10 +2,13 @@
 
 import hashlib
 import os
+import re
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import requests
 import urllib3
@@ -20,7 +23,7 @@ from rich.progress import (
 from gluonexp.errors import GluonexpError
 from gluonexp.progress import transient_bar
 
-_TIMEOUT = (10.0, 60.0)  # connect and read, seconds
+_CONNECTING = 10.0  # seconds
 _ATTEMPTS = 5  # connections to one mirror; every further one goes on where the last one broke
 _BLOCK = 1 << 16  # bytes
 _ENCODING = {"Accept-Encoding": "identity"}
@@ -28,6 +31,12 @@ _OFFLINE = "not asked, because GLUONEXP_OFFLINE is set"
 
 # urllib3's own errors come from reading the raw stream, where requests does not wrap them.
 _NETWORK = (requests.RequestException, urllib3.exceptions.HTTPError)
+
+_NO_ADDRESS = (
+    requests.exceptions.InvalidURL,
+    requests.exceptions.InvalidSchema,
+    requests.exceptions.MissingSchema,
+)
 
 
 class NoMirror(GluonexpError):
@@ -38,33 +47,51 @@ class NoMirror(GluonexpError):
         self.failures = list(failures)
 
 
+class _Bounds(NamedTuple):
+    """What a download may take; see `fetch`."""
+
+    size: int | None
+    limit: int | None
+    patience: float
+
+
 def offline() -> bool:
     """Whether ``GLUONEXP_OFFLINE`` forbids downloads."""
     return os.environ.get("GLUONEXP_OFFLINE", "0") not in ("", "0")
 
 
-def obstacle(url: str, seconds: float = 3.0) -> str | None:
-    """Say within `seconds` what keeps `url` from being downloaded; None if nothing does.
+def shown(url: str) -> str:
+    """Return `url` without the user name and password it may hold, for messages."""
+    return re.sub(r"//[^/?#]*@", "//", url)
 
-    A timeout of a request would not do: it counts for every address of a host, and there is none
-    for the search of its name.
+
+def obstacles(urls: Sequence[str], seconds: float = 3.0) -> list[str | None]:
+    """Say within `seconds` what keeps each of `urls` from being downloaded; None: nothing does.
+
+    A timeout of a request would not do: it counts for every address of a host and for every byte
+    of an answer, and there is none for the search of a host's name.
     """
     if offline():
-        return _OFFLINE
-    replies: list[str | None] = []
+        return [_OFFLINE for _ in urls]
+    replies: dict[int, str | None] = {}
 
-    def ask() -> None:
+    def ask(place: int, url: str) -> None:
         try:
             with requests.get(url, headers=_ENCODING, stream=True, timeout=seconds) as response:
                 response.raise_for_status()
-            replies.append(None)
-        except requests.RequestException as error:
-            replies.append(_reason(error))
+            replies[place] = None
+        except _NETWORK as error:
+            replies[place] = _reason(error)
 
-    asking = threading.Thread(target=ask, daemon=True)
-    asking.start()
-    asking.join(seconds)
-    return replies[0] if replies else "no answer"
+    until = time.monotonic() + seconds
+    asking = [
+        threading.Thread(target=ask, args=numbered, daemon=True) for numbered in enumerate(urls)
+    ]
+    for thread in asking:
+        thread.start()
+    for thread in asking:
+        thread.join(max(0.0, until - time.monotonic()))
+    return [replies.get(place, "no answer") for place in range(len(urls))]
 
 
 def fetch(
@@ -75,9 +102,12 @@ def fetch(
     check: Callable[[Path], object],
     needed: Mapping[str, str],
     size: int | None = None,
+    limit: int | None = None,
     remote: str | None = None,
     place: Callable[[Path, Path], object] = os.replace,
-    replace: bool = False,
+    ready: Callable[[], bool] | None = None,
+    patience: float = 60.0,
+    remedy: str = "or set dataset.root (or GLUONEXP_DATA) to a folder that has them.",
 ) -> Path:
     """Return ``dest/filename``, downloading it if it is not there.
 
@@ -95,18 +125,23 @@ def fetch(
         Folder, made if missing.
     check
         Raises `GluonexpError` if the file it is given has the wrong content.
-    needed
-        What to put into `dest` by hand if no mirror works: file names, and what identifies each
-        (its digest). Only the message uses it.
+    needed, remedy
+        What to put into `dest` by hand if no mirror works (file names, and what identifies each:
+        its digest), and what else helps. Only the message uses them.
     size
         Exact size in bytes, if every mirror has the very same file.
+    limit
+        Most bytes that it may have, where the size is not known.
     remote
         Name at the mirrors.
     place
         Given the checked download and ``dest/filename``, makes the latter of the former, in one
         step, and leaves nothing else.
-    replace
-        Download although the file is there.
+    ready
+        Whether ``dest/filename`` is the right file already; by default it is if it exists. Asked
+        again after another process has downloaded it.
+    patience
+        How long a mirror may send nothing, seconds.
 
     Raises
     ------
@@ -114,10 +149,12 @@ def fetch(
         If no mirror delivers the file (`NoMirror`), or `dest` cannot be written.
     """
     target = dest / filename
-    if target.exists() and not replace:
-        return target
-    urls = [mirror + (remote or filename) for mirror in mirrors]
+    ready = ready or target.exists
+    files = [f"  {name}  ({identity})" for name, identity in needed.items()]
+    advice = [f"Without a download, put into {dest}:", *files, remedy]
     try:
+        if ready():
+            return target
         dest.mkdir(parents=True, exist_ok=True)
         lock = FileLock(dest / f".{filename}.lock")
         try:
@@ -126,8 +163,10 @@ def fetch(
             _say(f"waiting for another process that downloads {target}")
             lock.acquire()
         try:
-            if replace or not target.exists():
-                place(_from_first(urls, target, check, needed, size), target)
+            if not ready():
+                urls = [mirror + (remote or filename) for mirror in mirrors]
+                bounds = _Bounds(size, limit if size is None else size, patience)
+                place(_from_first(urls, target, check, bounds, advice), target)
         finally:
             lock.release()
     except OSError as error:
@@ -139,46 +178,35 @@ def _from_first(
     urls: Sequence[str],
     target: Path,
     check: Callable[[Path], object],
-    needed: Mapping[str, str],
-    size: int | None,
+    bounds: _Bounds,
+    advice: Sequence[str],
 ) -> Path:
     """Return the checked download, which lies beside `target`."""
     failures = []
     for url in urls:
         if offline():
-            failures.append(f"  {url}: {_OFFLINE}")
+            failures.append(f"  {shown(url)}: {_OFFLINE}")
             continue
         # One part file a mirror: mirrors compress differently, so that a download which began at
         # one cannot go on at another.
         tag = hashlib.sha256(url.encode()).hexdigest()[:8]
         part = target.with_name(f".{target.name}.{tag}.part")
         try:
-            _download(url, part, check, size)
+            _download(url, part, check, bounds)
         except (*_NETWORK, GluonexpError) as error:
-            failures.append(f"  {url}: {_reason(error)}")
+            failures.append(f"  {shown(url)}: {_reason(error)}")
             continue
         return part
-    files = [f"  {name}  ({identity})" for name, identity in needed.items()]
-    raise NoMirror(
-        "\n".join(
-            [
-                f"{target.name} cannot be downloaded:",
-                *failures,
-                f"Without a download, put into {target.parent}:",
-                *files,
-                "or set dataset.root (or GLUONEXP_DATA) to a folder that has them.",
-            ]
-        ),
-        failures,
-    )
+    message = [f"{target.name} cannot be downloaded:", *failures, *advice]
+    raise NoMirror("\n".join(message), failures)
 
 
-def _download(url: str, part: Path, check: Callable[[Path], object], size: int | None) -> None:
+def _download(url: str, part: Path, check: Callable[[Path], object], bounds: _Bounds) -> None:
     """Complete `part` from `url`, reconnecting as long as that brings bytes, and check it."""
     for attempt in range(1, _ATTEMPTS + 1):
         before = part.stat().st_size if part.exists() else 0
         try:
-            _receive(url, part, before, size)
+            _receive(url, part, before, bounds)
         except _NETWORK:
             after = part.stat().st_size if part.exists() else 0
             if after <= before or attempt == _ATTEMPTS:
@@ -186,27 +214,29 @@ def _download(url: str, part: Path, check: Callable[[Path], object], size: int |
             continue
         try:
             check(part)
-        except GluonexpError:
+        except Exception as error:  # whatever it is: the next download must not go on from this
             part.unlink()
             # A part left by an earlier download may be of a file that has changed since.
-            if before == 0 or attempt == _ATTEMPTS:
+            if not isinstance(error, GluonexpError) or before == 0 or attempt == _ATTEMPTS:
                 raise
             continue
         return
 
 
-def _receive(url: str, part: Path, offset: int, size: int | None) -> None:
+def _receive(url: str, part: Path, offset: int, bounds: _Bounds) -> None:
     """Append what `url` has after `offset` bytes to `part`, or write all of it anew.
 
     Raises
     ------
     requests.RequestException, urllib3.exceptions.HTTPError
-        If the transfer fails; what had arrived stays in `part`.
+        If the transfer fails; what had arrived stays in `part`, unless it is too much.
     """
+    size, limit, patience = bounds
     headers = dict(_ENCODING)
     if offset:
         headers["Range"] = f"bytes={offset}-"
-    with requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT) as response:
+    waiting = (_CONNECTING, patience)
+    with requests.get(url, headers=headers, stream=True, timeout=waiting) as response:
         if offset and response.status_code == requests.codes.requested_range_not_satisfiable:
             return  # nothing comes after `offset`; whether the part is right, the check will tell
         response.raise_for_status()
@@ -218,6 +248,8 @@ def _receive(url: str, part: Path, offset: int, size: int | None) -> None:
         total = offset + int(length) if length.isdecimal() else size
         if size is not None and total != size:
             raise requests.RequestException(f"the file has {total} bytes, not {size}")
+        if limit is not None and (total or 0) > limit:
+            raise requests.RequestException(f"the file has {total} bytes, more than {limit}")
         with (
             transient_bar(
                 "{task.description}",
@@ -229,12 +261,15 @@ def _receive(url: str, part: Path, offset: int, size: int | None) -> None:
             part.open("ab" if offset else "wb") as file,
         ):
             if bar.disable:
-                _say(f"downloading {url}" + (f" ({total / 1e6:.1f} MB)" if total else ""))
+                _say(f"downloading {shown(url)}" + (f" ({total / 1e6:.1f} MB)" if total else ""))
             task = bar.add_task(part.name.split(".")[1], total=total, completed=offset)
             # The bytes as they are stored at the mirror: no server's Content-Encoding is undone.
             for block in response.raw.stream(_BLOCK, decode_content=False):
                 file.write(block)
                 bar.advance(task, len(block))
+                if limit is not None and file.tell() > limit:
+                    part.unlink()
+                    raise requests.RequestException(f"the file has more than {limit} bytes")
 
 
 def _reason(error: Exception) -> str:
@@ -245,6 +280,8 @@ def _reason(error: Exception) -> str:
         return "timed out"
     if isinstance(error, requests.exceptions.SSLError):
         return "no secure connection"
+    if isinstance(error, _NO_ADDRESS):  # its text quotes the address, with what is secret in it
+        return "not an address that files can be downloaded from"
     if isinstance(error, requests.ConnectionError):
         return "no connection"
     if isinstance(error, urllib3.exceptions.HTTPError):

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +14,6 @@ from rich.console import Console
 from gluonexp import build, checkpoint, freeze, loop, lr_find, record, show
 from gluonexp.callbacks import TEST_CURVE, ShowProgress, StopOnDivergence, Track, Unfreezing
 from gluonexp.data.types import Spec, Split
-from gluonexp.errors import GluonexpError
 from gluonexp.export import symbol
 from gluonexp.job import Job, opened
 from gluonexp.models.preprocess import Preprocessing
@@ -84,8 +82,6 @@ def run(
         tracker, artifacts = job.tracker, job.artifacts
 
         # 2. The epochs; what was frozen has not moved.
-        identity = _identity(config, data)
-        history = _resume(config, identity, learner, workdir, tracker)
         fit = loop.fit(
             learner,
             data.train,
@@ -95,15 +91,17 @@ def run(
             seed=config.seed,
             workdir=workdir,
             callbacks=[
-                Unfreezing(job.frozen),
+                Unfreezing(
+                    job.frozen, say=lambda line: console.print(line, highlight=False, markup=False)
+                ),
                 Track(tracker, config.trainer.log_every),
                 ShowProgress(console),
                 StopOnDivergence(),
                 *job.plan.callbacks,
             ],
             augment=job.plan.augment,
-            history=history,
-            identity=identity,
+            history=_resume(job),
+            identity=job.identity,
         )
         show.stopped(console, fit.stopped)
         _audit(job.frozen, console, tracker)
@@ -150,7 +148,7 @@ def _find_lr(config: Config, workdir: Path, overrides: Sequence[str], console: C
         )
         title = f"Learning rates on {job.data.title}"
         suggestion = lr_find.record(curve, job.artifacts, job.tracker, title)
-    show.suggestion(console, suggestion, lr_find.command(overrides, suggestion))
+    show.suggestion(console, suggestion)
     _leave(job, console, usable=False)
     return Result(job.tracker.run_id, {"lr_find/suggestion": suggestion}, None, [], workdir)
 
@@ -188,55 +186,20 @@ def _evaluations(config: Config, data: build.Data) -> dict[str, Split]:
     return evaluations
 
 
-def _identity(config: Config, data: build.Data) -> dict[str, Any]:
-    """Return what a continued run must have in common with the one it goes on from."""
-    return {
-        "seed": config.seed,
-        "the data (their digest)": data.digest,
-        "dataset.val_fraction": config.dataset.val_fraction,
-        "dataset.train_fraction": config.dataset.train_fraction,
-        "trainer.batch_size": config.trainer.batch_size,
-        "optim.name": config.optim.name,
-        "model": config.model,
-        "loss": config.loss,
-        "augment": config.augment,
-        "freeze": asdict(config.freeze),
-    }
-
-
-def _resume(
-    config: Config,
-    identity: dict[str, Any],
-    learner: loop.Learner,
-    workdir: Path,
-    tracker: Tracker,
-) -> list[dict[str, float]]:
-    """Put the checkpoint `trainer.resume` into `learner`; return the epochs it has behind it."""
-    if config.trainer.resume is None:
+def _resume(job: Job) -> list[dict[str, float]]:
+    """Put the checkpoint of the earlier run into the learner; return the epochs behind it."""
+    if job.before is None:
         return []
-    folder = Path(config.trainer.resume).expanduser()
-    meta = checkpoint.read_meta(folder)
-    for key, value in identity.items():
-        if (before := meta["identity"].get(key)) != value:
-            raise GluonexpError(
-                f"trainer.resume={folder}: {key} was {before} there and is {value} now; "
-                "continue with what it was trained with"
-            )
-    history: list[dict[str, float]] = meta["history"]
-    if len(history) > config.trainer.epochs:
-        raise GluonexpError(
-            f"trainer.resume={folder}: has {len(history)} epochs already; ask for at least as "
-            "many with trainer.epochs=N"
-        )
-    checkpoint.load(folder, learner.net, learner.trainer)
-    best, target = checkpoint.find(folder.parent / "best"), workdir / "checkpoints" / "best"
+    folder = job.before.folder
+    checkpoint.load(folder, job.learner.net, job.learner.trainer)
+    best, target = checkpoint.find(folder.parent / "best"), job.workdir / "checkpoints" / "best"
     if best is not None and best.resolve() != target.resolve():  # it may stay the best
         shutil.copytree(best, target, dirs_exist_ok=True)
-    for row in history:
+    for row in job.before.history:
         metrics = {key: value for key, value in row.items() if key != "epoch"}
-        tracker.log_metrics(metrics, step=int(row["epoch"]))
-    tracker.log_tags({"gluonexp.resumed_from": str(folder)})
-    return history
+        job.tracker.log_metrics(metrics, step=int(row["epoch"]))
+    job.tracker.log_tags({"gluonexp.resumed_from": str(folder)})
+    return job.before.history
 
 
 def _restore_best(

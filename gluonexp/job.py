@@ -5,12 +5,13 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
-from gluonexp import build, checkpoint, freeze, record, runtime, show
+from gluonexp import build, freeze, record, resume, runtime, show, tracking
 from gluonexp.data.types import Spec
 from gluonexp.errors import GluonexpError
 from gluonexp.loop import Learner
@@ -29,6 +30,10 @@ class Job:
         As composed, with what ``auto`` weights came to.
     frozen
         Carries out the freeze policy.
+    before
+        The checkpoint to go on from, if any.
+    identity
+        What training that goes on from here must share, and what it takes over.
     artifacts
         The folder of what is to be recorded.
     """
@@ -40,6 +45,8 @@ class Job:
     learner: Learner
     frozen: freeze.Frozen
     data: build.Data
+    before: resume.Earlier | None
+    identity: dict[str, Any]
     tracker: Tracker
     workdir: Path
     artifacts: Path
@@ -57,31 +64,56 @@ def opened(
         A setting or the data are not right. Whatever can be found out before data are read is
         found before a run exists.
     """
-    artifacts = workdir / "artifacts"
-    _clear(config, workdir)
-    config = _pinned(config)
+    _check_folder(workdir)
+    before = resume.earlier(config)
     device = runtime.device(config.device)
     plan = build.plan(config)
     spec = plan.source.spec()
     steps = build.preprocessing(config.dataset, spec)
+    settings = resume.settings(config, steps)
+    if before is not None:
+        before.check(settings)
+
     runtime.seed_everything(config.seed)
-    net, pretrained = build.network(config, plan.model, spec, steps, device)
+    net = build.network(config, plan.model, spec, steps)
+    shape = steps.channels, steps.height, steps.width
+    layers = freeze.plan(net, config.freeze, shape, config.trainer.epochs)
+    pretrained = build.initialize(
+        config, net, spec, device, None if before is None else before.pretrained(config)
+    )
+    if pretrained is not None and pretrained.adapted:  # strides have moved, and so has the work
+        layers = freeze.plan(net, config.freeze, shape, config.trainer.epochs)
     config = build.pinned(config, pretrained)
-    layers = freeze.plan(net, config.freeze, (steps.channels, steps.height, steps.width))
     frozen = freeze.apply(net, layers)
-    show.weights(console, pretrained)
+    show.weights(console, pretrained, layers)
     show.plan(console, layers)
     origin = runtime.provenance()
+
+    _clear(config, workdir)
+    artifacts = workdir / "artifacts"
+    tags = record.tags(origin, overrides, str(device))
+    if config.trainer.lr_find.steps:
+        tags |= tracking.NOT_A_MODEL
     with tracked_run(
         backend=config.tracking.backend,
         uri=config.tracking.uri,
         experiment=config.tracking.experiment,
         run_name=config.tracking.run_name,
-        tags=record.tags(origin, overrides, str(device)),
+        tags=tags,
     ) as tracker:
         record.config(artifacts, config, overrides, origin)
         record.layers(artifacts, layers)
         data = build.data(config, plan.source)
+        identity = {
+            **settings,
+            "the data (their digest)": data.digest,
+            "classes": list(spec.classes),
+            "pretrained": None if pretrained is None else asdict(pretrained),
+            "adapted": pretrained is not None and pretrained.adapted,
+            "frozen": frozen.digests if before is None else before.identity.get("frozen"),
+        }
+        if before is not None:
+            before.check({key: identity[key] for key in ("the data (their digest)",)})
         show.data(console, data)
         record.samples(artifacts, data)
         tracker.log_params(record.parameters(config, data, layers, pretrained))
@@ -89,34 +121,38 @@ def opened(
         tracker.log_artifacts(artifacts)
         block = build.preprocess(steps, spec)
         learner = build.learner(config, plan, net, block, device, len(data.train))
-        yield Job(config, plan, spec, steps, learner, frozen, data, tracker, workdir, artifacts)
+        yield Job(
+            config=config,
+            plan=plan,
+            spec=spec,
+            steps=steps,
+            learner=learner,
+            frozen=frozen,
+            data=data,
+            before=before,
+            identity=identity,
+            tracker=tracker,
+            workdir=workdir,
+            artifacts=artifacts,
+        )
 
 
-def _clear(config: Config, workdir: Path) -> None:
-    """Remove what an earlier job left in this folder, unless this one goes on from it."""
-    resume = config.trainer.resume
-    if resume is not None and checkpoint.find(Path(resume).expanduser()) is None:
-        raise GluonexpError(f"trainer.resume={resume}: no complete checkpoint there")
-    # Only what a run of ours wrote is removed: `workdir` may be any folder of the caller's.
+def _check_folder(workdir: Path) -> None:
+    """Refuse a folder with something in it that no run of ours wrote: it would be removed."""
     for name, ours in (("checkpoints", "*/meta.json"), ("artifacts", "config/resolved.yaml")):
         folder = workdir / name
         if folder.exists() and any(folder.iterdir()) and not any(folder.glob(ours)):
             raise GluonexpError(
                 f"{folder} holds something that no run wrote: give the job a folder of its own"
             )
-    kept = workdir / "checkpoints"
-    if resume is None or Path(resume).expanduser().resolve().parent != kept.resolve():
+
+
+def _clear(config: Config, workdir: Path) -> None:
+    """Remove what an earlier job left in this folder, unless this one goes on from it."""
+    before, kept = config.trainer.resume, workdir / "checkpoints"
+    if before is None or Path(before).expanduser().resolve().parent != kept.resolve():
         shutil.rmtree(kept, ignore_errors=True)
     shutil.rmtree(workdir / "artifacts", ignore_errors=True)
-
-
-def _pinned(config: Config) -> Config:
-    """Settle on the weights of the run that this one goes on from, where only ``auto`` is said."""
-    if config.trainer.resume is None or config.model.get("weights") != "auto":
-        return config
-    model = checkpoint.read_meta(Path(config.trainer.resume).expanduser())["identity"]["model"]
-    settled = {key: model[key] for key in ("weights", "sha256") if key in model}
-    return replace(config, model={**config.model, **settled})
 
 
 def _log_data(tracker: Tracker, config: Config, data: build.Data) -> None:

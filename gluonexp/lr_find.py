@@ -8,9 +8,7 @@ rate to train with, well below the one that breaks training.
 from __future__ import annotations
 
 import itertools
-import re
-import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -146,13 +144,6 @@ def record(curve: LrCurve, artifacts: Path, tracker: Tracker, title: str) -> flo
             "too high from the first step, or take more trainer.lr_find.steps"
         )
     return suggestion
-
-
-def command(overrides: Sequence[str], suggestion: float) -> str:
-    """Return the command that trains with `suggestion` what `overrides` searched one for."""
-    mine = re.compile(r"trainer=|\+*trainer\.lr_find|optim\.lr=")
-    kept = [word for word in overrides if not mine.match(word)]
-    return shlex.join(["python", "-m", "gluonexp.run", *kept, f"optim.lr={suggestion:.3g}"])
 
 
 def _endless(train: Split, batch_size: int, seed: int, augment: Augment | None) -> Iterator[Batch]:

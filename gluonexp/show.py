@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -20,13 +20,23 @@ from gluonexp.runtime import redact
 LONGEST_PLAN = 24
 
 
-def weights(console: Console, pretrained: Pretrained | None) -> None:
+def weights(console: Console, pretrained: Pretrained | None, plan: Plan) -> None:
     """Say where the network's first parameters came from."""
     if pretrained is None:
         return
-    if pretrained.warning is not None:
-        warning = f"[yellow]warning:[/yellow] {escape(pretrained.warning)}"
-        console.print(warning, highlight=False, soft_wrap=True)
+    warnings = [pretrained.warning] if pretrained.warning is not None else []
+    held = [
+        row for row in plan.rows if row.parameter.startswith("head.") and row.state == "frozen"
+    ]
+    if held and "head" not in pretrained.taken:
+        warnings.append(
+            f"{held[0].layer} layers of the head are frozen, but new: they stay random "
+            "(freeze=features trains the whole head)"
+        )
+    for warning in warnings:
+        console.print(
+            f"[yellow]warning:[/yellow] {escape(warning)}", highlight=False, soft_wrap=True
+        )
     digest = f" (sha256 {pretrained.sha256[:12]})" if pretrained.sha256 else ""
     line = f"weights: {pretrained.title}{digest}; taken: {pretrained.taken}"
     console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -37,7 +47,8 @@ def plan(console: Console, plan: Plan) -> None:
     rows = plan.rows
     deep = len(rows) > LONGEST_PLAN
     table = Table(box=None, pad_edge=False)
-    for heading in ("layers" if deep else "parameter", "layer", "shape", ""):
+    table.add_column("layers" if deep else "parameter", no_wrap=True, overflow="fold")
+    for heading in ("layer", "shape", ""):
         table.add_column(heading)
     for heading in ("size", "lr x", "FLOPs"):
         table.add_column(heading, justify="right")
@@ -49,9 +60,9 @@ def plan(console: Console, plan: Plan) -> None:
             name,
             only.layer if only else f"{len(alike)} parameters",
             " x ".join(map(str, only.shape)) if only else "",
-            _state(learning[0]),
+            _distinct(_state(row) for row in learning),
             f"{sum(row.size for row in alike):,}",
-            f"{learning[0].lr_mult:.3g}",
+            _distinct(f"{row.lr_mult:.3g}" for row in learning),
             f"{share:.1%}" if share else "",
         )
     console.print(table)
@@ -68,12 +79,13 @@ def _alike(rows: Sequence[PlanRow]) -> list[tuple[str, list[PlanRow]]]:
     """Return runs of layers, such as ``backbone.0 to 7``, whose parameters all train alike."""
     layers: dict[str, list[PlanRow]] = {}
     for row in rows:
-        layers.setdefault(".".join(row.parameter.split(".")[:2]), []).append(row)
+        path = row.parameter.split(".")[:-1]
+        layers.setdefault(".".join(path[:2]), []).append(row)
 
     def how(item: tuple[str, list[PlanRow]]) -> tuple[object, ...]:
         name, members = item
         states = {(_state(row), row.lr_mult) for row in members if not _is_statistic(row)}
-        return name.partition(".")[0], sorted(states)
+        return name.rpartition(".")[0], sorted(states)
 
     runs = []
     for _, together in itertools.groupby(layers.items(), how):
@@ -83,12 +95,17 @@ def _alike(rows: Sequence[PlanRow]) -> list[tuple[str, list[PlanRow]]]:
     return runs
 
 
+def _distinct(texts: Iterable[str]) -> str:
+    """Join what differs, in its order; mostly that is one text."""
+    return ", ".join(dict.fromkeys(texts))
+
+
 def _is_statistic(row: PlanRow) -> bool:
     return row.parameter.endswith(STATISTICS)
 
 
 def _state(row: PlanRow) -> str:
-    until = "" if row.unfreeze_epoch is None else f" until epoch {row.unfreeze_epoch}"
+    until = "" if row.unfreeze_epoch is None else f" to epoch {row.unfreeze_epoch}"
     return f"{row.state}{until}"
 
 
@@ -119,10 +136,10 @@ def result(console: Console, metrics: Mapping[str, float], epoch: int) -> None:
     console.print(table)
 
 
-def suggestion(console: Console, lr: float, command: str) -> None:
-    """Print the learning rate that a search came to, and how to train with it."""
-    console.print(f"suggestion: optim.lr={lr:.3g}, where the loss fell fastest", highlight=False)
-    console.print(f"  train:   {command}", highlight=False, markup=False, soft_wrap=True)
+def suggestion(console: Console, lr: float) -> None:
+    """Print the learning rate that a search came to, and what to do with it."""
+    line = f"suggestion: optim.lr={lr:.3g} instead of trainer=lr_find, in the same command"
+    console.print(line, highlight=False)
 
 
 def untracked(console: Console, artifacts: Path) -> None:

@@ -14,7 +14,14 @@ from typing import Any
 import numpy as np
 
 from gluonexp import optim
-from gluonexp.build.networks import Pretrained, network, pinned, preprocess, preprocessing
+from gluonexp.build.networks import (
+    Pretrained,
+    initialize,
+    network,
+    pinned,
+    preprocess,
+    preprocessing,
+)
 from gluonexp.build.targets import Constructor, constructor, resolve
 from gluonexp.data.augment import Augment
 from gluonexp.data.digest import digest
@@ -31,6 +38,7 @@ __all__ = [
     "Pretrained",
     "constructor",
     "data",
+    "initialize",
     "learner",
     "network",
     "pinned",

@@ -66,19 +66,17 @@ def preprocess(steps: Preprocessing, spec: Spec) -> Preprocess:
 
 
 def network(
-    config: Config, construct: Constructor, spec: Spec, steps: Preprocessing, device: mx.Context
-) -> tuple[nn.HybridBlock, Pretrained | None]:
-    """Return the network, its shapes inferred from the data's, initialized, compiled.
+    config: Config, construct: Constructor, spec: Spec, steps: Preprocessing
+) -> nn.HybridBlock:
+    """Return the network, its shapes inferred from the data's; no parameter has a value yet.
 
-    A fine-tuning network gets its pretrained parameters, everything else Xavier's. Call it under
-    the run's seed. Parameter names do not depend on how many networks this process made before:
-    the optimizer state and the exported files go by name.
+    Parameter names do not depend on how many networks this process made before: the optimizer
+    state and the exported files go by name.
 
     Raises
     ------
     GluonexpError
-        The network cannot take the data's shape, or does not return (N, classes); or its
-        pretrained parameters cannot be had, or are another network's.
+        The network cannot take the data's shape, or does not return (N, classes).
     """
     with mx.name.NameManager():
         net = construct(classes=len(spec.classes))
@@ -86,26 +84,68 @@ def network(
             raise GluonexpError(f"model: {config.model['_target_']} returned no HybridBlock")
         shape = (1, steps.channels, steps.height, steps.width)
         _infer_shapes(net, shape, len(spec.classes), config)
-    pretrained = None
+    return net
+
+
+def initialize(
+    config: Config,
+    net: nn.HybridBlock,
+    spec: Spec,
+    device: mx.Context,
+    earlier: Pretrained | None = None,
+) -> Pretrained | None:
+    """Give every parameter of `net` a value, and compile it; call it under the run's seed.
+
+    A fine-tuning network gets its pretrained parameters, everything else Xavier's.
+
+    Parameters
+    ----------
+    net
+        Of `network`.
+    earlier
+        Of training that goes on: its checkpoint will be loaded, so nothing is looked for.
+
+    Returns
+    -------
+    Pretrained or None
+        None where the network is not a fine-tuning one.
+
+    Raises
+    ------
+    GluonexpError
+        The pretrained parameters cannot be had, or are another network's.
+    """
+    pretrained = earlier
     if isinstance(net, FineTune):
-        found = find(
-            net.weights, net.zoo_name, sha256=net.sha256, tracking_uri=config.tracking.uri
-        )
-        pretrained = Pretrained(
-            choice=found.choice,
-            title=found.title,
-            sha256=found.sha256,
-            adapted=found.adapted,
-            taken=net.adopt(found),
-            warning=found.warning,
-        )
+        if earlier is None:
+            pretrained = _adopted(net, spec, config.tracking.uri)
+        elif earlier.adapted:
+            net.adapt()
     for parameter in net.collect_params().values():
         if parameter._data is None:
             parameter.initialize(ctx=device, default_init=mx.init.Xavier())
         else:
             parameter.reset_ctx(device)
     net.hybridize(static_alloc=True, static_shape=True)
-    return net, pretrained
+    return pretrained
+
+
+def _adopted(net: FineTune, spec: Spec, tracking_uri: str | None) -> Pretrained:
+    found = find(
+        net.weights,
+        net.zoo_name,
+        needed=net.needed(),
+        sha256=net.sha256,
+        tracking_uri=tracking_uri,
+    )
+    return Pretrained(
+        choice=found.choice,
+        title=found.title,
+        sha256=found.sha256,
+        adapted=found.adapted,
+        taken=net.adopt(found, spec.classes),
+        warning=found.warning,
+    )
 
 
 def pinned(config: Config, pretrained: Pretrained | None) -> Config:

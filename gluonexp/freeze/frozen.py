@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 
 from gluonexp.errors import GluonexpError
-from gluonexp.freeze.layers import is_statistic, walk
+from gluonexp.freeze.layers import holders, is_statistic, listed, parts, walk
 from gluonexp.freeze.planning import Plan, PlanRow
 from gluonexp.mx import nd, nn
-
-# A message names so many parameters.
-NAMED = 5
 
 
 class Frozen:
@@ -21,28 +19,44 @@ class Frozen:
         self._rows = rows
         self._digests = _digests(net, rows)
 
-    def resume(self, epochs: int) -> None:
-        """Release what the epochs already trained had released; the rest is audited from here.
+    @property
+    def digests(self) -> dict[str, str]:
+        """The sha256 of what was frozen when training began, by name; also of what is released."""
+        return dict(self._digests)
+
+    def resume(self, epochs: int, digests: Mapping[str, str] | None) -> None:
+        """Release what the epochs already trained had released, and audit the rest.
 
         Call it once the values of that training are in the network.
 
         Parameters
         ----------
         epochs
-            How many epochs are behind; 0 changes nothing.
+            How many epochs are behind.
+        digests
+            Those of that training when it began; None: unknown, so what is still frozen is
+            audited from here on only.
+
+        Raises
+        ------
+        GluonexpError
+            As `audit`: something still frozen is not what it was when that training began.
         """
-        due = [row for row in self._rows if _epoch(row) < epochs]
-        self._release(due)
-        if epochs:  # other values than `apply` saw
+        self._release([row for row in self._rows if _epoch(row) < epochs])
+        if digests is None:
             self._digests = _digests(self._net, self._rows)
+        else:
+            self._digests = dict(digests)
+            self.audit()
 
     def unfreeze(self, epoch: int) -> list[str]:
-        """Release what is due in this epoch, after an audit; return the names."""
+        """Release what is due in this epoch, after an audit; return the parts that learn now."""
         due = [row for row in self._rows if _epoch(row) == epoch]
-        if due:
-            self.audit()
-            self._release(due)
-        return [row.parameter for row in due]
+        if not due:
+            return []
+        self.audit()
+        self._release(due)
+        return parts(self._net, [row.parameter for row in due])
 
     def audit(self) -> int:
         """Compare everything that is still frozen with its value at the start.
@@ -58,23 +72,21 @@ class Frozen:
             Something frozen has moved; the message names it.
         """
         now = _digests(self._net, self._rows)
-        if moved := [name for name, digest in now.items() if digest != self._digests[name]]:
-            more = f" and {len(moved) - NAMED} more" if len(moved) > NAMED else ""
+        if moved := [name for name, digest in now.items() if digest != self._digests.get(name)]:
             raise GluonexpError(
-                f"frozen, but changed during training: {', '.join(moved[:NAMED])}{more}; "
-                "something other than the optimizer writes to them, look at the network and the "
-                "callbacks"
+                f"frozen, but changed during training: {listed(moved)}; something other than "
+                "the optimizer writes to them, look at the network and the callbacks"
             )
         return len(now)
 
     def _release(self, rows: list[PlanRow]) -> None:
         parameters = self._net._collect_params_with_prefix()
-        layers = walk(self._net)
+        held = holders(self._net)
         released = {row.parameter for row in rows}
         self._rows = [row for row in self._rows if row.parameter not in released]
         for name in released:
-            if is_statistic(layers, name):
-                layers[name.rpartition(".")[0]]._kwargs["use_global_stats"] = False
+            if is_statistic(held, name):
+                held[name][1]._kwargs["use_global_stats"] = False
             else:
                 parameters[name].grad_req = "write"
         _recompile(self._net)
@@ -93,16 +105,15 @@ def apply(net: nn.HybridBlock, plan: Plan) -> Frozen:
     Frozen
         Carries out the rest of the plan, and audits.
     """
-    parameters, layers = net._collect_params_with_prefix(), walk(net)
+    parameters, held = net._collect_params_with_prefix(), holders(net)
     for row in plan.rows:
         parameter = parameters[row.parameter]
         if row.lr_mult:
             parameter.lr_mult = row.lr_mult
         if row.state == "frozen":
             parameter.grad_req = "null"
-        if is_statistic(layers, row.parameter):
-            layer = layers[row.parameter.rpartition(".")[0]]
-            layer._kwargs["use_global_stats"] = row.state == "frozen"
+        if is_statistic(held, row.parameter):
+            held[row.parameter][1]._kwargs["use_global_stats"] = row.state == "frozen"
     _recompile(net)
     return Frozen(net, [row for row in plan.rows if row.state == "frozen"])
 
@@ -122,11 +133,11 @@ def _digests(net: nn.HybridBlock, rows: list[PlanRow]) -> dict[str, str]:
     """Return the sha256 of each parameter's value by its name."""
     nd.waitall()  # device sync; a static graph shows stale BatchNorm statistics without it
     parameters = net._collect_params_with_prefix()
-    layers = walk(net)
+    held = holders(net)
     digests = {}
     for row in rows:
-        path, _, leaf = row.parameter.rpartition(".")
-        if leaf == "gamma" and row.batchnorm and layers[path]._kwargs["fix_gamma"]:
+        gamma = row.batchnorm and row.parameter.endswith("gamma")
+        if gamma and held[row.parameter][1]._kwargs["fix_gamma"]:
             continue  # never read: MXNet takes 1 for it, and may write that there
         value = parameters[row.parameter].list_data()[0].asnumpy()
         digests[row.parameter] = hashlib.sha256(value.tobytes()).hexdigest()

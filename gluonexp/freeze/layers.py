@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from gluonexp.mx import nn
 
@@ -11,6 +11,9 @@ NORM = (*BATCHNORM, nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm)
 
 # What a BatchNorm layer learns in the forward pass, not by gradients.
 STATISTICS = ("running_mean", "running_var")
+
+# A message names so many parameters or layers.
+NAMED = 5
 
 
 def walk(block: nn.HybridBlock, path: str = "") -> dict[str, nn.HybridBlock]:
@@ -21,10 +24,43 @@ def walk(block: nn.HybridBlock, path: str = "") -> dict[str, nn.HybridBlock]:
     return found
 
 
-def is_statistic(layers: Mapping[str, nn.HybridBlock], name: str) -> bool:
-    """Say whether the parameter `name` is a running statistic; `layers` are what `walk` found."""
-    path, _, leaf = name.rpartition(".")
-    return leaf in STATISTICS and isinstance(layers[path], BATCHNORM)
+def holders(net: nn.HybridBlock) -> dict[str, tuple[str, nn.HybridBlock]]:
+    """Return path and layer that hold each parameter, by its structural name and in that order.
+
+    A name need not begin with a layer's path and end with its attribute: the LSTM at ``rnn`` calls
+    its ``l0_i2h_weight`` ``rnn._unfused.0.i2h_weight``. So every layer is asked for its names.
+    """
+    found: dict[str, tuple[str, nn.HybridBlock]] = {}
+    for path, layer in walk(net).items():  # parents first: the innermost layer has the last word
+        found |= dict.fromkeys(layer._collect_params_with_prefix(path), (path, layer))
+    return found
+
+
+def is_statistic(held: Mapping[str, tuple[str, nn.HybridBlock]], name: str) -> bool:
+    """Say whether the parameter `name` is a running statistic; `held` is what `holders` found."""
+    return name.rpartition(".")[2] in STATISTICS and isinstance(held[name][1], BATCHNORM)
+
+
+def parts(net: nn.HybridBlock, names: Collection[str]) -> list[str]:
+    """Return the fewest parts of `net` that hold these parameters and nothing else that learns."""
+    others = [
+        f"{name}."
+        for name, parameter in net._collect_params_with_prefix().items()
+        if name not in names and parameter._differentiable
+    ]
+    found = dict[str, None]()
+    for name in names:
+        words = name.split(".")
+        paths = (".".join(words[:end]) for end in range(1, len(words) + 1))
+        whole = (path for path in paths if not any(o.startswith(f"{path}.") for o in others))
+        found |= {next(whole): None}
+    return list(found)
+
+
+def listed(names: Sequence[str]) -> str:
+    """Name the first of many."""
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
 
 
 def blocks(container: nn.HybridBlock) -> list[list[str]]:

@@ -10,7 +10,16 @@ from dataclasses import dataclass
 from gluonexp.errors import GluonexpError
 from gluonexp.freeze import rules
 from gluonexp.freeze.graph import Graph
-from gluonexp.freeze.layers import BATCHNORM, STATISTICS, blocks, is_statistic, walk
+from gluonexp.freeze.layers import (
+    BATCHNORM,
+    STATISTICS,
+    blocks,
+    holders,
+    is_statistic,
+    listed,
+    parts,
+    walk,
+)
 from gluonexp.mx import gluon, nn
 from gluonexp.schema import FreezeConfig
 
@@ -60,7 +69,12 @@ class Plan:
     notes: tuple[str, ...]
 
 
-def plan(net: nn.HybridBlock, config: FreezeConfig, input_shape: Sequence[int]) -> Plan:
+def plan(
+    net: nn.HybridBlock,
+    config: FreezeConfig,
+    input_shape: Sequence[int],
+    epochs: int | None = None,
+) -> Plan:
     """Return how each parameter of `net` will train.
 
     What the network itself froze (``grad_req="null"``, ``use_global_stats=True``) is frozen under
@@ -73,6 +87,8 @@ def plan(net: nn.HybridBlock, config: FreezeConfig, input_shape: Sequence[int]) 
         All its shapes known; no value is read.
     input_shape
         Of one image, (C, H, W).
+    epochs
+        How many there will be: what would be released later is noted; None where unknown.
 
     Raises
     ------
@@ -81,7 +97,7 @@ def plan(net: nn.HybridBlock, config: FreezeConfig, input_shape: Sequence[int]) 
         nothing to train; the message names the key.
     """
     parameters = net._collect_params_with_prefix()
-    layers = walk(net)
+    held = holders(net)
     for position, rule in enumerate(config.rules):
         if rule.state == "frozen" and rule.lr_mult != 1:
             raise GluonexpError(
@@ -91,12 +107,12 @@ def plan(net: nn.HybridBlock, config: FreezeConfig, input_shape: Sequence[int]) 
     assigned = rules.assign(net, [rule.match for rule in config.rules], "freeze.rules")
     ruled = {name: config.rules[position] for name, position in assigned.items()}
     states = {
-        name: _state(parameter, name, layers, ruled[name].state, config.batchnorm)
+        name: _state(parameter, name, held, ruled[name].state, config.batchnorm)
         for name, parameter in parameters.items()
     }
     mults = {name: rule.lr_mult for name, rule in ruled.items() if states[name] == "trained"}
-    epochs = _unfreeze(net, config, layers, states, mults)
-    _agree(parameters, layers, states, epochs, mults)
+    releases, notes = _unfreeze(net, config, held, states, mults)
+    _agree(net, states, releases, mults)
     if "trained" not in states.values():
         raise GluonexpError(f"freeze={config.name}: nothing is left to train in the first epoch")
     depths = _depths(net, config)
@@ -105,35 +121,36 @@ def plan(net: nn.HybridBlock, config: FreezeConfig, input_shape: Sequence[int]) 
     total = sum(macs.values()) or 1
     rows = []
     for name, parameter in parameters.items():
-        path, below = name.rpartition(".")[0], depths.get(_part(name), 0)
+        (path, layer), below = held[name], depths.get(_part(name), 0)
         learns = mults.get(name, 0.0) * parameter.lr_mult * config.decay**below
         rows.append(
             PlanRow(
                 parameter=name,
-                layer=type(layers[path]).__name__,
+                layer=type(layer).__name__,
                 shape=tuple(parameter.shape),
                 size=math.prod(parameter.shape),
                 state=states[name],
                 lr_mult=learns,
-                unfreeze_epoch=epochs.get(name),
-                batchnorm=_batchnorm(layers[path], path, states),
+                unfreeze_epoch=releases.get(name),
+                batchnorm=_batchnorm(layer, path, states),
                 flops_share=macs.get(parameter.name, 0) / total,
             )
         )
-    return Plan(tuple(rows), tuple(_notes(net, rows, graph)))
+    notes += [*_too_late(net, releases, epochs), *_notes(net, rows, graph)]
+    return Plan(tuple(rows), tuple(notes))
 
 
 def _state(
     parameter: gluon.Parameter,
     name: str,
-    layers: dict[str, nn.HybridBlock],
+    held: dict[str, tuple[str, nn.HybridBlock]],
     ruled: str,
     batchnorm: str,
 ) -> str:
-    layer = layers[name.rpartition(".")[0]]
-    if is_statistic(layers, name):
-        held = ruled == batchnorm == "frozen" or layer._kwargs["use_global_stats"]
-        return "frozen" if held else "statistic"
+    _, layer = held[name]
+    if is_statistic(held, name):
+        stays = ruled == batchnorm == "frozen" or layer._kwargs["use_global_stats"]
+        return "frozen" if stays else "statistic"
     if not parameter._differentiable:
         # A constant, such as the gamma of scale=False; or an operator's state that is no layer's.
         constant = isinstance(layer, BATCHNORM) or isinstance(parameter, gluon.Constant)
@@ -144,40 +161,52 @@ def _state(
 def _unfreeze(
     net: nn.HybridBlock,
     config: FreezeConfig,
-    layers: dict[str, nn.HybridBlock],
+    held: dict[str, tuple[str, nn.HybridBlock]],
     states: dict[str, str],
     mults: dict[str, float],
-) -> dict[str, int]:
-    """Return the epoch that unfreezes each parameter, and put its multiplier into `mults`."""
+) -> tuple[dict[str, int], list[str]]:
+    """Return the epoch that unfreezes each parameter, and put its multiplier into `mults`.
+
+    One policy should suit backbones of any depth: an entry for blocks that this one lacks, or for
+    what is released by then, is only noted (the second value).
+    """
     parameters = net._collect_params_with_prefix()
     epochs: dict[str, int] = {}
+    notes = []
     for position, entry in sorted(enumerate(config.unfreeze), key=lambda item: item[1].epoch):
         key = f"freeze.unfreeze[{position}].match"
+        try:
+            matching = rules.matching(net, entry.match, key)
+        except rules.NoSuchBlock as error:
+            notes.append(f"{error}; left out")
+            continue
         frozen = [
             name
-            for name in rules.matching(net, entry.match, key)
+            for name in matching
             if states[name] == "frozen" and name not in epochs
-            if parameters[name]._differentiable or is_statistic(layers, name)
+            if parameters[name]._differentiable or is_statistic(held, name)
         ]
-        if not frozen:
+        if not frozen and epochs.keys().isdisjoint(matching):
             raise GluonexpError(
-                f"{key}={entry.match}: nothing of it is frozen any more before epoch "
-                f"{entry.epoch}; remove it, or freeze it with a rule"
+                f"{key}={entry.match}: nothing of it is frozen; remove it, or freeze it with a "
+                "rule"
             )
+        if not frozen:
+            notes.append(f"{key}={entry.match}: changes nothing, all of it is released by then")
         epochs |= dict.fromkeys(frozen, entry.epoch)
         learning = [name for name in frozen if parameters[name]._differentiable]
         mults |= dict.fromkeys(learning, entry.lr_mult)
-    return epochs
+    return epochs, notes
 
 
 def _agree(
-    parameters: dict[str, gluon.Parameter],
-    layers: dict[str, nn.HybridBlock],
+    net: nn.HybridBlock,
     states: dict[str, str],
     epochs: dict[str, int],
     mults: dict[str, float],
 ) -> None:
     """Refuse rules that part what cannot be parted."""
+    parameters, layers = net._collect_params_with_prefix(), walk(net)
     # Mean and variance of a BatchNorm layer; the names under which layers share one parameter.
     together = [
         [f"{path}.{leaf}".lstrip(".") for leaf in STATISTICS]
@@ -237,6 +266,17 @@ def _batchnorm(layer: nn.HybridBlock, path: str, states: dict[str, str]) -> str:
     return "frozen" if held else "batch"
 
 
+def _too_late(net: nn.HybridBlock, releases: dict[str, int], epochs: int | None) -> Iterator[str]:
+    """Note what would only be released after the last epoch."""
+    for epoch in sorted(set(releases.values())):
+        if epochs is not None and epoch >= epochs:
+            late = parts(net, [name for name, release in releases.items() if release == epoch])
+            yield (
+                f"{listed(late)} would be released in epoch {epoch}, but training ends after "
+                f"epoch {epochs - 1} (trainer.epochs={epochs})"
+            )
+
+
 def _notes(net: nn.HybridBlock, rows: Sequence[PlanRow], graph: Graph) -> Iterator[str]:
     parameters = net._collect_params_with_prefix()
     means = [row for row in rows if row.batchnorm and row.parameter.endswith(STATISTICS[0])]
@@ -269,19 +309,19 @@ def _layers(means: Sequence[str]) -> str:
 
 def _dropped(net: nn.HybridBlock, rows: Sequence[PlanRow]) -> list[str]:
     """Return the Dropout layers that stand among frozen layers only, or right before one."""
-    held = {row.parameter: row.state != "trained" for row in rows}
+    still = {row.parameter: row.state != "trained" for row in rows}
     layers = walk(net)
-    names = list(layers)
+    positions = {path: position for position, path in enumerate(layers)}
     found = []
-    for position, (path, layer) in enumerate(layers.items()):
+    for path, layer in layers.items():
         if not (isinstance(layer, nn.Dropout) and layer._rate > 0):
             continue
         container = path.rpartition(".")[0]
-        beside = [held[name] for name in held if not container or name.startswith(f"{container}.")]
-        owned = (
-            f"{n}.{leaf}".lstrip(".") for n in names[position:] for leaf in layers[n]._reg_params
-        )
-        following = next(owned, None)
-        if (beside and all(beside)) or (following is not None and held[following]):
+        beside = [
+            still[name] for name in still if not container or name.startswith(f"{container}.")
+        ]
+        behind = (n for n, (p, _) in holders(net).items() if positions[p] > positions[path])
+        following = next(behind, None)
+        if (beside and all(beside)) or (following is not None and still[following]):
             found.append(path)
     return found

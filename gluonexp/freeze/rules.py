@@ -12,6 +12,13 @@ from gluonexp.mx import nn
 
 _BLOCK = re.compile(r"([\w.]+)\[(-?\d+)\]")
 
+# What policies call the parts of a fine-tuning network.
+_TOP = re.compile(r"(backbone|head)\b")
+
+
+class NoSuchBlock(GluonexpError):
+    """A pattern that counts further than the network has blocks."""
+
 
 def compiled(net: nn.HybridBlock, match: str, key: str) -> re.Pattern[str]:
     """Return the regular expression for a pattern: ``*`` is any text, all else is literal.
@@ -22,7 +29,9 @@ def compiled(net: nn.HybridBlock, match: str, key: str) -> re.Pattern[str]:
     Raises
     ------
     GluonexpError
-        There is no such part, or it has fewer blocks; the message begins with `key`.
+        There is no such part; the message begins with `key`.
+    NoSuchBlock
+        The part has fewer blocks.
     """
     if (block := _BLOCK.match(match)) is None:
         return re.compile(_text(match))
@@ -32,7 +41,7 @@ def compiled(net: nn.HybridBlock, match: str, key: str) -> re.Pattern[str]:
         raise _nothing(net, match, key)
     counted = blocks(layers[path])
     if not -len(counted) <= index < len(counted):
-        raise GluonexpError(
+        raise NoSuchBlock(
             f"{key}={match}: {path} has {len(counted)} block(s), counted from 0, or from -1 back"
         )
     children = "|".join(re.escape(f"{path}.{name}") for name in counted[index])
@@ -95,10 +104,10 @@ def _nothing(net: nn.HybridBlock, match: str, key: str) -> GluonexpError:
     )
     near = difflib.get_close_matches(match, [*parts, *names], n=3, cutoff=0)
     message = f"{key}={match}: matches no parameter of this network; nearest: {', '.join(near)}"
-    if match.startswith("backbone") and not any(name.startswith("backbone.") for name in names):
-        top = dict.fromkeys(name.partition(".")[0] for name in names)
+    top = dict.fromkeys(name.partition(".")[0] for name in names)
+    if (part := _TOP.match(match)) and part[1] not in top:
         message = (
-            f"{key}={match}: this network has no `backbone`, its parts are {', '.join(top)}; "
+            f"{key}={match}: this network has no `{part[1]}`, its parts are {', '.join(top)}; "
             "choose a network that has one (model=alexnet_ft, model=zoo_ft) or another freeze="
         )
     return GluonexpError(message)

@@ -48,11 +48,24 @@ class FineTune(nn.HybridBlock):
         """Return the logits; `F` is `nd` or `sym`."""
         return self.head(self.backbone(x))
 
-    def adopt(self, weights: Weights) -> str:
+    def needed(self) -> set[str]:
+        """Return the zoo's names of the parameters in `backbone`."""
+        names = self._collect_params_with_prefix()
+        return {
+            name.replace("backbone.", "features.", 1)
+            for name in names
+            if name.startswith("backbone.")
+        }
+
+    def adapt(self) -> None:
+        """Move strides to where torchvision has them, in the networks where that differs."""
+        adapt(self.backbone, self.zoo_name)
+
+    def adopt(self, weights: Weights, classes: Sequence[str]) -> str:
         """Take pretrained parameters over; the shapes of this network's must be known.
 
         The backbone's must all be there. A head of the same shapes (of an earlier run) is taken
-        too, any other is left to be initialized.
+        too, if it is for the same classes; any other is left to be initialized.
 
         Returns
         -------
@@ -67,21 +80,25 @@ class FineTune(nn.HybridBlock):
         if not weights.arrays:
             return "nothing"
         if weights.adapted:
-            adapt(self.backbone, self.zoo_name)
+            self.adapt()
         arrays = {
             re.sub(r"^features\.", "backbone.", name): array
             for name, array in weights.arrays.items()
         }
         mine = self._collect_params_with_prefix()
         for name, parameter in mine.items():
-            found = arrays[name].shape if name in arrays else "nothing"
-            if name.startswith("backbone.") and found != parameter.shape:
+            if not name.startswith("backbone."):
+                continue
+            found = f"{arrays[name].shape}" if name in arrays else "not"
+            if found != f"{parameter.shape}":
                 raise GluonexpError(
                     f"model.weights={weights.choice}: {name} is {found} there, but "
                     f"{parameter.shape} in {self.zoo_name} as it is cut here"
                 )
         head = [name for name in mine if name.startswith("head.")]
-        whole = all(name in arrays and arrays[name].shape == mine[name].shape for name in head)
+        whole = weights.classes in (None, tuple(classes)) and all(
+            name in arrays and arrays[name].shape == mine[name].shape for name in head
+        )
         for name, parameter in mine.items():
             if name not in head or whole:
                 parameter.initialize(mx.init.Constant(mx.nd.array(arrays[name])))
@@ -156,7 +173,7 @@ def zoo_names() -> list[str]:
 def _features(name: str, cut: int | None) -> list[nn.HybridBlock]:
     names = zoo_names()
     if name not in names:
-        near = difflib.get_close_matches(name, names, n=3) or names
+        near = difflib.get_close_matches(str(name), names, n=3) or names
         raise GluonexpError(f"model.backbone={name}: not in the model zoo; {', '.join(near)} is")
     layers = list(gluon.model_zoo.vision.get_model(name).features)
     if cut is not None and not 1 <= cut <= len(layers):
@@ -169,6 +186,11 @@ def _features(name: str, cut: int | None) -> list[nn.HybridBlock]:
 def _head(
     classes: int, hidden: Sequence[int], dropout: float, pool: bool = False
 ) -> nn.HybridSequential:
+    sizes = hidden if isinstance(hidden, Sequence) else [hidden]
+    if sizes is not hidden or not all(isinstance(n, int) and n > 0 for n in sizes):
+        raise GluonexpError(f"model.head={hidden}: a list of layer sizes, such as [4096, 4096]")
+    if not 0 <= dropout < 1:
+        raise GluonexpError(f"model.dropout={dropout}: must be at least 0 and below 1")
     head = nn.HybridSequential(prefix="head_")
     with head.name_scope():
         if pool:

@@ -4,6 +4,7 @@ import os
 
 from gluonexp.tracking.lifecycle import Interrupted, tracked_run
 from gluonexp.tracking.store import (
+    NOT_A_MODEL,
     download,
     ensure_experiment,
     find_run,
@@ -19,6 +20,7 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 
 __all__ = [
+    "NOT_A_MODEL",
     "Interrupted",
     "MlflowTracker",
     "NullTracker",

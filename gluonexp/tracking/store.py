@@ -40,6 +40,9 @@ _DRIVERS = {
 }  # what to install for a module
 _TIMEOUT_S = 5
 
+# The tag of runs that end with an answer, not with a model.
+NOT_A_MODEL = {"gluonexp.kind": "lr_find"}
+
 
 @contextmanager
 def reported(doing: str) -> Iterator[None]:
@@ -184,7 +187,7 @@ def find_run(client: MlflowClient, ref: str) -> Run:
     ----------
     ref
         A run id, the first 6 or more characters of one, or ``last``: the run, of all experiments,
-        that was the last to end FINISHED.
+        that was the last to end FINISHED with a model.
     """
     if ref != "last" and not re.fullmatch("[0-9a-f]{6,32}", ref):
         raise GluonexpError(
@@ -192,12 +195,14 @@ def find_run(client: MlflowClient, ref: str) -> Run:
         )
     last = ref == "last"
     with reported(f"run {ref} cannot be looked up"):
-        runs = client.search_runs(
+        runs: list[Run] = client.search_runs(
             _experiment_ids(client),
             "attributes.status = 'FINISHED'" if last else f"attributes.run_id LIKE '{ref}%'",
-            max_results=1 if last else 5,
+            max_results=100 if last else 5,
             order_by=["attributes.end_time DESC"],
         )
+    if last:
+        runs = [run for run in runs if not NOT_A_MODEL.items() <= run.data.tags.items()][:1]
     where = displayed(client.tracking_uri)
     if not runs:
         what = "no run has FINISHED" if last else f"no run id begins with {ref}"

@@ -47,7 +47,7 @@ def existing(uri: str | None) -> str:
     if database is not None and not database.is_file():
         raise GluonexpError(
             f"there is no store at {database} yet: `python -m gluonexp.run` makes it; go to the "
-            "folder you trained in, or name its store: --tracking-uri sqlite:////path/to/mlflow.db"
+            "folder you trained in, or name its store: MLFLOW_TRACKING_URI=sqlite:////path/to/mlflow.db"
         )
     return resolved
 

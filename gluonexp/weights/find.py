@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -14,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gluonexp import tracking
-from gluonexp.download import NoMirror, obstacle
+from gluonexp.download import NoMirror, obstacles
 from gluonexp.errors import GluonexpError
 from gluonexp.tracking import registry
-from gluonexp.weights import names, params, pth, torchvision, zoo
+from gluonexp.weights import names, origin, params, pth, torchvision, zoo
+from gluonexp.weights.origin import Origin
 
 Arrays = dict[str, NDArray[np.float32]]
 
@@ -25,14 +27,21 @@ Arrays = dict[str, NDArray[np.float32]]
 BUNDLED: Final[Mapping[str, Path]] = {
     "alexnet": Path(__file__).with_name("alexnet-cifar10.safetensors")
 }
-# MLflow's parameter that is ``true`` of a run whose backbone is `torchvision.adapt`ed; the arrays
-# do not tell.
-ADAPTED: Final = "weights.adapted"
 
 # What a run, or a registered model, may hold; the first has the structural names of all of it.
 CHECKPOINT: Final = "checkpoint/model.params"
+_META: Final = "checkpoint/meta.json"
 _HELD: Final = (CHECKPOINT, "model.params", "export/model-0000.params", "model-0000.params")
 _SUFFIXES: Final = (".params", ".pth", ".pt", ".safetensors")
+_CHOICES: Final = (
+    f"it is imagenet, bundled, none, auto, a file ({' '.join(_SUFFIXES)}), runs:/RUN_ID or "
+    "models:/NAME@ALIAS"
+)
+
+# How long a server may send nothing, seconds: where the weights were asked for, and where others
+# do as well.
+_PATIENT: Final = 60.0
+_HASTY: Final = 10.0
 
 
 @dataclass(frozen=True)
@@ -52,6 +61,8 @@ class Weights:
         network also ``head.1.bias``. Empty for none.
     adapted
         Whether they are for torchvision's form of the network; see `torchvision.adapt`.
+    classes
+        Of a fine-tuned network, in the order of its logits; None: unknown.
     warning
         A sentence that the user should read.
     """
@@ -61,6 +72,7 @@ class Weights:
     sha256: str | None
     arrays: Arrays
     adapted: bool = False
+    classes: tuple[str, ...] | None = None
     warning: str | None = None
 
 
@@ -68,9 +80,17 @@ _NONE: Final = Weights("none", "none: random initial values", None, {})
 
 
 def find(
-    choice: str, backbone: str, *, sha256: str | None = None, tracking_uri: str | None = None
+    choice: str,
+    backbone: str,
+    *,
+    needed: Collection[str] | None = None,
+    sha256: str | None = None,
+    tracking_uri: str | None = None,
 ) -> Weights:
     """Return the pretrained parameters of zoo network `backbone` that `choice` means.
+
+    Published files are downloaded from ``MXNET_GLUON_REPO`` (MXNet's; MXNet reads it, too) and
+    ``GLUONEXP_TORCHVISION`` (torchvision's), where these environment variables are set.
 
     Parameters
     ----------
@@ -79,6 +99,9 @@ def find(
         downloaded, else bundled, else none; a file (``.params`` ``.pth`` ``.pt``
         ``.safetensors``); ``runs:/RUN_ID``, with the path of an artifact if it is not the
         checkpoint; ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION``.
+    needed
+        The zoo's structural names of the parameters that will be used, apart from a head's.
+        Bundled weights that lack one are not taken. None: nobody knows.
     sha256
         What the file must have.
     tracking_uri
@@ -89,13 +112,22 @@ def find(
     GluonexpError
         It cannot be had, is damaged or another network's, or has another sha256.
     """
+    if not isinstance(choice, str):
+        raise GluonexpError(f"model.weights={choice}: not a text; {_CHOICES}")
+    if not isinstance(sha256, str | None):
+        raise GluonexpError(f"model.sha256={sha256}: not a text; quote the digits: '\"...\"'")
     sha256 = sha256.lower() if sha256 else None
     if choice == "auto":
-        weights = _auto(backbone, sha256)
+        weights = _auto(backbone, sha256, needed)
     elif choice == "imagenet":
         weights = _imagenet(backbone, sha256)
     elif choice == "bundled":
-        weights = _bundled(backbone)
+        try:
+            weights = _bundled(backbone, needed)
+        except GluonexpError as error:
+            raise GluonexpError(
+                f"model.weights=bundled: {error}; {published(backbone)}"
+            ) from error
     elif choice == "none":
         weights = _NONE
     elif choice.startswith("runs:/"):
@@ -109,6 +141,13 @@ def find(
             f"model.weights={choice}: the sha256 of {weights.title} is {weights.sha256}, not the "
             f"{sha256} that model.sha256 asks for"
         )
+    for name, array in weights.arrays.items():
+        used = needed is None or name in needed or names.own([name])
+        if used and not np.isfinite(array).all():
+            raise GluonexpError(
+                f"model.weights={choice}: {name} of {weights.title} holds values that are not "
+                "finite numbers (inf or nan); choose other weights"
+            )
     return weights
 
 
@@ -126,29 +165,23 @@ def _files(backbone: str) -> list[zoo.Published]:
 
 
 def _candidates(backbone: str, sha256: str | None) -> list[zoo.Published]:
-    """Return the published files, or those that may have the digest, cached ones first."""
+    """Return the published files, or those that may have the digest."""
     files = _files(backbone)
     if sha256 is not None:  # the files' values differ: who repeats a run wants those it had
         same = [f for f in files if f.algorithm == "sha256" and sha256.startswith(f.digest)]
         files = same or [f for f in files if f.algorithm != "sha256"]
-    return sorted(files, key=lambda file: not file.cached())
+    return files
 
 
 def _imagenet(backbone: str, sha256: str | None) -> Weights:
-    failures: list[str] = []
-    for file in _candidates(backbone, sha256):
-        try:
-            return _load(file)
-        except NoMirror as error:
-            failures += error.failures
-        except GluonexpError as error:
-            failures.append(f"  {error}")
-        failures += [f"  {fault}" for fault in file.faults()]
+    found = _published(backbone, sha256, hasty=False)
+    if isinstance(found, Weights):
+        return found
     raise GluonexpError(
         "\n".join(
             [
                 f"model.weights=imagenet: those of {backbone} cannot be had:",
-                *failures,
+                *(f"  {reason}" for reason in found),
                 published(backbone),
                 "Put such a file there, or choose other weights: model.weights=auto, bundled, "
                 "none or a file.",
@@ -157,49 +190,79 @@ def _imagenet(backbone: str, sha256: str | None) -> Weights:
     )
 
 
-def _auto(backbone: str, sha256: str | None) -> Weights:
+def _auto(backbone: str, sha256: str | None, needed: Collection[str] | None) -> Weights:
+    found = _published(backbone, sha256, hasty=True)
+    if isinstance(found, Weights):
+        return found
+    why = "; ".join(dict.fromkeys(found))
+    lack = f"no ImageNet weights of {backbone} are cached, and none can be downloaded ({why})"
+    try:
+        weights = _bundled(backbone, needed)
+    except GluonexpError as error:
+        return replace(
+            _NONE,
+            warning=f"{lack}, and {error}, so training starts from random weights, which with "
+            "frozen features is rarely what one wants",
+        )
+    return replace(weights, warning=f"{lack}, so training starts from {weights.title}")
+
+
+def _published(backbone: str, sha256: str | None, *, hasty: bool) -> Weights | list[str]:
+    """Return published weights, cached ones rather than others, or why each cannot be had.
+
+    Parameters
+    ----------
+    hasty
+        Do not wait for a server that does not answer within seconds.
+    """
     reasons: list[str] = []
+    wanting: list[tuple[zoo.Published, str | None]] = []
     for file in _candidates(backbone, sha256):
+        right, fault = file.inspect()
+        if not right:
+            wanting.append((file, fault))
+            continue
         try:
-            hindrance = None if file.cached() else obstacle(file.url)
-            if hindrance is None:
-                return _load(file)
-            reasons.append(hindrance)
-        except NoMirror as error:
-            reasons += error.failures
+            return _load(file)
         except GluonexpError as error:
             reasons.append(str(error))
-        reasons += file.faults()
-    why = "; ".join(dict.fromkeys(reason.strip() for reason in reasons))
-    lack = f"no ImageNet weights of {backbone} are cached, and none can be downloaded ({why})"
-    if backbone in BUNDLED:
-        weights = _bundled(backbone)
-        return replace(weights, warning=f"{lack}, so training starts from {weights.title}")
-    return replace(
-        _NONE,
-        warning=f"{lack}, nor are any bundled, so training starts from random weights, which with "
-        "frozen features is rarely what one wants",
-    )
+    hindrances = obstacles([f.url for f, _ in wanting]) if hasty else [None for _ in wanting]
+    for (file, fault), hindrance in zip(wanting, hindrances, strict=True):
+        try:
+            if hindrance is None:
+                file.download(_HASTY if hasty else _PATIENT)
+                warning = fault and f"{fault}, so it was downloaded again"
+                return replace(_load(file), warning=warning)
+            reasons.append(hindrance)
+        except NoMirror as error:
+            reasons += [failure.strip() for failure in error.failures]
+        except GluonexpError as error:
+            reasons.append(str(error))
+        if fault:
+            reasons.append(fault)
+    return reasons
 
 
 def _load(file: zoo.Published) -> Weights:
-    """Return the weights of a published file, downloaded if it is not in its place."""
-    faults = file.faults()
-    if faults or not file.path.exists():
-        file.download()
-    weights = _read("imagenet", f"{file.title} ({file.path.name})", file.path, file.backbone)
-    warning = f"{faults[0]}, so it was downloaded again" if faults else None
-    return replace(weights, warning=warning)
+    return _read("imagenet", f"{file.title} ({file.path.name})", file.path, file.backbone)
 
 
-def _bundled(backbone: str) -> Weights:
+def _bundled(backbone: str, needed: Collection[str] | None) -> Weights:
     if backbone not in BUNDLED:
-        raise GluonexpError(
-            f"model.weights=bundled: none are bundled for {backbone}, only for "
-            f"{', '.join(BUNDLED)}; {published(backbone)}"
-        )
+        raise GluonexpError(f"none are bundled for {backbone}, only for {', '.join(BUNDLED)}")
     path = BUNDLED[backbone]
-    return _read("bundled", pth.metadata(path)["title"], path, backbone)
+    if not zoo.there(path):
+        raise GluonexpError(f"the bundled ones are not installed ({path})")
+    weights = _read("bundled", pth.metadata(path).get("title", path.name), path, backbone)
+    lacking = (
+        n for n in names.layout(backbone) if n in (needed or ()) and n not in weights.arrays
+    )
+    if first := next(lacking, None):
+        cut = first.split(".")[1]  # features.9.weight
+        raise GluonexpError(
+            f"the bundled ones hold the first {cut} feature layers only: model.cut={cut}"
+        )
+    return weights
 
 
 def _of_run(choice: str, backbone: str, tracking_uri: str | None) -> Weights:
@@ -210,9 +273,10 @@ def _of_run(choice: str, backbone: str, tracking_uri: str | None) -> Weights:
     found = f"runs:/{run_id}/{path}"
     with tempfile.TemporaryDirectory() as folder:
         copy = tracking.download(client, run_id, path, Path(folder))
+        meta = registry.download_if_any(client, run_id, _META, Path(folder))
         with _called(copy, found):
-            weights = _read(found, f"{path} of run {run.info.run_name}", copy, backbone)
-    return replace(weights, adapted=weights.adapted or _adapted(run.data.params))
+            title = f"{path} of run {run.info.run_name}"
+            return _read(found, title, copy, backbone, origin.of_run(meta) if meta else None)
 
 
 def _of_model(choice: str, backbone: str, tracking_uri: str | None) -> Weights:
@@ -224,39 +288,58 @@ def _of_model(choice: str, backbone: str, tracking_uri: str | None) -> Weights:
     found = f"models:/{version.name}/{version.version}"  # an alias may move on
     with tempfile.TemporaryDirectory() as folder:
         path, copy = registry.download_first(client, version, _HELD, Path(folder))
+        meta = registry.download_if_any(client, version.run_id, _META, Path(folder))
+        if meta is None:  # no run tells: put what lies beside the file beside its copy
+            beside = [path.replace(Path(path).name, n) for n in (origin.META, origin.SIGNATURE)]
+            with suppress(GluonexpError):
+                registry.download_first(client, version, beside, copy.parent)
         title = f"{path} of model {version.name}, version {version.version}"
         with _called(copy, found):
-            weights = _read(found, title, copy, backbone)
-    settings = client.get_run(version.run_id).data.params if version.run_id else {}
-    return replace(weights, adapted=weights.adapted or _adapted(settings))
-
-
-def _adapted(settings: Mapping[str, str]) -> bool:
-    return settings.get(ADAPTED) == "true"
+            return _read(found, title, copy, backbone, origin.of_run(meta) if meta else None)
 
 
 def _of_file(choice: str, backbone: str) -> Weights:
-    path = Path(choice).expanduser().absolute()
-    if not path.exists():
-        raise GluonexpError(
-            f"model.weights={choice}: no such file; it is imagenet, bundled, none, auto, a file "
-            f"({' '.join(_SUFFIXES)}), runs:/RUN_ID or models:/NAME@ALIAS"
-        )
+    path = Path(os.path.expanduser(choice)).absolute()
+    if not zoo.there(path):
+        raise GluonexpError(f"model.weights={choice}: no such file; {_CHOICES}")
     return _read(str(path), path.name, path, backbone)
 
 
-def _read(choice: str, title: str, path: Path, backbone: str) -> Weights:
-    """Read a file of any form and naming."""
+def _read(
+    choice: str, title: str, path: Path, backbone: str, said: Origin | None = None
+) -> Weights:
+    """Read a file of any form and naming.
+
+    Parameters
+    ----------
+    said
+        What the run that wrote it says of it; if None, what lies beside it is asked.
+    """
     if path.suffix not in _SUFFIXES or not path.is_file():
         raise GluonexpError(f"{path}: not a file of weights ({' '.join(_SUFFIXES)})")
-    digest = zoo.digest(path, "sha256")
-    if path.suffix == ".params":
-        return Weights(choice, title, digest, params.read(path, backbone))
-    arrays = pth.read(path)
-    if names.of_zoo(arrays, backbone):
-        return Weights(choice, title, digest, names.to_structural(arrays, backbone, path))
-    converted = torchvision.convert(arrays, backbone, str(path))
-    return Weights(choice, title, digest, converted, adapted=backbone in torchvision.ADAPTED)
+    sha256 = zoo.digest(path, "sha256")
+    mxnet = path.suffix == ".params"
+    arrays = params.load(path) if mxnet else pth.read(path)
+    total, size = sum(4 * array.size for array in arrays.values()), path.stat().st_size
+    if total > 4 * size:  # float16 becomes float32; tied tensors are no network's of the zoo
+        raise GluonexpError(
+            f"{path}: of {size} bytes, holds tensors of {total} bytes that are the same data over "
+            "and over; save every parameter once"
+        )
+    if not mxnet and not names.of_zoo(arrays, backbone):
+        converted = torchvision.convert(arrays, backbone, str(path))
+        return Weights(choice, title, sha256, converted, backbone in torchvision.ADAPTED)
+    found = names.to_structural(arrays, backbone, path)
+    if not names.own([*arrays, *found]):
+        return Weights(choice, title, sha256, found)
+    said = said or origin.beside(path, sha256)
+    if backbone in torchvision.ADAPTED and said.adapted is None:
+        raise GluonexpError(
+            f"{path}: {backbone} has other strides in torchvision than in Gluon, and nothing "
+            "tells whose this fine-tuned one has: name its run, model.weights=runs:/RUN_ID, or "
+            "keep the meta.json of its checkpoint beside the file"
+        )
+    return Weights(choice, title, sha256, found, bool(said.adapted), said.classes)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from gluonexp.errors import GluonexpError
 from gluonexp.mx import gluon, sym
+from gluonexp.schema import zoo_input
 
 _FLOATS = ("float16", "float32", "float64")
 
@@ -22,7 +24,8 @@ class Entry(NamedTuple):
     shape: tuple[int, ...]
 
 
-def layout(backbone: str) -> dict[str, Entry]:
+@functools.cache
+def layout(backbone: str) -> Mapping[str, Entry]:
     """Return the parameters of zoo network `backbone` by structural name, in their order.
 
     The shapes are those for 1000 classes and images of the size that the zoo trained with.
@@ -33,7 +36,7 @@ def layout(backbone: str) -> dict[str, Entry]:
         raise GluonexpError(
             f"{backbone}: no network of Gluon's model zoo (alexnet, resnet18_v1, vgg16_bn...)"
         ) from None
-    side = 299 if backbone == "inceptionv3" else 224  # pixels
+    side = zoo_input(backbone)
     graph = net(sym.var("data"))
     inferred, _, statistics = graph.infer_shape(data=(1, 3, side, side))  # allocates nothing
     shapes = dict(zip(graph.list_arguments(), inferred, strict=True))
@@ -43,6 +46,11 @@ def layout(backbone: str) -> dict[str, Entry]:
         name: Entry(parameter.name.removeprefix(net.prefix), shapes[parameter.name])
         for name, parameter in net._collect_params_with_prefix().items()
     }
+
+
+def own(arrays: Iterable[str]) -> bool:
+    """Whether these are names that gluonexp gives the parameters of a fine-tuned network."""
+    return any(name.startswith(("backbone.", "head.", "head_")) for name in arrays)
 
 
 def of_zoo(arrays: Iterable[str], backbone: str) -> bool:
@@ -69,8 +77,8 @@ def to_structural(
     -------
     dict
         By structural name of the zoo's network, float32. A network cut off at its end leaves the
-        rest out, and ``output.`` may be for any number of classes. The parameters of a
-        fine-tuned network's own head keep their names.
+        rest out, ``output.`` may be for any number of classes, and the first Dense layer for
+        images of any size. The parameters of a fine-tuned network's own head keep their names.
 
     Raises
     ------
@@ -91,14 +99,18 @@ def to_structural(
         theirs, ours = next(iter(plain), "nothing"), next(iter(wanted))
         raise GluonexpError(f"{refuse}it has {theirs}, and no {ours}")
     last = max(place for place, name in enumerate(wanted) if name in found)
+    flattened = next((name for name, entry in wanted.items() if len(entry.shape) == 2), None)
     for place, (name, entry) in enumerate(wanted.items()):
         if name not in found:
             if place < last:
                 raise GluonexpError(f"{refuse}it has no {name}")
             continue
-        shape = found[name].shape
-        free = 1 if name.startswith("output.") else 0  # the number of classes
-        if len(shape) != len(entry.shape) or shape[free:] != entry.shape[free:]:
+        shape, expected = found[name].shape, list(entry.shape)
+        if shape and name.startswith("output."):
+            expected[0] = shape[0]  # the number of classes
+        if len(shape) == 2 and name == flattened:
+            expected[1] = shape[1]  # it depends on the size of the images
+        if shape != tuple(expected):
             raise GluonexpError(
                 f"{refuse}{name} is {shape} there and {entry.shape} in the network"
             )

@@ -1,4 +1,4 @@
-"""Read MXNet's NDArray files (``.params``), in any of the ways Gluon names parameters in them.
+"""Read MXNet's NDArray files (``.params``).
 
 `mxnet.nd.load` trusts the shapes it reads, so that a damaged file may ask it for any amount of
 memory. Here nothing is read that the file is too short to hold.
@@ -18,39 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gluonexp.errors import GluonexpError
-from gluonexp.weights.names import to_structural
 
 _LIST: Final = 0x112  # kMXAPINDArrayListMagic
 _V1: Final = 0xF993FAC8  # dimensions of 64 bits
 _V2: Final = 0xF993FAC9  # and a storage type
 _V3: Final = 0xF993FACA  # and NumPy's meaning of shapes
 _MAX_DIMENSIONS: Final = 32  # NumPy's own limit
+_MAX_ARRAYS: Final = 10_000  # the deepest network of the zoo has 1200
 _TYPES: Final = dict(enumerate(("<f4", "<f8", "<f2", "u1", "<i4", "i1", "<i8", "?")))
-
-
-def read(path: Path, backbone: str) -> dict[str, NDArray[np.float32]]:
-    """Return the parameters of zoo network `backbone` that a ``.params`` file holds.
-
-    Parameters
-    ----------
-    path
-        Written by `save_parameters`, `save_params`, `collect_params().save` or `export` of the
-        zoo network, or by a run of gluonexp that fine-tuned it.
-    backbone
-        The zoo's name of the network.
-
-    Returns
-    -------
-    dict
-        By structural name (``features.0.weight``), as `gluonexp.weights.names.to_structural`
-        says.
-
-    Raises
-    ------
-    GluonexpError
-        The file is damaged, or of another network.
-    """
-    return to_structural(load(path), backbone, path)
 
 
 def load(path: Path) -> dict[str, NDArray[Any]]:
@@ -83,10 +58,9 @@ class _Reader:
         if self.left < 24 or self.numbers("QQ")[0] != _LIST:
             raise _Damaged("not a file of MXNet's NDArrays (.params)")
         (count,) = self.numbers("Q")
-        # Not a list of `count` anything: the first array that the file lacks ends the loop.
-        values: list[NDArray[Any]] = []
-        while len(values) < count:
-            values.append(self.array())
+        if count > _MAX_ARRAYS:
+            raise _Damaged(f"holds {count} arrays, which no network of the model zoo has")
+        values = [self.array() for _ in range(count)]
         (named,) = self.numbers("Q")
         if named != count:
             raise _Damaged(f"holds {count} arrays, but names for {named}")
@@ -104,8 +78,8 @@ class _Reader:
         if not 0 <= dimensions <= _MAX_DIMENSIONS:
             raise _Damaged("damaged (an array without a shape)")
         shape = self.numbers(f"{dimensions}{width}")
-        if not shape and magic != _V3:  # an array that was never filled; nothing follows
-            return np.empty(0, dtype=np.float32)
+        if not shape and magic != _V3:
+            raise _Damaged("holds an array that was never filled")
         _, _, kind = self.numbers("iii")  # type and number of the device, type of the values
         if kind not in _TYPES:
             raise _Damaged(f"holds values of a type that is not read here (MXNet's {kind})")

@@ -3,8 +3,8 @@
 A ``.pth`` file is a pickle and, beside it, the raw data of the tensors: since PyTorch 1.6 in a
 zip archive, before that one after the other. What is in the pickle is not trusted (see
 `gluonexp.weights.unpickle`), and its sizes are compared with those of the file before any array
-is made: arrays are views of the data as read, so they take no more memory than the file is long
-(twice that for bfloat16, which NumPy lacks and which becomes float32).
+is made: arrays are views of the data as read (in a type that NumPy has: bfloat16 becomes float32),
+so that reading takes a few times the memory that the file is long, and no more.
 
 Formats: ``torch/serialization.py`` of PyTorch 2.13 (``_save``, ``_legacy_save``).
 """
@@ -12,9 +12,11 @@ Formats: ``torch/serialization.py`` of PyTorch 2.13 (``_save``, ``_legacy_save``
 from __future__ import annotations
 
 import io
+import lzma
 import os
 import struct
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, Final, Literal, TypeAlias
@@ -50,15 +52,19 @@ _SAFETENSORS: Final = {
     "BOOL": "bool",
 }
 
-_BAD_ZIP: Final = (
+# What reading a damaged zip archive may raise, of any compression.
+BAD_ZIP: Final = (
     zipfile.BadZipFile,
     zipfile.LargeZipFile,
     EOFError,
     KeyError,  # no such record
     NotImplementedError,  # an unknown version or compression
+    OSError,  # bz2's, and a place before the file's beginning
     RuntimeError,  # encrypted
     UnicodeDecodeError,
     struct.error,
+    zlib.error,
+    lzma.LZMAError,
 )
 
 _Fetch: TypeAlias = Callable[[Storage], bytes]  # the raw data of a storage
@@ -133,7 +139,7 @@ def _read_pth(file: IO[bytes]) -> dict[str, NDArray[Any]]:
         try:
             with zipfile.ZipFile(file) as archive:
                 return _read_archive(archive, size)
-        except _BAD_ZIP as error:
+        except BAD_ZIP as error:
             raise ValueError(f"damaged ({error})") from error
     if start.startswith(b"\x80"):
         return _read_legacy(start, file, size)

@@ -42,7 +42,9 @@ def _file(name: str, sha256: str | None = None, size: int | None = None) -> File
 
 
 # IMAGENET1K_V1 of torchvision/models, by Gluon's names. Whole sums and sizes are those that at
-# least two others who do not know of each other state of the files.
+# least two others who do not know of each other state of the files. Of eight (vgg11, vgg13,
+# vgg11_bn, vgg13_bn, squeezenet1.0, densenet161, densenet169, densenet201) no more than the eight
+# digits in the name are known: enough against damage, not against somebody who means to deceive.
 PUBLISHED: Final[Mapping[str, File]] = {
     "alexnet": _file(
         "alexnet-owt-7be5be79.pth",
@@ -153,7 +155,7 @@ def convert(
     Parameters
     ----------
     arrays
-        A torchvision state dict. The classifier may be for any number of classes.
+        A torchvision state dict. Its last layer may be missing, or be anything.
     backbone
         The zoo's name, one of `PUBLISHED`.
     source
@@ -162,8 +164,9 @@ def convert(
     Returns
     -------
     dict
-        By structural name (``features.0.weight``), all of the zoo's network, in its order. They
-        may share the memory of `arrays`, and be read-only.
+        By structural name (``features.0.weight``), all of the zoo's network, in its order;
+        without ``output.`` if the last layer is not like the zoo's, for any number of classes.
+        They may share the memory of `arrays`, and be read-only.
 
     Raises
     ------
@@ -179,30 +182,42 @@ def convert(
     }
     entries = layout(backbone)
     named = _named(backbone, entries)
+    classifier = f"{_layers(backbone)[-1]}."
     refuse = f"{source}: not the weights of torchvision's {_theirs(backbone)}: "
     hint = _looks_like(theirs, backbone)
+    ends = {
+        name: wanted for name, wanted in named.items() if (wanted or "").startswith(classifier)
+    }
+    if not all(
+        wanted in theirs and _fits(theirs[wanted], entries[name].shape, free=1)
+        for name, wanted in ends.items()
+    ):
+        named = {name: wanted for name, wanted in named.items() if name not in ends}
+    converted = {}
     for name, wanted in named.items():
+        shape = entries[name].shape
         if wanted is None:
+            converted[name] = np.zeros(shape, np.float32)
             continue
         if wanted not in theirs:
             raise GluonexpError(f"{refuse}it has no {wanted}{hint}")
-        found, shape = theirs[wanted].shape, entries[name].shape
-        free = 1 if name.startswith("output.") else 0  # the number of classes
-        if len(found) != len(shape) or found[free:] != shape[free:]:
+        if not _fits(theirs[wanted], shape, free=int(name in ends)):
+            found = theirs[wanted].shape
             raise GluonexpError(f"{refuse}{wanted} is {found} there, and should be {shape}{hint}")
         if theirs[wanted].dtype.kind != "f":
             raise GluonexpError(
                 f"{refuse}{wanted} holds {theirs[wanted].dtype}, not floating-point numbers"
             )
+        converted[name] = np.asarray(theirs[wanted], dtype=np.float32)
     for name in theirs:
-        if name not in named.values():
+        if name not in named.values() and not name.startswith(classifier):
             raise GluonexpError(f"{refuse}it also has {name}{hint}")
-    return {
-        name: np.zeros(entries[name].shape, np.float32)
-        if wanted is None
-        else np.asarray(theirs[wanted], dtype=np.float32)
-        for name, wanted in named.items()
-    }
+    return converted
+
+
+def _fits(array: NDArray[Any], shape: tuple[int, ...], free: int = 0) -> bool:
+    """Whether an array has a shape, whatever its first `free` dimensions are."""
+    return array.ndim == len(shape) and array.shape[free:] == shape[free:]
 
 
 def check(backbone: str) -> None:
@@ -328,9 +343,18 @@ def _theirs(backbone: str) -> str:
 
 
 def _looks_like(arrays: Mapping[str, NDArray[Any]], backbone: str) -> str:
-    """Say which other network has just these layers; nothing if none has."""
-    layers = {name.rpartition(".")[0] for name in arrays}
+    """Say which other network these are of, last layer aside; nothing if of none."""
     for other in PUBLISHED:
-        if other != backbone and layers == set(_layers(other)):
+        *layers, classifier = _layers(other)
+        body = {name for name in arrays if not name.startswith(f"{classifier}.")}
+        if other == backbone or {name.rpartition(".")[0] for name in body} != set(layers):
+            continue
+        entries = layout(other)
+        shapes = {
+            theirs: entries[name].shape
+            for name, theirs in _named(other, entries).items()
+            if theirs is not None and not theirs.startswith(f"{classifier}.")
+        }
+        if shapes == {name: arrays[name].shape for name in body}:
             return f". It looks like {_theirs(other)}: model.backbone={other}"
     return ""

@@ -37,6 +37,10 @@ _ADMITTED: Final = frozenset(STORAGES) | {
     "torch.nn.parameter.Parameter",
 }
 
+# What is longer is hostile, and would cost time whenever a pickle refers to it.
+_MAX_ARGUMENTS: Final = 8
+_MAX_KEY: Final = 100  # characters
+
 _INTEGER: Final = ("BININT", "BININT1", "BININT2", "LONG1")
 _TEXT: Final = ("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINSTRING", "SHORT_BINSTRING")
 _ARGUMENT: Final = frozenset((*_INTEGER, *_TEXT, "BINFLOAT"))
@@ -194,7 +198,7 @@ class _Machine:
             # The location is a device. In the older format a last item makes it a view of
             # another storage; None says that it is not.
             case ("storage", _Name(text=kind), str(key), str(), int(size), *view) if (
-                kind in STORAGES and size >= 0 and view in ([], [None])
+                kind in STORAGES and len(key) <= _MAX_KEY and size >= 0 and view in ([], [None])
             ):
                 storage = Storage(STORAGES[kind], key, size)
             case _:
@@ -230,6 +234,8 @@ def _call(name: Any, arguments: Any) -> Any:
     """Return what PyTorch's function `name` would make of its arguments."""
     if not isinstance(name, _Name) or type(arguments) is not tuple:
         raise ValueError("it calls what is no function of a tensor")
+    if len(arguments) > _MAX_ARGUMENTS:
+        raise ValueError(f"it calls {name.text} with {len(arguments)} arguments")
     match (name.text, *arguments):
         case ("collections.OrderedDict",):
             return _OrderedDict()

@@ -7,11 +7,9 @@ where somebody has kept them. Next is what torchvision publishes.
 from __future__ import annotations
 
 import hashlib
-import lzma
 import os
 import shutil
 import zipfile
-import zlib
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -22,18 +20,9 @@ import platformdirs
 from gluonexp.download import fetch
 from gluonexp.errors import GluonexpError
 from gluonexp.mx import gluon
-from gluonexp.weights import names, torchvision
+from gluonexp.weights import names, pth, torchvision
 
 _BLOCK = 1 << 20  # bytes
-# What zipfile raises for an archive that is damaged, encrypted or packed in an unknown way.
-_BAD_ZIP = (
-    zipfile.BadZipFile,
-    zlib.error,
-    lzma.LZMAError,
-    EOFError,
-    NotImplementedError,
-    RuntimeError,
-)
 
 
 @dataclass(frozen=True)
@@ -70,21 +59,27 @@ class Published:
         begins = len(self.digest) < 2 * hashlib.new(self.algorithm).digest_size
         return f"{self.algorithm} {self.digest}{'...' if begins else ''}"
 
-    def faults(self) -> list[str]:
-        """Say what is wrong with the file in its place; nothing if it is right, or not there."""
+    def inspect(self) -> tuple[bool, str | None]:
+        """Return whether the right file is in its place, and what is wrong with one that is not.
+
+        It is read for that, once.
+        """
         try:
-            if self.path.exists():
-                self._check(self.path)
+            if not there(self.path):
+                return False, None
+            found = digest(self.path, self.algorithm)
         except GluonexpError as error:
-            return [f"{self.path}: {error}"]
-        return []
+            return False, str(error)
+        wrong = self._difference(found)
+        return wrong is None, wrong and f"{self.path}: {wrong}"
 
-    def cached(self) -> bool:
-        """Whether the right file is in its place."""
-        return self.path.exists() and not self.faults()
-
-    def download(self) -> None:
+    def download(self, patience: float) -> None:
         """Put the file in its place; if that fails, what was there stays.
+
+        Parameters
+        ----------
+        patience
+            How long the server may send nothing, seconds.
 
         Raises
         ------
@@ -100,32 +95,44 @@ class Published:
             check=self._check_zip if zipped else self._check,
             needed={self.path.name: self.identity},
             size=self.size,
+            limit=self._room() * 3 // 2,
             remote=remote,
             place=_unzip if zipped else os.replace,
-            replace=self.path.exists(),
+            ready=lambda: self.inspect()[0],
+            patience=patience,
+            remedy="or choose other weights: model.weights=auto, bundled, none or a file.",
         )
+
+    def _room(self) -> int:
+        """Return how many bytes every parameter of the network takes, and their names."""
+        shapes = [entry.shape for entry in names.layout(self.backbone).values()]
+        return sum(4 * prod(shape) for shape in shapes) + (1 << 20)
 
     def _check(self, file: Path) -> None:
         self._compare(digest(file, self.algorithm))
 
     def _check_zip(self, archive: Path) -> None:
-        # Room for every parameter, and their names.
-        limit = sum(4 * prod(entry.shape) for entry in names.layout(self.backbone).values())
         try:
             with zipfile.ZipFile(archive) as held:
-                if held.getinfo(self.path.name).file_size > limit + (1 << 20):
+                if self.path.name not in held.namelist():
+                    raise GluonexpError(f"there is no {self.path.name} in it")
+                if held.getinfo(self.path.name).file_size > self._room():
                     raise GluonexpError(f"the {self.path.name} in it is too large")
                 with held.open(self.path.name) as member:
                     self._compare(_digest(member, self.algorithm))
-        except KeyError:
-            raise GluonexpError(f"there is no {self.path.name} in it") from None
-        except _BAD_ZIP as error:
+        except (*pth.BAD_ZIP, ValueError) as error:
             raise GluonexpError(f"not a sound zip file ({error})") from None
 
     def _compare(self, found: str) -> None:
-        if not found.startswith(self.digest):
-            shown = found[: max(len(self.digest), 8)]
-            raise GluonexpError(f"its {self.algorithm} is {shown}, not {self.digest}")
+        wrong = self._difference(found)
+        if wrong:
+            raise GluonexpError(wrong)
+
+    def _difference(self, found: str) -> str | None:
+        if found.startswith(self.digest):
+            return None
+        shown = found[: max(len(self.digest), 8)]
+        return f"its {self.algorithm} is {shown}, not {self.digest}"
 
 
 def mxnet_file(backbone: str) -> Published | None:
@@ -139,7 +146,7 @@ def mxnet_file(backbone: str) -> Published | None:
     if sha1 is None:
         return None
     stem = f"{backbone}-{sha1[:8]}"
-    home = Path(os.environ.get("MXNET_HOME") or "~/.mxnet").expanduser()
+    home = Path(os.path.expanduser(os.environ.get("MXNET_HOME") or "~/.mxnet"))
     server = (os.environ.get("MXNET_GLUON_REPO") or store.apache_repo_url).rstrip("/")
     return Published(
         backbone=backbone,
@@ -153,19 +160,31 @@ def mxnet_file(backbone: str) -> Published | None:
 
 
 def torchvision_file(backbone: str) -> Published | None:
-    """Return the file that torchvision published for zoo network `backbone`, if it is the same."""
+    """Return the file that torchvision published for zoo network `backbone`, if it is the same.
+
+    The server is ``GLUONEXP_TORCHVISION``, where that is set.
+    """
     file = torchvision.PUBLISHED.get(backbone)
     if file is None:
         return None
+    server = (os.environ.get("GLUONEXP_TORCHVISION") or file.base).rstrip("/")
     return Published(
         backbone=backbone,
         path=platformdirs.user_cache_path("gluonexp", appauthor=False) / "weights" / file.name,
-        url=f"{file.base}{file.name}",
+        url=f"{server}/{file.name}",
         algorithm="sha256",
         digest=file.sha256,
         size=file.size,
         title="ImageNet, of torchvision",
     )
+
+
+def there(path: Path) -> bool:
+    """Whether a file exists; refuse a place where that cannot be known."""
+    try:
+        return path.exists()
+    except OSError as error:
+        raise GluonexpError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def digest(path: Path, algorithm: str) -> str:

@@ -133,7 +133,8 @@ def test_exports_do_not_depend_on_what_the_process_made_before(compose, tmp_path
         spec = plan.source.spec()
         steps = build.preprocessing(config.dataset, spec)
         runtime.seed_everything(0)
-        net, _ = build.network(config, plan.model, spec, steps, mx.cpu())
+        net = build.network(config, plan.model, spec, steps)
+        build.initialize(config, net, spec, mx.cpu())
         net(nd.zeros((1, 1, 28, 28)))
         net.export(str(tmp_path / name))
         return [

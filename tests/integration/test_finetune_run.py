@@ -1,7 +1,7 @@
 """Fine-tuning as users run it: weights found, features frozen and proved so, runs gone on from."""
 
 import json
-import sys
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ from gluonexp import build, experiment, loop, tracking
 from gluonexp.errors import GluonexpError
 from gluonexp.mx import mx
 from gluonexp.predict import Classifier, softmax
+from gluonexp.weights.find import BUNDLED
 
 # AlexNet at 64 pixels on a few digits: everything of the real thing but its size.
 SMALL = [
@@ -78,7 +79,8 @@ def test_a_run_goes_on_from_an_earlier_one_with_the_same_logits(train, compose, 
     plan = build.plan(config)
     spec = plan.source.spec()
     steps = build.preprocessing(config.dataset, spec)
-    net, pretrained = build.network(config, plan.model, spec, steps, mx.cpu())
+    net = build.network(config, plan.model, spec, steps)
+    pretrained = build.initialize(config, net, spec, mx.cpu())
     assert pretrained.choice == f"runs:/{run_id}/checkpoint/model.params"
     assert pretrained.taken == "backbone and head"
 
@@ -104,7 +106,40 @@ def test_going_on_takes_what_auto_came_to_before(compose, store, tmp_path):
     experiment.run(after, tmp_path / "two")
     meta = json.loads((tmp_path / "two" / "checkpoints" / "last" / "meta.json").read_text())
     assert meta["epoch"] == 1
-    assert meta["identity"]["model"]["weights"] == "none"
+    assert meta["identity"]["pretrained"]["choice"] == "none"
+    # Asked for by name, other weights than then are refused.
+    other = compose(*SMALL, "tracking=none", f"trainer.resume={folder}", "model.weights=bundled")
+    with pytest.raises(GluonexpError, match=r"model\.weights was none there and is bundled now"):
+        experiment.run(other, tmp_path / "three")
+
+
+def test_going_on_needs_no_weights_but_the_checkpoint(compose, store, tmp_path):
+    source = tmp_path / "conv.safetensors"
+    shutil.copyfile(BUNDLED["alexnet"], source)
+    given = [*SMALL, f"model.weights={source}", "tracking=none"]
+    whole = experiment.run(compose(*given), tmp_path / "whole").metrics
+    experiment.run(compose(*given, "trainer.epochs=1"), tmp_path / "one")
+    source.unlink()
+    folder = tmp_path / "one" / "checkpoints" / "last"
+    parted = experiment.run(compose(*given, f"trainer.resume={folder}"), tmp_path / "two").metrics
+    measured = [key for key in whole if not key.startswith("time/")]
+    assert {key: parted[key] for key in measured} == {key: whole[key] for key in measured}
+
+
+@pytest.mark.parametrize(
+    "other",
+    ["optim.weight_decay=0.1", "scheduler=cosine", "dataset.mean=[0.5]", "freeze=last_block"],
+)
+def test_going_on_with_other_settings_is_refused_before_anything_is_removed(
+    other, compose, store, tmp_path
+):
+    given = [*SMALL, "tracking=none"]
+    experiment.run(compose(*given, "trainer.epochs=1"), tmp_path / "one")
+    folder = tmp_path / "one" / "checkpoints" / "last"
+    before = sorted(path for path in tmp_path.rglob("*"))
+    with pytest.raises(GluonexpError, match=r"trainer\.resume=.* was .* there and is .* now"):
+        experiment.run(compose(*given, f"trainer.resume={folder}", other), tmp_path / "one")
+    assert sorted(path for path in tmp_path.rglob("*")) == before
 
 
 def test_what_moves_although_it_is_frozen_fails_the_run(train, tmp_path, monkeypatch, store):
@@ -121,7 +156,10 @@ def test_what_moves_although_it_is_frozen_fails_the_run(train, tmp_path, monkeyp
     client = tracking.open_store(store.partition("=")[2])
     runs = client.search_runs([e.experiment_id for e in client.search_experiments()])
     assert [run.info.status for run in runs] == ["FAILED"]
-    sys.modules.pop("vandal", None)
+    # Gone on from, it is still measured by its start.
+    folder = tmp_path / "job" / "checkpoints" / "last"
+    with pytest.raises(GluonexpError, match=r"frozen, but changed .*: backbone\.6\.bias;"):
+        train(*SMALL, f"trainer.resume={folder}", name="again")
 
 
 def test_gradual_unfreezing_trains_each_block_from_its_epoch_on(train):

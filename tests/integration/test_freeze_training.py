@@ -193,13 +193,70 @@ def test_a_gamma_that_is_no_gamma_is_not_audited():
 def test_resuming_releases_what_epochs_behind_had_released_and_no_more():
     net = ready(tiny(), IMAGE)
     config = FreezeConfig("", FROZEN_BACKBONE, unfreeze=[Unfreeze(1, "backbone[-1].*")])
-    top = ["backbone.6.weight", "backbone.6.bias"]
-    for behind, due in ((0, top), (1, top), (2, [])):
-        frozen = freeze.apply(net, freeze.plan(net, config, IMAGE))
-        frozen.resume(behind)
+    plan = freeze.plan(net, config, IMAGE)
+    for behind, due in ((1, ["backbone.6"]), (2, [])):
+        frozen = freeze.apply(net, plan)
+        frozen.resume(behind, frozen.digests)
         assert net.backbone[6].weight.grad_req == ("null" if due else "write")
         assert frozen.unfreeze(1) == due
         assert net.backbone[6].weight.grad_req == "write"
+
+
+def test_digests_tell_all_that_was_frozen_at_the_start_also_when_it_is_released():
+    net = ready(tiny(), IMAGE)
+    config = FreezeConfig("", FROZEN_BACKBONE, unfreeze=[Unfreeze(1, "backbone[-1].*")])
+    frozen = freeze.apply(net, freeze.plan(net, config, IMAGE))
+    began = frozen.digests
+    assert set(began) == set(values(net)) - HEAD
+    frozen.unfreeze(1)
+    train(net, sgd(), IMAGE)
+    assert frozen.digests == began
+
+
+def test_resuming_compares_with_the_digests_given():
+    net = ready(tiny(), IMAGE)
+    config = FreezeConfig("", FROZEN_BACKBONE, unfreeze=[Unfreeze(1, "backbone[-1].*")])
+    plan = freeze.plan(net, config, IMAGE)
+    began = freeze.apply(net, plan).digests
+    for parameter in net.backbone[6].collect_params().values():  # as training moves it
+        parameter.data()[0] += 1
+    frozen = freeze.apply(net, plan)
+    frozen.resume(2, began)
+    assert frozen.digests == began  # for the next checkpoint
+    assert frozen.audit() == len(began) - 2
+    with pytest.raises(GluonexpError, match=r": backbone\.6\.weight, backbone\.6\.bias;"):
+        freeze.apply(net, plan).resume(1, began)  # not yet released then
+    del began["backbone.0.weight"]
+    with pytest.raises(GluonexpError, match=r": backbone\.0\.weight;"):
+        freeze.apply(net, plan).resume(2, began)
+    # A checkpoint that does not say.
+    frozen = freeze.apply(net, plan)
+    net.backbone[0].weight.data()[0] += 1
+    frozen.resume(1, None)
+    assert frozen.audit() == len(frozen.digests)
+
+
+@pytest.mark.parametrize("layer", [gluon.rnn.LSTM, gluon.rnn.GRU, gluon.rnn.RNN])
+def test_a_recurrent_layer_is_frozen_in_part_and_released(layer):
+    image = (4, 6)  # steps, features
+    backbone = [layer(3, num_layers=2, layout="NTC"), nn.BatchNorm(axis=2)]
+    net = ready(Topped(backbone, [nn.Dense(2)]), image)
+    rules = [FreezeRule("backbone.0._unfused.0.*", "frozen"), FreezeRule("*")]
+    config = FreezeConfig("", rules, unfreeze=[Unfreeze(1, "*i2h*")])
+    frozen = freeze.apply(net, freeze.plan(net, config, image))
+    lower = {f"backbone.0._unfused.0.{g}_{t}" for g in ("i2h", "h2h") for t in ("weight", "bias")}
+    before = values(net)
+    train(net, sgd(), image)
+    assert moved(before, values(net)) == set(before) - lower
+    assert frozen.audit() == 4
+    assert frozen.unfreeze(1) == [
+        "backbone.0._unfused.0.i2h_weight",
+        "backbone.0._unfused.0.i2h_bias",
+    ]
+    train(net, sgd(), image)
+    still = {name for name in lower if "h2h" in name}
+    assert moved(before, values(net)) == set(before) - still
+    assert frozen.audit() == 2
 
 
 def test_an_unfreeze_audits_first():
@@ -273,11 +330,13 @@ class Snapshots(loop.Callback):
 
 
 class Run:
-    """A fresh network under the gradual policy, and all that training it needs."""
+    """A fresh network under a policy, and all that training it needs."""
 
-    def __init__(self, compose, name):
+    def __init__(self, compose, name, policy=GRADUAL):
         self.net = ready(tiny(), IMAGE)
-        self.frozen = freeze.apply(self.net, freeze.plan(self.net, GRADUAL, IMAGE))
+        self.plan = freeze.plan(self.net, policy, IMAGE)
+        self.frozen = freeze.apply(self.net, self.plan)
+        self.said = []
         config = compose(f"optim={name}", "optim.lr=0.01", "optim.weight_decay=0.1").optim
         steps = Preprocessing(6, 6, 1, (0.0,), (1.0,))
         self.learner = loop.Learner(
@@ -290,7 +349,10 @@ class Run:
         )
         self.snapshots = Snapshots()
 
-    def fit(self, workdir, epochs, history=()):
+    def fit(self, workdir, epochs, before=None, *others):
+        """Train; `before` is what the checkpoint says that the network was loaded from."""
+        history = before["history"] if before else ()
+        frozen = before["identity"]["frozen"] if before else self.frozen.digests
         rng = np.random.default_rng(0)
         labels = rng.integers(0, 3, size=40)
         noise = rng.integers(0, 60, size=(40, 6, 6, 1))
@@ -304,12 +366,18 @@ class Run:
             seed=0,
             workdir=workdir,
             callbacks=[
-                callbacks.Unfreezing(self.frozen),
+                callbacks.Unfreezing(self.frozen, self.said.append),
+                *others,
                 callbacks.Checkpoint("train/loss", "min"),
                 self.snapshots,
             ],
             history=history,
+            identity={"frozen": frozen},
         )
+
+    def resume(self, workdir):
+        """Load the last checkpoint, and return what it says."""
+        return checkpoint.load(workdir / "checkpoints" / "last", self.net, self.learner.trainer)
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam"])
@@ -319,6 +387,11 @@ def test_each_block_moves_from_exactly_its_epoch_on(compose, tmp_path, name):
     taken = run.snapshots.taken
     assert [moved(*pair) for pair in itertools.pairwise(taken)] == MOVING
     assert run.frozen.audit() == 0  # nothing is frozen any more
+    assert run.said == [
+        "epoch 1: backbone.6 learns now",
+        "epoch 2: backbone.3, backbone.4 learn now",
+        "epoch 4: backbone.0, backbone.1 learn now",
+    ]
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam"])
@@ -330,19 +403,50 @@ def test_resumed_in_any_phase_equals_uninterrupted(compose, tmp_path, name):
         first = Run(compose, name)
         first.fit(folder, epochs=behind)
         second = Run(compose, name)
-        meta = checkpoint.load(folder / "checkpoints" / "last", second.net, second.learner.trainer)
-        second.fit(folder, epochs=5, history=meta["history"])
+        second.fit(folder, 5, second.resume(folder))
+        assert first.said + second.said == whole.said
         assert moved(whole.snapshots.taken[-1], values(second.net)) == set()
         taken = second.snapshots.taken
         assert [moved(*pair) for pair in itertools.pairwise(taken)] == MOVING[behind:]
 
 
-def test_training_that_resumes_is_audited_from_where_it_was(compose, tmp_path):
-    first = Run(compose, "sgd")
+class Moves(loop.Callback):
+    """Writes to a frozen weight while the first epoch trains, as faulty code could."""
+
+    def batch_end(self, fit):
+        if fit.epoch == 0:
+            fit.learner.net.backbone[0].weight.data()[0] += 1
+
+
+def test_resumed_training_is_audited_from_its_very_beginning(compose, tmp_path):
+    policy = FreezeConfig("", FROZEN_BACKBONE)
+    first = Run(compose, "sgd", policy)
+    first.fit(tmp_path, 2, None, Moves())
+    message = r"^frozen, but changed during training: backbone\.0\.weight;"
+    with pytest.raises(GluonexpError, match=message):
+        first.frozen.audit()
+    second = Run(compose, "sgd", policy)
+    with pytest.raises(GluonexpError, match=message):
+        second.fit(tmp_path, 3, second.resume(tmp_path))
+    assert second.snapshots.taken == []  # before anything is trained
+
+
+def test_resumed_training_may_start_from_other_values_than_the_network_it_is_loaded_into(
+    compose, tmp_path
+):
+    first, second, third = (Run(compose, "sgd", FreezeConfig("", FROZEN_BACKBONE)) for _ in "123")
     first.net.backbone[0].weight.data()[0] += 1  # as if its weights came from elsewhere
-    first.frozen.resume(1)
-    first.fit(tmp_path, epochs=2)
-    second = Run(compose, "sgd")
-    meta = checkpoint.load(tmp_path / "checkpoints" / "last", second.net, second.learner.trainer)
-    second.fit(tmp_path, epochs=3, history=meta["history"])
-    assert second.frozen.audit() == len(BLOCKS[0])
+    first.frozen = freeze.apply(first.net, first.plan)
+    first.fit(tmp_path, 1)
+    second.fit(tmp_path, 2, second.resume(tmp_path))
+    third.fit(tmp_path, 3, third.resume(tmp_path))  # the digests go from checkpoint to checkpoint
+    assert third.frozen.audit() == len(first.frozen.digests)
+    assert third.frozen.digests == first.frozen.digests != Run(compose, "sgd").frozen.digests
+
+
+def test_fresh_training_is_audited_from_when_the_policy_was_applied(compose, tmp_path):
+    run = Run(compose, "sgd", FreezeConfig("", FROZEN_BACKBONE))
+    run.net.backbone[0].weight.data()[0] += 1
+    run.fit(tmp_path, 1, {"history": (), "identity": {"frozen": None}})
+    with pytest.raises(GluonexpError, match=r"backbone\.0\.weight"):
+        run.frozen.audit()

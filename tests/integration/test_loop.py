@@ -45,7 +45,8 @@ def learner(compose):
         spec = build.Spec(6, 6, 1, ("a", "b", "c"))
         steps = build.preprocessing(config.dataset, spec)
         runtime.seed_everything(config.seed)
-        net, _ = build.network(config, network, spec, steps, mx.cpu())
+        net = build.network(config, network, spec, steps)
+        build.initialize(config, net, spec, mx.cpu())
         block = build.preprocess(steps, spec)
         return build.learner(config, plan, net, block, mx.cpu(), 70)
 

@@ -188,9 +188,8 @@ def test_the_gluon_parameters_load_as_gluon_parameters(tracked, compose):
     config = compose()
     plan = build.plan(config)
     spec = plan.source.spec()
-    net, _ = build.network(
-        config, plan.model, spec, build.preprocessing(config.dataset, spec), mx.cpu()
-    )
+    net = build.network(config, plan.model, spec, build.preprocessing(config.dataset, spec))
+    build.initialize(config, net, spec, mx.cpu())
     net.load_parameters(str(_artifact(tracked, "checkpoint/model.params")))
     data = build.data(config, plan.source)
     inputs = mx.nd.array(data.test.images.transpose(0, 3, 1, 2) / 255)
@@ -359,7 +358,10 @@ def test_patience_that_was_used_up_stays_used_up(compose, tmp_path):
         "seed=1",
         "augment=flip_crop",
         "dataset.val_fraction=0.2",
-        "dataset.source.size=20",
+        "optim.weight_decay=0.1",
+        "scheduler.warmup_epochs=1",
+        "dataset.mean=[0.5]",
+        "dataset.source.size=20 dataset.resize=28",
     ],
 )
 def test_going_on_with_something_else_is_refused_by_name(compose, tmp_path, changed):
@@ -368,7 +370,7 @@ def test_going_on_with_something_else_is_refused_by_name(compose, tmp_path, chan
     key = {"optim": "optim.name", "dataset.source.size": "the data"}
     named = key.get(changed.partition("=")[0], changed.partition("=")[0])
     with pytest.raises(GluonexpError, match=f"{re.escape(named)}.* was .* is "):
-        _run(compose, tmp_path / "b", f"trainer.resume={last}", changed)
+        _run(compose, tmp_path / "b", f"trainer.resume={last}", *changed.split())
 
 
 def test_an_old_checkpoint_in_a_reused_folder_is_not_taken_for_this_runs(compose, tmp_path):
@@ -391,7 +393,8 @@ def test_a_wrong_key_is_answered_with_the_right_ones(tmp_path):
     code, _, err = _finished(tmp_path, "model=mlp", "optim.lrr=1")
     assert code == 1
     assert err.rstrip().endswith(
-        "optim.lrr: did you mean optim.lr? optim has name, lr, weight_decay, beta1, beta2, epsilon"
+        "optim.lrr: did you mean optim.lr? optim has name, lr, weight_decay, decay_bias_and_norm, "
+        "clip_norm, beta1, beta2, epsilon"
     )
 
 

@@ -20,11 +20,10 @@ def test_every_backbone_composes_and_classifies(backbone, compose):
     assert (steps.channels, steps.height, steps.width) == (3, size, size)
 
     runtime.seed_everything(config.seed)
-    net, pretrained = build.network(
-        config, build.plan(config).model, source.spec(), steps, mx.cpu()
-    )
-    assert pretrained.choice == "none"
+    net = build.network(config, build.plan(config).model, source.spec(), steps)
     plan = freeze.plan(net, config.freeze, (3, size, size))
+    pretrained = build.initialize(config, net, source.spec(), mx.cpu())
+    assert pretrained.choice == "none"
     freeze.apply(net, plan)
     trained = {row.parameter for row in plan.rows if row.state == "trained"}
     assert trained == {"head.1.weight", "head.1.bias"}

@@ -71,7 +71,8 @@ def _network(compose, *overrides, spec=None):
     spec = spec or plan.source.spec()
     steps = build.preprocessing(config.dataset, spec)
     runtime.seed_everything(config.seed)
-    net, _ = build.network(config, plan.model, spec, steps, mx.cpu())
+    net = build.network(config, plan.model, spec, steps)
+    build.initialize(config, net, spec, mx.cpu())
     return net
 
 

@@ -1,15 +1,17 @@
 """Downloading from real servers on the loopback that behave well, badly, or not at all."""
 
+import contextlib
 import hashlib
 import socket
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
 
-from gluonexp.download import NoMirror, fetch, obstacle
+from gluonexp.download import NoMirror, fetch, obstacles, shown
 from gluonexp.errors import GluonexpError
 
 NAME = "data.gz"
@@ -22,14 +24,27 @@ class Mirror(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, content=CONTENT, *, ranges=True, breaks_at=(), status=200, headers=()):
+    def __init__(
+        self,
+        content=CONTENT,
+        *,
+        ranges=True,
+        breaks_at=(),
+        status=200,
+        headers=(),
+        length=True,
+        stalls=False,
+    ):
         super().__init__(("127.0.0.1", 0), Handler)
         self.content = content
         self.ranges = ranges
         self.breaks_at = list(breaks_at)  # bytes sent before the connection breaks, by request
         self.status = status
         self.headers = dict(headers)
+        self.length = length  # whether it says how long the content is
+        self.stalls = threading.Event() if stalls else None  # half of the content, then nothing
         self.requests = []
+        self.authorized = []
         self.thread = threading.Thread(target=self.serve_forever, args=(0.01,))
 
     @property
@@ -51,6 +66,7 @@ class Handler(BaseHTTPRequestHandler):
         server = self.server
         wanted = self.headers["Range"]
         server.requests.append(wanted)
+        server.authorized.append(self.headers["Authorization"])
         if server.status != 200 or self.path != f"/{NAME}":
             self.send_error(server.status if server.status != 200 else 404)
             return
@@ -62,11 +78,16 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(206 if wanted and server.ranges else 200)
         if wanted and server.ranges:
             self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
-        self.send_header("Content-Length", str(len(body) - start))
+        if server.length:
+            self.send_header("Content-Length", str(len(body) - start))
         for name, value in server.headers.items():
             self.send_header(name, value)
         self.end_headers()
         body = body[start:]
+        if server.stalls:
+            self.wfile.write(body[: HALF - start])
+            server.stalls.wait()
+            return
         self.wfile.write(body[: server.breaks_at.pop(0)] if server.breaks_at else body)
 
     def log_message(self, *args):
@@ -255,28 +276,147 @@ def test_a_file_may_have_another_name_and_form_at_the_mirror(tmp_path):
     assert left_over(tmp_path) == []
 
 
+def is_right(path):
+    return path.exists() and path.read_bytes() == CONTENT
+
+
 def test_a_file_is_replaced_only_by_a_checked_one(tmp_path, dead):
-    (tmp_path / NAME).write_bytes(b"wrong")
+    path = tmp_path / NAME
+    path.write_bytes(b"wrong")
     with pytest.raises(NoMirror) as caught:
-        get(tmp_path, dead, replace=True)
+        get(tmp_path, dead, ready=lambda: is_right(path))
     assert caught.value.failures == [f"  {dead}{NAME}: no connection"]
-    assert (tmp_path / NAME).read_bytes() == b"wrong"
+    assert path.read_bytes() == b"wrong"
     with Mirror() as mirror:
         assert get(tmp_path, mirror).read_bytes() == b"wrong"
-        assert get(tmp_path, mirror, replace=True).read_bytes() == CONTENT
+        assert get(tmp_path, mirror, ready=lambda: is_right(path)).read_bytes() == CONTENT
 
 
-def test_what_keeps_a_file_from_being_downloaded_is_told_soon(dead, monkeypatch):
+def test_parallel_jobs_replace_a_wrong_file_once(tmp_path):
+    (tmp_path / NAME).write_bytes(b"wrong")
+    together = threading.Barrier(4)
+
+    def job(_):
+        answers = []
+
+        def ready():
+            answers.append(is_right(tmp_path / NAME))
+            if len(answers) == 1:
+                together.wait()  # all of them have seen the wrong file
+            return answers[-1]
+
+        return get(tmp_path, mirror, ready=ready).read_bytes()
+
+    with Mirror() as mirror, ThreadPoolExecutor(4) as pool:
+        assert set(pool.map(job, range(4))) == {CONTENT}
+        assert mirror.requests == [None]
+
+
+@pytest.mark.parametrize("error", [KeyError, OSError, UnicodeDecodeError])
+def test_a_download_on_which_the_check_breaks_does_not_stay(tmp_path, error):
+    def broken(path):
+        raise error(*("utf-8", b"x", 0, 1, "y") if error is UnicodeDecodeError else ["damaged"])
+
+    with Mirror() as mirror:
+        with pytest.raises((error, GluonexpError)):
+            fetch(NAME, [mirror.url], tmp_path, check=broken, needed={})
+        assert left_over(tmp_path) == []
+        assert get(tmp_path, mirror).read_bytes() == CONTENT
+        assert mirror.requests == [None, None]
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_file_beyond_the_limit_is_not_taken_in(tmp_path, told):
+    with Mirror(length=told) as mirror:
+        assert get(tmp_path / "a", mirror, limit=len(CONTENT)).read_bytes() == CONTENT
+        with pytest.raises(NoMirror) as caught:
+            get(tmp_path / "b", mirror, limit=len(CONTENT) - 1)
+    has = "300000 bytes, more than 299999" if told else "more than 299999 bytes"
+    assert caught.value.failures == [f"  {mirror.url}{NAME}: the file has {has}"]
+    assert left_over(tmp_path / "b") == []
+
+
+def test_a_mirror_that_stalls_is_given_up_soon(tmp_path):
+    began = time.monotonic()
+    with Mirror(stalls=True) as mirror:
+        with pytest.raises(NoMirror) as caught:
+            get(tmp_path, mirror, patience=0.2)
+        mirror.stalls.set()
+    assert caught.value.failures == [f"  {mirror.url}{NAME}: timed out"]
+    assert len(mirror.requests) == 2  # the second brought nothing
+    assert time.monotonic() - began < 5
+
+
+def test_the_remedy_is_the_callers(tmp_path, dead):
+    with pytest.raises(NoMirror) as caught:
+        get(tmp_path, dead, remedy="or give up.")
+    assert str(caught.value).splitlines()[-1] == "or give up."
+
+
+def test_a_password_in_an_address_is_used_but_never_shown(tmp_path, capsys, dead):
+    with Mirror(status=404) as empty, Mirror() as mirror:
+        secret = mirror.url.replace("//", "//me:secret@")
+        mirrors = [empty.url.replace("//", "//me:secret@"), "htp://me:secret@host/", "http://me@/"]
+        with pytest.raises(NoMirror) as caught:
+            get(tmp_path, *mirrors)
+        assert caught.value.failures == [
+            f"  {empty.url}{NAME}: 404 Not Found",
+            f"  htp://host/{NAME}: not an address that files can be downloaded from",
+            f"  http:///{NAME}: not an address that files can be downloaded from",
+        ]
+        get(tmp_path, secret)
+        assert mirror.authorized == ["Basic bWU6c2VjcmV0"]
+    out = "".join(capsys.readouterr()) + str(caught.value)
+    assert f"downloading {mirror.url}{NAME}" in out
+    assert "secret" not in out
+    assert shown("https://host/a@b?c@d") == "https://host/a@b?c@d"
+
+
+def test_what_keeps_files_from_being_downloaded_is_told_soon(dead, monkeypatch):
     with Mirror() as mirror, socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         never = f"http://127.0.0.1:{silent.getsockname()[1]}/"
-        assert obstacle(mirror.url + NAME) is None
-        assert obstacle(f"{mirror.url}other") == "404 Not Found"
-        assert obstacle(dead + NAME) == "no connection"
-        assert obstacle(never + NAME, seconds=0.05) in ("no answer", "timed out")
+        urls = [mirror.url + NAME, f"{mirror.url}other", dead + NAME, "http://["]
+        assert obstacles(urls) == [
+            None,
+            "404 Not Found",
+            "no connection",
+            "not an address that files can be downloaded from",
+        ]
+        began = time.monotonic()
+        answers = obstacles([never + NAME] * 8, seconds=0.5)
+        assert time.monotonic() - began < 2  # of all together
+        assert set(answers) <= {"no answer", "timed out"}
         monkeypatch.setenv("GLUONEXP_OFFLINE", "1")
-        assert obstacle(mirror.url + NAME) == "not asked, because GLUONEXP_OFFLINE is set"
+        assert obstacles([mirror.url + NAME]) == ["not asked, because GLUONEXP_OFFLINE is set"]
+
+
+def test_a_server_that_drips_its_answer_does_not_hold_anybody_up():
+    """Every byte of it comes in time, so that no timeout of a request is ever reached."""
+    over = threading.Event()
+
+    def drip():
+        link, _ = listening.accept()
+        with link, contextlib.suppress(ConnectionError):
+            for byte in b"HTTP/1.1 200 OK\r\nX-Long: " + b"x" * 1000:
+                if over.wait(0.05):
+                    return
+                link.sendall(bytes([byte]))
+
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        dripping = [threading.Thread(target=drip) for _ in range(8)]
+        for thread in dripping:
+            thread.start()
+        began = time.monotonic()
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}/"
+        assert obstacles([url] * 8, seconds=0.5) == ["no answer"] * 8
+        assert 0.5 <= time.monotonic() - began < 3
+        over.set()
+        for thread in dripping:
+            thread.join()
 
 
 def test_offline_nothing_is_asked_for(tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ from gluonexp.mx import gluon, mx, nd
 from gluonexp.weights.find import Weights
 
 SMALL = "squeezenet1.1"
+ABC = ("a", "b", "c")
 
 
 def weights(arrays, **more):
@@ -75,7 +76,7 @@ def test_alexnet_is_cut_behind_its_convolutions():
 def test_the_backbone_computes_what_the_zoo_network_computes():
     arrays = published(SMALL)
     net = known(zoo_ft(3, SMALL, pool=False))
-    assert net.adopt(weights(arrays)) == "backbone"
+    assert net.adopt(weights(arrays), ABC) == "backbone"
     original = gluon.model_zoo.vision.get_model(SMALL)
     parameters = original._collect_params_with_prefix()
     for name, array in arrays.items():
@@ -89,7 +90,7 @@ def test_the_backbone_computes_what_the_zoo_network_computes():
 
 def test_only_the_head_is_left_to_be_initialized():
     net = known(zoo_ft(3, SMALL, head=[5]))
-    net.adopt(weights(published(SMALL)))
+    net.adopt(weights(published(SMALL)), ABC)
     new = {name for name, p in net._collect_params_with_prefix().items() if p._data is None}
     # 0 is the mean over the pixels, 2 the dropout
     assert new == {"head.1.weight", "head.1.bias", "head.3.weight", "head.3.bias"}
@@ -97,7 +98,7 @@ def test_only_the_head_is_left_to_be_initialized():
 
 def test_without_weights_nothing_is_taken():
     net = known(zoo_ft(3, SMALL))
-    assert net.adopt(weights({})) == "nothing"
+    assert net.adopt(weights({}), ABC) == "nothing"
     assert all(p._data is None for p in net.collect_params().values())
 
 
@@ -108,12 +109,16 @@ def test_a_head_of_the_same_shapes_is_taken_and_any_other_is_not():
         for name, p in earlier._collect_params_with_prefix().items()
     }
     again = known(zoo_ft(3, SMALL))
-    assert again.adopt(weights(arrays)) == "backbone and head"
+    assert again.adopt(weights(arrays), ABC) == "backbone and head"
     images = nd.random.uniform(shape=(2, 3, 64, 64))
     np.testing.assert_array_equal(again(images).asnumpy(), earlier(images).asnumpy())
 
+    same, others = known(zoo_ft(3, SMALL)), known(zoo_ft(3, SMALL))
+    assert same.adopt(weights(arrays, classes=ABC), ABC) == "backbone and head"
+    assert others.adopt(weights(arrays, classes=("x", "y", "z")), ABC) == "backbone"
+
     for other in (zoo_ft(4, SMALL), zoo_ft(3, SMALL, head=[8])):
-        assert known(other).adopt(weights(arrays)) == "backbone"
+        assert known(other).adopt(weights(arrays), ABC) == "backbone"
         head = [n for n in other._collect_params_with_prefix() if n.startswith("head.")]
         assert all(other._collect_params_with_prefix()[name]._data is None for name in head)
 
@@ -129,7 +134,7 @@ def test_a_backbone_that_does_not_fit_is_refused_by_name(damage):
     net = known(zoo_ft(3, SMALL))
     mine = name.replace("features.", "backbone.")
     with pytest.raises(GluonexpError, match=rf"^model\.weights=here: {mine} is "):
-        net.adopt(weights(arrays))
+        net.adopt(weights(arrays), ABC)
     assert all(p._data is None for p in net.collect_params().values())
 
 

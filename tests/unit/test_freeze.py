@@ -11,7 +11,7 @@ from gluonexp import freeze
 from gluonexp.errors import GluonexpError
 from gluonexp.freeze import rules
 from gluonexp.freeze.graph import Graph
-from gluonexp.freeze.layers import blocks
+from gluonexp.freeze.layers import blocks, listed, parts
 from gluonexp.mx import gluon, mx, nn
 from gluonexp.schema import FreezeConfig, FreezeRule, Unfreeze
 
@@ -168,9 +168,7 @@ def test_blocks_of_the_model_zoo(name, count, first, last):
     ],
 )
 def test_what_each_policy_freezes(compose, policy, frozen):
-    # The fourth unfreeze of `gradual` is for networks of more than three blocks.
-    shorter = ["freeze.unfreeze=[]"] if policy == "gradual" else []
-    config = compose(f"freeze={policy}", *shorter).freeze
+    config = compose(f"freeze={policy}").freeze
     assert config.name == policy
     plan = freeze.plan(small(), config, IMAGE)
     assert [row.parameter for row in plan.rows] == NAMES
@@ -239,6 +237,46 @@ def test_what_the_network_itself_froze_stays_frozen_until_it_is_unfrozen():
     assert (rows["backbone.0.weight"].lr_mult, rows["head.0.weight"].lr_mult) == (1.0, 6.0)
 
 
+def recurrent(layer):
+    net = nn.HybridSequential()
+    net.add(layer(4, num_layers=2, layout="NTC"), nn.Dropout(0.5), nn.Dense(3))
+    return with_shapes(net, (5, 6))
+
+
+@pytest.mark.parametrize("layer", [gluon.rnn.LSTM, gluon.rnn.GRU, gluon.rnn.RNN])
+def test_a_parameter_that_its_layer_renames_is_planned(layer):
+    # A recurrent layer calls its `l0_i2h_weight` `_unfused.0.i2h_weight`: no path of layers.
+    net = recurrent(layer)
+    held = [f"{g}_{t}" for t in ("weight", "bias") for g in ("i2h", "h2h")]
+    first, second = ([f"0._unfused.{i}.{leaf}" for leaf in sorted(held)] for i in range(2))
+    plan = planned(net, [("0._unfused.0.*", "frozen"), ("*",)], image=(5, 6))
+    assert sorted(names(plan, "frozen")) == first
+    assert sorted(names(plan, "trained")) == [*second, "2.bias", "2.weight"]
+    assert [row.layer for row in plan.rows] == [*[layer.__name__] * 8, "Dense", "Dense"]
+    # Dropout looks at the layers beside it and at the next one that holds parameters.
+    assert plan.notes == ()
+    plan = planned(net, [("0.*",), ("*", "frozen")], image=(5, 6))
+    assert plan.notes == ("Dropout goes on among frozen layers: 1",)
+
+
+def test_parts_are_as_few_as_hold_these_parameters_only():
+    assert parts(NET, [*BOTTOM, *MIDDLE, *TOP]) == ["backbone"]
+    assert parts(NET, [*MIDDLE, *HIDDEN]) == ["backbone.3", "head.0"]
+    assert parts(NET, BOTTOM) == ["backbone.0", "backbone.1"]
+    # Statistics that move by themselves do not count, what learns does.
+    assert parts(NET, MIDDLE[:3]) == ["backbone.3"]
+    assert parts(NET, [*TOP[:1], *HIDDEN]) == ["backbone.4.weight", "head.0"]
+    assert parts(recurrent(gluon.rnn.LSTM), ["0._unfused.1.i2h_bias", "2.weight", "2.bias"]) == [
+        "0._unfused.1.i2h_bias",
+        "2",
+    ]
+
+
+def test_of_many_names_the_first_are_listed():
+    assert listed(list("abcde")) == "a, b, c, d, e"
+    assert listed(list("abcdefg")) == "a, b, c, d, e and 2 more"
+
+
 def test_a_constant_is_frozen_and_cannot_be_unfrozen():
     backbone = [nn.Conv2D(4, 3, use_bias=False), nn.BatchNorm(scale=False)]
     net = with_shapes(Topped(backbone, [nn.Dense(3)]))
@@ -265,8 +303,8 @@ def test_a_constant_is_frozen_and_cannot_be_unfrozen():
         ([("*",)], [(1, "haed.*")], r"unfreeze\[0\]\.match=haed\.\*: matches no"),
         (
             [("backbone.*", "frozen"), ("*",)],
-            [(2, "backbone[0].*"), (1, "backbone.*")],
-            r"unfreeze\[0\]\.match=backbone\[0\]\.\*: nothing of it is frozen any more",
+            [(1, "backbone.*"), (2, "head.*")],
+            r"unfreeze\[1\]\.match=head\.\*: nothing of it is frozen",
         ),
         ([("*running_mean", "frozen"), ("*",)], [], r"running_mean and .*running_var can only"),
         (
@@ -285,6 +323,48 @@ def test_what_says_nothing_of_the_network_is_refused(match_and_state, unfreeze, 
 def test_a_network_without_a_backbone_is_told_so(compose, policy):
     with pytest.raises(GluonexpError, match=r"backbone.*model=alexnet_ft"):
         freeze.plan(flat(), compose(f"freeze={policy}").freeze, IMAGE)
+
+
+def test_a_network_without_a_head_is_told_so(compose):
+    message = r"no `head`, its parts are 1, 2; .*model=alexnet_ft"
+    with pytest.raises(GluonexpError, match=message):
+        freeze.plan(flat(), compose("freeze=head_only").freeze, IMAGE)
+
+
+@pytest.mark.parametrize(
+    ("count", "releases", "noted"),
+    [
+        (1, [1], ["backbone[-2].*", "backbone[-3].*", "backbone.*"]),
+        (2, [2, 1], ["backbone[-3].*", "backbone.*"]),
+        (3, [3, 2, 1], ["backbone.*"]),
+        (5, [4, 4, 3, 2, 1], []),
+    ],
+)
+def test_gradual_suits_a_backbone_of_any_depth(compose, count, releases, noted):
+    net = with_shapes(
+        Topped([nn.Conv2D(2, 1, use_bias=False) for _ in range(count)], [nn.Dense(3)])
+    )
+    plan = freeze.plan(net, compose("freeze=gradual").freeze, IMAGE)
+    assert [row.unfreeze_epoch for row in plan.rows] == [*releases, None, None]
+    assert [note.partition("match=")[2].partition(":")[0] for note in plan.notes] == noted
+
+
+def test_an_unfreeze_that_changes_nothing_is_noted_and_says_why():
+    plan = planned(
+        NET,
+        [("backbone.*", "frozen"), ("*",)],
+        unfreeze=[
+            Unfreeze(2, "backbone[0].*"),
+            Unfreeze(1, "backbone.*"),
+            Unfreeze(1, "backbone[3]*"),
+        ],
+    )
+    assert plan.notes[:2] == (
+        "freeze.unfreeze[2].match=backbone[3]*: backbone has 3 block(s), counted from 0, or from "
+        "-1 back; left out",
+        "freeze.unfreeze[0].match=backbone[0].*: changes nothing, all of it is released by then",
+    )
+    assert {row.unfreeze_epoch for row in plan.rows if row.state == "frozen"} == {1}
 
 
 def test_one_parameter_under_two_names_has_one_state():
@@ -427,6 +507,27 @@ def test_a_dense_bias_cannot_train_without_its_weight():
         [("head.0.*", "frozen"), ("*",)],
         unfreeze=[Unfreeze(1, "head.0.weight"), Unfreeze(2, "head.0.bias")],
     )
+
+
+def test_what_the_last_epoch_does_not_reach_is_noted():
+    config = FreezeConfig(
+        "test",
+        [FreezeRule("backbone.*", "frozen"), FreezeRule("*")],
+        unfreeze=[Unfreeze(2, "backbone[-1].*"), Unfreeze(4, "backbone.*")],
+    )
+
+    def late(epochs):
+        noted = freeze.plan(NET, config, IMAGE, epochs).notes
+        return [note for note in noted if "would be released" in note]
+
+    assert late(None) == late(5) == []
+    fourth = "backbone.0, backbone.1, backbone.3 would be released in epoch 4, but training ends"
+    assert late(4) == [f"{fourth} after epoch 3 (trainer.epochs=4)"]
+    assert late(2) == [
+        "backbone.4 would be released in epoch 2, but training ends after epoch 1 "
+        "(trainer.epochs=2)",
+        f"{fourth} after epoch 1 (trainer.epochs=2)",
+    ]
 
 
 def test_a_layer_that_hardly_learns_is_noted():

@@ -18,6 +18,7 @@ FLOORS = (
     {"run"},
     {"experiment", "doctor"},
     {"job"},
+    {"resume"},
     {"record", "show"},
     {"predict"},
     {"build"},

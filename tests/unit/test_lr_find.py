@@ -47,7 +47,8 @@ def digits():
         spec = plan.source.spec()
         steps = build.preprocessing(config.dataset, spec)
         runtime.seed_everything(config.seed)
-        net, _ = build.network(config, plan.model, spec, steps, mx.cpu())
+        net = build.network(config, plan.model, spec, steps)
+        build.initialize(config, net, spec, mx.cpu())
         data = build.data(config, plan.source)
         block = build.preprocess(steps, spec)
         return build.learner(config, plan, net, block, mx.cpu(), len(data.train)), data.train
@@ -206,15 +207,6 @@ def test_the_suggestion_is_marked_in_the_picture(tmp_path):
         with Image.open(tmp_path / f"{name}.png") as picture:
             pixels = np.asarray(picture.convert("RGB"))
         assert (pixels == STAR).all(axis=2).any() == marked
-
-
-def test_the_command_keeps_everything_but_the_search():
-    typed = ["optim=sgd", "optim.lr=0.3", "trainer=lr_find", "trainer.lr_find.steps=50"]
-    typed += ["model.hidden=[8, 4]", "trainer.batch_size=8"]
-    assert lr_find.command(typed, 0.0123456) == (
-        "python -m gluonexp.run optim=sgd 'model.hidden=[8, 4]' trainer.batch_size=8 "
-        "optim.lr=0.0123"
-    )
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,12 @@
 import contextlib
 import hashlib
 import io
+import json
 import re
+import shutil
 import socket
 import threading
+import time
 import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -33,6 +36,8 @@ class Server(ThreadingHTTPServer):
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
         self.files = {}
+        self.over = threading.Event()  # ends the answers that stall
+        self.stalling = set()
         self.requests = []
         self.thread = threading.Thread(target=self.serve_forever, args=(0.01,))
 
@@ -45,6 +50,7 @@ class Server(ThreadingHTTPServer):
         return self
 
     def __exit__(self, *args):
+        self.over.set()
         self.shutdown()
         self.thread.join()
         self.server_close()
@@ -61,7 +67,11 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         with contextlib.suppress(OSError):  # some only ask whether it is there
-            self.wfile.write(body)
+            if self.path in self.server.stalling:
+                self.wfile.write(body[:1000])
+                self.server.over.wait()
+            else:
+                self.wfile.write(body)
 
     def log_message(self, *args):
         pass
@@ -196,6 +206,13 @@ def spoiled(params):
     return params[:-1] + bytes([params[-1] ^ 1])
 
 
+def damaged(place, params):
+    """Damage the compressed data, of which bz2 complains by an error of the operating system."""
+    content = bytearray(zipped(place, params[:1_000_000], None, zipfile.ZIP_BZIP2))
+    content[len(content) // 2 : len(content) // 2 + 9] = bytes(9)
+    return bytes(content)
+
+
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
@@ -205,12 +222,20 @@ def spoiled(params):
         (lambda place, params: b"<html>sorry</html>", r"not a sound zip file \(.+\)"),
         (lambda place, params: zipped(place, params, "../x"), r"there is no \S+\.params in it"),
         (
-            lambda place, params: zipped(place, bytes(9_000_000)),
+            lambda place, params: zipped(place, bytes(9_000_000), None, zipfile.ZIP_DEFLATED),
             r"the \S+\.params in it is too .+",
         ),
+        (
+            lambda place, params: zipped(place, bytes(9_000_000)),
+            r"the file has \d+ bytes, more .+",
+        ),
+        (lambda place, params: damaged(place, params), r"not a sound zip file \(.+\)"),
         (lambda place, params: None, "404 Not Found"),
     ],
-    ids=["wrong hash", "truncated", "cut off", "a page", "another name", "too large", "missing"],
+    ids=[
+        *("wrong hash", "truncated", "cut off", "a page", "another name", "unfolds", "too large"),
+        *("damaged inside", "missing"),
+    ],
 )
 @pytest.mark.parametrize("before", [None, b"something else"], ids=["empty", "filled"])
 def test_what_is_not_the_file_leaves_the_cache_as_it_was(
@@ -238,6 +263,46 @@ def test_what_is_not_the_file_leaves_the_cache_as_it_was(
         "file.",
     ]
     assert visible(place.parents[2]) == cache
+    # Nor does anything of it stay in the way of the right file.
+    serve(server, monkeypatch, place, zipped(place, params))
+    assert find("imagenet", BACKBONE).sha256 == hashlib.sha256(params).hexdigest()
+
+
+def test_a_right_file_is_read_once_for_either_digest(place, params, monkeypatch):
+    place.parent.mkdir(parents=True)
+    place.write_bytes(params)
+    read, original = [], zoo.digest
+    monkeypatch.setattr(zoo, "digest", lambda *said: read.append(said) or original(*said))
+    for choice in ("imagenet", "auto"):
+        find(choice, BACKBONE)
+        assert read == [(place, "sha1"), (place, "sha256")]
+        read.clear()
+
+
+def test_a_password_in_the_address_of_a_server_is_not_shown(place, bundle, monkeypatch, capsys):
+    with_password = (
+        zoo.mxnet_file(BACKBONE).url.partition("/gluon")[0].replace("//", "//me:secret@")
+    )
+    monkeypatch.setenv("MXNET_GLUON_REPO", with_password)
+    monkeypatch.setenv("GLUONEXP_TORCHVISION", "htp://me:secret@host")
+    said = [refused("imagenet", BACKBONE), repr(find("auto", BACKBONE)), *capsys.readouterr()]
+    assert (
+        f"  {with_password.replace('me:secret@', '')}/gluon/models/{place.stem}.zip: " in said[0]
+    )
+    assert "  htp://host/squeezenet1_1-b8a52dc0.pth: not an address " in said[0]
+    assert "secret" not in "".join(said)
+
+
+@pytest.mark.parametrize("choice", ["imagenet", "auto"])
+def test_a_place_that_cannot_be_looked_at_is_told(choice, place, bundle, monkeypatch, tmp_path):
+    monkeypatch.setenv("MXNET_HOME", f"{tmp_path}/{'x' * 300}")
+    said = refused(choice, BACKBONE) if choice == "imagenet" else find(choice, BACKBONE).warning
+    assert f"{place.name} cannot be read: File name too long" in said
+    monkeypatch.setitem(weights.BUNDLED, BACKBONE, tmp_path / ("x" * 300))
+    assert "x cannot be read: File name too long; ImageNet" in refused("bundled", BACKBONE)
+    found = find("auto", BACKBONE)
+    assert found.choice == "none"
+    assert "x cannot be read: File name too long, so training starts from random" in found.warning
 
 
 def test_a_wrong_file_in_the_cache_is_downloaded_again(place, params, arrays, server, monkeypatch):
@@ -285,6 +350,14 @@ def foreign(place, arrays, tmp_path, server, monkeypatch):
     monkeypatch.setitem(torchvision.PUBLISHED, BACKBONE, file)
     server.files[f"/models/{file.name}"] = content
     return content, tmp_path / "cache" / "gluonexp" / "weights" / file.name
+
+
+def test_the_server_of_torchvisions_files_can_be_another(foreign, server, monkeypatch, dead):
+    _, kept = foreign
+    file = torchvision.PUBLISHED[BACKBONE]
+    monkeypatch.setitem(torchvision.PUBLISHED, BACKBONE, file._replace(base=dead))
+    monkeypatch.setenv("GLUONEXP_TORCHVISION", f"{server.url}models")
+    assert find("imagenet", BACKBONE).title == f"ImageNet, of torchvision ({kept.name})"
 
 
 @pytest.mark.parametrize("choice", ["imagenet", "auto"])
@@ -339,7 +412,7 @@ def test_what_torchvision_strides_otherwise_is_marked(tmp_path):
     found = find(str(tmp_path / "r.safetensors"), "resnet50_v1")
     assert found.adapted
     assert list(found.arrays) == list(layout)
-    # The same network in the zoo's own names is not torchvision's.
+    # The same network in the zoo's own names is not torchvision's, nor need it be told of.
     save_file(found.arrays, tmp_path / "z.safetensors")
     assert not find(str(tmp_path / "z.safetensors"), "resnet50_v1").adapted
 
@@ -366,22 +439,65 @@ def test_auto_without_bundled_weights_is_none_and_says_so(place):
     assert (found.choice, found.sha256, found.arrays) == ("none", None, {})
     assert found.warning.startswith("no ImageNet weights of mobilenet0.25 are cached, and none ")
     assert found.warning.endswith(
-        "no connection), nor are any bundled, so training starts from random weights, which with "
-        "frozen features is rarely what one wants"
+        "no connection), and none are bundled for mobilenet0.25, only for alexnet, so training "
+        "starts from random weights, which with frozen features is rarely what one wants"
     )
 
 
-def test_a_server_that_never_answers_does_not_hold_auto_up(place, bundle, monkeypatch):
-    original = weights.obstacle
-    monkeypatch.setattr(weights, "obstacle", lambda url: original(url, seconds=0.1))
+def test_bundled_weights_that_end_too_early_are_not_taken(place, bundle, arrays):
+    def layers(count):
+        return {n for n in arrays if n.startswith("features") and int(n.split(".")[1]) < count}
+
+    half = {name: array for name, array in arrays.items() if name in layers(7)}
+    save_file(half, bundle)
+    for choice in ("bundled", "auto"):
+        for needed in (None, layers(6), layers(7)):
+            found = find(choice, BACKBONE, needed=needed)
+            assert (found.choice, found.arrays.keys()) == ("bundled", half.keys())
+    only = "the bundled ones hold the first 7 feature layers only: model.cut=7"
+    assert refused("bundled", BACKBONE, needed=layers(8)).startswith(
+        f"model.weights=bundled: {only}; ImageNet weights of {BACKBONE} are "
+    )
+    found = find("auto", BACKBONE, needed=layers(99))
+    assert (found.choice, found.arrays) == ("none", {})
+    assert (
+        f"(no connection), and {only}, so training starts from random weights, " in found.warning
+    )
+
+
+@pytest.mark.parametrize("spoil", [lambda path: path.write_bytes(b"damaged"), Path.unlink])
+def test_auto_goes_on_without_bundled_weights_that_cannot_be_read(place, bundle, spoil):
+    spoil(bundle)
+    assert refused("bundled", BACKBONE).startswith("model.weights=bundled: ")
+    found = find("auto", BACKBONE)
+    assert found.choice == "none"
+    assert str(bundle) in found.warning
+
+
+def test_servers_that_never_answer_hold_auto_up_once(place, bundle, monkeypatch):
+    began = time.monotonic()
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         monkeypatch.setenv("MXNET_GLUON_REPO", url)
+        monkeypatch.setenv("GLUONEXP_TORCHVISION", url)
         found = find("auto", BACKBONE)
     assert found.choice == "bundled"
-    assert re.search(r"\((no answer|timed out); no connection\)", found.warning)
+    assert re.search(r"\((no answer|timed out)(; (no answer|timed out))?\)", found.warning)
+    assert 3 <= time.monotonic() - began < 5
+
+
+def test_a_server_that_stalls_does_not_hold_auto_up(place, bundle, params, server, monkeypatch):
+    assert weights._HASTY <= 10  # seconds
+    monkeypatch.setattr(weights, "_HASTY", 0.2)
+    serve(server, monkeypatch, place, zipped(place, params))
+    server.stalling = set(server.files)
+    began = time.monotonic()
+    found = find("auto", BACKBONE)
+    assert time.monotonic() - began < 5
+    assert found.choice == "bundled"
+    assert f"{server.url}gluon/models/{place.stem}.zip: timed out; no connection" in found.warning
 
 
 def test_offline_asks_no_server_but_uses_the_cache(
@@ -427,8 +543,6 @@ def test_bundled_weights_are_not_there_for_all(place):
 @pytest.mark.parametrize("backbone", weights.BUNDLED)
 def test_the_bundled_weights_fit(backbone):
     path = weights.BUNDLED[backbone]
-    if not path.exists():
-        pytest.skip("not trained yet")
     found = find("bundled", backbone)
     assert found.title == pth.metadata(path)["title"]
     assert path.stat().st_size <= 6_000_000
@@ -470,6 +584,47 @@ def test_what_is_no_choice_is_told_what_there_is(tmp_path, monkeypatch):
     assert refused("none", "alexnet", sha256="ab").startswith(
         "model.weights=none: the sha256 of none: random initial values is None, not the ab "
     )
+
+
+def test_what_is_no_text_is_told(tmp_path):
+    for choice in (None, 12):
+        assert refused(choice, "alexnet").startswith(f"model.weights={choice}: not a text; it is ")
+    said = refused("none", "alexnet", sha256=12)
+    assert said == "model.sha256=12: not a text; quote the digits: '\"...\"'"
+
+
+def test_odd_paths_are_told_in_one_message():
+    assert refused("~nobody-here/w.params", "alexnet").startswith(
+        "model.weights=~nobody-here/w.params: no such file; it is imagenet, "
+    )
+    assert refused(f"{'x' * 300}.params", "alexnet").endswith(
+        "x.params cannot be read: File name too long"
+    )
+
+
+def test_a_file_that_repeats_its_data_is_refused_before_it_is_copied(tmp_path):
+    torch = pytest.importorskip("torch")
+    path, base = tmp_path / "views.pth", torch.zeros(10_000)
+    torch.save({f"head.{n}": base for n in range(1000)}, path)
+    assert refused(str(path), BACKBONE) == (
+        f"{path}: of {path.stat().st_size} bytes, holds tensors of 40000000 bytes that are the "
+        "same data over and over; save every parameter once"
+    )
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize("name", ["features.3.0.0.bias", "head.1.weight"])
+def test_values_that_are_no_numbers_are_refused_where_they_are_used(name, value, arrays, tmp_path):
+    spoiled = {n: a.copy() for n, a in arrays.items()}
+    spoiled.setdefault(name, np.zeros((2, 2), np.float32)).flat[1] = value
+    save_file(spoiled, tmp_path / "s.safetensors")
+    for needed in (None, set(arrays)):
+        assert refused(str(tmp_path / "s.safetensors"), BACKBONE, needed=needed) == (
+            f"model.weights={tmp_path}/s.safetensors: {name} of s.safetensors holds values that "
+            "are not finite numbers (inf or nan); choose other weights"
+        )
+    if not name.startswith("head."):
+        find(str(tmp_path / "s.safetensors"), BACKBONE, needed=set(arrays) - {name})
 
 
 def test_a_digest_is_read_in_blocks(tmp_path):
@@ -600,15 +755,148 @@ def test_what_is_no_registered_model_is_told(store):
     )
 
 
-def test_a_run_says_that_its_network_is_torchvisions(store):
+# --- what a run says of its network --------------------------------------------------------------
+
+CLASSES = ["cat", "dog", "eel"]
+
+
+@pytest.fixture
+def two_forms(monkeypatch):
+    """Let the backbone be one that torchvision has in another form."""
+    monkeypatch.setattr(torchvision, "ADAPTED", frozenset({BACKBONE}))
+
+
+def meta(content, adapted):
+    return {
+        "epoch": 3,
+        "identity": {"seed": 1, "adapted": adapted, "classes": CLASSES},
+        "sha256": {"model.params": hashlib.sha256(content).hexdigest()},
+    }
+
+
+def tuned(folder, store, name="model.params"):
+    """Put the parameters of a fine-tuned network into a folder."""
+    folder.mkdir(exist_ok=True)
+    held = {n.replace("features.", "backbone."): nd.array(a) for n, a in store.arrays.items()}
+    nd.save(str(folder / name), held | {n: nd.array(a) for n, a in store.head.items()})
+    return folder / name
+
+
+@pytest.mark.parametrize("adapted", [True, False])
+@pytest.mark.parametrize("name", ["model.params", "renamed.params"])
+def test_the_meta_beside_a_file_says_what_it_is(adapted, name, store, two_forms, tmp_path):
+    path = tuned(tmp_path, store, name)
+    (tmp_path / "meta.json").write_text(json.dumps(meta(path.read_bytes(), adapted)))
+    found = find(str(path), BACKBONE)
+    assert (found.adapted, found.classes) == (adapted, ("cat", "dog", "eel"))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        None,
+        "",
+        "[]",
+        "[" * 100_000,
+        "{}",
+        '{"sha256": 1, "identity": 2}',
+        json.dumps(meta(b"another file", True)),
+    ],
+    ids=["none", "empty", "list", "deep", "nothing", "numbers", "of another file"],
+)
+def test_without_the_meta_the_form_is_not_guessed(wrong, store, two_forms, tmp_path, monkeypatch):
+    path = tuned(tmp_path, store)
+    if wrong is not None:
+        (tmp_path / "meta.json").write_text(wrong)
+    assert refused(str(path), BACKBONE) == (
+        f"{path}: {BACKBONE} has other strides in torchvision than in Gluon, and nothing tells "
+        "whose this fine-tuned one has: name its run, model.weights=runs:/RUN_ID, or keep the "
+        "meta.json of its checkpoint beside the file"
+    )
+    monkeypatch.setattr(torchvision, "ADAPTED", frozenset())  # where there is nothing to guess
+    found = find(str(path), BACKBONE)
+    assert (found.adapted, found.classes) == (False, None)
+
+
+@pytest.mark.parametrize("said", [{}, {"adapted": None}, {"adapted": 1, "classes": [1, 2]}])
+def test_the_meta_of_earlier_versions_does_not_say(said, store, two_forms, tmp_path):
+    path = tuned(tmp_path, store)
+    held = meta(path.read_bytes(), True) | {"identity": said}
+    (tmp_path / "meta.json").write_text(json.dumps(held))
+    assert "nothing tells whose this fine-tuned one has" in refused(str(path), BACKBONE)
+
+
+def test_the_signature_beside_an_export_tells_its_classes(store, tmp_path):
+    path = tuned(tmp_path, store, "model-0000.params")
+    (tmp_path / "signature.json").write_text(json.dumps({"format": 1, "classes": CLASSES}))
+    assert find(str(path), BACKBONE).classes == ("cat", "dog", "eel")
+    other = tuned(tmp_path, store, "other.params")
+    assert find(str(other), BACKBONE).classes is None
+
+
+@pytest.fixture
+def run_with_meta(store, tmp_path):
+    """Record a run whose network has torchvision's strides; return its id and its artifacts."""
     experiment = store.client.get_run(store.run_id).info.experiment_id
-    for said in (True, False):
-        run = store.client.create_run(experiment)
-        for key, value in tracking.flatten({"weights": {"adapted": said}}).items():
-            store.client.log_param(run.info.run_id, key, value)
-        path = f"runs:/{run.info.run_id}/checkpoint/model.params"
-        store.log("checkpoint", "model.params", store.arrays, run.info.run_id)
-        assert find(path, BACKBONE, tracking_uri=store.uri).adapted is said
-        version = store.version(run.info.artifact_uri, run.info.run_id)
-        found = find(f"models:/net/{version}", BACKBONE, tracking_uri=store.uri)
-        assert found.adapted is said
+    info = store.client.create_run(experiment).info
+    path = tuned(tmp_path / "checkpoint", store)
+    path.with_name("meta.json").write_text(json.dumps(meta(path.read_bytes(), True)))
+    store.client.log_artifacts(info.run_id, str(path.parent), "checkpoint")
+    exported = tuned(tmp_path / "export", store, "model-0000.params")
+    exported.with_name("signature.json").write_text(json.dumps({"classes": CLASSES}))
+    store.client.log_artifacts(info.run_id, str(exported.parent), "export")
+    return info.run_id, info.artifact_uri
+
+
+@pytest.mark.parametrize("path", ["", "/checkpoint/model.params", "/export/model-0000.params"])
+def test_a_run_says_that_its_network_is_torchvisions(path, store, run_with_meta, two_forms):
+    found = find(f"runs:/{run_with_meta[0]}{path}", BACKBONE, tracking_uri=store.uri)
+    assert (found.adapted, found.classes) == (True, ("cat", "dog", "eel"))
+    assert "nothing tells" in refused(f"runs:/{store.run_id}", BACKBONE, tracking_uri=store.uri)
+
+
+@pytest.mark.parametrize("path", ["/export", "/checkpoint", "", "/checkpoint/model.params"])
+@pytest.mark.parametrize("uri", ["runs:/", "path"])
+def test_so_does_a_registered_model(path, uri, store, run_with_meta, two_forms):
+    run_id, artifacts = run_with_meta
+    version = store.version((f"runs:/{run_id}" if uri == "runs:/" else artifacts) + path, run_id)
+    found = find(f"models:/net/{version}", BACKBONE, tracking_uri=store.uri)
+    assert (found.adapted, found.classes) == (True, ("cat", "dog", "eel"))
+
+
+@pytest.mark.parametrize("removed", [False, True])
+def test_the_run_of_a_registered_model_may_be_gone(
+    removed, store, run_with_meta, two_forms, tmp_path
+):
+    run_id, artifacts = run_with_meta
+    version = store.version(f"runs:/{run_id}/checkpoint", run_id)
+    path = Path(artifacts.removeprefix("file://"), "checkpoint")
+    copy = tmp_path / "elsewhere" / "export"  # as a folder of its run would be called
+    shutil.copytree(path, copy)
+    copied = store.version(str(copy), run_id)
+    store.client.delete_run(run_id)
+    if removed:
+        store.client._tracking_client.store._hard_delete_run(run_id)
+        shutil.rmtree(path.parent)
+        assert refused(f"models:/net/{version}", BACKBONE, tracking_uri=store.uri) == (
+            f"version {version} of model net cannot be read: Run with id={run_id} not found"
+        )
+    else:
+        assert find(f"models:/net/{version}", BACKBONE, tracking_uri=store.uri).adapted
+    # What lies beside a file is believed without a run.
+    found = find(f"models:/net/{copied}", BACKBONE, tracking_uri=store.uri)
+    assert (found.adapted, found.classes) == (True, ("cat", "dog", "eel"))
+    (copy / "meta.json").unlink()
+    if removed:
+        assert refused(f"models:/net/{copied}", BACKBONE, tracking_uri=store.uri).startswith(
+            f"models:/net/{copied}: {BACKBONE} has other strides"
+        )
+
+
+def test_an_export_elsewhere_is_not_taken_for_a_runs(store, tmp_path):
+    """Beside it lies what has nothing to do with it."""
+    path = tuned(tmp_path / "export", store, "model-0000.params")
+    tuned(tmp_path / "checkpoint", store)
+    version = store.version(str(path.parent))
+    found = find(f"models:/net/{version}", BACKBONE, tracking_uri=store.uri)
+    assert found.title == f"model-0000.params of model net, version {version}"

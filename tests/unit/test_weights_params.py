@@ -52,6 +52,10 @@ def assert_same(found, expected):
         np.testing.assert_array_equal(found[name], array, err_msg=name)
 
 
+def read(path, backbone):
+    return names.to_structural(params.load(path), backbone, path)
+
+
 def structural(net, path):
     net.save_parameters(path)
     return path
@@ -77,7 +81,7 @@ def exported(net, path):
 @pytest.mark.parametrize("write", [structural, counted, deprecated, exported])
 def test_every_naming_comes_back_bit_for_bit(net, write, tmp_path):
     path = write(net, str(tmp_path / "net.params"))
-    assert_same(params.read(Path(path), net.zoo_name), values(net))
+    assert_same(read(Path(path), net.zoo_name), values(net))
 
 
 def test_the_names_in_the_file_are_those_that_the_naming_says(net, tmp_path):
@@ -98,7 +102,7 @@ def test_the_counter_in_a_prefix_does_not_matter(tmp_path):
     other = made("squeezenet1.1", prefix="mine42_")
     path = counted(other, str(tmp_path / "n.params"))
     assert next(iter(params.load(Path(path)))) == "mine42_conv0_weight"
-    assert_same(params.read(Path(path), "squeezenet1.1"), values(other))
+    assert_same(read(Path(path), "squeezenet1.1"), values(other))
 
 
 def tuned(backbone, layers):
@@ -120,11 +124,11 @@ def test_a_fine_tuned_network_gives_its_backbone_and_its_head(backbone, layers, 
     net = tuned(backbone, layers)
     expected = {name.replace("backbone.", "features."): a for name, a in values(net).items()}
     path = structural(net, str(tmp_path / "model.params"))
-    found = params.read(Path(path), backbone)
+    found = read(Path(path), backbone)
     assert list(found)[-4:] == ["head.0.weight", "head.0.bias", "head.2.weight", "head.2.bias"]
     assert_same(found, expected)
     # An export names the head by counters, from which no one can tell its places.
-    found = params.read(Path(exported(net, str(tmp_path / "model.params"))), backbone)
+    found = read(Path(exported(net, str(tmp_path / "model.params"))), backbone)
     heads = [name for name in found if name.startswith("head_")]
     assert heads == [
         f"head_dense{place}_{kind}" for place in (0, 1) for kind in ("weight", "bias")
@@ -137,7 +141,7 @@ def test_a_fine_tuned_network_gives_its_backbone_and_its_head(backbone, layers, 
 
 def test_a_network_for_other_classes_has_the_same_features(tmp_path):
     net = made("squeezenet1.1", classes=7)
-    found = params.read(Path(structural(net, str(tmp_path / "n.params"))), "squeezenet1.1")
+    found = read(Path(structural(net, str(tmp_path / "n.params"))), "squeezenet1.1")
     assert found["output.0.weight"].shape[0] == 7
     assert_same(found, values(net))
 
@@ -147,7 +151,7 @@ def test_other_floats_become_float32(net, dtype, tmp_path):
     arrays = {name: array.astype(dtype) for name, array in values(net).items()}
     nd.save(str(tmp_path / "n.params"), {n: nd.array(a, dtype=dtype) for n, a in arrays.items()})
     assert_same(
-        params.read(tmp_path / "n.params", net.zoo_name),
+        read(tmp_path / "n.params", net.zoo_name),
         {name: array.astype(np.float32) for name, array in arrays.items()},
     )
 
@@ -263,6 +267,25 @@ def test_a_shape_beyond_the_file_allocates_nothing(tmp_path):
         params.load(path)
 
 
+@pytest.mark.parametrize(
+    ("array", "reason"),
+    [
+        (struct.pack("<Iii", 0xF993FAC9, 0, 0), "holds an array that was never filled"),
+        (struct.pack("<Iiiqiii", 0xF993FAC9, 0, 1, 0, 1, 0, 0), "holds 10001 arrays, which no"),
+    ],
+    ids=["never filled", "many"],
+)
+def test_a_small_file_cannot_hold_ever_so_many_arrays(array, reason, tmp_path):
+    path = tmp_path / "many.params"
+    count = 10_001 if reason.startswith("holds 10001") else 1
+    names = b"".join(struct.pack("<Q", 4) + b"%04x" % n for n in range(count))
+    path.write_bytes(
+        struct.pack("<QQQ", 0x112, 0, count) + array * count + struct.pack("<Q", count) + names
+    )
+    with pytest.raises(GluonexpError, match=rf"many\.params: {reason}"):
+        params.load(path)
+
+
 def test_what_is_no_dictionary_of_dense_arrays_is_refused(tmp_path):
     path = tmp_path / "a.params"
     nd.save(str(path), [nd.ones((2,))])
@@ -334,13 +357,36 @@ def test_another_depth_of_the_same_family_is_refused():
     assert "resnet18_v1: " in refused(by_counter, "resnet18_v1")
 
 
+@pytest.mark.parametrize(
+    ("backbone", "dense"),
+    [("alexnet", "features.9.weight"), ("vgg11", "features.21.weight")],
+)
+def test_the_first_dense_layer_may_be_for_images_of_another_size(backbone, dense):
+    arrays = {
+        name: np.broadcast_to(np.float32(0), entry.shape)
+        for name, entry in names.layout(backbone).items()
+    }
+    small = arrays | {dense: np.broadcast_to(np.float32(0), (4096, 256))}
+    found = names.to_structural(small, backbone, "file.params")
+    assert list(found) == list(arrays)
+    assert found[dense].shape == (4096, 256)
+    for wrong in ((4095, 256), (4096, 256, 1)):
+        assert f"{dense} is {wrong} there" in refused(
+            arrays | {dense: np.broadcast_to(np.float32(0), wrong)}, backbone
+        )
+    later = list(arrays)[list(arrays).index(dense) + 2]  # another Dense
+    assert f"{later} is (4096, 256) there" in refused(
+        arrays | {later: np.broadcast_to(np.float32(0), (4096, 256))}, backbone
+    )
+
+
 def test_a_network_of_ones_own_is_refused(tmp_path):
     net = mlp(classes=3)
     net.initialize()
     net(nd.zeros((1, 1, 8, 8)))
     path = Path(structural(net, str(tmp_path / "mlp.params")))
     with pytest.raises(GluonexpError, match=r"mlp\.params: not the weights of alexnet: it has "):
-        params.read(path, "alexnet")
+        read(path, "alexnet")
 
 
 def test_a_network_that_the_zoo_has_not_is_refused():
@@ -368,7 +414,7 @@ def test_the_names_and_shapes_are_known_of_every_family(backbone):
     assert all(min(entry.shape) > 0 for entry in entries.values())
     assert len({entry.counted for entry in entries.values()}) == len(entries)
     # None of them was made in a scope that counts on from network to network.
-    assert names.layout(backbone) == entries
+    assert names.layout.__wrapped__(backbone) == entries
 
 
 def test_the_shapes_are_those_that_a_forward_pass_gives(net):

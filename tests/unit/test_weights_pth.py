@@ -8,6 +8,7 @@ import pickle
 import pickletools
 import struct
 import subprocess
+import time
 import tracemalloc
 import warnings
 import zipfile
@@ -579,6 +580,22 @@ def test_a_pickle_cannot_exhaust_the_memory(read, pickled):
         assert tracemalloc.get_traced_memory()[1] < 50e6  # bytes
     finally:
         tracemalloc.stop()
+
+
+ADMITTED = name("torch.nn.parameter.Parameter")
+LONG_KEY = storage(key="k" * 400_000)[:-1]
+SLOW = {  # what is long is looked at anew every time
+    "arguments": b"\x80\x02" + ADMITTED + b"q\x00(" + tensor() + b"N" * 100_000 + b"tq\x01"
+    + b"h\x00h\x01R" * 100_000 + b".",
+    "key": b"\x80\x02" + LONG_KEY + b"Q" + LONG_KEY + b"q\x01" + b"h\x01Q" * 70_000 + b".",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("pickled", SLOW.values(), ids=SLOW)
+def test_a_pickle_cannot_take_quadratic_time(read, pickled):
+    began = time.process_time()
+    refused(read, archived(pickled))
+    assert time.process_time() - began < 1
 
 
 # Damage

@@ -8,7 +8,7 @@ import pytest
 
 from gluonexp.errors import GluonexpError
 from gluonexp.mx import gluon, mx, nd, sym
-from gluonexp.weights import pth, torchvision
+from gluonexp.weights import pth
 from gluonexp.weights.names import layout
 from gluonexp.weights.torchvision import ADAPTED, PUBLISHED, adapt, convert
 
@@ -237,6 +237,26 @@ def test_the_classifier_may_be_for_any_number_of_classes():
     assert converted["output.0.weight"].shape == (7, 512, 1, 1)
 
 
+@pytest.mark.parametrize(
+    ("backbone", "classifier"),
+    [("resnet18_v1", "fc"), ("vgg11", "classifier.6"), ("densenet121", "classifier")],
+)
+def test_the_last_layer_may_be_missing_or_anything(backbone, classifier):
+    theirs = shapes(their_name(backbone))
+    expected = [name for name in layout(backbone) if not name.startswith("output.")]
+    body = {n: array for n, array in theirs.items() if not n.startswith(f"{classifier}.")}
+    assert len(body) == len(theirs) - 2
+    assert list(convert(body, backbone)) == expected
+    odd = {f"{classifier}.weight": np.zeros((2, 3), np.float32)}
+    odd[f"{classifier}.bias"] = theirs[f"{classifier}.bias"]
+    deep = {f"{classifier}.1.weight": np.zeros(3, np.int64)}
+    assert list(convert(body | odd, backbone)) == expected
+    assert list(convert(body | deep, backbone)) == expected
+    # The network is recognized without it, too.
+    with pytest.raises(GluonexpError, match=f"model.backbone={backbone}$"):
+        convert(body, "alexnet")
+
+
 def test_names_of_data_parallel_training_are_known():
     theirs = shapes("resnet18")
     parallel = {f"module.{name}": array for name, array in theirs.items()}
@@ -293,9 +313,15 @@ def test_another_architecture_is_named():
 @pytest.mark.parametrize("backbone", PUBLISHED)
 def test_every_published_network_is_recognized(backbone):
     other = "vgg11" if backbone == "alexnet" else "alexnet"
-    layers = {f"{layer}.weight": np.float32(0) for layer in torchvision._layers(backbone)}
+    theirs = shapes(their_name(backbone))
     with pytest.raises(GluonexpError, match=f"model.backbone={backbone}$"):
-        convert(layers, other)
+        convert(theirs, other)
+
+
+def test_an_architecture_of_other_shapes_is_not_taken_for_the_one_of_the_same_layers():
+    with pytest.raises(GluonexpError) as caught:
+        convert(shapes("wide_resnet101_2"), "resnet50_v1")  # the layers are those of resnet101
+    assert "looks like" not in str(caught.value)
 
 
 def test_another_width_is_told_by_its_first_shape():

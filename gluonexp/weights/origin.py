@@ -1,0 +1,67 @@
+"""What gluonexp writes beside the parameters of a trained network: its form, its classes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+META: Final = "meta.json"  # of a checkpoint
+SIGNATURE: Final = "signature.json"  # of an export
+_PARAMETERS: Final = "model.params"
+_EXPORTED: Final = "model-0000.params"
+
+
+class Origin(NamedTuple):
+    """What is known of a trained network.
+
+    Attributes
+    ----------
+    adapted
+        Whether its strides are torchvision's; see `gluonexp.weights.torchvision.adapt`.
+    classes
+        In the order of its logits.
+    """
+
+    adapted: bool | None = None
+    classes: tuple[str, ...] | None = None
+
+
+def beside(path: Path, sha256: str) -> Origin:
+    """Return what the files beside a file say of it: a checkpoint's, or an export's."""
+    meta = _json(path.with_name(META))
+    if _dict(meta.get("sha256")).get(_PARAMETERS) == sha256:
+        return _of_meta(meta)
+    if path.name == _EXPORTED:
+        return Origin(classes=_classes(_json(path.with_name(SIGNATURE))))
+    return Origin()
+
+
+def of_run(meta: Path) -> Origin:
+    """Return what the meta of a run's checkpoint says of all that the run wrote."""
+    return _of_meta(_json(meta))
+
+
+def _of_meta(meta: dict[str, Any]) -> Origin:
+    identity = _dict(meta.get("identity"))
+    adapted = identity.get("adapted")
+    return Origin(adapted if isinstance(adapted, bool) else None, _classes(identity))
+
+
+def _classes(said: dict[str, Any]) -> tuple[str, ...] | None:
+    classes = said.get("classes")
+    if isinstance(classes, list) and all(isinstance(name, str) for name in classes):
+        return tuple(classes)
+    return None
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """Return the object in a file; an empty one where there is none."""
+    try:
+        return _dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, RecursionError):  # somebody else's file of that name
+        return {}
+
+
+def _dict(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}

@@ -24,6 +24,17 @@ SMALL = [
     "trainer.epochs=2",
 ]
 
+# BatchNorm, whose statistics move.
+NORMALIZED = [
+    "model=zoo_ft",
+    "model.backbone=mobilenet0.25",
+    "model.weights=none",
+    "freeze=none",
+    "dataset.resize=64",
+    "dataset.train_fraction=0.1",
+    "trainer.epochs=2",
+]
+
 
 @pytest.fixture
 def store(tmp_path, monkeypatch):
@@ -72,10 +83,11 @@ def test_the_headline_command_uses_the_bundled_weights_offline_and_says_so(train
     assert plan["flops_share"].sum() == pytest.approx(1)
 
 
-def test_a_run_goes_on_from_an_earlier_one_with_the_same_logits(train, compose, store, tmp_path):
-    _, earlier = train(*SMALL)
+@pytest.mark.parametrize("settings", [SMALL, NORMALIZED], ids=["alexnet", "mobilenet"])
+def test_a_run_goes_on_from_an_earlier_one_with_the_same_logits(settings, train, compose, store):
+    _, earlier = train(*settings)
     run_id = earlier.info.run_id
-    config = compose(store, *SMALL, f"model.weights=runs:/{run_id[:8]}", "seed=7")
+    config = compose(store, *settings, f"model.weights=runs:/{run_id[:8]}", "seed=7")
     plan = build.plan(config)
     spec = plan.source.spec()
     steps = build.preprocessing(config.dataset, spec)

@@ -73,19 +73,37 @@ def test_alexnet_is_cut_behind_its_convolutions():
     assert net.head[0].act._act_type == net.head[2].act._act_type == "relu"
 
 
-def test_the_backbone_computes_what_the_zoo_network_computes():
-    arrays = published(SMALL)
-    net = known(zoo_ft(3, SMALL, pool=False))
+@pytest.mark.parametrize("name", [SMALL, "mobilenet0.25"])
+def test_the_backbone_computes_what_the_zoo_network_computes(name):
+    rng = np.random.RandomState(0)
+    arrays = published(name)
+    for key, array in arrays.items():  # statistics that differ from those of a new network
+        if "running_" in key:
+            low, high = (-0.01, 0.01) if key.endswith("mean") else (0.01, 0.1)
+            arrays[key] = rng.uniform(low, high, array.shape).astype("f4")
+    net = known(zoo_ft(3, name, pool=False))
     assert net.adopt(weights(arrays), ABC) == "backbone"
-    original = gluon.model_zoo.vision.get_model(SMALL)
+    original = gluon.model_zoo.vision.get_model(name)
     parameters = original._collect_params_with_prefix()
-    for name, array in arrays.items():
-        parameters[name].shape = array.shape
-        parameters[name].initialize(mx.init.Constant(nd.array(array)))
+    for key, array in arrays.items():
+        parameters[key].shape = array.shape
+        parameters[key].initialize(mx.init.Constant(nd.array(array)))
     images = nd.random.uniform(shape=(2, 3, 64, 64))
     expected = original.features(images).asnumpy()
     assert np.abs(expected).max() > 0
     np.testing.assert_array_equal(net.backbone(images).asnumpy(), expected)
+
+
+def test_torchvisions_weights_come_with_its_strides():
+    def strides(net):
+        first = net.backbone[5][0].body  # of the second stage
+        return [first[position]._kwargs["stride"] for position in (0, 3)]
+
+    arrays = published("resnet50_v1")
+    for adapted, expected in ((False, [(2, 2), (1, 1)]), (True, [(1, 1), (2, 2)])):
+        net = known(zoo_ft(3, "resnet50_v1"))
+        net.adopt(weights(arrays, adapted=adapted), ABC)
+        assert strides(net) == expected
 
 
 def test_only_the_head_is_left_to_be_initialized():

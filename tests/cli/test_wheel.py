@@ -58,6 +58,7 @@ def test_the_wheel_holds_the_package_its_configuration_and_nothing_else(wheel):
     }
     assert groups
     assert groups <= set(names)
+    assert "gluonexp/weights/alexnet-cifar10.safetensors" in names
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 

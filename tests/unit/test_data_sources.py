@@ -117,7 +117,8 @@ def test_every_data_set_builds_and_its_statistics_fit_its_channels(name, monkeyp
     (tmp_path / "test").symlink_to(tmp_path / "train")
     dataset = composed(name, monkeypatch, tmp_path)
     assert list(dataset) == [
-        "name", "root", "val_fraction", "resize", "channels", "mean", "std", "source",
+        "name", "root", "val_fraction", "train_fraction", "resize", "channels", "mean", "std",
+        "source",
     ]  # fmt: skip
     assert dataset.name == name
     spec = instantiate(dataset.source).spec()

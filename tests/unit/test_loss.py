@@ -15,9 +15,11 @@ def _log_softmax(logits):
     return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
 
 
-@given(
-    st.integers(1, 6), st.integers(2, 12), st.floats(0, 0.99), st.booleans(), st.integers(0, 99)
-)
+# Smaller ones than MXNet takes for a scalar smooth nothing.
+SMOOTHING = st.just(0.0) | st.floats(1e-6, 0.99)
+
+
+@given(st.integers(1, 6), st.integers(2, 12), SMOOTHING, st.booleans(), st.integers(0, 99))
 def test_the_loss_is_the_cross_entropy_with_the_smoothed_label(
     count, classes, smoothing, compiled, seed
 ):

@@ -173,8 +173,9 @@ def zoo_names() -> list[str]:
 def _features(name: str, cut: int | None) -> list[nn.HybridBlock]:
     names = zoo_names()
     if name not in names:
-        near = difflib.get_close_matches(str(name), names, n=3) or names
-        raise GluonexpError(f"model.backbone={name}: not in the model zoo; {', '.join(near)} is")
+        near = difflib.get_close_matches(str(name), names, n=3)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(names)}"
+        raise GluonexpError(f"model.backbone={name}: not in the model zoo; {hint}")
     layers = list(gluon.model_zoo.vision.get_model(name).features)
     if cut is not None and not 1 <= cut <= len(layers):
         raise GluonexpError(

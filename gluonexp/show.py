@@ -49,7 +49,7 @@ def plan(console: Console, plan: Plan) -> None:
     table = Table(box=None, pad_edge=False)
     table.add_column("layers" if deep else "parameter", no_wrap=True, overflow="fold")
     for heading in ("layer", "shape", ""):
-        table.add_column(heading)
+        table.add_column(heading, no_wrap=not heading)
     for heading in ("size", "lr x", "FLOPs"):
         table.add_column(heading, justify="right")
     for name, alike in _alike(rows) if deep else [(row.parameter, [row]) for row in rows]:
@@ -59,7 +59,7 @@ def plan(console: Console, plan: Plan) -> None:
         table.add_row(
             name,
             only.layer if only else f"{len(alike)} parameters",
-            " x ".join(map(str, only.shape)) if only else "",
+            "x".join(map(str, only.shape)) if only else "",
             _distinct(_state(row) for row in learning),
             f"{sum(row.size for row in alike):,}",
             _distinct(f"{row.lr_mult:.3g}" for row in learning),

@@ -104,16 +104,16 @@ def opened(
         record.config(artifacts, config, overrides, origin)
         record.layers(artifacts, layers)
         data = build.data(config, plan.source)
+        seen = {"the data (their digest)": data.digest}
+        if before is not None:
+            before.check(seen)
         identity = {
             **settings,
-            "the data (their digest)": data.digest,
+            **seen,
             "classes": list(spec.classes),
             "pretrained": None if pretrained is None else asdict(pretrained),
-            "adapted": pretrained is not None and pretrained.adapted,
             "frozen": frozen.digests if before is None else before.identity.get("frozen"),
         }
-        if before is not None:
-            before.check({key: identity[key] for key in ("the data (their digest)",)})
         show.data(console, data)
         record.samples(artifacts, data)
         tracker.log_params(record.parameters(config, data, layers, pretrained))

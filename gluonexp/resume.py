@@ -48,7 +48,7 @@ class Earlier:
         for key, before in zip(ORIGIN, (fields["choice"], fields["sha256"]), strict=True):
             if (now := config.model.get(key)) not in (before, "auto", None):
                 raise self._differs(f"model.{key}", before, now)
-        return Pretrained(**fields)
+        return Pretrained(**{**fields, "warning": None})  # what it warned of is behind us
 
     def _differs(self, key: str, before: object, now: object) -> GluonexpError:
         return GluonexpError(

@@ -25,18 +25,14 @@ def weights(console: Console, pretrained: Pretrained | None, plan: Plan) -> None
     if pretrained is None:
         return
     warnings = [pretrained.warning] if pretrained.warning is not None else []
-    held = [
-        row for row in plan.rows if row.parameter.startswith("head.") and row.state == "frozen"
-    ]
-    if held and "head" not in pretrained.taken:
+    frozen = [row.parameter for row in plan.rows if row.state == "frozen"]
+    if "head" not in pretrained.taken and any(name.startswith("head.") for name in frozen):
         warnings.append(
-            f"{held[0].layer} layers of the head are frozen, but new: they stay random "
-            "(freeze=features trains the whole head)"
+            "frozen layers of the head are new, and stay random; freeze=features trains all of it"
         )
-    for warning in warnings:
-        console.print(
-            f"[yellow]warning:[/yellow] {escape(warning)}", highlight=False, soft_wrap=True
-        )
+    for text in warnings:
+        line = f"[yellow]warning:[/yellow] {escape(text)}"
+        console.print(line, highlight=False, soft_wrap=True)
     digest = f" (sha256 {pretrained.sha256[:12]})" if pretrained.sha256 else ""
     line = f"weights: {pretrained.title}{digest}; taken: {pretrained.taken}"
     console.print(line, highlight=False, markup=False, soft_wrap=True)

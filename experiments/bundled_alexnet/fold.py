@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -66,7 +65,7 @@ def main() -> None:
         parameter.initialize(mx.init.Constant(nd.array(values[name])))
 
     config = compose(*RECIPE, f"dataset.resize={run.data.params['dataset.resize']}")
-    plan = build.plan(replace(config, model={"_target_": "gluonexp.models.mlp.mlp"}))
+    plan = build.plan(config)
     val = build.data(config, plan.source).val
     assert val is not None
     accuracy = {

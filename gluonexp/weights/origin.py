@@ -44,7 +44,7 @@ def of_run(meta: Path) -> Origin:
 
 def _of_meta(meta: dict[str, Any]) -> Origin:
     identity = _dict(meta.get("identity"))
-    adapted = identity.get("adapted")
+    adapted = _dict(identity.get("pretrained")).get("adapted")
     return Origin(adapted if isinstance(adapted, bool) else None, _classes(identity))
 
 

@@ -125,6 +125,17 @@ def test_going_on_takes_what_auto_came_to_before(compose, store, tmp_path):
         experiment.run(other, tmp_path / "three")
 
 
+def test_going_on_does_not_warn_of_what_is_behind_it(compose, store, tmp_path, capsys):
+    given = [*SMALL, "tracking=none"]
+    experiment.run(compose(*given, "trainer.epochs=1"), tmp_path / "one")
+    assert "warning: no ImageNet weights" in capsys.readouterr().out
+    folder = tmp_path / "one" / "checkpoints" / "last"
+    experiment.run(compose(*given, f"trainer.resume={folder}"), tmp_path / "two")
+    out = capsys.readouterr().out
+    assert "warning" not in out
+    assert "weights: AlexNet's convolutions" in out
+
+
 def test_going_on_needs_no_weights_but_the_checkpoint(compose, store, tmp_path):
     source = tmp_path / "conv.safetensors"
     shutil.copyfile(BUNDLED["alexnet"], source)

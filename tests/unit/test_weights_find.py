@@ -769,7 +769,7 @@ def two_forms(monkeypatch):
 def meta(content, adapted):
     return {
         "epoch": 3,
-        "identity": {"seed": 1, "adapted": adapted, "classes": CLASSES},
+        "identity": {"seed": 1, "pretrained": {"adapted": adapted}, "classes": CLASSES},
         "sha256": {"model.params": hashlib.sha256(content).hexdigest()},
     }
 
@@ -818,7 +818,9 @@ def test_without_the_meta_the_form_is_not_guessed(wrong, store, two_forms, tmp_p
     assert (found.adapted, found.classes) == (False, None)
 
 
-@pytest.mark.parametrize("said", [{}, {"adapted": None}, {"adapted": 1, "classes": [1, 2]}])
+@pytest.mark.parametrize(
+    "said", [{}, {"pretrained": None}, {"pretrained": {"adapted": 1}, "classes": [1, 2]}]
+)
 def test_the_meta_of_earlier_versions_does_not_say(said, store, two_forms, tmp_path):
     path = tuned(tmp_path, store)
     held = meta(path.read_bytes(), True) | {"identity": said}

@@ -11,16 +11,25 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from gluonexp import build, checkpoint, freeze, loop, lr_find, record, show
-from gluonexp.callbacks import TEST_CURVE, ShowProgress, StopOnDivergence, Track, Unfreezing
+from gluonexp import build, checkpoint, freeze, loop, lr_find, record, show, tracking
+from gluonexp.callbacks import (
+    TEST_CURVE,
+    Prune,
+    ShowProgress,
+    StopOnDivergence,
+    Track,
+    Unfreezing,
+)
 from gluonexp.data.types import Spec, Split
 from gluonexp.export import symbol
 from gluonexp.job import Job, opened
+from gluonexp.loop import Callback
 from gluonexp.models.preprocess import Preprocessing
 from gluonexp.mx import nn
 from gluonexp.predict import Classifier, softmax
 from gluonexp.report import plots
 from gluonexp.schema import Config
+from gluonexp.study import open_trial
 from gluonexp.tracking import Tracker
 
 # The export is compared with the trained network on so many real images.
@@ -98,6 +107,7 @@ def run(
                 ShowProgress(console),
                 StopOnDivergence(),
                 *job.plan.callbacks,
+                *_pruning(config),
             ],
             augment=job.plan.augment,
             history=_resume(job),
@@ -105,6 +115,13 @@ def run(
         )
         show.stopped(console, fit.stopped)
         _audit(job.frozen, console, tracker)
+        if fit.pruned:
+            record.curves(artifacts, fit.history, title=data.title)
+            tracker.log_tags({tracking.PRUNED_TAG: f"epoch {fit.epoch}"})
+            tracker.log_artifacts(artifacts)
+            _leave(job, console, usable=False)
+            objective = _objective(config, fit.history)
+            return Result(tracker.run_id, fit.metrics, objective, fit.history, workdir)
 
         # 3. The best network, and the test split once.
         metrics, best_epoch = _restore_best(workdir, learner.net, fit)
@@ -176,6 +193,18 @@ def _audit(frozen: freeze.Frozen, console: Console, tracker: Tracker) -> None:
         sentence = f"clean: {unchanged} frozen parameters and statistics are unchanged"
         console.print(f"freeze audit {sentence}", highlight=False)
         tracker.log_tags({"gluonexp.freeze.audit": sentence})
+
+
+def _pruning(config: Config) -> list[Callback]:
+    """Return what reports to the study that this run is a trial of, if it is one."""
+    trial, objective = config.sweep.trial, config.objective
+    if trial.number is None:
+        return []
+    assert trial.journal is not None and trial.study is not None
+    reporter = open_trial(
+        Path(trial.journal), trial.study, trial.number, trial.pruner, config.trainer.epochs
+    )
+    return [Prune(reporter, objective.metric, objective.mode)]
 
 
 def _evaluations(config: Config, data: build.Data) -> dict[str, Split]:

@@ -87,19 +87,21 @@ def opened(
     frozen = freeze.apply(net, layers)
     show.weights(console, pretrained, layers)
     show.plan(console, layers)
-    origin = runtime.provenance()
+    origin = runtime.provenance(config.build.allow)
 
     _clear(config, workdir)
     artifacts = workdir / "artifacts"
     tags = record.tags(origin, overrides, str(device))
+    tags["gluonexp.workdir"] = str(workdir.resolve())  # its checkpoints, should it be cut off
     if config.trainer.lr_find.steps:
-        tags |= tracking.NOT_A_MODEL
+        tags[tracking.KIND] = "lr_find"
     with tracked_run(
         backend=config.tracking.backend,
         uri=config.tracking.uri,
         experiment=config.tracking.experiment,
         run_name=config.tracking.run_name,
         tags=tags,
+        run_id=config.tracking.run_id,
     ) as tracker:
         record.config(artifacts, config, overrides, origin)
         record.layers(artifacts, layers)

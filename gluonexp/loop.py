@@ -29,6 +29,10 @@ class StopFit(Exception):
     """Raised by a callback to end training after this epoch, early but in order."""
 
 
+class Pruned(StopFit):
+    """Training ends because better is known elsewhere: what it has reached is no result."""
+
+
 @dataclass(frozen=True)
 class Step:
     """What one training step computed, on the device: reading any of it waits.
@@ -123,6 +127,10 @@ class Fit:
         Of the epoch that just ended, by `split/name`.
     history
         One such dict an epoch, with its `epoch`.
+    stopped
+        Why a callback ended training early, if one did.
+    pruned
+        Whether that was for `Pruned` alone.
     """
 
     learner: Learner
@@ -138,6 +146,7 @@ class Fit:
     metrics: dict[str, float] = field(default_factory=dict)
     history: list[dict[str, float]] = field(default_factory=list)
     stopped: str | None = None
+    pruned: bool = False
     # What training that goes on from here must have in common with this one, by key.
     identity: Mapping[str, Any] = field(default_factory=dict)
 
@@ -283,12 +292,14 @@ def score(learner: Learner, logits: NDArray[np.float32], split: Split) -> dict[s
 
 def _each(callbacks: Sequence[Callback], hook: str, state: Fit) -> None:
     """Call a hook of every callback; one that stops training does not cut off the others."""
-    stop = None
+    stops = []
     for callback in callbacks:
         try:
             getattr(callback, hook)(state)
         except StopFit as reason:
-            stop = stop or reason
-    if stop is not None:
-        state.stopped = str(stop)
+            stops.append(reason)
+    if stops:
+        # One that has come to its own end as well is a whole run.
+        stop = min(stops, key=lambda reason: isinstance(reason, Pruned))
+        state.stopped, state.pruned = str(stop), isinstance(stop, Pruned)
         raise stop

@@ -316,6 +316,23 @@ def _settings() -> Iterator[None]:
             del os.environ[name]
 
 
+@contextmanager
+def _hidden(package: str) -> Iterator[None]:
+    """Let `package` seem not to be installed, unless it is imported already.
+
+    MXNet imports scikit-learn for the sake of one base class of its oldest interface: with SciPy
+    and pandas that is half of the time its import takes.
+    """
+    if package in sys.modules:
+        yield
+        return
+    sys.modules[package] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[package]
+
+
 def _import() -> None:
     """Import MXNet and bind the names of `_MODULES` here."""
     forbidden = obstacle()
@@ -324,7 +341,7 @@ def _import() -> None:
     if gpu_wheel():
         preload_cuda()
     try:
-        with _settings(), warnings.catch_warnings():
+        with _settings(), _hidden("sklearn"), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # distutils, NumPy's financial functions
             for name, module in _MODULES.items():
                 globals()[name] = import_module(module)

@@ -71,7 +71,7 @@ def parameters(
     """Return the run's parameters: the configuration, and what it came to."""
     named = asdict(settings)
     # These say where and under which name a run is kept, not what it computes.
-    del named["tracking"], named["build"]
+    del named["tracking"], named["build"], named["sweep"]
     came_from = {} if pretrained is None else {"weights": asdict(pretrained)}
     return {
         **named,
@@ -94,6 +94,7 @@ def tags(origin: Provenance, overrides: Sequence[str], device: str) -> dict[str,
     named = {
         "git_commit": origin.git_commit,
         "git_dirty": None if origin.git_dirty is None else str(origin.git_dirty).lower(),
+        "code": origin.code,
         "device": device,
         "overrides": redact(" ".join(overrides)),
     }

@@ -8,18 +8,29 @@ import difflib
 import os
 import re
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
 from hydra.errors import CompactHydraException, HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
 
 from gluonexp import schema
 from gluonexp.errors import GluonexpError
+
+if TYPE_CHECKING:
+    from gluonexp.outcomes import Summary
+
+# What a sweep tells its jobs, besides what the user typed.
+OF_SWEEPS = ("tracking.run_id=", "trainer.resume=", "sweep.")
 
 
 def conf_dir() -> str:
@@ -47,7 +58,11 @@ usage: {command} [GROUP=NAME ...] [KEY=VALUE ...] [--multirun]
   {command} trainer=lr_find                      which learning rate?
   {command} dataset=cifar10 optim=sgd optim.lr=0.05 scheduler=cosine
   {command} dataset=image_folder dataset.root=photos dataset.resize=64
-  {command} --multirun optim.lr=0.001,0.003,0.01 one run for each value
+  {command} -m optim.lr=0.001,0.003,0.01 seed=0,1  a sweep: every combination, and which is best
+  {command} -m optim.lr=0.001,0.01 hydra/launcher=joblib hydra.launcher.n_jobs=2
+  {command} -m hydra/sweeper=optuna 'optim.lr=interval(1e-4,1e-1)' model=cnn,mlp
+  {command} sweep=lr_grid                        a preset; others: seeds, lr_search
+  {command} sweep.resume=last                    what the last sweep has not finished
   {command} --cfg job                            the configuration that would run, with every key
   {command} --info defaults                      which file each part of it comes from
 
@@ -60,9 +75,10 @@ keys changed most often (all of them: --cfg job)
   model.weights  model.backbone  model.head  freeze.rules
   dataset.root  dataset.val_fraction  dataset.resize
   tracking.uri  tracking.experiment  tracking.run_name
+  sweep.fail_fast  sweep.max_failures  sweep.register  objective.metric  objective.mode
 
 Groups of your own: --config-dir DIR. Classes of your own: 'build.allow=[mypackage]'.
-Afterwards: gluonexp ui, gluonexp predict last. Options of Hydra itself: --hydra-help.
+Afterwards: gluonexp ui, gluonexp compare, gluonexp predict last. Hydra's options: --hydra-help.
 """
 
 schema.register()
@@ -80,6 +96,30 @@ def compose(*overrides: str) -> schema.Config:
     """
     with hydra.initialize_config_dir(version_base="1.3", config_dir=conf_dir()):
         return schema.to_config(hydra.compose("config", overrides=list(overrides)))
+
+
+def sweep(*overrides: str) -> "Summary":
+    """Run a sweep as ``--multirun`` would with these overrides, and return how its points ended.
+
+    Points that fail are in the summary; they raise nothing.
+
+    Raises
+    ------
+    HydraException
+        A key, a type or a group's choice is not right, or no point can be run.
+    """
+    from gluonexp.sweep.conduct import SweepFailed
+
+    _use_our_sweeper()
+    words = again(overrides) if _typed(overrides, "sweep.resume") else list(overrides)
+    with hydra.initialize_config_dir(version_base="1.3", config_dir=conf_dir(), job_name="run"):
+        try:
+            runner = GlobalHydra.instance().hydra
+            assert runner is not None
+            ended: Summary = runner.multirun("config", main.__wrapped__, words)
+        except SweepFailed as failed:
+            return failed.summary
+        return ended
 
 
 def help_text(command: str, arguments: Sequence[str]) -> str:
@@ -100,22 +140,52 @@ def help_text(command: str, arguments: Sequence[str]) -> str:
 @hydra.main(version_base="1.3", config_path=conf_dir(), config_name="config")
 def main(composed: DictConfig) -> float | None:
     """Run one job and return its objective (None where it was not measured)."""
-    from gluonexp import experiment
-
     job = HydraConfig.get()
     workdir = Path(job.runtime.output_dir)
+    overrides = list(job.overrides.task)
+    if not OmegaConf.is_missing(job.job, "num"):
+        return _job_of_sweep(composed, workdir, overrides)
     try:
-        config = schema.to_config(composed)
-        return experiment.run(config, workdir, list(job.overrides.task)).objective
+        return _train(composed, workdir, overrides)
     except GluonexpError as error:
-        # Hydra prints this class as one message and goes on with the rest of a sweep.
+        # Hydra prints this class as one message.
         raise CompactHydraException(f"{error}{_how_to_go_on(workdir)}") from None
     except KeyboardInterrupt:
         print(f"interrupted{_how_to_go_on(workdir)}", file=sys.stderr)
-        sys.exit(130)  # as a shell reports SIGINT; it ends a sweep too
+        sys.exit(130)  # as a shell reports SIGINT
     except SystemExit:
         print(f"terminated{_how_to_go_on(workdir)}", file=sys.stderr)
         raise
+
+
+def _job_of_sweep(composed: DictConfig, workdir: Path, overrides: list[str]) -> float | None:
+    """Run one job of several: what it says goes into its folder, how it ends to the sweep."""
+    from gluonexp.sweep.conduct import Failed
+
+    own = [word for word in overrides if not word.startswith(OF_SWEEPS)]
+    with (workdir / "console.log").open("w", encoding="utf-8") as log:
+        console = Console(file=log, width=100)
+        try:
+            return _train(composed, workdir, own, console)
+        except KeyboardInterrupt:
+            raise SystemExit(130) from None  # ends the sweep too
+        except Exception as error:
+            reason = str(error) if isinstance(error, GluonexpError) else _named(error)
+            trace = traceback.format_exc()
+            console.print(trace, markup=False, highlight=False, soft_wrap=True)
+            raise Failed(reason, trace) from None
+
+
+def _train(
+    composed: DictConfig, workdir: Path, overrides: list[str], console: Console | None = None
+) -> float | None:
+    from gluonexp import experiment
+
+    return experiment.run(schema.to_config(composed), workdir, overrides, console).objective
+
+
+def _named(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".rstrip(": ")
 
 
 def _how_to_go_on(workdir: Path) -> str:
@@ -133,13 +203,68 @@ def start(command: str = "python -m gluonexp.run") -> None:
     overrides = [
         word for word in arguments if word[:1] in ("~", "+") or re.match(r"[^-][^=]*=", word)
     ]
-    sys.argv[1:] = [word for word in arguments if word not in overrides] + overrides
+    options = [word for word in arguments if word not in overrides]
+    if _typed(overrides, "sweep.resume"):
+        try:
+            overrides = again(overrides)
+        except GluonexpError as error:
+            sys.exit(str(error))
+        options.append("--multirun")
+    sys.argv[1:] = options + overrides
+    _use_our_sweeper()
     try:
         main()
     except SystemExit as ended:
         if ended.code == 1 and (hint := _hint(overrides)):
             print(f"\n{hint}", file=sys.stderr)
         raise
+
+
+def _use_our_sweeper() -> None:
+    """Let Hydra's default sweeper be ours, in this process; other applications keep theirs.
+
+    A file ``conf/hydra/sweeper/basic.yaml`` would do the same, with a warning each time.
+    """
+    Plugins.instance()  # Hydra's own registers itself there; the last one counts
+    node = {
+        "_target_": "hydra_plugins.gluonexp.sweepers.GridSweeper",
+        "params": None,
+        "max_batch_size": None,
+    }
+    ConfigStore.instance().store(
+        group="hydra/sweeper", name="basic", node=node, provider="gluonexp"
+    )
+
+
+def again(overrides: Sequence[str]) -> list[str]:
+    """Return the overrides that the sweep ``sweep.resume`` was started with, and `overrides`.
+
+    Of a key in both, what is in `overrides` counts.
+
+    Raises
+    ------
+    GluonexpError
+        There is no such sweep.
+    """
+    from gluonexp import tracking
+    from gluonexp.tracking.runs import reader
+    from gluonexp.tracking.sweeps import arguments_of
+
+    uri = tracking.existing(_typed(overrides, "tracking.uri"))
+    parent = reader(uri).parent(str(_typed(overrides, "sweep.resume")))
+    before = arguments_of(tracking.open_store(uri), parent.run_id)
+    typed = {_key(word) for word in overrides}
+    return [word for word in before if _key(word) not in typed] + list(overrides)
+
+
+def _typed(overrides: Sequence[str], key: str) -> str | None:
+    """Return the value that the overrides give a key, the last of several."""
+    values = [word.partition("=")[2] for word in overrides if _key(word) == key]
+    return values[-1].strip("'\"") if values else None
+
+
+def _key(override: str) -> str:
+    return override.partition("=")[0].lstrip("+~")
 
 
 def _hint(overrides: Sequence[str]) -> str:

@@ -1,6 +1,8 @@
 """Where a run computes, what its random numbers come from, and what it ran on."""
 
 import ctypes
+import hashlib
+import importlib.util
 import os
 import platform
 import random
@@ -8,6 +10,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -156,6 +159,8 @@ class Provenance:
         Installed packages by name.
     command
         The command line, without passwords in addresses.
+    code
+        The digest of the source that computes, see `code_digest`.
     """
 
     git_commit: str | None
@@ -171,10 +176,14 @@ class Provenance:
     omp_threads: int | None
     versions: dict[str, str]
     command: str
+    code: str
 
 
-def provenance() -> Provenance:
-    """Describe code, machine and versions of this process; git may be absent."""
+def provenance(packages: Sequence[str] = ()) -> Provenance:
+    """Describe code, machine and versions of this process; git may be absent.
+
+    `packages` besides gluonexp belong to the code.
+    """
     repository = _repository()
     status = _git(repository, "status", "--porcelain", "-z", "--", ":(exclude,top)mlruns")
     untracked = [entry[3:] for entry in (status or "").split("\0") if entry.startswith("??")]
@@ -192,7 +201,34 @@ def provenance() -> Provenance:
         omp_threads=omp_threads(),
         versions=_versions(),
         command=redact(shlex.join(sys.orig_argv)),
+        code=code_digest(packages),
     )
+
+
+def code_digest(packages: Sequence[str] = ()) -> str:
+    """Return a digest of the code a result depends on, 16 hex digits.
+
+    It covers the source of gluonexp and of `packages`, as it lies on the disk, and MXNet's
+    version: unlike a commit, it is there without git and does not change with the documentation.
+    """
+    digest = hashlib.sha256(str(_versions().get(door.gpu_wheel() or door.CPU_WHEEL)).encode())
+    for package in sorted({"gluonexp", *packages}):
+        for path in _sources(package):
+            digest.update(f"\0{package}/{path.name}\0".encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _sources(package: str) -> list[Path]:
+    """Return the Python files of a package or module that can be imported, none if it cannot."""
+    try:
+        spec = importlib.util.find_spec(package)
+    except (ImportError, ValueError):
+        return []
+    if spec is None:
+        return []
+    folders = [Path(folder) for folder in spec.submodule_search_locations or ()]
+    files = [path for folder in folders for path in sorted(folder.rglob("*.py"))]
+    return files or [Path(str(spec.origin))][: bool(spec.has_location)]
 
 
 def omp_threads() -> int | None:

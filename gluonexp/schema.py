@@ -167,6 +167,8 @@ class TrackingConfig:
     uri: str | None = None
     experiment: str = "gluonexp"
     run_name: str | None = None
+    # A run that waits for this job, made by the sweep it belongs to; null: a new run.
+    run_id: str | None = None
 
 
 @dataclass
@@ -182,6 +184,30 @@ class BuildConfig:
     """Which packages besides gluonexp a ``_target_`` may name."""
 
     allow: list[str] = field(default_factory=list)
+
+
+@dataclass
+class TrialConfig:
+    """Which trial of which Optuna study a job is; set by the sweep for each of its jobs."""
+
+    journal: str | None = None
+    study: str | None = None
+    number: int | None = None
+    pruner: str = _chosen("none", "none", "median", "asha")
+
+
+@dataclass
+class SweepConfig:
+    """What a sweep (``--multirun``) does with its jobs; nothing to a single run."""
+
+    # Start no job after so many have failed; fail_fast: after the first.
+    max_failures: int | None = _ranged(None, low=1)
+    fail_fast: bool = False
+    # The parent run of an earlier sweep: run only what it has not finished.
+    resume: str | None = None
+    # Register the best point's export in the model registry, under this name.
+    register: str | None = None
+    trial: TrialConfig = field(default_factory=TrialConfig)
 
 
 @dataclass
@@ -203,6 +229,7 @@ class Config:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
     build: BuildConfig = field(default_factory=BuildConfig)
+    sweep: SweepConfig = field(default_factory=SweepConfig)
 
 
 def zoo_input(backbone: str) -> int:

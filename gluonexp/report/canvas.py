@@ -4,9 +4,14 @@ Figures are made as objects, never through pyplot: no window system, no global s
 The colours (Okabe and Ito, 2008) can be told apart by colour-blind readers.
 """
 
+import io
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -17,6 +22,8 @@ INK, GRAY, PALE = "#222222", "#6B6B6B", "#E4E4E4"
 DPI = 144
 WIDTH = 10.0  # inches, of every grid of pictures
 MARGIN = 0.22  # inches, around and between pictures
+# What XML 1.0 cannot hold, such as a terminal's escape sequences in a name.
+_NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def titled(width: float, height: float, title: str) -> tuple[Figure, float]:
@@ -86,8 +93,55 @@ def short(text: str, room: int) -> str:
 
 def save(figure: Figure, path: Path) -> None:
     """Write the picture, into a folder that need not exist yet."""
-    for text in figure.findobj(Text):
-        text.set_parse_math(False)  # a class may be called "$5"
+    _verbatim(figure)
     path.parent.mkdir(parents=True, exist_ok=True)
     # Without the version of matplotlib in the file, equal pictures are equal files.
     figure.savefig(path, metadata={"Software": None})
+
+
+def svg(figure: Figure, salt: str, hints: Mapping[str, str]) -> str:
+    """Return the picture as an ``<svg>`` element of a page, its text as text.
+
+    Parameters
+    ----------
+    salt
+        Differs between the pictures of a page, which are told apart by it.
+    hints
+        What a reader sees who points at a part, by the part's `gid`.
+    """
+    _verbatim(figure)
+    file = io.BytesIO()
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": salt}):
+        figure.savefig(file, format="svg", metadata={"Date": None})
+    root = ElementTree.fromstring(
+        _NO_XML.sub("\N{REPLACEMENT CHARACTER}", file.getvalue().decode())
+    )
+    used = set(
+        re.findall(r"#([\w-]+)", " ".join(v for e in root.iter() for v in e.attrib.values()))
+    )
+    for element in root.iter():
+        # HTML knows SVG without its namespaces.
+        element.tag = element.tag.rpartition("}")[2]
+        for name in [name for name in element.attrib if "}" in name]:
+            element.set(name.rpartition("}")[2], element.attrib.pop(name))
+        label = element.get("id", "")
+        if label in hints:
+            element.set("class", "hint")
+            hint = ElementTree.Element("title")
+            hint.text = hints[label]
+            element.insert(0, hint)
+        if label not in used:
+            element.attrib.pop("id", None)
+    for outer in list(root.iter()):
+        for inner in list(outer):
+            if inner.tag in ("metadata", "style"):
+                outer.remove(inner)
+    for name in ("width", "height", "version"):
+        del root.attrib[name]
+    root.set("stroke-linejoin", "round")
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def _verbatim(figure: Figure) -> None:
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # a class may be called "$5"

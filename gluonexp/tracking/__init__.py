@@ -3,8 +3,9 @@
 import os
 
 from gluonexp.tracking.lifecycle import Interrupted, tracked_run
+from gluonexp.tracking.records import PRUNED_TAG
 from gluonexp.tracking.store import (
-    NOT_A_MODEL,
+    KIND,
     download,
     ensure_experiment,
     find_run,
@@ -20,7 +21,8 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 
 __all__ = [
-    "NOT_A_MODEL",
+    "KIND",
+    "PRUNED_TAG",
     "Interrupted",
     "MlflowTracker",
     "NullTracker",

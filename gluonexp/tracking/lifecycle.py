@@ -22,7 +22,6 @@ from gluonexp.tracking.values import sanitised, tag_text
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
 
 Handler = Callable[[int, FrameType | None], Any]
 
@@ -43,6 +42,7 @@ def tracked_run(
     experiment: str,
     run_name: str | None = None,
     tags: Mapping[str, str] | None = None,
+    run_id: str | None = None,
 ) -> Iterator[Tracker]:
     """Record what happens inside as one run, and how it ended.
 
@@ -60,6 +60,9 @@ def tracked_run(
     experiment, run_name, tags
         Names in the store; MLflow makes up a `run_name` that is None. The user, the source file
         and its git commit, the host and the process id are added to the tags.
+    run_id
+        A run that exists already, to be gone on with: it is RUNNING again, keeps its name and its
+        experiment, and gets the tags.
 
     Raises
     ------
@@ -73,12 +76,21 @@ def tracked_run(
         else:
             uri = resolve_uri(uri)
             client = open_store(uri)
-            experiment_id = ensure_experiment(client, experiment, uri)
-            all_tags = _tags(tags or {})
-            signals.defer()  # a run that exists must not be lost on the way to its `finally`
-            with reported(f"a run cannot be started in {displayed(uri)}"):
-                run = _created(client, experiment_id, all_tags, run_name)
-                tracker = MlflowTracker(client, run.info.run_id)
+            all_tags = run_tags(tags or {})
+            if run_id is None:
+                experiment_id = ensure_experiment(client, experiment, uri)
+                signals.defer()  # a run that exists must not be lost on the way to its `finally`
+                with reported(f"a run cannot be started in {displayed(uri)}"):
+                    run_id = create_run(client, experiment_id, all_tags, run_name)
+                    tracker = MlflowTracker(client, run_id)
+            else:
+                signals.defer()
+                with reported(f"run {run_id} cannot be gone on with in {displayed(uri)}"):
+                    client.update_run(run_id, status="RUNNING")
+                    if "error" in client.get_run(run_id).data.tags:  # of its last end
+                        client.delete_tag(run_id, "error")
+                    tracker = MlflowTracker(client, run_id)
+                    tracker.log_tags(all_tags)
         # For the signal that strikes between the end of the block and our `finally`.
         atexit.register(tracker.close, "KILLED")
         status: Status = "KILLED"
@@ -96,14 +108,15 @@ def tracked_run(
             _close(tracker, status, failure)
 
 
-def _created(
+def create_run(
     client: MlflowClient, experiment_id: str, tags: Mapping[str, str], name: str | None
-) -> Run:
-    """Create the run; a name that MLflow makes up must not follow from the experiment's seed."""
+) -> str:
+    """Return the id of a new run; a name MLflow makes up must not follow from the run's seed."""
     seeded = random.getstate()
     random.seed()
     try:
-        return client.create_run(experiment_id, tags=dict(tags), run_name=name)
+        run = client.create_run(experiment_id, tags=dict(tags), run_name=name)
+        return str(run.info.run_id)
     finally:
         random.setstate(seeded)
 
@@ -118,7 +131,8 @@ def _close(tracker: Tracker, status: Status, failure: Exception | None) -> None:
         print(f"gluonexp: {lost}; the run may be shown as RUNNING", file=sys.stderr)
 
 
-def _tags(tags: Mapping[str, str]) -> dict[str, str]:
+def run_tags(tags: Mapping[str, str]) -> dict[str, str]:
+    """Return `tags` with those of this process: user, source, git commit, host and process id."""
     # Without git on the PATH, GitPython and MLflow warn about it three times.
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     from mlflow.tracking.context.registry import resolve_tags

@@ -15,7 +15,7 @@ import socket
 import sqlite3
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 from filelock import FileLock
 
 from gluonexp.errors import GluonexpError
+from gluonexp.tracking.records import PRUNED_TAG
 from gluonexp.tracking.uri import displayed, kind, resolve_uri, sqlite_path
 from gluonexp.tracking.values import one_line
 
@@ -40,8 +41,8 @@ _DRIVERS = {
 }  # what to install for a module
 _TIMEOUT_S = 5
 
-# The tag of runs that end with an answer, not with a model.
-NOT_A_MODEL = {"gluonexp.kind": "lr_find"}
+# The tag of runs that end with an answer, not with a model: searches, sweeps.
+KIND = "gluonexp.kind"
 
 
 @contextmanager
@@ -62,6 +63,19 @@ def impatient(retries: int, timeout_s: int = _TIMEOUT_S) -> Iterator[None]:
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": str(retries),
         "MLFLOW_HTTP_REQUEST_TIMEOUT": str(timeout_s),
     }
+    with _environment(wanted):
+        yield
+
+
+@contextmanager
+def silent() -> Iterator[None]:
+    """Let MLflow read small files without a progress bar of its own."""
+    with _environment({"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}):
+        yield
+
+
+@contextmanager
+def _environment(wanted: dict[str, str]) -> Iterator[None]:
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)
     try:
@@ -189,10 +203,7 @@ def find_run(client: MlflowClient, ref: str) -> Run:
         A run id, the first 6 or more characters of one, or ``last``: the run, of all experiments,
         that was the last to end FINISHED with a model.
     """
-    if ref != "last" and not re.fullmatch("[0-9a-f]{6,32}", ref):
-        raise GluonexpError(
-            f"{ref}: not a run; give its id, the first 6 or more characters of it, or 'last'"
-        )
+    check_ref(ref)
     last = ref == "last"
     with reported(f"run {ref} cannot be looked up"):
         runs: list[Run] = client.search_runs(
@@ -202,15 +213,35 @@ def find_run(client: MlflowClient, ref: str) -> Run:
             order_by=["attributes.end_time DESC"],
         )
     if last:
-        runs = [run for run in runs if not NOT_A_MODEL.items() <= run.data.tags.items()][:1]
-    where = displayed(client.tracking_uri)
-    if not runs:
-        what = "no run has FINISHED" if last else f"no run id begins with {ref}"
-        raise GluonexpError(f"{what} in {where}; `gluonexp ui` shows the runs there are")
-    if len(runs) > 1:
-        ids = ", ".join(run.info.run_id for run in runs)
-        raise GluonexpError(f"{ref} is the beginning of several run ids: {ids}")
+        runs = [run for run in runs if not {KIND, PRUNED_TAG} & run.data.tags.keys()][:1]
+    only(ref, [run.info.run_id for run in runs], client.tracking_uri)
     return runs[0]
+
+
+def check_ref(ref: str) -> None:
+    """Refuse what cannot mean a run."""
+    if ref != "last" and not re.fullmatch("[0-9a-f]{6,32}", ref):
+        raise GluonexpError(
+            f"{ref}: not a run; give its id, the first 6 or more characters of it, or 'last'"
+        )
+
+
+def only(ref: str, run_ids: Sequence[str], uri: str) -> str:
+    """Return the one of `run_ids` that `ref` was found to mean in the store `uri`.
+
+    Raises
+    ------
+    GluonexpError
+        It means none of them, or several.
+    """
+    if not run_ids:
+        what = "no run has FINISHED" if ref == "last" else f"no run id begins with {ref}"
+        raise GluonexpError(
+            f"{what} in {displayed(uri)}; `gluonexp runs` lists the runs there are"
+        )
+    if len(run_ids) > 1:
+        raise GluonexpError(f"{ref} is the beginning of several run ids: {', '.join(run_ids)}")
+    return run_ids[0]
 
 
 def download(client: MlflowClient, run_id: str, path: str, dest: Path) -> Path:

@@ -153,7 +153,7 @@ class MlflowTracker:
         self.run_id: str = run.info.run_id
         self.experiment_id: str = run.info.experiment_id
         self.run_name: str | None = run.info.run_name
-        self._client = client
+        self.client = client
         self.status: Status = "RUNNING"
         self._closed = False
         self._params: dict[str, str] = dict(run.data.params)
@@ -168,7 +168,7 @@ class MlflowTracker:
     @property
     def link(self) -> str | None:
         """Address of the run's page; None for a store that is no server."""
-        uri: str = self._client.tracking_uri
+        uri: str = self.client.tracking_uri
         return run_link(uri, self.experiment_id, self.run_id) if uri.startswith("http") else None
 
     def log_params(self, params: Mapping[str, object]) -> None:
@@ -184,7 +184,7 @@ class MlflowTracker:
                 drifted[f"param_drift.{key}"] = f"{known} -> {value}"
         batch = [Param(key, value) for key, value in new.items() if key not in self._params]
         with reported(f"parameters of run {self.run_id} cannot be written to {self._where()}"):
-            self._client.log_batch(self.run_id, params=batch)  # it sends 100 at a time
+            self.client.log_batch(self.run_id, params=batch)  # it sends 100 at a time
         self._params = {**new, **self._params}
         self.log_tags(drifted)
 
@@ -194,7 +194,7 @@ class MlflowTracker:
 
         batch = [RunTag(sanitised(key), tag_text(value)) for key, value in tags.items()]
         with reported(f"tags of run {self.run_id} cannot be written to {self._where()}"):
-            self._client.log_batch(self.run_id, tags=batch)  # it sends 100 at a time
+            self.client.log_batch(self.run_id, tags=batch)  # it sends 100 at a time
 
     def log_metrics(self, metrics: Mapping[str, SupportsFloat], step: int) -> None:
         """Buffer numbers at `step`; the first that is not finite sets the tag ``diverged``."""
@@ -242,14 +242,14 @@ class MlflowTracker:
         )
         entry = DatasetInput(dataset, [InputTag("mlflow.data.context", context)])
         with reported(f"data set {name} cannot be recorded"):
-            self._client.log_inputs(self.run_id, [entry])
+            self.client.log_inputs(self.run_id, [entry])
 
     def log_artifacts(self, folder: Path, artifact_path: str | None = None) -> None:
         """Keep all files under `folder`."""
         if not folder.is_dir():  # MLflow takes it for an empty one
             raise GluonexpError(f"{folder} is no folder, so it cannot be kept in the run")
         with reported(f"files of {folder} cannot be kept in run {self.run_id}"):
-            self._client.log_artifacts(self.run_id, str(folder), artifact_path)
+            self.client.log_artifacts(self.run_id, str(folder), artifact_path)
 
     def flush(self) -> None:
         """Write what is waiting; during an outage warn once, keep it, and go on."""
@@ -286,11 +286,16 @@ class MlflowTracker:
         if failures:
             raise failures[0]
 
+    def leave(self) -> None:
+        """Write what is waiting and leave the run open: another process closes it."""
+        self._write_waiting()
+        self._closed = True
+
     def _write_waiting(self) -> None:
         # A batch that was written although its answer got lost may be sent again: MLflow drops
         # points that are equal in key, time, step and value.
         with reported(f"metrics of run {self.run_id} cannot be written to {self._where()}"):
-            self._client.log_batch(self.run_id, metrics=self._waiting, tags=self._waiting_tags)
+            self.client.log_batch(self.run_id, metrics=self._waiting, tags=self._waiting_tags)
         self._waiting, self._waiting_tags = [], []
         self._flush_at = math.inf
         self._outage = False
@@ -299,15 +304,15 @@ class MlflowTracker:
         self.log_tags({"error": one_line(f"{type(error).__name__}: {error}", 500)})
         text = "".join(traceback.format_exception(error))
         with reported(f"the traceback cannot be kept in run {self.run_id}"):
-            self._client.log_text(self.run_id, text, "error/traceback.txt")
+            self.client.log_text(self.run_id, text, "error/traceback.txt")
 
     def _terminate(self, status: Status) -> None:
         with reported(f"run {self.run_id} cannot be marked {status} in {self._where()}"):
-            self._client.set_terminated(self.run_id, status)
+            self.client.set_terminated(self.run_id, status)
         self.status = status
 
     def _where(self) -> str:
-        return displayed(self._client.tracking_uri)
+        return displayed(self.client.tracking_uri)
 
 
 def _tensor_schema(shape: tuple[int, ...]) -> str:

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING
 import requests
 
 from gluonexp.errors import GluonexpError
+from gluonexp.tracking.runs import RunRecord, reader
 from gluonexp.tracking.store import open_store
 from gluonexp.tracking.uri import displayed, existing, experiment_link, run_link, sqlite_path
+from gluonexp.tracking.views import share_sweep, shown_sweep, sweep_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -32,6 +34,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 5000,
     open_browser: bool = False,
+    sweep: str | None = None,
 ) -> int:
     """Serve the store at `uri` until interrupted; return the server's exit status.
 
@@ -45,21 +48,25 @@ def serve(
         Where to listen; if `port` is taken, a free one is chosen. There is no login: whoever
         reaches a host other than the loopback can change and delete runs.
     open_browser
-        Open the page of the latest experiment.
+        Open the comparison of the sweep, else the charts of the latest experiment.
+    sweep
+        The sweep whose runs are compared: its parent run's id, the start of one, or ``last``;
+        None for the one that the latest run belongs to, if any.
 
     Raises
     ------
     GluonexpError
-        There is no store, or the server does not come up.
+        There is no store, no such sweep, or the server does not come up.
     """
     uri = existing(uri)
     database = sqlite_path(uri)
     client = open_store(uri)  # tells what is wrong with it before a server does, in forty lines
+    parent = None if sweep is None else shown_sweep(client, sweep)
     if uri.startswith("http"):
-        _announce(client, uri, open_browser)
+        _announce(client, uri, parent, open_browser)
         return 0
     free = _free_port(host, port)
-    if free != port:
+    if free != port != 0:
         print(f"Port {port} is in use; taking {free}.", flush=True)
     base = f"http://{_LOOPBACK.get(host, f'[{host}]' if ':' in host else host)}:{free}"
     command = _command(uri, database, host, free)
@@ -69,7 +76,7 @@ def serve(
         server = subprocess.Popen(command, env=_environment(), start_new_session=True)
         try:
             _await_answer(server, base)
-            _announce(client, base, open_browser)
+            _announce(client, base, parent, open_browser)
             print("Press Ctrl-C to stop.", flush=True)
             return _exit_status(server.wait())
         finally:
@@ -130,19 +137,22 @@ def _await_answer(server: subprocess.Popen[bytes], base: str) -> None:
     raise GluonexpError(f"MLflow's server did not answer at {base} within {_START_S:.0f} s")
 
 
-def _announce(client: MlflowClient, base: str, open_browser: bool) -> None:
-    """Print the addresses worth opening: the charts of the latest experiment, its last run."""
-    ids = [experiment.experiment_id for experiment in client.search_experiments()]
-    runs = client.search_runs(ids, max_results=1, order_by=["attributes.start_time DESC"])
-    link = f"{base}/?workflowType=machine_learning"
+def _announce(
+    client: MlflowClient, base: str, parent: RunRecord | None, open_browser: bool
+) -> None:
+    """Print the addresses worth opening: the comparison of a sweep, the last run, all charts."""
+    links = {"experiment": f"{base}/?workflowType=machine_learning"}
+    for last in reader(client.tracking_uri).newest(limit=1):
+        parent = parent or sweep_of(client, last)
+        metric = next((name for name in _METRICS if name in last.metrics), _METRICS[0])
+        links = {} if parent is None else {"sweep": share_sweep(client, base, parent)}
+        links["last run"] = run_link(base, last.experiment_id, last.run_id)
+        links["experiment"] = experiment_link(base, last.experiment_id, metric)
     print(f"MLflow on {displayed(client.tracking_uri)}")
-    for run in runs:
-        metric = next((name for name in _METRICS if name in run.data.metrics), _METRICS[0])
-        link = experiment_link(base, run.info.experiment_id, metric)
-        print(f"  last run    {run_link(base, run.info.experiment_id, run.info.run_id)}")
-    print(f"  experiment  {link}", flush=True)
+    for name, link in links.items():
+        print(f"  {name:<11} {link}", flush=True)
     if open_browser:
-        webbrowser.open(link)
+        webbrowser.open(links.get("sweep", links["experiment"]))
 
 
 def _interrupt(signum: int, frame: object) -> None:

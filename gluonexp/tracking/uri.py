@@ -81,12 +81,45 @@ def experiment_link(base: str, experiment_id: str, metric: str) -> str:
 
     Sorting by a metric is also what makes MLflow list the children of a sweep one by one.
     """
-    order = quote(f"metrics.`{metric}`", safe="")
-    return (
-        f"{base.rstrip('/')}/#/experiments/{quote(experiment_id)}/runs"
-        f"?workflowType=machine_learning&compareRunsMode=CHART"
-        f"&orderByKey={order}&orderByAsc=false"
-    )
+    order = quote(metric_column(metric), safe="")
+    return f"{_charts(base, experiment_id)}&orderByKey={order}&orderByAsc=false"
+
+
+def sweep_link(base: str, experiment_id: str, parent_id: str, metric: str, mode: str) -> str:
+    """Return the address of the charts of a sweep's runs, the best by `metric` first.
+
+    Parameters
+    ----------
+    mode
+        ``max`` or ``min``: which `metric` is best.
+    """
+    order, runs = quote(metric_column(metric), safe=""), quote(sweep_runs(parent_id), safe="")
+    ascending = "true" if mode == "min" else "false"
+    page = _charts(base, experiment_id)
+    return f"{page}&orderByKey={order}&orderByAsc={ascending}&searchFilter={runs}"
+
+
+def view_link(base: str, experiment_id: str, key: str) -> str:
+    """Return the address of an experiment's charts as the shared view `key` has them.
+
+    MLflow ignores the view if the address says anything of the order or the filter too.
+    """
+    return f"{_charts(base, experiment_id)}&viewStateShareKey={quote(key, safe='')}"
+
+
+def sweep_runs(parent_id: str) -> str:
+    """Return MLflow's filter for the runs of a sweep; with one it does not hide them, nested."""
+    return f"tags.mlflow.parentRunId = '{parent_id}'"
+
+
+def metric_column(metric: str) -> str:
+    """Return what MLflow calls the column of `metric`, for sorting too."""
+    return f"metrics.`{metric}`"
+
+
+def _charts(base: str, experiment_id: str) -> str:
+    page = f"#/experiments/{quote(experiment_id)}/runs"
+    return f"{base.rstrip('/')}/{page}?workflowType=machine_learning&compareRunsMode=CHART"
 
 
 def _resolve_sqlite(uri: str) -> str:

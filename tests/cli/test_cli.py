@@ -20,7 +20,7 @@ def invoke(monkeypatch, tmp_path):
 def test_help_names_every_command(invoke):
     result = invoke("--help")
     assert result.exit_code == 0
-    for command in ("run", "ui", "predict", "doctor"):
+    for command in ("run", "runs", "compare", "ui", "predict", "doctor"):
         assert f"\n  {command} " in result.output
 
 

@@ -16,18 +16,18 @@ FLOORS = (
     {"__main__"},
     {"cli"},
     {"run"},
-    {"experiment", "doctor"},
+    {"experiment", "doctor", "sweep"},
     {"job"},
     {"resume"},
-    {"record", "show"},
+    {"record", "show", "compare"},
     {"predict"},
     {"build"},
     {"callbacks", "lr_find"},
     {"loop"},
     {"data", "models", "freeze", "optim", "loss", "metrics", "checkpoint"},
     {"weights"},
-    {"tracking", "export", "report"},
-    {"schema", "runtime", "download"},
+    {"tracking", "export", "report", "study"},
+    {"schema", "runtime", "download", "outcomes"},
     {"mx", "progress"},
     {"errors"},
     {"__init__"},
@@ -39,8 +39,10 @@ ALLOWED = {
     "mxnet": {"mx"},
     "mlflow": {"tracking", "export/flavor.py", "cli"},
     "matplotlib": {"report"},
-    "hydra": {"run", "build", "schema", "cli"},
-    "omegaconf": {"run", "build", "schema", "cli"},
+    "hydra": {"run", "build", "schema", "cli", "sweep"},
+    "omegaconf": {"run", "build", "schema", "cli", "sweep"},
+    "optuna": {"study"},
+    "cloudpickle": {"sweep"},
 }
 
 LONGEST = 400  # lines
@@ -128,4 +130,4 @@ def test_a_question_loads_no_heavy_library(command, tmp_path):
     # Lines are "import time: self | cumulative | name".
     loaded = {line.rpartition("|")[2].strip().split(".")[0] for line in done.stderr.splitlines()}
     assert "gluonexp" in loaded
-    assert loaded & {"mxnet", "mlflow", "matplotlib", "sklearn", "pandas"} == set()
+    assert loaded & {"mxnet", "mlflow", "matplotlib", "sklearn", "pandas", "optuna"} == set()

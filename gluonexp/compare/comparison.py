@@ -1,0 +1,242 @@
+"""What several runs differ in, and what came of it."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shlex
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence, Sized
+from dataclasses import dataclass
+
+from gluonexp.errors import GluonexpError
+from gluonexp.outcomes import best_of
+from gluonexp.tracking.records import RunRecord
+from gluonexp.tracking.runs import Reader
+from gluonexp.tracking.store import KIND
+
+DEFAULT_METRIC = "val/acc"
+
+# A group's choice is seen in one of these: `optim=adam` in optim.name, `model=cnn` in its target.
+_CHOICES = (".name", "._target_")
+# What the configuration came to; it follows from the rest, and is of interest last.
+_DERIVED = ("data.", "network.", "weights.")
+# Overrides that say where and how a run is kept, not what it computes.
+_ASIDE = ("hydra", "tracking", "sweep", "build")
+_SPLITS = ("test", "val", "train")
+_SMALL_IS_GOOD = re.compile(r"loss|err|time|seconds|_s$")
+_LARGE_IS_GOOD = re.compile(r"acc|per_s")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One of the runs compared.
+
+    Attributes
+    ----------
+    run
+        What the store has of it.
+    settings
+        Its value of each key that differs; a key that it does not have is not there.
+    best, epoch
+        The best value of the metric, and the step it was logged with; None where it has none.
+    curve
+        The metric by step.
+    """
+
+    run: RunRecord
+    settings: Mapping[str, str]
+    best: float | None
+    epoch: int | None
+    curve: Sequence[tuple[int, float]]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Several runs, side by side.
+
+    Attributes
+    ----------
+    metric, mode
+        What they are ranked by, and whether the ``max`` or the ``min`` is best.
+    rows
+        The runs, the best first; those without the metric last, in order of their start.
+    keys
+        The parameters that are not the same in all runs: what users chose first, what merely
+        follows from it last.
+    same
+        The parameters that are.
+    metrics
+        The names of all metrics that any of the runs has.
+    """
+
+    metric: str
+    mode: str
+    rows: Sequence[Row]
+    keys: Sequence[str]
+    same: Mapping[str, str]
+    metrics: Sequence[str]
+
+
+def chosen(
+    reader: Reader, refs: Sequence[str], sweep: str | None = None, experiment: str | None = None
+) -> tuple[str, list[RunRecord]]:
+    """Return a headline for the runs to be compared, and the runs.
+
+    Parameters
+    ----------
+    refs
+        Ids of runs, or starts of ids; that of a sweep stands for its runs.
+    sweep, experiment
+        A sweep or an experiment, instead of `refs`.
+
+    Raises
+    ------
+    GluonexpError
+        There is no such run, sweep or experiment, or it has no runs.
+    """
+    if sweep is not None:
+        parent, runs = reader.sweep(sweep)
+        return f"{_count(runs)} of sweep {parent.run_id}", runs
+    if experiment is not None:
+        # Sweeps and searches are no trainings, which is what can be compared.
+        runs = [run for run in reader.of_experiment(experiment) if KIND not in run.tags]
+        if not runs:
+            raise GluonexpError(f"experiment {experiment} has no runs to compare")
+        return f"{_count(runs)} of experiment {experiment}", runs
+    together: dict[str, RunRecord] = {}
+    for run in reader.fetch(refs):
+        is_sweep = run.tags.get(KIND) == "sweep"
+        of_run = reader.sweep(run.run_id)[1] if is_sweep else [run]
+        together |= {one.run_id: one for one in of_run}
+    return _count(together), list(together.values())
+
+
+def compare(reader: Reader, runs: Sequence[RunRecord], metric: str | None = None) -> Comparison:
+    """Compare `runs` by `metric` (None: by the objective most of them were trained for).
+
+    Raises
+    ------
+    GluonexpError
+        There is nothing to compare, or no run has a metric of that name.
+    """
+    if not runs:
+        raise GluonexpError("there are no runs to compare")
+    metrics = sorted({name for run in runs for name in run.metrics}, key=_by_split)
+    if metric is not None and metric not in metrics:
+        known = ", ".join(metrics) or "none at all"
+        raise GluonexpError(f"--metric {metric}: none of these runs has it; they have {known}")
+    metric = metric or _usual(runs, "objective.metric") or DEFAULT_METRIC
+    mode = direction(runs, metric)
+    keys, same = differences(runs)
+    curves = reader.curves([run.run_id for run in runs], metric)
+    rows = []
+    for run in runs:
+        epoch, best = best_of(curves[run.run_id], mode) or (None, None)
+        chosen = settings(run)
+        here = {key: chosen[key] for key in keys if key in chosen}
+        rows.append(Row(run, here, best, epoch, curves[run.run_id]))
+    sign = -1 if mode == "max" else 1
+    rows.sort(key=lambda row: math.inf if row.best is None else sign * row.best)
+    return Comparison(metric, mode, rows, keys, same, metrics)
+
+
+def direction(runs: Iterable[RunRecord], metric: str) -> str:
+    """Return whether the ``max`` or the ``min`` of `metric` is best.
+
+    It was declared where `metric` is the objective of a run; else its name has to tell.
+    """
+    for run in runs:
+        mode = run.params.get("objective.mode", "")
+        if run.params.get("objective.metric") == metric and mode in ("max", "min"):
+            return mode
+    small = _SMALL_IS_GOOD.search(metric.lower()) and not _LARGE_IS_GOOD.search(metric.lower())
+    return "min" if small else "max"
+
+
+def differences(runs: Sequence[RunRecord]) -> tuple[list[str], dict[str, str]]:
+    """Return the keys whose values differ, in order of interest, and the parameters that do not.
+
+    A run that failed before it recorded its parameters makes no difference, but for what its
+    sweep chose for it.
+    """
+    recorded = [run.params for run in runs if run.params]
+    silent = [asked(run) for run in runs if not run.params]
+    differing, same = [], {}
+    for key in dict.fromkeys(key for params in recorded or silent for key in params):
+        values = [params.get(key) for params in recorded or silent]
+        values += [chosen[key] for chosen in silent if key in chosen]
+        if len(set(map(_value, values))) > 1:
+            differing.append(key)
+        else:
+            same[key] = str(values[0])
+    typed = list(dict.fromkeys(key for run in runs for key in asked(run)))
+    return sorted(differing, key=lambda key: _interest(key, typed)), same
+
+
+def settings(run: RunRecord) -> Mapping[str, str]:
+    """Return a run's parameters; of one that did not get so far, what is known of them."""
+    if run.params:
+        return run.params
+    chosen = asked(run)
+    groups = {f"{key}{end}": value for key, value in chosen.items() for end in _CHOICES}
+    return {**groups, **chosen}
+
+
+def asked(run: RunRecord) -> dict[str, str]:
+    """Return what was asked for by override key: by its sweep, then on the command line."""
+    try:
+        varied = json.loads(run.tags.get("gluonexp.sweep.varied", "{}"))
+    except ValueError:  # too long for a tag, so cut
+        varied = {}
+    chosen = {str(key): str(value) for key, value in varied.items()}
+    for word in _words(run.tags.get("gluonexp.overrides", "")):
+        key, equals, value = word.lstrip("+").partition("=")
+        if equals and key.split(".")[0].split("/")[0] not in _ASIDE:
+            chosen.setdefault(key.split("@")[0], value)
+    return chosen
+
+
+def _count(runs: Sized) -> str:
+    return f"{len(runs)} run{'s' * (len(runs) != 1)}"
+
+
+def _words(overrides: str) -> list[str]:
+    try:
+        return shlex.split(overrides)
+    except ValueError:  # a quotation mark without its other half
+        return overrides.split()
+
+
+def _value(text: str | None) -> object:
+    """Return what is equal for equal values: 0.001 and 1e-3."""
+    try:
+        number = float(text or "")
+    except ValueError:
+        return text
+    return number if math.isfinite(number) else text
+
+
+def _usual(runs: Iterable[RunRecord], key: str) -> str | None:
+    """Return the value of parameter `key` that most runs have."""
+    values = Counter(run.params[key] for run in runs if key in run.params)
+    return values.most_common(1)[0][0] if values else None
+
+
+def _interest(key: str, typed: Sequence[str]) -> tuple[int, int, str]:
+    """Return where `key` belongs: typed, a group's choice, of a typed group, other, derived."""
+    if key in typed:
+        return 0, typed.index(key), key
+    if key.startswith(_DERIVED):
+        return 4, 0, key
+    group, _, rest = key.partition(".")
+    place = typed.index(group) if group in typed else len(typed)
+    if f".{rest}" in _CHOICES:
+        return (0 if group in typed else 1), place, key
+    return (2 if group in typed else 3), place, key
+
+
+def _by_split(metric: str) -> tuple[int, str]:
+    split = metric.partition("/")[0]
+    return _SPLITS.index(split) if split in _SPLITS else len(_SPLITS), metric

@@ -1,0 +1,79 @@
+"""A comparison as one self-contained page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from gluonexp.compare.columns import Column, identity, measured, names, ranking, settings
+from gluonexp.compare.comparison import Comparison, Row
+from gluonexp.errors import GluonexpError
+from gluonexp.outcomes import FINISHED, duration
+from gluonexp.report.charts import Line, curves
+from gluonexp.report.page import Picture, Pictures, Section, Table, Text, page
+
+_FEW = 6  # so many runs are read side by side rather than one below the other
+
+
+def write(title: str, comparison: Comparison, path: Path) -> None:
+    """Write the page to `path`, replacing what is there."""
+    order = "highest" if comparison.mode == "max" else "lowest"
+    text = page(
+        f"{title}, compared",
+        [
+            Section("What differs, and what came of it", [_table(comparison)]),
+            *_drawn(comparison),
+            Section("The same in all runs", [_same(comparison)]),
+        ],
+        f"{order} {comparison.metric} first",
+    )
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise GluonexpError(f"--html {path} cannot be written: {error.strerror}") from error
+
+
+def _table(comparison: Comparison) -> Table:
+    runs = [row.run for row in comparison.rows]
+    columns = [
+        *identity(runs),
+        *settings(comparison),
+        *ranking(comparison),
+        *measured(comparison),
+        *names(runs),
+        Column("time", "time", [duration(run.seconds) for run in runs], True),
+        Column("whole id", "whole id", [run.run_id for run in runs]),
+    ]
+    if len(runs) <= _FEW < len(columns):
+        first, *others = columns
+        rows = [[column.heading, *column.values] for column in others]
+        return Table([first.heading, *first.values], rows)
+    by_run = [[column.values[index] for column in columns] for index in range(len(runs))]
+    right = [column.heading for column in columns if column.is_number]
+    best = [0] if comparison.rows[0].best is not None else []
+    return Table([column.heading for column in columns], by_run, right, best)
+
+
+def _drawn(comparison: Comparison) -> list[Section]:
+    lines = [
+        Line(_label(row), row.curve, index == 0 and row.best is not None, _ended(row))
+        for index, row in enumerate(comparison.rows)
+    ]
+    if not any(line.points for line in lines):
+        return []
+    pictures: Sequence[Picture] = [curves(lines, comparison.metric, comparison.mode)]
+    return [Section("Curves", [Pictures(pictures)])]
+
+
+def _same(comparison: Comparison) -> Table | Text:
+    if not comparison.same:
+        return Text("Nothing.", quiet=True)
+    return Table(["setting", "value"], [[key, value] for key, value in comparison.same.items()])
+
+
+def _label(row: Row) -> str:
+    return row.run.name or row.run.run_id[:8]
+
+
+def _ended(row: Row) -> str:
+    return "" if row.run.status == FINISHED else row.run.status.lower()

@@ -1,0 +1,1 @@
+"""Sweeps: one object with a result."""

@@ -1,0 +1,168 @@
+"""What a sweep ends in: the parent run, its report, and the best point."""
+
+from __future__ import annotations
+
+import shlex
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+
+from gluonexp.errors import GluonexpError
+from gluonexp.outcomes import FAILED, FINISHED, KILLED, PRUNED, Outcome, Summary
+from gluonexp.runtime import redact
+from gluonexp.schema import Config
+from gluonexp.sweep import screen
+from gluonexp.sweep.best import IsGroup, best_yaml
+from gluonexp.tracking import (
+    MlflowTracker,
+    displayed,
+    ensure_experiment,
+    open_store,
+    resolve_uri,
+    tracked_run,
+)
+from gluonexp.tracking.lifecycle import create_run, run_tags
+from gluonexp.tracking.runs import reader
+from gluonexp.tracking.store import reported
+from gluonexp.tracking.sweeps import BEST, SWEEP, SweepRun
+
+NOTE = "mlflow.note.content"  # Markdown, which MLflow shows on the run's page
+NOTED = 20  # points in it
+
+
+@contextmanager
+def opened(
+    config: Config,
+    arguments: Sequence[str],
+    name: str,
+    parent: Callable[[Callable[[], str]], str],
+) -> Iterator[SweepRun | None]:
+    """Open the parent run of a new sweep, or of ``sweep.resume``; None with ``tracking=none``.
+
+    Parameters
+    ----------
+    name
+        Of a new parent run, if ``tracking.run_name`` gives none.
+    parent
+        Returns the parent run of all processes that work on the sweep; it is given what makes one.
+
+    Raises
+    ------
+    GluonexpError
+        The store cannot be opened, or ``sweep.resume`` is no sweep.
+    """
+    settings, resume = config.tracking, config.sweep.resume
+    if settings.backend == "none":
+        if resume is not None:
+            raise GluonexpError("sweep.resume: with tracking=none there is nothing to resume")
+        yield None
+        return
+    uri = resolve_uri(settings.uri)
+    client = open_store(uri)
+
+    def made() -> str:
+        if resume is not None:
+            return reader(uri).parent(resume).run_id
+        experiment_id = ensure_experiment(client, settings.experiment, uri)
+        with reported(f"a sweep cannot be recorded in {displayed(uri)}"):
+            return create_run(client, experiment_id, run_tags(SWEEP), settings.run_name or name)
+
+    run_id = parent(made)
+    if resume is not None and run_id != made():
+        raise GluonexpError(f"sweep.resume={resume}: this study belongs to sweep {run_id}")
+    tags = {
+        **SWEEP,
+        "gluonexp.sweep.metric": config.objective.metric,
+        "gluonexp.sweep.mode": config.objective.mode,
+        "gluonexp.overrides": redact(shlex.join(arguments)),
+    }
+    with tracked_run(
+        backend=settings.backend,
+        uri=uri,
+        experiment=settings.experiment,
+        tags=tags,
+        run_id=run_id,
+    ) as tracker:
+        assert isinstance(tracker, MlflowTracker)
+        run = SweepRun(tracker)
+        run.remember(arguments)
+        yield run
+
+
+def command(arguments: Sequence[str]) -> str:
+    """Return what starts a sweep with these overrides."""
+    return shlex.join(["python", "-m", "gluonexp.run", "-m", *arguments])
+
+
+def give(
+    console: Console,
+    run: SweepRun | None,
+    config: Config,
+    summary: Summary,
+    *,
+    is_group: IsGroup,
+    problem: str | None = None,
+    interrupted: bool = False,
+) -> None:
+    """Record the result in the parent run, close it FAILED if there is a problem, and show it."""
+    if run is None:
+        screen.answer(console, summary)
+        return
+    best, model = summary.best(), None
+    with tempfile.TemporaryDirectory() as temporary:
+        _write(summary, run, best, Path(temporary), is_group)
+        run.tracker.log_artifacts(Path(temporary), "sweep")
+    tags = {NOTE: _note(summary)}
+    for status in (FINISHED, PRUNED, FAILED, KILLED):
+        tags[f"gluonexp.sweep.{status.lower()}"] = str(summary.count(status))
+    if best is not None:
+        tags[BEST] = str(best.run_id)
+        if config.sweep.register is not None:
+            description = f"{best.name}: {summary.metric} {best.objective:.4f}, sweep {run.run_id}"
+            version = run.register(config.sweep.register, str(best.run_id), description)
+            model = f"models:/{config.sweep.register}/{version}"
+    run.tracker.log_tags(tags)
+    status = KILLED if interrupted else FAILED if problem else FINISHED
+    if any(attempt.elsewhere() for attempt in run.attempts()):
+        status = "is still RUNNING elsewhere"
+        run.tracker.leave()  # the last process that works on this sweep closes it
+    elif problem:
+        run.tracker.log_tags({"error": problem})
+        run.tracker.close("FAILED")
+    screen.answer(console, summary)
+    screen.farewell(console, run, status, uri=config.tracking.uri, model=model)
+
+
+def _write(
+    summary: Summary, run: SweepRun, best: Outcome | None, folder: Path, is_group: IsGroup
+) -> None:
+    from gluonexp.report import sweep as report  # matplotlib: after the jobs is early enough
+
+    report.results_csv(summary, folder / "results.csv")
+    report.html(summary, folder / "report.html")
+    if best is not None:
+        text = best_yaml(run.overrides(str(best.run_id)), best, summary, is_group)
+        (folder / "best.yaml").write_text(text, encoding="utf-8")
+
+
+def _note(summary: Summary) -> str:
+    """Return the ranking as Markdown."""
+    lines = [
+        f"`{redact(summary.command)}`",
+        "",
+        f"| | | {summary.metric} | test/acc | run |",
+        "| --: | --- | --: | --: | --- |",
+    ]
+    for rank, one in enumerate(summary.ranked()[:NOTED], start=1):
+        value = "" if one.objective is None else f"{one.objective:.4f}"
+        test = f"{one.metrics['test/acc']:.4f}" if "test/acc" in one.metrics else ""
+        state = "" if one.status == FINISHED else f"{one.status} "
+        link = f"[{str(one.run_id)[:8]}](#/experiments/{summary.experiment_id}/runs/{one.run_id})"
+        place = rank if one.status == FINISHED else "-"
+        lines.append(f"| {place} | {state}`{one.name}` | {value} | {test} | {link} |")
+    if len(summary.outcomes) > NOTED:
+        lines += ["", f"and {len(summary.outcomes) - NOTED} more in `sweep/results.csv`"]
+    return "\n".join([*lines, "", "All of it: artifact `sweep/report.html`."])

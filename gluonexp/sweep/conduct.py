@@ -1,0 +1,223 @@
+"""A sweep from its first job to its answer, told top to bottom."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.errors import CompactHydraException
+from rich.console import Console
+
+from gluonexp.outcomes import FAILED, FINISHED, KILLED, Outcome, Summary, short_keys
+from gluonexp.schema import Config
+from gluonexp.sweep import answer
+from gluonexp.sweep.best import IsGroup
+from gluonexp.sweep.ledger import Ledger, Recorded, Unrecorded
+from gluonexp.sweep.points import Point
+from gluonexp.sweep.screen import Jobs, announce
+from gluonexp.sweep.workers import WorkerDied
+from gluonexp.tracking.sweeps import SweepRun
+
+# A job as a launcher takes it: its number in the sweep, and its overrides.
+Job = tuple[int, Sequence[str]]
+Launch = Callable[[Iterator[Job]], Generator[tuple[int, JobReturn], None, None]]
+
+
+class Failed(CompactHydraException):
+    """A job of a sweep ended with an error.
+
+    Parameters
+    ----------
+    reason
+        One message for the user.
+    trace
+        The traceback, for the record.
+    """
+
+    def __init__(self, reason: str, trace: str) -> None:
+        super().__init__(reason, trace)  # both: it comes from another process by pickle
+        self.reason = reason
+        self.trace = trace
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+class SweepFailed(CompactHydraException):
+    """Some points have no result; what there is, is in `summary`."""
+
+    def __init__(self, reason: str, summary: Summary) -> None:
+        super().__init__(reason)
+        self.summary = summary
+
+
+class Source(Protocol):
+    """Where the points come from: a grid, or a search that learns from results.
+
+    Attributes
+    ----------
+    total
+        How many points there will be, those left out included.
+    config
+        What all points share of ``tracking``, ``objective`` and ``sweep``: that of any.
+    keys
+        The override keys that vary.
+    """
+
+    total: int
+    config: Config
+    keys: list[str]
+
+    def arguments(self) -> list[str]:
+        """Return the overrides that are needed to start it again, besides the user's."""
+
+    def parent(self, create: Callable[[], str]) -> str:
+        """Return the id of the parent run, by `create` if there is none yet."""
+
+    def describe(self) -> list[str]:
+        """Return what is going to be run, in lines."""
+
+    def points(self) -> Iterator[Point]:
+        """Yield the next point to run, as soon as it is asked for one."""
+
+    def ended(self, point: Point, outcome: Outcome) -> None:
+        """Take notice of how a point ended."""
+
+    def told(self, point: Point) -> Sequence[str]:
+        """Return the overrides that the job of `point` gets besides the point's own."""
+
+    def close(self) -> None:
+        """Give up what is still open."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to run, and how.
+
+    Attributes
+    ----------
+    source
+        The points.
+    launch
+        Runs the jobs it draws, and yields how each ended as it does.
+    folder
+        Where the jobs' folders are.
+    arguments
+        The overrides that start the same sweep again.
+    is_group
+        Tells whether a key is a group of configuration files.
+    """
+
+    source: Source
+    launch: Launch
+    folder: Path
+    arguments: Sequence[str]
+    is_group: IsGroup
+
+
+def conduct(plan: Plan, console: Console | None = None) -> Summary:
+    """Run every point, record them under one parent run, and say which was best.
+
+    Raises
+    ------
+    SweepFailed
+        Points have failed; everything else has been run, and the parent run is FAILED. Ctrl-C and
+        SIGTERM end it KILLED, with a report on how far it came.
+    """
+    console = console or Console()
+    config = plan.source.config
+    arguments = [*plan.arguments, *plan.source.arguments()]
+    name = f"sweep over {', '.join(short_keys(plan.source.keys)) or 'nothing'}"
+    with closing(plan.source), answer.opened(config, arguments, name, plan.source.parent) as run:
+        ledger: Ledger = Unrecorded() if run is None else Recorded(run, config.objective)
+        give = functools.partial(answer.give, console, run, config, is_group=plan.is_group)
+        announce(console, run, plan.source.describe())
+        try:
+            left_out = _run(plan, ledger, console)
+        except (KeyboardInterrupt, SystemExit):
+            ledger.settle("the sweep was interrupted")
+            give(_summary(plan, ledger, run), interrupted=True)
+            raise
+        ledger.settle("its launcher lost it")
+        summary = _summary(plan, ledger, run)
+        problem = _problem(summary, left_out, config)
+        give(summary, problem=problem)
+    if problem:
+        raise SweepFailed(problem, summary)
+    return summary
+
+
+def _run(plan: Plan, ledger: Ledger, console: Console) -> int:
+    """Run what is to be run; return how many points were left out after too many failures."""
+    limit = 1 if plan.source.config.sweep.fail_fast else plan.source.config.sweep.max_failures
+    running: dict[int, Point] = {}
+    failures = drawn = 0
+
+    def jobs() -> Iterator[Job]:
+        nonlocal drawn
+        points = plan.source.points()
+        while limit is None or failures < limit:
+            if (point := next(points, None)) is None:
+                return
+            drawn += 1
+            with ledger.lock():
+                known = ledger.known(point)
+                if known is None:
+                    number, told = ledger.begin(point)
+            if known is not None:
+                display.known(point.name, known)
+                plan.source.ended(point, known)
+                continue
+            running[number] = point
+            display.started(number, point.name)
+            yield number, [*point.overrides, *told, *plan.source.told(point)]
+
+    metric = plan.source.config.objective.metric
+    with (
+        Jobs(console, plan.source.total, metric) as display,
+        closing(plan.launch(jobs())) as launched,  # closed, it has ended what still runs
+    ):
+        for number, done in launched:
+            point = running.pop(number)
+            outcome = ledger.end(number, *_ending(done))
+            failures += outcome.status in (FAILED, KILLED)
+            display.ended(outcome, point.name, plan.folder / str(number) / "console.log")
+            plan.source.ended(point, outcome)
+    return 0 if limit is None or failures < limit else plan.source.total - drawn
+
+
+def _ending(done: JobReturn) -> tuple[str, float | None, str, str | None]:
+    """Return the status, the objective, and of a failure its reason and traceback."""
+    if done.status is JobStatus.COMPLETED:
+        return FINISHED, done.return_value, "", None
+    error = done._return_value  # the property prints, and raises
+    status = KILLED if isinstance(error, WorkerDied) else FAILED
+    return status, None, str(error) or type(error).__name__, getattr(error, "trace", None)
+
+
+def _summary(plan: Plan, ledger: Ledger, run: SweepRun | None) -> Summary:
+    settings = plan.source.config
+    return Summary(
+        title=f"{settings.tracking.experiment}: {settings.dataset.name}",
+        command=answer.command(plan.arguments),
+        metric=settings.objective.metric,
+        mode=settings.objective.mode,
+        outcomes=ledger.outcomes(),
+        parent_id=None if run is None else run.run_id,
+        experiment_id=None if run is None else run.experiment_id,
+    )
+
+
+def _problem(summary: Summary, left_out: int, config: Config) -> str | None:
+    """Say in one line what is missing, None if nothing is."""
+    failed, total = summary.count(FAILED, KILLED), len(summary.outcomes) + left_out
+    parts = [f"{failed} of {total} points failed"] if failed else []
+    if left_out:
+        option = "fail_fast" if config.sweep.fail_fast else "max_failures"
+        parts.append(f"{left_out} were not started (sweep.{option})")
+    return ", ".join(parts) or None

@@ -1,0 +1,117 @@
+"""All combinations of some values."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+
+from gluonexp.errors import GluonexpError
+from gluonexp.outcomes import Outcome
+from gluonexp.schema import Config
+from gluonexp.sweep.points import Composer, Point
+
+# What the points of one sweep must share, since their parent run has one of each.
+SHARED = ("tracking", "objective", "sweep")
+
+
+class Grid:
+    """The points of a grid, in the order of the command line; equal ones once.
+
+    Attributes
+    ----------
+    total
+        How many points there are.
+    config
+        What they share.
+    keys
+        What varies.
+
+    Raises
+    ------
+    HydraException
+        A key, a type or a group's choice is not right.
+    GluonexpError
+        The points differ in what a sweep has one of, or none of them can be run.
+    """
+
+    def __init__(self, composer: Composer, overrides: Sequence[Override]) -> None:
+        choices = {override.get_key_element(): values(override) for override in overrides}
+        varied = [key for key, several in choices.items() if len(several) > 1]
+        found: dict[str, Point] = {}
+        for chosen in itertools.product(*choices.values()):
+            words = dict(zip(choices, chosen, strict=True))
+            point = composer.point(
+                [f"{key}={value}" for key, value in words.items()],
+                {key.lstrip("+~"): words[key] for key in varied},
+            )
+            found.setdefault(point.digest, point)
+        self._points = list(found.values())
+        self._choices = {key: choices[key] for key in varied}
+        self.keys = varied
+        self.total = len(self._points)
+        self.config = shared(self._points)
+
+    def arguments(self) -> list[str]:
+        """Nothing more is needed to start it again."""
+        return []
+
+    def parent(self, create: Callable[[], str]) -> str:
+        """Return a parent run of its own."""
+        return create()
+
+    def describe(self) -> list[str]:
+        """Return what varies, a line for each key."""
+        lines = [f"  {key}: {', '.join(choices)}" for key, choices in self._choices.items()]
+        return [f"{self.total} point{'s' if self.total > 1 else ''}", *lines]
+
+    def points(self) -> Iterator[Point]:
+        """Yield every point."""
+        yield from self._points
+
+    def ended(self, point: Point, outcome: Outcome) -> None:
+        """Nothing is learned from it."""
+
+    def told(self, point: Point) -> Sequence[str]:
+        """Nothing more is to be said."""
+        return ()
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def shared(points: Sequence[Point]) -> Config:
+    """Return the configuration of a point; what a sweep has one of is the same in all.
+
+    Raises
+    ------
+    GluonexpError
+        It is not, or no point can be run.
+    """
+    configs = [point.config for point in points if point.config is not None]
+    if not configs:
+        raise GluonexpError(points[0].problem or "there is nothing to run")
+    for name in SHARED:
+        if any(getattr(config, name) != getattr(configs[0], name) for config in configs):
+            raise GluonexpError(f"{name}: a sweep has one for all of its points; do not vary it")
+    return configs[0]
+
+
+def values(override: Override) -> list[str]:
+    """Return the values an override gives its key, as texts that Hydra reads back.
+
+    Raises
+    ------
+    HydraException
+        They are those of an interval.
+    """
+    if not override.is_sweep_override():
+        return [override.get_value_element_as_str()]
+    if not override.is_discrete_sweep():
+        raise HydraException(
+            f"{override.input_line}: a grid needs the values themselves, as in "
+            f"{override.get_key_element()}=0.001,0.01 (hydra/sweeper=optuna searches intervals)"
+        )
+    return list(override.sweep_string_iterator())

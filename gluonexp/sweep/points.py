@@ -1,0 +1,99 @@
+"""The points of a sweep: one composed configuration each, and what tells it from the others."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from hydra.core.config_loader import ConfigLoader
+from omegaconf import DictConfig, open_dict, read_write
+
+from gluonexp import schema
+from gluonexp.errors import GluonexpError
+from gluonexp.outcomes import brief, named
+
+# They say where a run is kept and what it goes on from, not what it computes.
+_APART = ("tracking", "sweep")
+
+
+@dataclass(frozen=True)
+class Point:
+    """One job to run.
+
+    Attributes
+    ----------
+    overrides
+        As the user would type them.
+    varied
+        Those of them that differ from point to point, by key.
+    digest
+        Of the configuration, 16 hex digits: equal points compute the same.
+    config
+        None where a value is out of its range: the job fails with `problem`.
+    """
+
+    overrides: tuple[str, ...]
+    varied: Mapping[str, str]
+    digest: str
+    config: schema.Config | None
+    problem: str | None = None
+
+    @property
+    def name(self) -> str:
+        """What varied, as the name of a run."""
+        shown = {key: brief(value) for key, value in self.varied.items()}
+        return named(shown) or "the only point"
+
+
+class Composer:
+    """Composes points as Hydra will compose their jobs.
+
+    Parameters
+    ----------
+    loader, master
+        Of Hydra's multirun: its configuration, with what was typed for Hydra itself.
+    """
+
+    def __init__(self, loader: ConfigLoader, master: DictConfig) -> None:
+        self._loader = loader
+        self._master = master
+
+    def point(self, overrides: Sequence[str], varied: Mapping[str, str]) -> Point:
+        """Return the point that `overrides` mean.
+
+        Raises
+        ------
+        HydraException
+            A key, a type or a group's choice is not right.
+        """
+        composed = self._loader.load_sweep_config(self._master, list(overrides))
+        with read_write(composed), open_dict(composed):
+            del composed["hydra"]
+        try:
+            config = schema.to_config(composed)
+        except GluonexpError as error:
+            return Point(tuple(overrides), varied, _digest(sorted(overrides)), None, str(error))
+        return Point(tuple(overrides), varied, digest_of(config), config)
+
+
+def digest_of(config: schema.Config) -> str:
+    """Return the digest of what a configuration computes, 16 hex digits."""
+    fields: dict[str, Any] = asdict(config)
+    for name in _APART:
+        del fields[name]
+    del fields["trainer"]["resume"]
+    return _digest(fields)
+
+
+def quoted(text: str) -> str:
+    """Return `text` as a quoted value of Hydra's overrides."""
+    escaped = text.replace("\\'", "\\\\'").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+def _digest(value: object) -> str:
+    text = json.dumps(value, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,51 @@
+"""One job of a sweep, in a worker process: Hydra composes it there and runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import cloudpickle
+from hydra.core.singleton import Singleton
+from hydra.core.utils import JobReturn, JobStatus, run_job
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, open_dict
+
+
+def packed(hydra_context: HydraContext, config: DictConfig, task_function: TaskFunction) -> bytes:
+    """Return what all jobs of a sweep share, Hydra's global state included, for `run`."""
+    data: bytes = cloudpickle.dumps((hydra_context, config, task_function, Singleton.get_state()))
+    return data
+
+
+def run(shared: bytes, number: int, overrides: Sequence[str]) -> JobReturn:
+    """Run a job whose number in the sweep is `number`.
+
+    Raises
+    ------
+    Exception
+        What the job raised.
+    """
+    hydra_context, config, task_function = _unpacked(shared)
+    composed = hydra_context.config_loader.load_sweep_config(config, list(overrides))
+    with open_dict(composed):
+        composed.hydra.job.id = composed.hydra.job.num = number
+    done = run_job(
+        hydra_context=hydra_context,
+        task_function=task_function,
+        config=composed,
+        job_dir_key="hydra.sweep.dir",
+        job_subdir_key="hydra.sweep.subdir",
+    )
+    if done.status is JobStatus.FAILED:
+        raise done._return_value
+    return done
+
+
+@lru_cache(maxsize=1)
+def _unpacked(shared: bytes) -> Any:
+    """Unpack once in each worker: Hydra then looks for its plugins, which takes its time."""
+    hydra_context, config, task_function, state = cloudpickle.loads(shared)
+    Singleton.set_state(state)
+    return hydra_context, config, task_function

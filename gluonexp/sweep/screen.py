@@ -1,0 +1,143 @@
+"""What a sweep says on the terminal while its jobs run, and when it is interrupted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from gluonexp.outcomes import FAILED, FINISHED, KILLED, PRUNED, RUNNING, Outcome, Summary
+from gluonexp.runtime import redact
+from gluonexp.sweep.table import sweep_table
+from gluonexp.tracking.sweeps import SweepRun
+
+
+class Jobs:
+    """One line for each job that ended; on a terminal also a bar with those that run.
+
+    Parameters
+    ----------
+    total
+        How many points there will be.
+    metric
+        Which the lines show: its best value.
+    """
+
+    def __init__(self, console: Console, total: int, metric: str) -> None:
+        self._console = console
+        self._total = total
+        self._metric = metric
+        self._running: dict[int, str] = {}
+        self._ended = 0
+        self._bar = Progress(
+            SpinnerColumn(),
+            BarColumn(bar_width=20),
+            TextColumn("{task.completed}/{task.total}"),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[running]}", markup=False),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("sweep", total=total, running="")
+
+    def __enter__(self) -> Jobs:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+    def started(self, number: int, name: str) -> None:
+        """Show that a job runs."""
+        self._running[number] = name
+        self._update()
+
+    def known(self, name: str, outcome: Outcome) -> None:
+        """Say that a point need not be run."""
+        self._ended += 1
+        if outcome.status == RUNNING:
+            self._print(f"{name}  is being run by another process")
+        else:
+            self._print(f"{name}  {self._result(outcome)}  (before; run {_short(outcome)})")
+
+    def ended(self, outcome: Outcome, name: str, log: Path | None) -> None:
+        """Say how a job ended; where it failed, why, and where all it said is."""
+        self._running.pop(outcome.job, None)
+        self._ended += 1
+        run = f"  run {_short(outcome)}" if outcome.run_id else ""
+        if outcome.status in (FINISHED, PRUNED):
+            self._print(f"{name}  {self._result(outcome)}  {outcome.seconds:.0f} s{run}")
+            return
+        self._print(f"{name}  [red]{outcome.status}[/red]: {escape(outcome.error or '')}{run}")
+        if log is not None and log.is_file():
+            self._console.print(
+                f"      what it said: {log}", highlight=False, markup=False, soft_wrap=True
+            )
+
+    def _result(self, outcome: Outcome) -> str:
+        value = "none" if outcome.objective is None else f"{outcome.objective:.4f}"
+        when = "" if outcome.epoch is None else f" (epoch {outcome.epoch})"
+        pruned = "pruned, " if outcome.status == PRUNED else ""
+        return f"{pruned}{self._metric} {value}{when}"
+
+    def _print(self, line: str) -> None:
+        position = escape(f"[{self._ended}/{self._total}]")
+        self._console.print(f"{position} {line}", highlight=False, soft_wrap=True)
+        self._update()
+
+    def _update(self) -> None:
+        running = ", ".join(self._running.values())
+        self._bar.update(self._task, completed=self._ended, running=running)
+
+
+def announce(console: Console, run: SweepRun | None, description: Sequence[str]) -> None:
+    """Say which sweep this is, so that it can be resumed if the process is gone, and of what."""
+    name = "" if run is None else f" {run.run_id}"
+    first, *more = description
+    for line in (f"sweep{name}: {first}", *more):
+        _line(console, line)
+
+
+def answer(console: Console, summary: Summary) -> None:
+    """Print the ranked table, and which point was best."""
+    sweep_table(console, summary)
+
+
+def farewell(
+    console: Console,
+    run: SweepRun,
+    status: str,
+    *,
+    uri: str | None,
+    model: str | None,
+) -> None:
+    """Say how the sweep ended, and the commands that go on from it."""
+    short, store = run.run_id[:8], f" --tracking-uri {redact(uri)}" if uri else ""
+    lines = [f"sweep {run.run_id} {status}", f"  see it:  gluonexp ui --sweep {short}{store}"]
+    if (report := run.local("sweep/report.html")) is not None:
+        lines.append(f"  report:  {report}")
+    if model is not None:
+        lines.append(f"  model:   {model}")
+    if status in (FAILED, KILLED):
+        typed = f" tracking.uri={redact(uri)}" if uri else ""
+        lines.append(f"  go on:   python -m gluonexp.run sweep.resume={short}{typed}")
+    for line in lines:
+        _line(console, line)
+
+
+def _line(console: Console, line: str) -> None:
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _short(outcome: Outcome) -> str:
+    return (outcome.run_id or "")[:8]

@@ -1,0 +1,153 @@
+"""Points that a search chooses, one after the other, from the results it has."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hydra.core.override_parser.types import Override
+
+from gluonexp.errors import GluonexpError
+from gluonexp.outcomes import FAILED, FINISHED, PRUNED, RUNNING, Outcome
+from gluonexp.study import PRUNERS, Trial, open_study
+from gluonexp.sweep.grid import shared
+from gluonexp.sweep.points import Composer, Point, quoted
+from gluonexp.sweep.space import parse
+
+STUDIES = Path("mlruns", "studies")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What ``hydra/sweeper=optuna`` is told.
+
+    Attributes
+    ----------
+    n_trials
+        How many points all processes of the study try together.
+    pruner
+        ``none``, ``median`` or ``asha``.
+    seed
+        Of the sampler.
+    study
+        A name that several processes share; None for a study of this sweep alone.
+    journal
+        The study's file; None for one named after the study, or in the sweep's folder.
+    """
+
+    n_trials: int = 20
+    pruner: str = "asha"
+    seed: int = 0
+    study: str | None = None
+    journal: str | None = None
+
+
+class Search:
+    """The points of an Optuna study, chosen by TPE.
+
+    Attributes
+    ----------
+    total
+        How many trials all processes make.
+    config
+        What they share.
+    keys
+        What is searched.
+
+    Raises
+    ------
+    GluonexpError
+        An option is wrong, the space is, or the study cannot be opened.
+    HydraException
+        A key, a type or a group's choice is not right.
+    """
+
+    def __init__(
+        self, composer: Composer, overrides: Sequence[Override], options: Options, folder: Path
+    ) -> None:
+        if options.n_trials < 1:
+            raise GluonexpError(f"hydra.sweeper.n_trials={options.n_trials}: at least 1")
+        if options.pruner not in PRUNERS:
+            raise GluonexpError(
+                f"hydra.sweeper.pruner={options.pruner}: choose one of {', '.join(PRUNERS)}"
+            )
+        if options.study is not None and not re.fullmatch(r"[\w.\-]+", options.study):
+            raise GluonexpError(
+                f"hydra.sweeper.study={options.study}: letters, digits and . _ - make a name"
+            )
+        self._composer = composer
+        self._space, self._fixed = parse(overrides)
+        self._pruner = options.pruner
+        # An example: what is wrong with the keys is wrong with all points.
+        example = {key: dimension.example() for key, dimension in self._space.items()}
+        self.config = shared([self._point(example)])
+        self.total = options.n_trials
+        self.keys = list(self._space)
+        self._resumes = self.config.sweep.resume is not None
+        self._name = options.study or folder.name
+        own = STUDIES / f"{options.study}.journal" if options.study else folder / "study.journal"
+        self._journal = Path(options.journal or own).absolute()
+        self._study = open_study(
+            self._journal,
+            self._name,
+            self._space,
+            metric=self.config.objective.metric,
+            mode=self.config.objective.mode,
+            n_trials=options.n_trials,
+            seed=options.seed,
+        )
+        self._trials: dict[str, list[Trial]] = {}  # asked for and not ended, by point
+
+    def arguments(self) -> list[str]:
+        """Return the overrides with which another process finds this study."""
+        journal = quoted(str(self._journal))
+        return [f"hydra.sweeper.study={quoted(self._name)}", f"hydra.sweeper.journal={journal}"]
+
+    def parent(self, create: Callable[[], str]) -> str:
+        """Return the parent run of all processes that share the study."""
+        return self._study.parent(create)
+
+    def describe(self) -> list[str]:
+        """Return what is searched, a line for each key, and how."""
+        lines = [f"  {key}: {dimension.describe()}" for key, dimension in self._space.items()]
+        pruned = "none are pruned" if self._pruner == "none" else f"pruned by {self._pruner}"
+        return [f"{self.total} trials of study {self._name}, chosen by TPE, {pruned}", *lines]
+
+    def points(self) -> Iterator[Point]:
+        """Yield points as long as the study asks for some; a resumed one tries failures again."""
+        if self._resumes:
+            self._study.retry_failed()
+        while (trial := self._study.ask()) is not None:
+            point = self._point(dict(trial.params))
+            self._trials.setdefault(point.digest, []).append(trial)
+            yield point
+
+    def ended(self, point: Point, outcome: Outcome) -> None:
+        """Tell the study; a trial whose process died is tried again when the sweep is resumed."""
+        number = self._trials[point.digest].pop().number
+        if outcome.status == FINISHED:
+            self._study.tell(number, outcome.objective, "complete")
+        elif outcome.status == PRUNED:
+            self._study.tell(number, None, "pruned")
+        elif outcome.status in (FAILED, RUNNING):  # or the same point is at work elsewhere
+            self._study.tell(number, None, "fail")
+
+    def told(self, point: Point) -> Sequence[str]:
+        """Return what the job needs to report its epochs to the study."""
+        return [
+            f"sweep.trial.journal={quoted(str(self._journal))}",
+            f"sweep.trial.study={quoted(self._name)}",
+            f"sweep.trial.number={self._trials[point.digest][-1].number}",
+            f"sweep.trial.pruner={self._pruner}",
+        ]
+
+    def close(self) -> None:
+        """Hand back the trials that did not end."""
+        self._study.close()
+
+    def _point(self, params: dict[str, str]) -> Point:
+        chosen = [f"{key}={text}" for key, text in params.items()]
+        varied = {key.lstrip("+"): text for key, text in params.items()}
+        return self._composer.point([*self._fixed, *chosen], varied)

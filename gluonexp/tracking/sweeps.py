@@ -1,0 +1,204 @@
+"""A sweep in the store: a parent run, and a child run for every attempt at one of its points.
+
+The sweep makes a child before its job starts, so that whatever becomes of the job (it never got as
+far as a run, its process was killed) has a run that says so.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+
+from gluonexp.outcomes import RUNNING
+from gluonexp.tracking.lifecycle import create_run, run_tags
+from gluonexp.tracking.runs import PARENT, RunRecord, reader
+from gluonexp.tracking.store import KIND, download, reported, silent
+from gluonexp.tracking.tracker import MlflowTracker, Status
+from gluonexp.tracking.values import one_line
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+# The tag of a parent: a run with children, and without a model.
+SWEEP = {KIND: "sweep"}
+BEST = "gluonexp.sweep.best"  # tag of the parent: the best child's id
+_JOB, _POINT, _VARIED = "gluonexp.sweep.job", "gluonexp.sweep.point", "gluonexp.sweep.varied"
+ARGUMENTS = "sweep/arguments.json"
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A child run: one attempt at a point of a sweep."""
+
+    record: RunRecord
+
+    @property
+    def run_id(self) -> str:
+        """The id of the child."""
+        return self.record.run_id
+
+    @property
+    def status(self) -> str:
+        """FINISHED, PRUNED, FAILED, KILLED or RUNNING."""
+        return self.record.status
+
+    @property
+    def job(self) -> int:
+        """Its number in the sweep; attempts count on when a sweep is resumed."""
+        return int(self.record.tags.get(_JOB, -1))
+
+    @property
+    def point(self) -> str:
+        """Digest of the configuration."""
+        return self.record.tags.get(_POINT, "")
+
+    @property
+    def varied(self) -> dict[str, str]:
+        """What the point chose, by override key."""
+        return {key: str(value) for key, value in json.loads(self._tag(_VARIED) or "{}").items()}
+
+    @property
+    def error(self) -> str | None:
+        """Why it failed, in one line."""
+        return self._tag("error")
+
+    @property
+    def code(self) -> str | None:
+        """Digest of the source it ran on; None where it did not get so far."""
+        return self._tag("gluonexp.code")
+
+    @property
+    def data(self) -> str | None:
+        """Digest of the data it ran on; None where it did not get so far."""
+        return self.record.params.get("data.digest")
+
+    @property
+    def folder(self) -> Path | None:
+        """The job's folder; None where it did not get so far."""
+        folder = self._tag("gluonexp.workdir")
+        return Path(folder) if folder else None
+
+    def elsewhere(self) -> bool:
+        """Say whether another process may still be at work on it.
+
+        Where that would be on another host, nobody can tell, so it may.
+        """
+        pid = self._tag("gluonexp.pid") or ""
+        if self.status != RUNNING or not pid.isdigit():
+            return False
+        if self._tag("gluonexp.host") != platform.node():
+            return True
+        if int(pid) == os.getpid():  # a container that starts anew gives the same numbers again
+            return False
+        try:
+            os.kill(int(pid), 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            pass  # somebody else's process
+        return True
+
+    def _tag(self, name: str) -> str | None:
+        return self.record.tags.get(name)
+
+
+class SweepRun:
+    """The parent run, open, and its children.
+
+    Parameters
+    ----------
+    tracker
+        Of the parent run.
+    """
+
+    def __init__(self, tracker: MlflowTracker) -> None:
+        self.tracker = tracker
+        self.run_id = tracker.run_id
+        self.experiment_id = tracker.experiment_id
+        self.client = tracker.client
+        self._reader = reader(tracker.client.tracking_uri)
+
+    def attempts(self) -> list[Attempt]:
+        """Return all attempts there have been, by number."""
+        found = map(Attempt, self._reader.children(self.run_id))
+        return sorted(found, key=lambda one: one.job)
+
+    def begin(self, job: int, point: str, varied: Mapping[str, str], name: str) -> str:
+        """Return the id of a new child, for a job that is about to start."""
+        tags = {
+            PARENT: self.run_id,
+            _JOB: str(job),
+            _POINT: point,
+            _VARIED: json.dumps(dict(varied)),
+        }
+        with reported(f"a child of sweep {self.run_id} cannot be made"):
+            return create_run(self.client, self.experiment_id, run_tags(tags), name)
+
+    def end(self, run_id: str, status: Status, reason: str, trace: str | None = None) -> None:
+        """End a child whose job could not do it itself; what it recorded stays."""
+        with reported(f"run {run_id} cannot be marked {status}"):
+            run = self.client.get_run(run_id)
+            if run.info.status in ("RUNNING", "SCHEDULED"):
+                self.client.set_tag(run_id, "error", one_line(reason, 500))
+                if trace:
+                    self.client.log_text(run_id, trace, "error/traceback.txt")
+                self.client.set_terminated(run_id, status)
+
+    def read(self, run_id: str) -> Attempt:
+        """Return one child, as it is recorded now."""
+        return Attempt(*self._reader.fetch([run_id]))
+
+    def curves(self, run_ids: Sequence[str], metric: str) -> dict[str, list[tuple[int, float]]]:
+        """Return `metric` by epoch for each of these children."""
+        return self._reader.curves(run_ids, metric)
+
+    def remember(self, arguments: Sequence[str]) -> None:
+        """Keep what the sweep was started with, for `arguments_of`."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, Path(ARGUMENTS).name)
+            path.write_text(json.dumps(list(arguments), indent=2) + "\n", encoding="utf-8")
+            self.tracker.log_artifacts(Path(folder), str(Path(ARGUMENTS).parent))
+
+    def overrides(self, run_id: str) -> list[str]:
+        """Return the overrides that a child was run with."""
+        with tempfile.TemporaryDirectory() as folder, silent():
+            path = download(self.client, run_id, "config/overrides.yaml", Path(folder))
+            return [str(word) for word in yaml.safe_load(path.read_text(encoding="utf-8"))]
+
+    def local(self, path: str) -> Path | None:
+        """Return the file of an artifact of the parent, if it lies on this machine."""
+        with reported(f"sweep {self.run_id} cannot be read"):
+            root = self.client.get_run(self.run_id).info.artifact_uri
+        file = Path(root.removeprefix("file://"), path)
+        return file if file.is_file() else None
+
+    def register(self, name: str, run_id: str, description: str) -> str:
+        """Register the export of child `run_id` as a new version of model `name`; return which."""
+        from mlflow.exceptions import MlflowException
+
+        with reported(f"sweep.register={name}: run {run_id} cannot be registered"):
+            try:
+                self.client.create_registered_model(name)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+            source = f"{self.client.get_run(run_id).info.artifact_uri}/export"
+            version = self.client.create_model_version(
+                name, source, run_id, description=description, await_creation_for=0
+            )
+        return str(version.version)
+
+
+def arguments_of(client: MlflowClient, run_id: str) -> list[str]:
+    """Return the overrides that the sweep of parent `run_id` was started with."""
+    with tempfile.TemporaryDirectory() as folder, silent():
+        path = download(client, run_id, ARGUMENTS, Path(folder))
+        return [str(word) for word in json.loads(path.read_text(encoding="utf-8"))]

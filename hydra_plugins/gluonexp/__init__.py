@@ -1,0 +1,1 @@
+"""What Hydra finds of gluonexp by itself: its launcher and its sweepers."""

@@ -1,0 +1,372 @@
+"""Sweeps as users start them: real jobs in miniature, a real store."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from hydra.errors import HydraException
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from gluonexp import run as app
+from gluonexp.outcomes import FAILED, FINISHED, KILLED, PRUNED, Summary
+from gluonexp.sweep.points import digest_of
+from gluonexp.tracking import open_store
+
+ROOT = Path(__file__).parents[2]
+TINY = [
+    "dataset=synthetic",
+    "model=mlp",
+    "export=none",
+    "trainer.epochs=2",
+    "trainer.batch_size=64",
+]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def children(client: MlflowClient, parent: str) -> list[Run]:
+    experiment = client.get_run(parent).info.experiment_id
+    found = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{parent}'")
+    return sorted(found, key=lambda run: int(run.data.tags["gluonexp.sweep.job"]))
+
+
+def statuses(summary: Summary) -> list[str]:
+    return [outcome.status for outcome in summary.outcomes]
+
+
+def command(*overrides: str) -> list[str]:
+    return [sys.executable, "-m", "gluonexp.run", *overrides]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+def test_a_grid_is_one_parent_with_its_children(folder: Path) -> None:
+    summary = app.sweep(*TINY, "optim.lr=0.001,0.01", "seed=0,1", "tracking.experiment=grid")
+
+    client = open_store(None)
+    parent = client.get_run(summary.parent_id)
+    assert parent.info.status == "FINISHED"
+    assert parent.data.tags["gluonexp.kind"] == "sweep"
+    runs = children(client, parent.info.run_id)
+    assert [run.info.run_name for run in runs] == [
+        "lr=0.001 seed=0",
+        "lr=0.001 seed=1",
+        "lr=0.01 seed=0",
+        "lr=0.01 seed=1",
+    ]
+    assert {run.info.experiment_id for run in runs} == {parent.info.experiment_id}
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    assert [run.data.params["optim.lr"] for run in runs] == ["0.001", "0.001", "0.01", "0.01"]
+    # What the sweep says is what the runs recorded.
+    for outcome, run in zip(summary.outcomes, runs, strict=True):
+        history = client.get_metric_history(run.info.run_id, "val/acc")
+        assert outcome.run_id == run.info.run_id
+        assert outcome.objective == max(point.value for point in history)
+        assert outcome.curve == [(point.step, point.value) for point in history]
+    best = summary.best()
+    assert best is not None and best.objective == max(o.objective for o in summary.outcomes)
+    assert parent.data.tags["gluonexp.sweep.best"] == best.run_id
+    assert best.run_id[:8] in parent.data.tags["mlflow.note.content"]
+    # Nothing but mlruns appears where the user stands.
+    assert [path.name for path in folder.iterdir()] == ["mlruns"]
+
+
+def test_the_report_lies_in_the_parent_and_best_yaml_repeats_the_best(folder: Path) -> None:
+    summary = app.sweep(*TINY, "optim=sgd", "optim.lr=0.001,0.1", "+callbacks.more=null")
+    client = open_store(None)
+    local = Path(client.download_artifacts(summary.parent_id, "sweep", str(folder)))
+    assert sorted(path.name for path in local.iterdir()) == [
+        "arguments.json",
+        "best.yaml",
+        "report.html",
+        "results.csv",
+    ]
+    table = pd.read_csv(local / "results.csv")
+    assert list(table["run_id"]) == [outcome.run_id for outcome in summary.ranked()]
+
+    best = summary.best()
+    assert best is not None
+    done = subprocess.run(
+        command("--config-dir", str(local), "--config-name", "best", "--cfg", "job"),
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    typed = [*TINY, "optim=sgd", f"optim.lr={best.varied['optim.lr']}", "+callbacks.more=null"]
+    wanted = app.compose(*typed)
+    again = subprocess.run(
+        command(*typed, "--cfg", "job"),
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == again.stdout
+    (run,) = [run for run in children(client, summary.parent_id) if run.info.run_id == best.run_id]
+    assert run.data.tags["gluonexp.sweep.point"] == digest_of(wanted)
+
+
+def test_a_failing_point_is_told_and_the_others_finish(capsys: pytest.CaptureFixture[str]) -> None:
+    """One diverges, one never gets as far as a run, one is fine."""
+    values = "optim.lr=0.01,1e30,-1"
+    summary = app.sweep(*TINY, "optim=sgd", values, "tracking.experiment=failing")
+    assert statuses(summary) == [FINISHED, FAILED, FAILED]
+    said = capsys.readouterr().out
+    assert "training diverged" in said
+    assert "optim.lr=-1.0: must be above 0" in said
+
+    client = open_store(None)
+    parent = client.get_run(summary.parent_id)
+    assert parent.info.status == "FAILED"
+    assert parent.data.tags["error"] == "2 of 3 points failed"
+    for run in children(client, summary.parent_id)[1:]:
+        assert run.info.status == "FAILED"
+        trace = client.download_artifacts(run.info.run_id, "error/traceback.txt")
+        assert "GluonexpError" in Path(trace).read_text()
+
+
+def test_resuming_runs_only_what_is_missing() -> None:
+    first = app.sweep(*TINY, "optim=sgd", "optim.lr=0.01,1e30,0.1")
+    again = app.sweep(f"sweep.resume={first.parent_id[:10]}")
+
+    assert again.parent_id == first.parent_id
+    client = open_store(None)
+    runs = children(client, first.parent_id)
+    # Three points, of which the one that failed was tried once more.
+    assert [run.data.params.get("optim.lr") for run in runs] == ["0.01", "1e+30", "0.1", "1e+30"]
+    assert [run.info.status for run in runs] == ["FINISHED", "FAILED", "FINISHED", "FAILED"]
+    assert sorted(outcome.attempts for outcome in again.outcomes) == [1, 1, 2]
+    assert client.get_run(first.parent_id).info.status == "FAILED"
+
+    # Without the bad point, what is there is all there is to do.
+    whole = app.sweep(f"sweep.resume={first.parent_id}", "optim.lr=0.01,0.1,0.2")
+    assert len(children(client, first.parent_id)) == 5
+    assert whole.count(FINISHED) == 3
+
+
+def test_a_finished_point_is_run_again_when_the_data_or_the_code_are_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first = app.sweep(*TINY, "seed=0,1")
+    client = open_store(None)
+    app.sweep(f"sweep.resume={first.parent_id}")
+    assert len(children(client, first.parent_id)) == 2
+
+    for run in children(client, first.parent_id)[:1]:
+        client.set_tag(run.info.run_id, "gluonexp.code", "that of yesterday")
+    app.sweep(f"sweep.resume={first.parent_id}")
+    runs = children(client, first.parent_id)
+    assert [run.data.params["seed"] for run in runs] == ["0", "1", "0"]
+
+
+@pytest.mark.parametrize("option", ["sweep.fail_fast=true", "sweep.max_failures=1"])
+def test_failures_can_end_a_sweep(option: str) -> None:
+    summary = app.sweep(*TINY, "optim=sgd", "optim.lr=1e30,0.01,0.1", option)
+    assert statuses(summary) == [FAILED]
+    error = open_store(None).get_run(summary.parent_id).data.tags["error"]
+    assert error == f"1 of 3 points failed, 2 were not started ({option.partition('=')[0]})"
+
+
+def test_a_wrong_key_ends_it_before_anything_is_recorded(folder: Path) -> None:
+    with pytest.raises(HydraException, match="lrr"):
+        app.sweep(*TINY, "optim.lrr=0.1,0.2")
+    assert not (folder / "mlruns" / "mlflow.db").exists()
+
+
+def test_a_sweep_without_a_store_has_an_answer_too(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    summary = app.sweep(*TINY, "optim.lr=0.001,0.01", "tracking=none")
+    assert statuses(summary) == [FINISHED, FINISHED]
+    assert summary.best() is not None
+    assert "best: lr=" in capsys.readouterr().out
+    assert not (folder / "mlruns" / "mlflow.db").exists()
+
+
+def test_the_best_is_registered() -> None:
+    tiny = [word for word in TINY if word != "export=none"]
+    summary = app.sweep(*tiny, "optim.lr=0.001,0.01", "sweep.register=tiny")
+    version = open_store(None).get_model_version("tiny", "1")
+    best = summary.best()
+    assert best is not None and version.run_id == best.run_id
+    assert version.source.endswith("/export")
+
+
+@pytest.mark.parametrize(
+    ("signum", "returncode"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["INT", "TERM"]
+)
+def test_an_interrupted_sweep_is_killed_and_goes_on(
+    folder: Path, signum: int, returncode: int
+) -> None:
+    long = [word for word in TINY if "epochs" not in word]
+    arguments = ["-m", *long, "trainer.epochs=2,200"]
+    process = subprocess.Popen(
+        command(*arguments), env=environment(), stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("[1/2]"):  # the second, long one has started, or will at once
+            break
+    wait_for_epochs(folder, 1)
+    process.send_signal(signum)
+    rest = process.stdout.read()
+    assert process.wait() == returncode, rest
+
+    client = open_store(None)
+    (parent,) = client.search_runs(["1"], "tags.`gluonexp.kind` = 'sweep'")
+    assert parent.info.status == "KILLED"
+    finished, killed = children(client, parent.info.run_id)
+    assert (finished.info.status, killed.info.status) == ("FINISHED", "KILLED")
+    assert f"sweep.resume={parent.info.run_id[:8]}" in rest
+    assert client.list_artifacts(parent.info.run_id, "sweep")
+
+    # It goes on with the second point, from its checkpoint.
+    done = subprocess.run(
+        command(f"sweep.resume={parent.info.run_id}"),
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert client.get_run(parent.info.run_id).info.status == "FINISHED"
+    assert "error" not in client.get_run(parent.info.run_id).data.tags
+    *_, last = runs = children(client, parent.info.run_id)
+    assert [run.info.status for run in runs] == ["FINISHED", "KILLED", "FINISHED"]
+    assert last.data.tags["gluonexp.resumed_from"].startswith(killed.data.tags["gluonexp.workdir"])
+    steps = [point.step for point in client.get_metric_history(last.info.run_id, "val/acc")]
+    assert steps == list(range(200))
+
+
+def wait_for_epochs(folder: Path, number: int) -> None:
+    """Return when the job of that number has trained an epoch."""
+    while not list(folder.glob(f"mlruns/hydra/*/{number}/checkpoints/last/meta.json")):
+        os.sched_yield()
+
+
+def start_sweeps(commands: Sequence[list[str]]) -> list[subprocess.Popen[str]]:
+    return [
+        subprocess.Popen(
+            each, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        for each in commands
+    ]
+
+
+@pytest.mark.parametrize("round", range(2))
+def test_six_sweeps_start_at_once_where_there_is_no_store(folder: Path, round: int) -> None:
+    names = [f"experiment {index % 3}" for index in range(6)]
+    tiny = ["-m", *TINY, "seed=0,1"]
+    processes = start_sweeps(
+        [
+            command(*tiny, f"tracking.experiment={name}", f"optim.lr=0.00{index + 1}")
+            for index, name in enumerate(names)
+        ]
+    )
+    said = [process.communicate()[0] for process in processes]
+    assert [process.returncode for process in processes] == [0] * 6, "\n".join(said)
+
+    client = open_store(None)
+    parents = client.search_runs(
+        [experiment.experiment_id for experiment in client.search_experiments()],
+        "tags.`gluonexp.kind` = 'sweep'",
+    )
+    assert len(parents) == 6
+    seen = []
+    for parent in parents:
+        assert parent.info.status == "FINISHED"
+        experiment = client.get_experiment(parent.info.experiment_id).name
+        runs = children(client, parent.info.run_id)
+        assert [run.data.params["seed"] for run in runs] == ["0", "1"]
+        for run in runs:
+            assert run.info.status == "FINISHED"
+            assert len(client.get_metric_history(run.info.run_id, "val/acc")) == 2
+        (rate,) = {run.data.params["optim.lr"] for run in runs}
+        seen.append((rate, experiment))
+    assert sorted(seen) == [(f"0.00{index + 1}", name) for index, name in enumerate(names)]
+
+
+def test_a_killed_worker_loses_its_own_point_only(folder: Path) -> None:
+    """Six points side by side: one diverges, one is killed; resuming completes the sweep."""
+    long = [word for word in TINY if "epochs" not in word]
+    overrides = [
+        "-m",
+        *long,
+        "optim=sgd",
+        "trainer.epochs=2",
+        "optim.lr=0.01,0.02,1e30,0.03,0.04,0.05",
+        "hydra/launcher=joblib",
+        "hydra.launcher.n_jobs=2",
+        "callbacks.bomb={_target_: tests.integration.bomb.Bomb, lr: 0.03}",
+        "build.allow=[tests]",
+    ]
+    overrides[-2] = f"+{overrides[-2]}"
+    done = subprocess.run(command(*overrides), env=environment(), capture_output=True, text=True)
+    assert done.returncode == 1, done.stdout + done.stderr
+    client = open_store(None)
+    (parent,) = client.search_runs(["1"], "tags.`gluonexp.kind` = 'sweep'")
+    assert parent.data.tags["error"] == "2 of 6 points failed"
+    runs = {
+        run.data.tags["gluonexp.sweep.varied"]: run for run in children(client, parent.info.run_id)
+    }
+    by_rate = {json.loads(key)["optim.lr"]: run for key, run in runs.items()}
+    ended = {rate: run.info.status for rate, run in by_rate.items()}
+    assert ended == {
+        "0.01": FINISHED,
+        "0.02": FINISHED,
+        "1e+30": FAILED,
+        "0.03": KILLED,
+        "0.04": FINISHED,
+        "0.05": FINISHED,
+    }
+    assert "SIGKILL" in by_rate["0.03"].data.tags["error"]
+    report = Path(client.download_artifacts(parent.info.run_id, "sweep/report.html")).read_text()
+    assert "SIGKILL" in report and "training diverged" in report
+
+    (folder / "defused").touch()
+    resumed = subprocess.run(
+        command(f"sweep.resume={parent.info.run_id}", "optim.lr=0.01,0.02,0.03,0.04,0.05"),
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert resumed.returncode == 1, resumed.stdout + resumed.stderr  # 1e30 is still of the sweep
+    runs = children(client, parent.info.run_id)
+    assert len(runs) == 7
+    assert runs[-1].info.status == "FINISHED"
+    assert json.loads(runs[-1].data.tags["gluonexp.sweep.varied"]) == {"optim.lr": "0.03"}
+
+
+def test_two_processes_share_one_search(folder: Path) -> None:
+    search = [
+        "-m",
+        *TINY,
+        "hydra/sweeper=optuna",
+        "hydra.sweeper.n_trials=6",
+        "hydra.sweeper.study=shared",
+        "optim.lr=interval(1e-4,1e-1)",
+    ]
+    processes = start_sweeps([command(*search), command(*search)])
+    said = [process.communicate()[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(said)
+    client = open_store(None)
+    (parent,) = client.search_runs(["1"], "tags.`gluonexp.kind` = 'sweep'")
+    assert parent.info.status == "FINISHED"
+    runs = children(client, parent.info.run_id)
+    assert len(runs) == 6
+    assert len({run.data.params["optim.lr"] for run in runs}) == 6
+    assert len({run.data.tags["gluonexp.pid"] for run in runs}) == 2
+    table = pd.read_csv(client.download_artifacts(parent.info.run_id, "sweep/results.csv"))
+    assert set(table["status"]) <= {FINISHED, PRUNED} and len(table) == 6

@@ -1,0 +1,544 @@
+"""The search: what is asked and told, by one process and by several at once."""
+
+import json
+import math
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import optuna
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from gluonexp import build, callbacks, checkpoint, loop, runtime
+from gluonexp.data.types import Split
+from gluonexp.errors import GluonexpError
+from gluonexp.mx import mx, nn
+from gluonexp.study import Choice, Number, open_study, open_trial
+from gluonexp.sweep import space
+
+X = {"x": Number(0.0, 1.0)}
+
+
+@pytest.fixture
+def journal(tmp_path):
+    return tmp_path / "sweep" / "study.journal"
+
+
+def opened(journal, searched=None, **changed):
+    settings = {"metric": "val/acc", "mode": "max", "n_trials": 20, "seed": 3} | changed
+    return open_study(journal, "lr", searched or X, **settings)
+
+
+def told(study, worth, count=None):
+    """Ask, measure and tell `count` points, or all; return their numbers and parameters."""
+    points = []
+    while (count is None or len(points) < count) and (trial := study.ask()) is not None:
+        study.tell(trial.number, worth(float(trial.params["x"])), "complete")
+        points.append((trial.number, dict(trial.params)))
+    return points
+
+
+def near(x):
+    return -abs(x - 0.3)
+
+
+def test_a_search_ends_after_its_trials_and_finds_the_best(journal):
+    study = opened(journal)
+    points = told(study, near)
+    assert [number for number, _ in points] == list(range(20))
+    assert study.ask() is None
+    assert study.counts() == Counter(complete=20)
+    assert max(near(float(params["x"])) for _, params in points) > -0.01
+
+
+def test_the_same_seed_and_results_give_the_same_points(journal, tmp_path):
+    points = told(opened(journal), near, count=10)
+    less = opened(tmp_path / "less", mode="min")
+    assert told(less, lambda x: -near(x), count=10) == points
+    worst = opened(tmp_path / "worst", mode="min")
+    begin = told(worst, near, count=10)
+    assert begin[:6] == points[:6]  # drawn before anything is known
+    assert begin[6:] != points[6:]
+    assert told(opened(tmp_path / "other", seed=4), near, count=1) != points[:1]
+
+
+def test_a_search_that_is_cut_off_goes_on_as_if_it_had_not_been(journal, tmp_path):
+    points = told(opened(journal), near)
+    halves = [told(opened(tmp_path / "two"), near, count=count) for count in (9, None)]
+    assert halves[0] + halves[1] == points
+    # More trials are more points of the same search.
+    assert [number for number, _ in told(opened(journal, n_trials=22), near)] == [20, 21]
+
+
+def test_what_is_chosen_is_an_override_that_hydra_reads(journal):
+    parser = OverridesParser.create()
+    words = [
+        "optim.lr=interval(1e-4,1e-1)",
+        "model=cnn,'a b'",
+        "optim.momentum=range(0.5,1,0.1)",
+        "trainer.batch_size=int(interval(8,1024))",
+        "seed=range(10,0,-3)",
+        "+extra=null,[1,{a: 2}]",
+    ]
+    searched, _ = space.parse(parser.parse_overrides(words))
+    study = opened(journal, searched, n_trials=12)
+    rates = []
+    while (trial := study.ask()) is not None:
+        overrides = parser.parse_overrides(trial.overrides)
+        assert [override.get_key_element() for override in overrides] == list(searched)
+        lr, model, momentum, size, seed, extra = (override.value() for override in overrides)
+        assert 1e-4 <= lr <= 1e-1
+        assert model in ("cnn", "a b")
+        assert momentum in list(parser.parse_override(words[2]).sweep_iterator())
+        assert type(size) is int
+        assert 8 <= size <= 1024
+        assert seed in (10, 7, 4, 1)
+        assert extra in (None, [1, {"a": 2}])
+        rates.append(lr)
+        study.tell(trial.number, -abs(math.log10(lr) + 2), "complete")
+    assert len(rates) == 12
+    assert sorted(rates)[4] < 10**-1.5  # evenly on a log scale: not all in the upper decade
+
+
+WORKER = """
+import json, sys
+from pathlib import Path
+from gluonexp.study import Number, open_study, open_trial
+
+journal, me = Path(sys.argv[1]), sys.argv[2]
+print("ready", flush=True)
+sys.stdin.readline()
+with open_study(
+    journal, "lr", {"x": Number(0.0, 1.0)}, metric="val/acc", mode="max", n_trials=24
+) as study:
+    def create():
+        with open(journal.parent / "made", "a") as file:
+            file.write(me)
+        return me
+
+    parent = study.parent(create)
+    numbers = []
+    while (trial := study.ask()) is not None:
+        reporter = open_trial(journal, "lr", trial.number, "none", 3)
+        for epoch in range(3):
+            assert not reporter.report(float(trial.params["x"]), epoch)
+        study.tell(trial.number, float(trial.params["x"]), "complete")
+        numbers.append(trial.number)
+print(json.dumps({"parent": parent, "numbers": numbers}))
+"""
+
+
+def started(script, *arguments):
+    """Start a process that says when it is ready, and waits for a line then."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, *map(str, arguments)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    return process, process.stdout.readline()
+
+
+def test_processes_that_share_a_study_share_its_trials_and_its_parent(journal):
+    workers = [started(WORKER, journal, name)[0] for name in "abc"]
+    for worker in workers:
+        worker.stdin.write("go\n")
+        worker.stdin.flush()
+    answers = [json.loads(worker.communicate(timeout=100)[0]) for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0, 0]
+    assert sorted(number for answer in answers for number in answer["numbers"]) == list(range(24))
+    made = (journal.parent / "made").read_text()
+    assert len(made) == 1
+    assert {answer["parent"] for answer in answers} == {made}
+    late = opened(journal, n_trials=24)
+    assert late.parent(lambda: pytest.fail("a second parent")) == made
+    assert late.ask() is None
+    trials = optuna.load_study(study_name="lr", storage=storage(journal)).trials
+    assert all(set(trial.intermediate_values.values()) == {trial.value} for trial in trials)
+    assert len({trial.params["x"] for trial in trials}) == 24
+
+
+def storage(journal):
+    return optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(journal)))
+
+
+HOLDER = """
+import sys
+from pathlib import Path
+from gluonexp.study import Number, open_study
+
+study = open_study(
+    Path(sys.argv[1]), "lr", {"x": Number(0.0, 1.0)}, metric="val/acc", mode="max", n_trials=20
+)
+trial = study.ask()
+print(trial.number, trial.params["x"], trial.attempt, flush=True)
+sys.stdin.readline()
+"""
+
+
+def killed(process):
+    process.kill()
+    process.communicate(timeout=100)
+
+
+def test_the_trial_of_a_process_that_died_is_gone_on_with(journal):
+    holder, said = started(HOLDER, journal)
+    number, x, _ = said.split()
+    study = opened(journal)
+    mine = study.ask()
+    assert (int(number), mine.number) == (0, 1)  # it is alive, and so is its trial
+    assert study.counts() == Counter(running=2)
+    killed(holder)
+    assert study.counts() == Counter(running=1, waiting=1)
+    again = study.ask()
+    assert (again.number, again.params, again.attempt) == (0, {"x": x}, 2)
+    assert study.ask().number == 2
+
+
+def test_a_trial_that_takes_its_process_down_each_time_has_failed(journal):
+    for attempt in ("1", "2", "3"):
+        holder, said = started(HOLDER, journal)
+        assert said.split()[::2] == ["0", attempt]
+        killed(holder)
+    study = opened(journal)
+    assert study.ask().number == 1
+    assert study.counts() == Counter(fail=1, running=1)
+
+
+def test_what_a_sweep_did_not_tell_is_handed_back_when_it_ends(journal):
+    def interrupted():
+        with opened(journal) as study:
+            study.tell(study.ask().number, 1.0, "complete")
+            left.append(study.ask())
+            raise KeyboardInterrupt
+
+    left = []
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    study = opened(journal)
+    assert study.counts() == Counter(complete=1, waiting=1)
+    for attempt in range(2, 7):  # that is nobody's death: it can happen ever so often
+        again = study.ask()
+        assert (again.number, again.params, again.attempt) == (1, left[0].params, attempt)
+        study.close()
+    assert [study.ask().number, study.ask().number] == [1, 2]
+
+
+def test_a_trial_left_before_its_point_was_chosen_does_not_count(journal):
+    opened(journal)
+    left = optuna.load_study(study_name="lr", storage=storage(journal)).ask()
+    assert left.number == 0
+    study = opened(journal, n_trials=2)
+    assert [number for number, _ in told(study, near)] == [1, 2]
+    assert study.counts() == Counter(complete=2)
+
+
+def test_failed_points_can_be_tried_again(journal):
+    study = opened(journal, n_trials=3)
+    first = [study.ask() for _ in range(3)]
+    study.tell(0, 0.5, "complete")
+    study.tell(1, None, "fail")
+    study.tell(2, None, "pruned")
+    assert study.ask() is None
+    assert study.counts() == Counter(complete=1, fail=1, pruned=1)
+
+    again = opened(journal, n_trials=3)
+    assert again.retry_failed() == 1
+    assert again.counts() == Counter(complete=1, waiting=1, pruned=1)
+    trial = again.ask()
+    assert (trial.number, trial.params) == (3, first[1].params)
+    assert again.ask() is None
+    again.tell(3, None, "fail")
+    assert again.counts() == Counter(complete=1, fail=1, pruned=1)
+    assert again.retry_failed() == 1
+    assert again.ask().params == first[1].params
+
+
+@pytest.mark.parametrize("value", [None, math.nan, math.inf])
+def test_a_trial_without_a_number_has_failed(journal, value):
+    study = opened(journal)
+    study.tell(study.ask().number, value, "complete")
+    assert study.counts() == Counter(fail=1)
+
+
+def test_the_first_answer_counts(journal):
+    study = opened(journal)
+    study.tell(study.ask().number, 0.5, "complete")
+    study.tell(0, 0.9, "complete")
+    study.tell(0, None, "fail")
+    [trial] = optuna.load_study(study_name="lr", storage=storage(journal)).trials
+    assert (trial.state.name, trial.value) == ("COMPLETE", 0.5)
+
+
+def test_a_search_learns_from_what_was_measured_before(journal, tmp_path):
+    searched = {"x": Number(0.0, 1.0), "m": Choice(("1.0", "0.5"), ordered=True)}
+    study = opened(journal, searched, n_trials=30)
+    for step in range(20):
+        x = step / 20
+        study.add({"x": repr(x), "m": "0.5" if step % 2 else "1.0"}, near(x))
+    assert study.counts() == Counter(complete=20)
+    chosen = []
+    while (trial := study.ask()) is not None:
+        chosen.append(float(trial.params["x"]))
+        study.tell(trial.number, near(chosen[-1]), "complete")
+    assert len(chosen) == 10
+    assert np.median(np.abs(np.array(chosen) - 0.3)) < 0.1  # at random it would be 0.25
+    for wrong in ({"x": "2.0"}, {"y": "1"}, {"m": "0.7"}):
+        with pytest.raises(GluonexpError, match="is no point of this search"):
+            study.add(wrong, 1.0)
+
+
+def test_a_study_is_of_one_objective_and_of_values_that_compare(journal, tmp_path):
+    told(opened(journal, {"x": Choice(("1", "2")), "y": Number(0.0, 1.0)}), float, count=1)
+    wide = {"x": Choice(("1", "2")), "y": Number(0.0, 9.0), "z": Number(1, 2)}
+    assert opened(journal, wide).ask().params.keys() == wide.keys()
+    for changed, message in (
+        ({"metric": "val/loss"}, r"val/loss \(max\): the study looks for val/acc \(max\)"),
+        ({"mode": "min"}, r"val/acc \(min\): the study looks for val/acc \(max\)"),
+        ({"searched": {"x": Choice(("1", "3"))}}, "x: the study did not search one of 1, 3"),
+        ({"searched": {"x": Number(1, 2)}}, "x: the study did not search a whole number from 1"),
+    ):
+        with pytest.raises(GluonexpError, match=f"{message}.*; give this one another name"):
+            opened(journal, **changed)
+    with pytest.raises(GluonexpError, match="mode=best: choose min or max"):
+        opened(journal, mode="best")
+    with pytest.raises(GluonexpError, match="nothing to search"):
+        open_study(journal, "lr", {}, metric="a", mode="max", n_trials=1)
+
+
+@pytest.mark.parametrize("content", ["no journal\n", "{}\n", "[1]\n", "3", '{"op'])
+def test_a_file_that_is_no_journal_is_left_alone(tmp_path, content):
+    path = tmp_path / "notes.txt"
+    path.write_text(content)
+    with pytest.raises(GluonexpError, match=r"notes.txt is damaged, or no journal of a study"):
+        opened(path)
+    assert path.read_text() == content
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(GluonexpError, match=r"study's journal cannot be opened"):
+        opened(tmp_path / "file" / "study.journal")
+
+
+def test_optuna_is_quiet_and_left_as_it_was(journal, capfd):
+    before = optuna.logging.get_verbosity()
+    told(opened(journal), near, count=2)
+    assert capfd.readouterr() == ("", "")
+    assert optuna.logging.get_verbosity() == before
+
+
+def trial_of(journal, number, pruner, epochs=20):
+    return open_trial(journal, "lr", number, pruner, epochs)
+
+
+def measured(journal, values, mode="max"):
+    """Begin a study of trials, each complete with its value in all of its 20 epochs, and one."""
+    study = opened(journal, mode=mode)
+    for value in values:
+        number = study.ask().number
+        reporter = trial_of(journal, number, "none")
+        assert not any(reporter.report(value, epoch) for epoch in range(20))
+        study.tell(number, value, "complete")
+    return study.ask().number
+
+
+REPORTER = """
+import json, sys
+from pathlib import Path
+from gluonexp.study import open_trial
+
+reporter = open_trial(Path(sys.argv[1]), "lr", int(sys.argv[2]), sys.argv[3], 20)
+print(json.dumps([reporter.report(float(sys.argv[4]), epoch) for epoch in range(5)]))
+"""
+
+
+def test_another_process_hears_that_its_trial_is_not_worth_more(journal):
+    number = measured(journal, [0.5, 0.6, 0.7])
+    command = [sys.executable, "-c", REPORTER, journal, str(number), "median", "0.4"]
+    said = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=100)
+    assert json.loads(said.stdout) == [False, False, True, True, True]  # a tenth of 20 epochs
+    # What it reported is known: it is not reported again, and nothing follows from it.
+    resumed = trial_of(journal, number, "median")
+    assert [resumed.report(0.1, epoch) for epoch in range(6)] == [False] * 5 + [True]
+    assert not trial_of(journal, number, "median").report(0.1, 5)
+
+
+@pytest.mark.parametrize(
+    ("pruner", "mode", "value", "decisions"),
+    [
+        ("median", "max", 0.65, []),
+        ("median", "max", 0.6, []),  # as good as the median
+        ("median", "min", 0.65, [2, 3, 4]),
+        ("median", "min", 0.5, []),
+        ("asha", "max", 0.4, []),  # the first to be measured by it
+        ("none", "max", 0.1, []),
+    ],
+)
+def test_what_each_pruner_decides(journal, pruner, mode, value, decisions):
+    reporter = trial_of(journal, measured(journal, [0.5, 0.6, 0.7], mode), pruner)
+    assert [epoch for epoch in range(5) if reporter.report(value, epoch)] == decisions
+
+
+def test_the_median_waits_for_three_complete_trials(journal):
+    reporter = trial_of(journal, measured(journal, [0.5, 0.6]), "median")
+    assert not any(reporter.report(0.1, epoch) for epoch in range(20))
+
+
+@pytest.mark.parametrize(("epochs", "gates"), [(20, (2, 8)), (6, (1, 4)), (60, (6, 24))])
+def test_asha_lets_a_quarter_pass_each_of_two_gates(journal, epochs, gates):
+    study = opened(journal)
+    passed = []
+    for value in (0.3, 0.2, 0.4, 0.5, 0.6, 0.1):
+        number = study.ask().number
+        reporter = trial_of(journal, number, "asha", epochs)
+        ended = next((e for e in range(epochs) if reporter.report(value, e)), None)
+        passed.append(ended)
+        study.tell(number, value, "complete" if ended is None else "pruned")
+    assert passed == [None, gates[0], None, None, None, gates[0]]
+    worse = trial_of(journal, study.ask().number, "asha", epochs)
+    # It leads at the first gate, and falls back until the second.
+    assert [e for e in range(gates[1]) if worse.report(0.9, e)] == []
+    assert worse.report(0.2, gates[1])
+
+
+def test_what_is_not_a_number_has_no_hope(journal):
+    number = measured(journal, [0.5])
+    assert trial_of(journal, number, "asha").report(math.nan, 0)
+    assert not trial_of(journal, number, "none").report(math.nan, 0)
+    trial = optuna.load_study(study_name="lr", storage=storage(journal)).trials[number]
+    assert trial.intermediate_values == {}
+
+
+def test_a_trial_that_does_not_exist_is_told(journal):
+    with pytest.raises(GluonexpError, match="has no trial 0 of study lr"):
+        trial_of(journal, 0, "asha")
+    assert not journal.exists()
+    measured(journal, [])
+    with pytest.raises(GluonexpError, match="has no trial 7 of study lr"):
+        trial_of(journal, 7, "asha")
+    with pytest.raises(GluonexpError, match="has no trial 0 of study other"):
+        open_trial(journal, "other", 0, "asha", 20)
+    with pytest.raises(GluonexpError, match="pruner=best: choose one of none, median, asha"):
+        trial_of(journal, 0, "best")
+
+
+@pytest.fixture
+def fit(compose, tmp_path):
+    """Train a linear network for 10 epochs on noise."""
+
+    composed = compose("dataset=synthetic", "optim=sgd")
+
+    def trained(lr, *around, history=()):
+        config = replace(composed, optim=replace(composed.optim, lr=lr))
+        spec = build.Spec(4, 4, 1, ("dark", "light"))
+        steps = build.preprocessing(config.dataset, spec)
+        runtime.seed_everything(0)
+
+        def network(classes):
+            net = nn.HybridSequential()
+            net.add(nn.Flatten(), nn.Dense(classes))
+            return net
+
+        net = build.network(config, network, spec, steps)
+        build.initialize(config, net, spec, mx.cpu())
+        block = build.preprocess(steps, spec)
+        learner = build.learner(config, build.plan(config), net, block, mx.cpu(), 32)
+        if history:
+            checkpoint.load(tmp_path / "checkpoints" / "last", net, learner.trainer)
+        rng = np.random.default_rng(0)
+        images = rng.integers(0, 256, size=(32, 4, 4, 1), dtype=np.uint8)
+        split = Split(images, rng.integers(0, 2, size=32))
+        return loop.fit(
+            learner,
+            split,
+            {"val": split},
+            epochs=10,
+            batch_size=8,
+            seed=0,
+            workdir=tmp_path,
+            callbacks=[*around],
+            history=history,
+        )
+
+    return trained
+
+
+def test_a_run_is_pruned_by_its_study(journal, fit):
+    number = measured(journal, [0.01, 0.02, 0.03], mode="min")
+    reporter = trial_of(journal, number, "median", epochs=10)
+    pruned = fit(1e-6, callbacks.Prune(reporter, "val/loss", "min"))
+    assert pruned.pruned
+    best = min(row["val/loss"] for row in pruned.history)
+    assert pruned.stopped == f"pruned, val/loss {best:.4g} after epoch 1 promises too little"
+    assert len(pruned.history) == 2  # a tenth of 10 epochs, then the decision
+
+    good = fit(1e-6, callbacks.Prune(trial_of(journal, number, "none"), "val/loss", "min"))
+    assert (good.pruned, good.stopped, len(good.history)) == (False, None, 10)
+
+
+def test_what_is_reported_is_the_best_so_far(journal, fit):
+    study = opened(journal, mode="min")
+    reporter = trial_of(journal, study.ask().number, "asha", epochs=10)
+    history = fit(30.0, callbacks.Prune(reporter, "val/loss", "min")).history
+    losses = [row["val/loss"] for row in history]
+    assert losses != sorted(losses, reverse=True)  # it overshoots, and yet
+    [trial] = optuna.load_study(study_name="lr", storage=storage(journal)).trials
+    best = list(np.minimum.accumulate(losses))
+    assert trial.intermediate_values == dict(enumerate(best))
+
+
+def test_a_resumed_run_reports_what_is_new(journal, fit, tmp_path):
+    class Cut(loop.Callback):
+        def epoch_end(self, fit):
+            if fit.epoch == 3:
+                raise RuntimeError("the power fails")
+
+    study = opened(journal, mode="min")
+    number = study.ask().number  # read by `prune`
+
+    def prune():
+        return callbacks.Prune(trial_of(journal, number, "none"), "val/loss", "min")
+
+    keep = callbacks.Checkpoint("val/loss", "min")
+    with pytest.raises(RuntimeError, match="power"):
+        fit(0.01, keep, prune(), Cut())
+    folder = checkpoint.find(tmp_path / "checkpoints" / "last")
+    history = json.loads((folder / "meta.json").read_text())["history"]
+    assert len(history) == 4
+    whole = fit(0.01, prune(), history=history).history
+    [trial] = optuna.load_study(study_name="lr", storage=storage(journal)).trials
+    assert list(trial.intermediate_values) == list(range(10))
+    assert journal.read_text().count('"step"') == len(whole) == 10  # each epoch once
+
+    # The same checkpoint under a new trial: its study must learn what came before.
+    number = study.ask().number
+    fit(0.01, prune(), history=history)
+    trials = optuna.load_study(study_name="lr", storage=storage(journal)).trials
+    assert trials[1].intermediate_values == trials[0].intermediate_values
+
+
+def test_a_run_that_comes_to_its_own_end_is_not_pruned(journal, fit):
+    class Stop(loop.Callback):
+        def epoch_end(self, fit):
+            if fit.epoch == 1:
+                raise loop.StopFit("the end")
+
+    number = measured(journal, [0.01, 0.02, 0.03], mode="min")
+    prune = callbacks.Prune(trial_of(journal, number, "median", epochs=10), "val/loss", "min")
+    ended = fit(1e-6, prune, Stop())
+    assert (ended.pruned, ended.stopped, len(ended.history)) == (False, "the end", 2)
+
+    # A decision after the last epoch comes too late.
+    prune = callbacks.Prune(trial_of(journal, number, "median", epochs=90), "val/loss", "min")
+    whole = fit(1e-6, prune)
+    assert (whole.pruned, whole.stopped, len(whole.history)) == (False, None, 10)
+
+
+def test_a_search_needs_its_metric(journal, fit):
+    prune = callbacks.Prune(trial_of(journal, measured(journal, []), "asha"), "val/f1", "max")
+    with pytest.raises(GluonexpError, match=r"objective.metric=val/f1 is not measured"):
+        fit(0.01, prune)

@@ -52,6 +52,8 @@ class Result:
         The metrics of each epoch.
     folder
         The job's folder; with ``tracking=none`` it holds ``artifacts/`` and ``checkpoints/``.
+    pruned
+        Whether it was ended early because better is known elsewhere; it has no export then.
     """
 
     run_id: str | None
@@ -59,6 +61,7 @@ class Result:
     objective: float | None
     history: list[dict[str, float]]
     folder: Path
+    pruned: bool = False
 
 
 def run(
@@ -121,7 +124,7 @@ def run(
             tracker.log_artifacts(artifacts)
             _leave(job, console, usable=False)
             objective = _objective(config, fit.history)
-            return Result(tracker.run_id, fit.metrics, objective, fit.history, workdir)
+            return Result(tracker.run_id, fit.metrics, objective, fit.history, workdir, True)
 
         # 3. The best network, and the test split once.
         metrics, best_epoch = _restore_best(workdir, learner.net, fit)

@@ -12,7 +12,7 @@ FINISHED, PRUNED, FAILED, KILLED, RUNNING = "FINISHED", "PRUNED", "FAILED", "KIL
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one point of a sweep ended; of several attempts, the last.
+    """How one point of a sweep ended; of several attempts, the last that finished, or the last.
 
     Attributes
     ----------
@@ -29,6 +29,8 @@ class Outcome:
         From the start to the end of the run.
     run_id
         MLflow's id, None with ``tracking=none``.
+    point
+        Digest of its configuration.
     error
         Why it failed, in one line.
     metrics
@@ -48,6 +50,7 @@ class Outcome:
     epoch: int | None = None
     seconds: float = math.nan
     run_id: str | None = None
+    point: str = ""
     error: str | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
     curve: Sequence[tuple[int, float]] = ()
@@ -210,10 +213,14 @@ class Summary:
         return sum(outcome.status in statuses for outcome in self.outcomes)
 
 
+# The name of a point where nothing varied.
+ONLY = "the only point"
+
+
 def called(outcome: Outcome) -> str:
     """Return a point's name for people: as its run's, long numbers shortened."""
     shown = {key: brief(value) for key, value in outcome.varied.items()}
-    return named(shown) or f"job {outcome.job}"
+    return named(shown) or ONLY
 
 
 def named(varied: Mapping[str, str]) -> str:

@@ -27,6 +27,7 @@ from gluonexp import schema
 from gluonexp.errors import GluonexpError
 
 if TYPE_CHECKING:
+    from gluonexp import experiment
     from gluonexp.outcomes import Summary
 
 # What a sweep tells its jobs, besides what the user typed.
@@ -107,6 +108,8 @@ def sweep(*overrides: str) -> "Summary":
     ------
     HydraException
         A key, a type or a group's choice is not right, or no point can be run.
+    GluonexpError
+        There is no sweep ``sweep.resume``.
     """
     from gluonexp.sweep.conduct import SweepFailed
 
@@ -146,7 +149,7 @@ def main(composed: DictConfig) -> float | None:
     if not OmegaConf.is_missing(job.job, "num"):
         return _job_of_sweep(composed, workdir, overrides)
     try:
-        return _train(composed, workdir, overrides)
+        return _train(composed, workdir, overrides).objective
     except GluonexpError as error:
         # Hydra prints this class as one message.
         raise CompactHydraException(f"{error}{_how_to_go_on(workdir)}") from None
@@ -160,13 +163,13 @@ def main(composed: DictConfig) -> float | None:
 
 def _job_of_sweep(composed: DictConfig, workdir: Path, overrides: list[str]) -> float | None:
     """Run one job of several: what it says goes into its folder, how it ends to the sweep."""
-    from gluonexp.sweep.conduct import Failed
+    from gluonexp.sweep.conduct import Failed, Pruned
 
     own = [word for word in overrides if not word.startswith(OF_SWEEPS)]
     with (workdir / "console.log").open("w", encoding="utf-8") as log:
         console = Console(file=log, width=100)
         try:
-            return _train(composed, workdir, own, console)
+            result = _train(composed, workdir, own, console)
         except KeyboardInterrupt:
             raise SystemExit(130) from None  # ends the sweep too
         except Exception as error:
@@ -174,14 +177,17 @@ def _job_of_sweep(composed: DictConfig, workdir: Path, overrides: list[str]) -> 
             trace = traceback.format_exc()
             console.print(trace, markup=False, highlight=False, soft_wrap=True)
             raise Failed(reason, trace) from None
+    if result.pruned:
+        raise Pruned(result.objective)
+    return result.objective
 
 
 def _train(
     composed: DictConfig, workdir: Path, overrides: list[str], console: Console | None = None
-) -> float | None:
+) -> "experiment.Result":
     from gluonexp import experiment
 
-    return experiment.run(schema.to_config(composed), workdir, overrides, console).objective
+    return experiment.run(schema.to_config(composed), workdir, overrides, console)
 
 
 def _named(error: Exception) -> str:
@@ -214,8 +220,12 @@ def start(command: str = "python -m gluonexp.run") -> None:
     _use_our_sweeper()
     try:
         main()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
     except SystemExit as ended:
-        if ended.code == 1 and (hint := _hint(overrides)):
+        told = hasattr(ended, "summary")  # by a sweep
+        if ended.code == 1 and not told and (hint := _hint(overrides)):
             print(f"\n{hint}", file=sys.stderr)
         raise
 
@@ -246,13 +256,13 @@ def again(overrides: Sequence[str]) -> list[str]:
     GluonexpError
         There is no such sweep.
     """
-    from gluonexp import tracking
     from gluonexp.tracking.runs import reader
     from gluonexp.tracking.sweeps import arguments_of
 
-    uri = tracking.existing(_typed(overrides, "tracking.uri"))
-    parent = reader(uri).parent(str(_typed(overrides, "sweep.resume")))
-    before = arguments_of(tracking.open_store(uri), parent.run_id)
+    parent = reader(_typed(overrides, "tracking.uri")).parent(
+        str(_typed(overrides, "sweep.resume"))
+    )
+    before = arguments_of(parent)
     typed = {_key(word) for word in overrides}
     return [word for word in before if _key(word) not in typed] + list(overrides)
 
@@ -275,7 +285,8 @@ def _hint(overrides: Sequence[str]) -> str:
     try:
         with hydra.initialize_config_dir(version_base="1.3", config_dir=conf_dir()):
             composed: Any = hydra.compose("config", overrides=chosen)
-        for key in (override.partition("=")[0] for override in plain if override not in chosen):
+        keys = [word.partition("=")[0] for word in plain if word not in chosen]
+        for key in (key for key in keys if not key.startswith("hydra/")):
             node, where = composed, ""
             for part in key.split("."):
                 if not OmegaConf.is_dict(node) or key.startswith("hydra."):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -155,7 +156,7 @@ class TrainerConfig:
 class ObjectiveConfig:
     """What "better" means: chooses the best checkpoint and is what a sweep optimizes."""
 
-    metric: str = "val/acc"
+    metric: str = _chosen("val/acc", "train/loss", "train/acc", "val/loss", "val/acc")
     mode: str = _chosen("max", "min", "max")
 
 
@@ -205,6 +206,8 @@ class SweepConfig:
     fail_fast: bool = False
     # The parent run of an earlier sweep: run only what it has not finished.
     resume: str | None = None
+    # Also run what another host has left RUNNING; nobody but you can tell that it is dead.
+    take_over: bool = False
     # Register the best point's export in the model registry, under this name.
     register: str | None = None
     trial: TrialConfig = field(default_factory=TrialConfig)
@@ -280,6 +283,10 @@ def to_config(composed: DictConfig) -> Config:
         raise GluonexpError(
             f"trainer.lr_find.end={search.end:g}: must be above "
             f"trainer.lr_find.start={search.start:g}"
+        )
+    if config.sweep.register is not None and not re.fullmatch(r"[^/:]+", config.sweep.register):
+        raise GluonexpError(
+            f"sweep.register={config.sweep.register}: a model's name has no '/' and no ':'"
         )
     if search.steps and config.trainer.resume is not None:
         raise GluonexpError("trainer.resume: trainer=lr_find starts anew; leave one of them out")

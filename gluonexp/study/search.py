@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
 import platform
-import uuid
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from gluonexp.errors import GluonexpError
+from gluonexp.processes import lives, this_process
 from gluonexp.study import journal
 from gluonexp.study.dimensions import Dimension
 
@@ -28,9 +27,6 @@ if TYPE_CHECKING:
 STARTUP_TRIALS = 6
 # A point that took its process down so often has failed.
 ATTEMPTS = 3
-
-# Tells this process from an earlier one that had its number, as in a container that starts anew.
-_PROCESS = uuid.uuid4().hex
 
 _OWNER, _ATTEMPT, _DEATHS = "owner", "attempt", "deaths"
 _RETRIED, _LOST = "retries", "lost"
@@ -204,6 +200,10 @@ class Study:
                 self._study.enqueue_trial(trial.params, user_attrs={_RETRIED: trial.number})
         return len(failed)
 
+    def left(self) -> int:
+        """Return how many trials no process has begun yet."""
+        return max(0, self._n_trials - len(_counted(self._study.get_trials(deepcopy=False))))
+
     def counts(self) -> Counter[str]:
         """Return how many trials there are, of all processes.
 
@@ -231,7 +231,7 @@ class Study:
         return None
 
     def _owned(self, number: int, params: Mapping[str, Any], attempt: int) -> Trial:
-        owner = {"host": platform.node(), "pid": os.getpid(), "process": _PROCESS}
+        owner = {"host": platform.node(), "process": this_process()}
         self._mark(number, _ATTEMPT, attempt)
         self._mark(number, _OWNER, owner)
         self._asked.add(number)
@@ -335,12 +335,4 @@ def _abandoned(trial: FrozenTrial) -> bool:
         return True
     if owner["host"] != platform.node():
         return False
-    if owner["pid"] == os.getpid():
-        return bool(owner["process"] != _PROCESS)
-    try:
-        os.kill(owner["pid"], 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return False
+    return owner["process"] != this_process() and not lives(owner["process"])

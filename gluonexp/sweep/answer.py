@@ -11,11 +11,12 @@ from pathlib import Path
 from rich.console import Console
 
 from gluonexp.errors import GluonexpError
-from gluonexp.outcomes import FAILED, FINISHED, KILLED, PRUNED, Outcome, Summary
+from gluonexp.outcomes import FAILED, FINISHED, KILLED, PRUNED, RUNNING, Outcome, Summary
 from gluonexp.runtime import redact
 from gluonexp.schema import Config
 from gluonexp.sweep import screen
 from gluonexp.sweep.best import IsGroup, best_yaml
+from gluonexp.sweep.table import sweep_table
 from gluonexp.tracking import (
     MlflowTracker,
     displayed,
@@ -25,11 +26,12 @@ from gluonexp.tracking import (
     tracked_run,
 )
 from gluonexp.tracking.lifecycle import create_run, run_tags
-from gluonexp.tracking.runs import reader
+from gluonexp.tracking.runs import RunRecord, reader
 from gluonexp.tracking.store import reported
-from gluonexp.tracking.sweeps import BEST, SWEEP, SweepRun
+from gluonexp.tracking.sweeps import BEST, SWEEP, SweepRun, argument_tags
 
 NOTE = "mlflow.note.content"  # Markdown, which MLflow shows on the run's page
+METRIC, MODE = "gluonexp.sweep.metric", "gluonexp.sweep.mode"
 NOTED = 20  # points in it
 
 
@@ -58,25 +60,30 @@ def opened(
     if settings.backend == "none":
         if resume is not None:
             raise GluonexpError("sweep.resume: with tracking=none there is nothing to resume")
-        yield None
+        with tracked_run(backend="none", uri=None, experiment=""):  # for the signals
+            yield None
         return
     uri = resolve_uri(settings.uri)
     client = open_store(uri)
 
     def made() -> str:
         if resume is not None:
-            return reader(uri).parent(resume).run_id
+            parent_run = reader(uri).parent(resume)
+            _check_same(parent_run, config)
+            return parent_run.run_id
         experiment_id = ensure_experiment(client, settings.experiment, uri)
         with reported(f"a sweep cannot be recorded in {displayed(uri)}"):
-            return create_run(client, experiment_id, run_tags(SWEEP), settings.run_name or name)
+            tags = run_tags({**SWEEP, **argument_tags(arguments)})
+            return create_run(client, experiment_id, tags, settings.run_name or name)
 
     run_id = parent(made)
     if resume is not None and run_id != made():
         raise GluonexpError(f"sweep.resume={resume}: this study belongs to sweep {run_id}")
     tags = {
         **SWEEP,
-        "gluonexp.sweep.metric": config.objective.metric,
-        "gluonexp.sweep.mode": config.objective.mode,
+        **argument_tags(arguments),
+        METRIC: config.objective.metric,
+        MODE: config.objective.mode,
         "gluonexp.overrides": redact(shlex.join(arguments)),
     }
     with tracked_run(
@@ -87,14 +94,27 @@ def opened(
         run_id=run_id,
     ) as tracker:
         assert isinstance(tracker, MlflowTracker)
-        run = SweepRun(tracker)
-        run.remember(arguments)
-        yield run
+        yield SweepRun(tracker)
+
+
+def _check_same(parent: RunRecord, config: Config) -> None:
+    """Refuse to resume a sweep with what all of its points share changed."""
+    shared = {
+        "tracking.experiment": (parent.experiment, config.tracking.experiment),
+        "objective.metric": (parent.tags.get(METRIC), config.objective.metric),
+        "objective.mode": (parent.tags.get(MODE), config.objective.mode),
+    }
+    for key, (before, now) in shared.items():
+        if before not in (None, now):
+            raise GluonexpError(
+                f"sweep.resume={parent.run_id[:8]}: {key} was {before} and is {now} now; start "
+                "another sweep, or leave it as it was"
+            )
 
 
 def command(arguments: Sequence[str]) -> str:
-    """Return what starts a sweep with these overrides."""
-    return shlex.join(["python", "-m", "gluonexp.run", "-m", *arguments])
+    """Return what starts a sweep with these overrides, but for passwords in them."""
+    return redact(shlex.join(["python", "-m", "gluonexp.run", "-m", *arguments]))
 
 
 def give(
@@ -102,14 +122,14 @@ def give(
     run: SweepRun | None,
     config: Config,
     summary: Summary,
-    *,
     is_group: IsGroup,
+    *,
     problem: str | None = None,
     interrupted: bool = False,
 ) -> None:
     """Record the result in the parent run, close it FAILED if there is a problem, and show it."""
+    sweep_table(console, summary)
     if run is None:
-        screen.answer(console, summary)
         return
     best, model = summary.best(), None
     with tempfile.TemporaryDirectory() as temporary:
@@ -120,20 +140,22 @@ def give(
         tags[f"gluonexp.sweep.{status.lower()}"] = str(summary.count(status))
     if best is not None:
         tags[BEST] = str(best.run_id)
-        if config.sweep.register is not None:
-            description = f"{best.name}: {summary.metric} {best.objective:.4f}, sweep {run.run_id}"
-            version = run.register(config.sweep.register, str(best.run_id), description)
-            model = f"models:/{config.sweep.register}/{version}"
     run.tracker.log_tags(tags)
     status = KILLED if interrupted else FAILED if problem else FINISHED
-    if any(attempt.elsewhere() for attempt in run.attempts()):
+    if summary.count(RUNNING):
         status = "is still RUNNING elsewhere"
         run.tracker.leave()  # the last process that works on this sweep closes it
     elif problem:
         run.tracker.log_tags({"error": problem})
         run.tracker.close("FAILED")
-    screen.answer(console, summary)
-    screen.farewell(console, run, status, uri=config.tracking.uri, model=model)
+    if config.sweep.register and best is not None and status in (FINISHED, FAILED):
+        description = f"{best.name}: {summary.metric} {best.objective:.4f}, sweep {run.run_id}"
+        version = run.register(config.sweep.register, str(best.run_id), description)
+        model = f"models:/{config.sweep.register}/{version}"
+    winner = None if best is None or not config.export.enabled else best.run_id
+    screen.farewell(
+        console, run, status, problem, uri=config.tracking.uri, best=winner, model=model
+    )
 
 
 def _write(
@@ -151,7 +173,7 @@ def _write(
 def _note(summary: Summary) -> str:
     """Return the ranking as Markdown."""
     lines = [
-        f"`{redact(summary.command)}`",
+        f"`{summary.command}`",
         "",
         f"| | | {summary.metric} | test/acc | run |",
         "| --: | --- | --: | --: | --- |",

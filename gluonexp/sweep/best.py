@@ -31,18 +31,20 @@ def best_yaml(overrides: Sequence[str], best: Outcome, summary: Summary, is_grou
             groups.append(f"  - {mark}/{key}: {override.get_value_element_as_str()}")
         else:
             OmegaConf.update(values, key, override.value(), force_add=True)
+    # A preset of sweeps among the groups would start the sweep again.
+    OmegaConf.update(values, "hydra.mode", "RUN", force_add=True)
     value = "" if best.objective is None else f", {summary.metric} {best.objective:.4f}"
     return "\n".join(
         [
             f"# The best of {len(summary.outcomes)} points: {best.name}{value}",
             f"# It was run {best.run_id}.",
             "# Again: python -m gluonexp.run --config-dir FOLDER_OF_THIS_FILE --config-name best",
-            f"#    or: {shlex.join(['python', '-m', 'gluonexp.run', *overrides])}",
+            f"#    or: python -m gluonexp.run {shlex.join(['hydra.mode=RUN', *overrides])}",
             "defaults:",
             "  - config",
             *groups,
             "  - _self_",
             "",
-            OmegaConf.to_yaml(values) if values else "",
+            OmegaConf.to_yaml(values),
         ]
     )

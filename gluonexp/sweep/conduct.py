@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -13,7 +12,8 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import CompactHydraException
 from rich.console import Console
 
-from gluonexp.outcomes import FAILED, FINISHED, KILLED, Outcome, Summary, short_keys
+from gluonexp.errors import GluonexpError
+from gluonexp.outcomes import FAILED, FINISHED, KILLED, PRUNED, Outcome, Summary, short_keys
 from gluonexp.schema import Config
 from gluonexp.sweep import answer
 from gluonexp.sweep.best import IsGroup
@@ -48,11 +48,22 @@ class Failed(CompactHydraException):
         return self.reason
 
 
-class SweepFailed(CompactHydraException):
-    """Some points have no result; what there is, is in `summary`."""
+class Pruned(CompactHydraException):
+    """A job of a sweep was ended early; `best` is what it had reached."""
 
-    def __init__(self, reason: str, summary: Summary) -> None:
-        super().__init__(reason)
+    def __init__(self, best: float | None) -> None:
+        super().__init__(best)
+        self.best = best
+
+
+class SweepFailed(SystemExit):
+    """Some points have no result; what there is, is in `summary`, and has been told.
+
+    For Hydra, which would print more about any other exception, it is the end of the process.
+    """
+
+    def __init__(self, summary: Summary) -> None:
+        super().__init__(1)
         self.summary = summary
 
 
@@ -85,8 +96,14 @@ class Source(Protocol):
     def points(self) -> Iterator[Point]:
         """Yield the next point to run, as soon as it is asked for one."""
 
+    def owns(self, outcome: Outcome) -> bool:
+        """Say whether an outcome of the sweep belongs to what is asked for now."""
+
+    def left(self) -> int:
+        """Return how many points nobody has asked for yet."""
+
     def ended(self, point: Point, outcome: Outcome) -> None:
-        """Take notice of how a point ended."""
+        """Take notice of how a point ended; RUNNING: it is at work elsewhere."""
 
     def told(self, point: Point) -> Sequence[str]:
         """Return the overrides that the job of `point` gets besides the point's own."""
@@ -134,21 +151,29 @@ def conduct(plan: Plan, console: Console | None = None) -> Summary:
     arguments = [*plan.arguments, *plan.source.arguments()]
     name = f"sweep over {', '.join(short_keys(plan.source.keys)) or 'nothing'}"
     with closing(plan.source), answer.opened(config, arguments, name, plan.source.parent) as run:
-        ledger: Ledger = Unrecorded() if run is None else Recorded(run, config.objective)
-        give = functools.partial(answer.give, console, run, config, is_group=plan.is_group)
+        ledger: Ledger = Unrecorded()
+        if run is not None:
+            ledger = Recorded(run, config.objective, config.sweep.take_over)
         announce(console, run, plan.source.describe())
         try:
             left_out = _run(plan, ledger, console)
+            ledger.settle("its launcher lost it")
+        except GluonexpError:  # the store fails; what can still be told to it, is
+            with suppress(GluonexpError):
+                ledger.settle("the sweep could not go on")
+            raise
         except (KeyboardInterrupt, SystemExit):
             ledger.settle("the sweep was interrupted")
-            give(_summary(plan, ledger, run), interrupted=True)
+            with ledger.lock():
+                summary = _summary(plan, ledger, run)
+                answer.give(console, run, config, summary, plan.is_group, interrupted=True)
             raise
-        ledger.settle("its launcher lost it")
-        summary = _summary(plan, ledger, run)
-        problem = _problem(summary, left_out, config)
-        give(summary, problem=problem)
+        with ledger.lock():  # of several processes, the last has the last word
+            summary = _summary(plan, ledger, run)
+            problem = _problem(plan.source, summary, left_out)
+            answer.give(console, run, config, summary, plan.is_group, problem=problem)
     if problem:
-        raise SweepFailed(problem, summary)
+        raise SweepFailed(summary)
     return summary
 
 
@@ -156,26 +181,21 @@ def _run(plan: Plan, ledger: Ledger, console: Console) -> int:
     """Run what is to be run; return how many points were left out after too many failures."""
     limit = 1 if plan.source.config.sweep.fail_fast else plan.source.config.sweep.max_failures
     running: dict[int, Point] = {}
-    failures = drawn = 0
+    failures = 0
 
     def jobs() -> Iterator[Job]:
-        nonlocal drawn
         points = plan.source.points()
         while limit is None or failures < limit:
             if (point := next(points, None)) is None:
                 return
-            drawn += 1
-            with ledger.lock():
-                known = ledger.known(point)
-                if known is None:
-                    number, told = ledger.begin(point)
-            if known is not None:
-                display.known(point.name, known)
-                plan.source.ended(point, known)
+            entry = ledger.begin(point)
+            if isinstance(entry, Outcome):
+                display.known(point.name, entry)
+                plan.source.ended(point, entry)
                 continue
-            running[number] = point
-            display.started(number, point.name)
-            yield number, [*point.overrides, *told, *plan.source.told(point)]
+            running[entry.number] = point
+            display.started(entry.number, point.name)
+            yield entry.number, [*point.overrides, *entry.told, *plan.source.told(point)]
 
     metric = plan.source.config.objective.metric
     with (
@@ -188,7 +208,7 @@ def _run(plan: Plan, ledger: Ledger, console: Console) -> int:
             failures += outcome.status in (FAILED, KILLED)
             display.ended(outcome, point.name, plan.folder / str(number) / "console.log")
             plan.source.ended(point, outcome)
-    return 0 if limit is None or failures < limit else plan.source.total - drawn
+    return 0 if limit is None or failures < limit else plan.source.left()
 
 
 def _ending(done: JobReturn) -> tuple[str, float | None, str, str | None]:
@@ -196,6 +216,8 @@ def _ending(done: JobReturn) -> tuple[str, float | None, str, str | None]:
     if done.status is JobStatus.COMPLETED:
         return FINISHED, done.return_value, "", None
     error = done._return_value  # the property prints, and raises
+    if isinstance(error, Pruned):
+        return PRUNED, error.best, "", None
     status = KILLED if isinstance(error, WorkerDied) else FAILED
     return status, None, str(error) or type(error).__name__, getattr(error, "trace", None)
 
@@ -213,11 +235,13 @@ def _summary(plan: Plan, ledger: Ledger, run: SweepRun | None) -> Summary:
     )
 
 
-def _problem(summary: Summary, left_out: int, config: Config) -> str | None:
-    """Say in one line what is missing, None if nothing is."""
-    failed, total = summary.count(FAILED, KILLED), len(summary.outcomes) + left_out
-    parts = [f"{failed} of {total} points failed"] if failed else []
+def _problem(source: Source, summary: Summary, left_out: int) -> str | None:
+    """Say in one line what is missing of what was asked for, None if nothing is."""
+    asked = [outcome for outcome in summary.outcomes if source.owns(outcome)]
+    failed = sum(outcome.status in (FAILED, KILLED) for outcome in asked)
+    parts = [f"{failed} of {len(asked) + left_out} points failed"] if failed else []
     if left_out:
-        option = "fail_fast" if config.sweep.fail_fast else "max_failures"
-        parts.append(f"{left_out} were not started (sweep.{option})")
+        option = "fail_fast" if source.config.sweep.fail_fast else "max_failures"
+        was = "was" if left_out == 1 else "were"
+        parts.append(f"{left_out} {was} not started (sweep.{option})")
     return ", ".join(parts) or None

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
+from hydra.errors import CompactHydraException
 
 from gluonexp.errors import GluonexpError
 from gluonexp.outcomes import Outcome
@@ -40,19 +40,21 @@ class Grid:
     def __init__(self, composer: Composer, overrides: Sequence[Override]) -> None:
         choices = {override.get_key_element(): values(override) for override in overrides}
         varied = [key for key, several in choices.items() if len(several) > 1]
-        found: dict[str, Point] = {}
+        points: list[Point] = []
         for chosen in itertools.product(*choices.values()):
             words = dict(zip(choices, chosen, strict=True))
             point = composer.point(
                 [f"{key}={value}" for key, value in words.items()],
                 {key.lstrip("+~"): words[key] for key in varied},
             )
-            found.setdefault(point.digest, point)
-        self._points = list(found.values())
+            points.append(point)
+        self.config = shared(points)
+        self._points = list({point.digest: point for point in reversed(points)}.values())[::-1]
+        self._drawn = 0
         self._choices = {key: choices[key] for key in varied}
         self.keys = varied
+        self._digests = {point.digest for point in points}
         self.total = len(self._points)
-        self.config = shared(self._points)
 
     def arguments(self) -> list[str]:
         """Nothing more is needed to start it again."""
@@ -69,7 +71,17 @@ class Grid:
 
     def points(self) -> Iterator[Point]:
         """Yield every point."""
-        yield from self._points
+        for point in self._points:
+            self._drawn += 1
+            yield point
+
+    def owns(self, outcome: Outcome) -> bool:
+        """Say whether it is one of these points."""
+        return outcome.point in self._digests
+
+    def left(self) -> int:
+        """Return how many points nobody has asked for yet."""
+        return self.total - self._drawn
 
     def ended(self, point: Point, outcome: Outcome) -> None:
         """Nothing is learned from it."""
@@ -92,7 +104,30 @@ def shared(points: Sequence[Point]) -> Config:
     """
     configs = [point.config for point in points if point.config is not None]
     if not configs:
-        raise GluonexpError(points[0].problem or "there is nothing to run")
+        nothing = "there is nothing to run: a key has no values"
+        raise GluonexpError((points and points[0].problem) or nothing)
+    config = configs[0]
+    if config.trainer.lr_find.steps:
+        raise GluonexpError("trainer=lr_find ends in no result to rank; leave it out of a sweep")
+    for other in configs:
+        if other.objective.metric.startswith("val/") and other.dataset.val_fraction == 0:
+            raise GluonexpError(
+                f"objective.metric={other.objective.metric}: dataset.val_fraction=0 leaves "
+                "nothing to rank the points by; choose a train/ metric or a fraction above 0"
+            )
+    if (name := config.sweep.register) is not None:
+        if config.tracking.backend == "none":
+            raise GluonexpError(f"sweep.register={name}: with tracking=none there is no registry")
+        if not config.export.enabled:
+            raise GluonexpError(
+                f"sweep.register={name}: without an export there is nothing to register; leave "
+                "export=none out"
+            )
+    if config.trainer.resume is not None:
+        raise GluonexpError(
+            "trainer.resume: a sweep finds the checkpoints of its points itself; resume the "
+            "sweep, with sweep.resume=ID"
+        )
     for name in SHARED:
         if any(getattr(config, name) != getattr(configs[0], name) for config in configs):
             raise GluonexpError(f"{name}: a sweep has one for all of its points; do not vary it")
@@ -110,7 +145,7 @@ def values(override: Override) -> list[str]:
     if not override.is_sweep_override():
         return [override.get_value_element_as_str()]
     if not override.is_discrete_sweep():
-        raise HydraException(
+        raise CompactHydraException(
             f"{override.input_line}: a grid needs the values themselves, as in "
             f"{override.get_key_element()}=0.001,0.01 (hydra/sweeper=optuna searches intervals)"
         )

@@ -3,34 +3,39 @@
 from __future__ import annotations
 
 import json
-import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 from filelock import FileLock
 
 from gluonexp import runtime
-from gluonexp.outcomes import FINISHED, KILLED, PRUNED, RUNNING, Outcome, best_of
+from gluonexp.errors import GluonexpError
+from gluonexp.outcomes import FAILED, FINISHED, KILLED, PRUNED, RUNNING, Outcome, best_of
 from gluonexp.schema import Config, ObjectiveConfig
 from gluonexp.sweep.points import Point, quoted
 from gluonexp.tracking.sweeps import Attempt, SweepRun
+
+
+@dataclass(frozen=True)
+class Begun:
+    """An attempt that was entered: its number, and what its job must be told (overrides)."""
+
+    number: int
+    told: list[str]
 
 
 class Ledger(Protocol):
     """Keeps account of a sweep's points."""
 
     def lock(self) -> AbstractContextManager[object]:
-        """Keep other processes of this sweep from choosing a point at the same time."""
+        """Keep out other processes that work on this sweep."""
 
-    def known(self, point: Point) -> Outcome | None:
-        """Return the result that `point` has already, or will have from another process."""
-
-    def begin(self, point: Point) -> tuple[int, list[str]]:
-        """Enter a new attempt; return its number, and what its job must be told."""
+    def begin(self, point: Point) -> Begun | Outcome:
+        """Enter a new attempt; or return the result there is, or will be from another process."""
 
     def end(
         self, number: int, status: str, objective: float | None, reason: str, trace: str | None
@@ -38,7 +43,7 @@ class Ledger(Protocol):
         """Enter how an attempt ended, as its launcher saw it."""
 
     def settle(self, reason: str) -> None:
-        """Enter all attempts that did not end as KILLED: their jobs are gone."""
+        """Enter all attempts as KILLED that did not end, and whose jobs are gone."""
 
     def outcomes(self) -> list[Outcome]:
         """Return how each point ended, by number; of several attempts, the one that counts."""
@@ -55,15 +60,11 @@ class Unrecorded:
         """There are no others."""
         return nullcontext()
 
-    def known(self, point: Point) -> Outcome | None:
-        """Nothing was before."""
-        return None
-
-    def begin(self, point: Point) -> tuple[int, list[str]]:
+    def begin(self, point: Point) -> Begun | Outcome:
         """Enter a new attempt."""
         number = len(self._open) + len(self._ended)
         self._open[number] = point, time.monotonic()
-        return number, []
+        return Begun(number, [])
 
     def end(
         self, number: int, status: str, objective: float | None, reason: str, trace: str | None
@@ -78,6 +79,7 @@ class Unrecorded:
                 objective=objective,
                 seconds=time.monotonic() - began,
                 error=reason or None,
+                point=point.digest,
                 seed=None if point.config is None else point.config.seed,
             )
         )
@@ -102,63 +104,65 @@ class Recorded:
         The parent run.
     objective
         What the outcomes are judged by.
+    take_over
+        Whether runs that other hosts left RUNNING are taken for dead.
     """
 
-    def __init__(self, run: SweepRun, objective: ObjectiveConfig) -> None:
+    def __init__(self, run: SweepRun, objective: ObjectiveConfig, take_over: bool) -> None:
         self._run = run
         self._objective = objective
+        self._take_over = take_over
         self._open: dict[int, str] = {}  # run ids by job number, of this process
         self._digests: dict[str, str] = {}  # of data sets, by their configuration
-        for attempt in run.attempts():
-            if attempt.status == RUNNING and not attempt.elsewhere():
-                run.end(attempt.run_id, "KILLED", "its process ended without a word")
+        self._bury()
 
     def lock(self) -> AbstractContextManager[object]:
-        """Keep other processes of this sweep, on this host, from choosing a point meanwhile."""
-        return FileLock(Path(tempfile.gettempdir(), f"gluonexp-{self._run.run_id}.lock"))
+        """Keep out other processes on this host that work on a sweep of the same store."""
+        path = self._run.lock_file()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        except OSError as error:
+            raise GluonexpError(f"{path}: cannot be written: {error}") from None
+        return FileLock(path)
 
-    def known(self, point: Point) -> Outcome | None:
-        """Return the outcome of an equal point: same configuration, code and data.
+    def begin(self, point: Point) -> Begun | Outcome:
+        """Make a child run, unless an equal point finished or another process is at work on it.
 
-        One that another process is at work on is RUNNING.
+        Equal are configuration, code and data. A job that was cut off goes on from its checkpoint.
         """
-        for attempt in self._attempts(point):
-            if attempt.elsewhere() or attempt.run_id in self._open.values():
-                return self._outcome([attempt], {})
-            if attempt.status in (FINISHED, PRUNED) and self._current(attempt, point):
-                return self.read(attempt.run_id)
-        return None
-
-    def begin(self, point: Point) -> tuple[int, list[str]]:
-        """Make a child run; a job that was cut off goes on from its checkpoint."""
-        attempts = self._run.attempts()
-        number = max((attempt.job for attempt in attempts), default=-1) + 1
-        run_id = self._run.begin(number, point.digest, point.varied, point.name)
-        self._open[number] = run_id
+        with self.lock():
+            attempts = self._run.attempts()
+            tried = [one for one in reversed(attempts) if one.point == point.digest]
+            for one in tried:
+                if one.run_id in self._open.values() or one.elsewhere(self._take_over):
+                    return replace(self._outcome([one], {}), error=one.where)
+                if one.status in (FINISHED, PRUNED) and self._current(one, point):
+                    return self._outcome([one], self._curves([one.run_id]))
+            number = max((one.job for one in attempts), default=-1) + 1
+            run_id = self._run.begin(number, point.digest, point.varied, point.name)
+            self._open[number] = run_id
         told = [f"tracking.run_id={quoted(run_id)}"]
-        tried = [one for one in attempts if one.point == point.digest]
-        if tried and (last := self._checkpoint(tried[-1], point)) is not None:
+        checkpoints = (self._checkpoint(one, point) for one in tried)
+        if (last := next(filter(None, checkpoints), None)) is not None:
             told.append(f"trainer.resume={quoted(str(last))}")
-        return number, told
+        return Begun(number, told)
 
     def end(
         self, number: int, status: str, objective: float | None, reason: str, trace: str | None
     ) -> Outcome:
         """Read how a job ended; where it could not say so itself, enter it."""
         run_id = self._open.pop(number)
-        if status != FINISHED:
+        if status in (FAILED, KILLED):
             self._run.end(run_id, "KILLED" if status == KILLED else "FAILED", reason, trace)
-        return self.read(run_id)
+        return self._outcome([self._run.read(run_id)], self._curves([run_id]))
 
     def settle(self, reason: str) -> None:
-        """Mark the children KILLED whose jobs are gone."""
+        """Mark the children KILLED whose jobs are gone: ours, and those of dead processes."""
         for run_id in self._open.values():
             self._run.end(run_id, "KILLED", reason)
         self._open.clear()
-
-    def read(self, run_id: str) -> Outcome:
-        """Return how one child ended."""
-        return self._outcome([self._run.read(run_id)], self._curves([run_id]))
+        self._bury()
 
     def outcomes(self) -> list[Outcome]:
         """Return how each point ended, by number of the attempt that counts.
@@ -181,9 +185,11 @@ class Recorded:
         last = attempt.folder / "checkpoints" / "last"
         return last if checkpoint.find(last) is not None else None
 
-    def _attempts(self, point: Point) -> list[Attempt]:
-        """Return the attempts at `point`, the last first."""
-        return [one for one in reversed(self._run.attempts()) if one.point == point.digest]
+    def _bury(self) -> None:
+        for one in self._run.attempts():
+            ours = one.run_id in self._open.values()
+            if one.status == RUNNING and not ours and not one.elsewhere(self._take_over):
+                self._run.end(one.run_id, "KILLED", f"{one.where} ended without a word")
 
     def _curves(self, run_ids: list[str]) -> Mapping[str, list[tuple[int, float]]]:
         return self._run.curves(run_ids, self._objective.metric)
@@ -205,6 +211,7 @@ class Recorded:
             epoch=epoch,
             seconds=record.seconds,
             run_id=attempt.run_id,
+            point=attempt.point,
             error=attempt.error,
             metrics=record.metrics,
             curve=curve,

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, open_dict, read_write
 
 from gluonexp import schema
 from gluonexp.errors import GluonexpError
-from gluonexp.outcomes import brief, named
+from gluonexp.outcomes import ONLY, brief, named
 
 # They say where a run is kept and what it goes on from, not what it computes.
 _APART = ("tracking", "sweep")
@@ -45,7 +45,7 @@ class Point:
     def name(self) -> str:
         """What varied, as the name of a run."""
         shown = {key: brief(value) for key, value in self.varied.items()}
-        return named(shown) or "the only point"
+        return named(shown) or ONLY
 
 
 class Composer:
@@ -75,7 +75,10 @@ class Composer:
         try:
             config = schema.to_config(composed)
         except GluonexpError as error:
-            return Point(tuple(overrides), varied, _digest(sorted(overrides)), None, str(error))
+            words = sorted(
+                word for word in overrides if not word.startswith(("tracking", "sweep"))
+            )
+            return Point(tuple(overrides), varied, _digest(words), None, str(error))
         return Point(tuple(overrides), varied, digest_of(config), config)
 
 

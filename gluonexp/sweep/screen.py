@@ -10,9 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from gluonexp.outcomes import FAILED, FINISHED, KILLED, PRUNED, RUNNING, Outcome, Summary
+from gluonexp.outcomes import FAILED, FINISHED, KILLED, PRUNED, RUNNING, Outcome
 from gluonexp.runtime import redact
-from gluonexp.sweep.table import sweep_table
 from gluonexp.tracking.sweeps import SweepRun
 
 
@@ -66,11 +65,12 @@ class Jobs:
         """Say that a point need not be run."""
         self._ended += 1
         if outcome.status == RUNNING:
-            self._print(f"{name}  is being run by another process")
+            self._print(f"{name}  is being run by {outcome.error}")
+            _line(self._console, "      should that be gone: sweep.take_over=true runs it here")
         else:
             self._print(f"{name}  {self._result(outcome)}  (before; run {_short(outcome)})")
 
-    def ended(self, outcome: Outcome, name: str, log: Path | None) -> None:
+    def ended(self, outcome: Outcome, name: str, log: Path) -> None:
         """Say how a job ended; where it failed, why, and where all it said is."""
         self._running.pop(outcome.job, None)
         self._ended += 1
@@ -79,7 +79,7 @@ class Jobs:
             self._print(f"{name}  {self._result(outcome)}  {outcome.seconds:.0f} s{run}")
             return
         self._print(f"{name}  [red]{outcome.status}[/red]: {escape(outcome.error or '')}{run}")
-        if log is not None and log.is_file():
+        if log.is_file():
             self._console.print(
                 f"      what it said: {log}", highlight=False, markup=False, soft_wrap=True
             )
@@ -108,24 +108,24 @@ def announce(console: Console, run: SweepRun | None, description: Sequence[str])
         _line(console, line)
 
 
-def answer(console: Console, summary: Summary) -> None:
-    """Print the ranked table, and which point was best."""
-    sweep_table(console, summary)
-
-
 def farewell(
     console: Console,
     run: SweepRun,
     status: str,
+    problem: str | None,
     *,
     uri: str | None,
+    best: str | None,
     model: str | None,
 ) -> None:
     """Say how the sweep ended, and the commands that go on from it."""
     short, store = run.run_id[:8], f" --tracking-uri {redact(uri)}" if uri else ""
-    lines = [f"sweep {run.run_id} {status}", f"  see it:  gluonexp ui --sweep {short}{store}"]
+    why = f": {problem}" if problem else ""
+    lines = [f"sweep {run.run_id} {status}{why}", f"  see it:  gluonexp ui --sweep {short}{store}"]
     if (report := run.local("sweep/report.html")) is not None:
         lines.append(f"  report:  {report}")
+    if best is not None:
+        lines.append(f"  use it:  gluonexp predict {best[:8]}{store}")
     if model is not None:
         lines.append(f"  model:   {model}")
     if status in (FAILED, KILLED):

@@ -124,6 +124,14 @@ class Search:
             self._trials.setdefault(point.digest, []).append(trial)
             yield point
 
+    def owns(self, outcome: Outcome) -> bool:
+        """Whatever this study tried is of this search."""
+        return True
+
+    def left(self) -> int:
+        """Return how many trials no process has asked for yet."""
+        return self._study.left()
+
     def ended(self, point: Point, outcome: Outcome) -> None:
         """Tell the study; a trial whose process died is tried again when the sweep is resumed."""
         number = self._trials[point.digest].pop().number

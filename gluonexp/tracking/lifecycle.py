@@ -15,6 +15,7 @@ from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 from gluonexp.errors import GluonexpError
+from gluonexp.processes import this_process
 from gluonexp.tracking.store import ensure_experiment, open_store, reported
 from gluonexp.tracking.tracker import MlflowTracker, NullTracker, Status, Tracker
 from gluonexp.tracking.uri import displayed, resolve_uri
@@ -137,7 +138,11 @@ def run_tags(tags: Mapping[str, str]) -> dict[str, str]:
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     from mlflow.tracking.context.registry import resolve_tags
 
-    ours = {"gluonexp.host": platform.node(), "gluonexp.pid": str(os.getpid())}
+    ours = {
+        "gluonexp.host": platform.node(),
+        "gluonexp.pid": str(os.getpid()),
+        "gluonexp.process": this_process(),
+    }
     resolved: dict[str, str] = resolve_tags({**ours, **tags})
     return {sanitised(key): tag_text(value) for key, value in resolved.items()}
 

@@ -6,32 +6,33 @@ far as a run, its process was killed) has a run that says so.
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import json
-import os
 import platform
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import platformdirs
 import yaml
 
+from gluonexp.errors import GluonexpError
 from gluonexp.outcomes import RUNNING
+from gluonexp.processes import lives, this_process
 from gluonexp.tracking.lifecycle import create_run, run_tags
 from gluonexp.tracking.runs import PARENT, RunRecord, reader
 from gluonexp.tracking.store import KIND, download, reported, silent
 from gluonexp.tracking.tracker import MlflowTracker, Status
-from gluonexp.tracking.values import one_line
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
+from gluonexp.tracking.uri import sqlite_path
+from gluonexp.tracking.values import MAX_TAG, one_line
 
 # The tag of a parent: a run with children, and without a model.
 SWEEP = {KIND: "sweep"}
 BEST = "gluonexp.sweep.best"  # tag of the parent: the best child's id
 _JOB, _POINT, _VARIED = "gluonexp.sweep.job", "gluonexp.sweep.point", "gluonexp.sweep.varied"
-ARGUMENTS = "sweep/arguments.json"
+_ARGUMENTS = "gluonexp.sweep.arguments"
 
 
 @dataclass(frozen=True)
@@ -86,25 +87,23 @@ class Attempt:
         folder = self._tag("gluonexp.workdir")
         return Path(folder) if folder else None
 
-    def elsewhere(self) -> bool:
+    @property
+    def where(self) -> str:
+        """Which process is, or was, at work on it."""
+        return f"process {self._tag('gluonexp.pid')} on {self._tag('gluonexp.host')}"
+
+    def elsewhere(self, take_over: bool = False) -> bool:
         """Say whether another process may still be at work on it.
 
-        Where that would be on another host, nobody can tell, so it may.
+        Where that would be on another host, nobody can tell, so it may; not if the user says so
+        (`take_over`).
         """
-        pid = self._tag("gluonexp.pid") or ""
-        if self.status != RUNNING or not pid.isdigit():
+        if self.status != RUNNING:
             return False
         if self._tag("gluonexp.host") != platform.node():
-            return True
-        if int(pid) == os.getpid():  # a container that starts anew gives the same numbers again
-            return False
-        try:
-            os.kill(int(pid), 0)
-        except ProcessLookupError:
-            return False
-        except PermissionError:
-            pass  # somebody else's process
-        return True
+            return not take_over
+        process = self._tag("gluonexp.process") or ""
+        return process != this_process() and lives(process)
 
     def _tag(self, name: str) -> str | None:
         return self.record.tags.get(name)
@@ -143,13 +142,17 @@ class SweepRun:
             return create_run(self.client, self.experiment_id, run_tags(tags), name)
 
     def end(self, run_id: str, status: Status, reason: str, trace: str | None = None) -> None:
-        """End a child whose job could not do it itself; what it recorded stays."""
+        """End a child whose job did not end it itself; what it recorded stays.
+
+        The reason is entered wherever there is none.
+        """
         with reported(f"run {run_id} cannot be marked {status}"):
             run = self.client.get_run(run_id)
-            if run.info.status in ("RUNNING", "SCHEDULED"):
+            if "error" not in run.data.tags:
                 self.client.set_tag(run_id, "error", one_line(reason, 500))
                 if trace:
                     self.client.log_text(run_id, trace, "error/traceback.txt")
+            if run.info.status in ("RUNNING", "SCHEDULED"):
                 self.client.set_terminated(run_id, status)
 
     def read(self, run_id: str) -> Attempt:
@@ -160,12 +163,14 @@ class SweepRun:
         """Return `metric` by epoch for each of these children."""
         return self._reader.curves(run_ids, metric)
 
-    def remember(self, arguments: Sequence[str]) -> None:
-        """Keep what the sweep was started with, for `arguments_of`."""
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder, Path(ARGUMENTS).name)
-            path.write_text(json.dumps(list(arguments), indent=2) + "\n", encoding="utf-8")
-            self.tracker.log_artifacts(Path(folder), str(Path(ARGUMENTS).parent))
+    def lock_file(self) -> Path:
+        """Return the file that guards what only one process of this host may do at a time."""
+        uri: str = self.client.tracking_uri
+        database = sqlite_path(uri)
+        if database is not None:
+            return database.with_name(f".{database.name}.sweeps.lock")
+        digest = hashlib.sha256(uri.encode()).hexdigest()[:16]
+        return platformdirs.user_cache_path("gluonexp", appauthor=False) / f"sweeps-{digest}.lock"
 
     def overrides(self, run_id: str) -> list[str]:
         """Return the overrides that a child was run with."""
@@ -190,6 +195,9 @@ class SweepRun:
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
+            known = self.client.search_model_versions(f"name = '{name}' AND run_id = '{run_id}'")
+            if known:
+                return str(known[0].version)
             source = f"{self.client.get_run(run_id).info.artifact_uri}/export"
             version = self.client.create_model_version(
                 name, source, run_id, description=description, await_creation_for=0
@@ -197,8 +205,29 @@ class SweepRun:
         return str(version.version)
 
 
-def arguments_of(client: MlflowClient, run_id: str) -> list[str]:
-    """Return the overrides that the sweep of parent `run_id` was started with."""
-    with tempfile.TemporaryDirectory() as folder, silent():
-        path = download(client, run_id, ARGUMENTS, Path(folder))
-        return [str(word) for word in json.loads(path.read_text(encoding="utf-8"))]
+def argument_tags(arguments: Sequence[str]) -> dict[str, str]:
+    """Return the tags that keep what a sweep was started with; passwords are not kept."""
+    kept = [word for word in arguments if not word.startswith("tracking.uri=")]
+    text = json.dumps(kept)
+    parts = [text[start : start + MAX_TAG] for start in range(0, len(text), MAX_TAG)]
+    return {f"{_ARGUMENTS}.{index}": part for index, part in enumerate(parts)}
+
+
+def arguments_of(parent: RunRecord) -> list[str]:
+    """Return the overrides that a sweep was started with.
+
+    Raises
+    ------
+    GluonexpError
+        It does not say.
+    """
+    parts = itertools.takewhile(
+        lambda part: part is not None,
+        (parent.tags.get(f"{_ARGUMENTS}.{index}") for index in itertools.count()),
+    )
+    try:
+        return [str(word) for word in json.loads("".join(map(str, parts)))]
+    except ValueError:
+        raise GluonexpError(
+            f"sweep {parent.run_id} does not say what it was started with; start another one"
+        ) from None

@@ -301,7 +301,9 @@ class MlflowTracker:
         self._outage = False
 
     def _log_error(self, error: BaseException) -> None:
-        self.log_tags({"error": one_line(f"{type(error).__name__}: {error}", 500)})
+        # What is meant for users says all by itself.
+        name = "" if isinstance(error, GluonexpError) else f"{type(error).__name__}: "
+        self.log_tags({"error": one_line(f"{name}{error}", 500)})
         text = "".join(traceback.format_exception(error))
         with reported(f"the traceback cannot be kept in run {self.run_id}"):
             self.client.log_text(self.run_id, text, "error/traceback.txt")

@@ -1,4 +1,4 @@
-"""``hydra/sweeper=grid`` and ``optuna``: where a sweep's points come from.
+"""``hydra/sweeper=basic``, the default, and ``optuna``: where a sweep's points come from.
 
 Hydra imports this module whenever it starts: what is heavy is imported where it is used.
 """
@@ -18,7 +18,7 @@ from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn
 from hydra.errors import CompactHydraException
 from hydra.plugins.launcher import Launcher
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 if TYPE_CHECKING:
     from gluonexp.outcomes import Summary
@@ -52,8 +52,6 @@ class _Sweeper(BasicSweeper):
         launcher = self.launcher
         assert launcher is not None
         folder = Path(str(self.config.hydra.sweep.dir))
-        folder.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(self.config, folder / "multirun.yaml")
         loader = self.hydra_context.config_loader
         parser = OverridesParser.create(config_loader=loader)
         overrides = {
@@ -62,20 +60,23 @@ class _Sweeper(BasicSweeper):
         }
         if callable(start := getattr(launcher, "start", None)):
             start(self.count(list(overrides.values())), _warm_up)  # while we prepare
-        hydra_overrides = [str(word) for word in self.config.hydra.overrides.hydra]
         try:
             source = self.source(Composer(loader, self.config), list(overrides.values()))
+            folder.mkdir(parents=True, exist_ok=True)
+            OmegaConf.save(self.config, folder / "multirun.yaml")
             return conduct(
                 Plan(
                     source=source,
                     launch=lambda jobs: _launched(launcher, jobs, self.max_batch_size),
                     folder=folder,
-                    arguments=[*hydra_overrides, *arguments],
+                    arguments=_typed(self.config, arguments),
                     is_group=lambda key: bool(loader.get_group_options(key)),
                 )
             )
         except GluonexpError as error:
             raise CompactHydraException(str(error)) from None
+        except FileExistsError as error:
+            raise CompactHydraException(f"hydra.sweep.dir={folder}: {error.strerror}") from None
 
     def count(self, overrides: Sequence[Override]) -> int:
         """Return how many points there will be, at most."""
@@ -135,6 +136,24 @@ class OptunaSweeper(_Sweeper):
         assert self.config is not None
         folder = Path(str(self.config.hydra.sweep.dir))
         return Search(composer, overrides, Options(*self._options), folder)
+
+
+def _typed(config: DictConfig, task: Sequence[str]) -> list[str]:
+    """Return the overrides that start the same sweep again, one a key.
+
+    A folder given by ``--config-dir`` is among them. Which sweep was resumed is not: what starts
+    it again need not do so in the same parent.
+    """
+    words = [str(word) for word in config.hydra.overrides.hydra]
+    folders = [
+        str(Path(source.path).resolve())
+        for source in config.hydra.runtime.config_sources
+        if source.provider == "command-line"
+    ]
+    if folders and not any(word.startswith("hydra.searchpath=") for word in words):
+        words.append(f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in folders)}]")
+    by_key = {word.partition("=")[0]: word for word in [*words, *task]}
+    return [word for key, word in by_key.items() if key not in ("hydra.mode", "sweep.resume")]
 
 
 def _warm_up() -> None:

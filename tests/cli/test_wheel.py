@@ -51,7 +51,12 @@ def installed(wheel, tmp_path_factory):
 
 def test_the_wheel_holds_the_package_its_configuration_and_nothing_else(wheel):
     names = zipfile.ZipFile(wheel).namelist()
-    assert {name.split("/")[0].split("-")[0] for name in names} == {"gluonexp"}
+    tops = {name.split("/")[0].split("-")[0] for name in names}
+    assert tops == {"gluonexp", "hydra_plugins"}
+    assert {name for name in names if name.startswith("hydra_plugins/")} == {
+        f"hydra_plugins/gluonexp/{name}.py" for name in ("__init__", "launchers", "sweepers")
+    }
+    assert "gluonexp/report/page.html" in names
     groups = {
         f"gluonexp/conf/{path.relative_to(ROOT / 'conf').as_posix()}"
         for path in (ROOT / "conf").rglob("*.yaml")
@@ -73,4 +78,5 @@ def test_both_commands_find_the_wheels_own_configuration(installed, tmp_path):
     for command in (module, script):
         assert "batch_size:" in call(*command, "--cfg", "job", cwd=tmp_path)
         assert str(package / "conf") in call(*command, "--info", "config", cwd=tmp_path)
+        assert "GridSweeper" in call(*command, "--cfg", "hydra", cwd=tmp_path)
     assert "doctor" in call(installed / "gluonexp", "--help", cwd=tmp_path)

@@ -298,14 +298,6 @@ def test_two_runs_in_one_process_are_the_same_run_twice(compose, tmp_path):
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
-def test_a_sweep_goes_on_after_a_bad_point(tmp_path):
-    code, _, err = _finished(tmp_path, "-m", *SMALL, "optim.lr=0.01,-1")
-    assert code != 0
-    assert "optim.lr=-1" in err
-    _, runs = _runs(tmp_path)
-    assert [run.info.status for run in runs] == ["FINISHED"]
-
-
 def test_the_default_store_is_below_the_working_directory(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert resolve_uri(None) == f"sqlite:///{tmp_path}/mlruns/mlflow.db"

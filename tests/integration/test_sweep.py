@@ -15,9 +15,13 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from gluonexp import run as app
+from gluonexp.data import synthetic
+from gluonexp.data.types import Samples
 from gluonexp.outcomes import FAILED, FINISHED, KILLED, PRUNED, Summary
+from gluonexp.sweep.answer import command as answer_command
 from gluonexp.sweep.points import digest_of
 from gluonexp.tracking import open_store
+from gluonexp.tracking.sweeps import argument_tags
 
 ROOT = Path(__file__).parents[2]
 TINY = [
@@ -89,7 +93,6 @@ def test_the_report_lies_in_the_parent_and_best_yaml_repeats_the_best(folder: Pa
     client = open_store(None)
     local = Path(client.download_artifacts(summary.parent_id, "sweep", str(folder)))
     assert sorted(path.name for path in local.iterdir()) == [
-        "arguments.json",
         "best.yaml",
         "report.html",
         "results.csv",
@@ -117,6 +120,23 @@ def test_the_report_lies_in_the_parent_and_best_yaml_repeats_the_best(folder: Pa
     assert done.stdout == again.stdout
     (run,) = [run for run in children(client, summary.parent_id) if run.info.run_id == best.run_id]
     assert run.data.tags["gluonexp.sweep.point"] == digest_of(wanted)
+
+
+def test_the_best_of_a_preset_is_one_run(folder: Path) -> None:
+    summary = app.sweep(*TINY, "sweep=seeds")
+    assert statuses(summary) == [FINISHED] * 5
+    client = open_store(None)
+    local = client.download_artifacts(summary.parent_id, "sweep/best.yaml", str(folder))
+    done = subprocess.run(
+        command("--config-dir", str(Path(local).parent), "--config-name", "best", "tracking=none"),
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    best = summary.best()
+    assert best is not None
+    assert f"test   {best.metrics['test/loss']:.4f}" in done.stdout
 
 
 def test_a_failing_point_is_told_and_the_others_finish(capsys: pytest.CaptureFixture[str]) -> None:
@@ -151,10 +171,11 @@ def test_resuming_runs_only_what_is_missing() -> None:
     assert sorted(outcome.attempts for outcome in again.outcomes) == [1, 1, 2]
     assert client.get_run(first.parent_id).info.status == "FAILED"
 
-    # Without the bad point, what is there is all there is to do.
+    # A good value in place of the bad one completes it.
     whole = app.sweep(f"sweep.resume={first.parent_id}", "optim.lr=0.01,0.1,0.2")
     assert len(children(client, first.parent_id)) == 5
     assert whole.count(FINISHED) == 3
+    assert client.get_run(first.parent_id).info.status == "FINISHED"
 
 
 def test_a_finished_point_is_run_again_when_the_data_or_the_code_are_others(
@@ -170,6 +191,17 @@ def test_a_finished_point_is_run_again_when_the_data_or_the_code_are_others(
     app.sweep(f"sweep.resume={first.parent_id}")
     runs = children(client, first.parent_id)
     assert [run.data.params["seed"] for run in runs] == ["0", "1", "0"]
+
+    load = synthetic.Synthetic.load
+
+    def other(self: synthetic.Synthetic) -> Samples:
+        samples = load(self)
+        samples.train.images[0] ^= 1
+        return samples
+
+    monkeypatch.setattr(synthetic.Synthetic, "load", other)
+    app.sweep(f"sweep.resume={first.parent_id}")
+    assert len(children(client, first.parent_id)) == 5
 
 
 @pytest.mark.parametrize("option", ["sweep.fail_fast=true", "sweep.max_failures=1"])
@@ -196,6 +228,78 @@ def test_a_sweep_without_a_store_has_an_answer_too(
     assert not (folder / "mlruns" / "mlflow.db").exists()
 
 
+def test_a_run_left_by_a_dead_process_is_tried_again() -> None:
+    """Not by one that is at work, even where its number is taken by another process now."""
+    summary = app.sweep(*TINY, "seed=0,1")
+    client = open_store(None)
+    first, second = children(client, summary.parent_id)
+
+    def resumed() -> list[str]:
+        app.sweep("sweep.resume=last")
+        return [run.info.status for run in children(client, summary.parent_id)]
+
+    code = (
+        "from gluonexp.processes import this_process; print(this_process(), flush=True); input()"
+    )
+    sleeper = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert sleeper.stdout is not None
+    for run, process in ((first, sleeper.stdout.readline().strip()), (second, f"{sleeper.pid}@1")):
+        client.set_tag(run.info.run_id, "gluonexp.process", process)
+        client.update_run(run.info.run_id, status="RUNNING")
+    try:
+        assert resumed() == ["RUNNING", "KILLED", "FINISHED"]
+        assert client.get_run(summary.parent_id).info.status == "RUNNING"
+    finally:
+        sleeper.communicate("")
+    assert resumed() == ["KILLED", "KILLED", "FINISHED", "FINISHED"]
+    assert client.get_run(summary.parent_id).info.status == "FINISHED"
+
+
+def test_what_another_host_left_is_run_when_the_user_says_so() -> None:
+    summary = app.sweep(*TINY, "seed=0,1")
+    client = open_store(None)
+    run_id = children(client, summary.parent_id)[0].info.run_id
+    client.set_tag(run_id, "gluonexp.host", "elsewhere")
+    client.update_run(run_id, status="RUNNING")
+    app.sweep("sweep.resume=last")
+    assert len(children(client, summary.parent_id)) == 2
+    app.sweep("sweep.resume=last", "sweep.take_over=true")
+    statuses = [run.info.status for run in children(client, summary.parent_id)]
+    assert statuses == ["KILLED", "FINISHED", "FINISHED"]
+
+
+def test_a_password_is_not_recorded() -> None:
+    words = [*TINY, "seed=0,1", "tracking.uri=http://bob:s3cret@127.0.0.1"]
+    assert "s3cret" not in json.dumps(argument_tags(words))
+    assert "s3cret" not in answer_command(words)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["trainer.resume=somewhere"], r"trainer\.resume: .* sweep\.resume=ID"),
+        (["sweep.register=tiny"], r"sweep\.register=tiny: .* export"),
+        (["sweep.register=a/b"], r"sweep\.register=a/b: .* no '/'"),
+        (["tracking=none", "sweep.register=tiny"], r"sweep\.register=tiny: with tracking=none"),
+        (["tracking.experiment=a,b"], "tracking: a sweep has one"),
+        (["dataset.val_fraction=0"], r"objective\.metric=val/acc: dataset\.val_fraction=0"),
+        (["trainer=lr_find"], "trainer=lr_find ends in no result"),
+        (["objective.metric=val/los"], r"objective\.metric=val/los: choose one of"),
+        (["optim.lr=interval(0.1,0.2)"], "hydra/sweeper=optuna searches intervals"),
+        (["optim.lr=range(3,3)"], "nothing to run"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_what_no_sweep_can_be_is_refused_at_once(
+    folder: Path, words: list[str], told: str
+) -> None:
+    with pytest.raises(HydraException, match=told):
+        app.sweep(*TINY, "seed=0,1", *words)
+    assert not list(folder.glob("mlruns/hydra/*"))
+
+
 def test_the_best_is_registered() -> None:
     tiny = [word for word in TINY if word != "export=none"]
     summary = app.sweep(*tiny, "optim.lr=0.001,0.01", "sweep.register=tiny")
@@ -204,17 +308,29 @@ def test_the_best_is_registered() -> None:
     assert best is not None and version.run_id == best.run_id
     assert version.source.endswith("/export")
 
+    app.sweep("sweep.resume=last")  # nothing is new, and nothing is registered again
+    assert len(open_store(None).search_model_versions("name = 'tiny'")) == 1
+
 
 @pytest.mark.parametrize(
-    ("signum", "returncode"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["INT", "TERM"]
+    ("signum", "returncode", "more"),
+    [
+        (signal.SIGINT, 130, ["hydra/launcher=joblib", "hydra.launcher.n_jobs=1"]),
+        (signal.SIGTERM, 143, []),
+    ],
+    ids=["INT-joblib", "TERM"],
 )
 def test_an_interrupted_sweep_is_killed_and_goes_on(
-    folder: Path, signum: int, returncode: int
+    folder: Path, signum: int, returncode: int, more: list[str]
 ) -> None:
     long = [word for word in TINY if "epochs" not in word]
-    arguments = ["-m", *long, "trainer.epochs=2,200"]
+    arguments = ["-m", *long, *more, "trainer.epochs=2,200"]
     process = subprocess.Popen(
-        command(*arguments), env=environment(), stdout=subprocess.PIPE, text=True
+        command(*arguments),
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
     assert process.stdout is not None
     for line in process.stdout:
@@ -224,6 +340,7 @@ def test_an_interrupted_sweep_is_killed_and_goes_on(
     process.send_signal(signum)
     rest = process.stdout.read()
     assert process.wait() == returncode, rest
+    assert "Traceback" not in rest
 
     client = open_store(None)
     (parent,) = client.search_runs(["1"], "tags.`gluonexp.kind` = 'sweep'")
@@ -342,7 +459,7 @@ def test_a_killed_worker_loses_its_own_point_only(folder: Path) -> None:
         capture_output=True,
         text=True,
     )
-    assert resumed.returncode == 1, resumed.stdout + resumed.stderr  # 1e30 is still of the sweep
+    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
     runs = children(client, parent.info.run_id)
     assert len(runs) == 7
     assert runs[-1].info.status == "FINISHED"

@@ -28,7 +28,7 @@ FLOORS = (
     {"weights"},
     {"tracking", "export", "report", "study"},
     {"schema", "runtime", "download", "outcomes"},
-    {"mx", "progress"},
+    {"mx", "progress", "processes"},
     {"errors"},
     {"__init__"},
 )

@@ -1,0 +1,37 @@
+"""Which process is at work on something, and whether it still is."""
+
+import os
+from pathlib import Path
+
+
+def this_process() -> str:
+    """Return what tells this process from every other one of this host, earlier ones included."""
+    return _process(os.getpid()) or str(os.getpid())
+
+
+def lives(process: str) -> bool:
+    """Say whether the process of this host that once was `this_process` is still at work.
+
+    Its number alone does not tell: another one has it by now, or it has ended and nobody has
+    taken notice (a zombie).
+    """
+    number = process.partition("@")[0]
+    return number.isdigit() and _process(int(number)) == process
+
+
+def _process(pid: int) -> str | None:
+    """Return number and start of a process; None where there is none at work."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        if Path("/proc/self/stat").exists():
+            return None
+        try:  # macOS
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return None
+        except PermissionError:
+            pass
+        return str(pid)
+    fields = stat.rpartition(")")[2].split()  # the name before it may hold anything
+    return None if fields[0] in "ZX" else f"{pid}@{fields[19]}"

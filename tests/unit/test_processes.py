@@ -1,0 +1,37 @@
+"""Telling a process that is at work from one that was."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from gluonexp.processes import lives, this_process
+
+
+def test_this_process_lives_and_its_number_with_another_start_does_not() -> None:
+    assert lives(this_process())
+    assert this_process().partition("@")[0] == str(os.getpid())
+    assert not lives(f"{os.getpid()}@1")
+
+
+@pytest.mark.parametrize("text", ["", "nobody", "-1@3"])
+def test_what_names_no_process_does_not_live(text: str) -> None:
+    assert not lives(text)
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="only /proc tells a zombie")
+def test_one_that_ended_does_not_live_even_before_anybody_notices() -> None:
+    code = (
+        "from gluonexp.processes import this_process; print(this_process(), flush=True); input()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdout is not None
+        name = child.stdout.readline().strip()
+        assert lives(name)
+        child.kill()
+        while lives(name):  # it is dead at once, and waits to be waited for
+            os.sched_yield()
+        assert child.returncode is None

@@ -72,6 +72,7 @@ def test_a_typo_dies_while_composing_with_its_key(compose, override, message):
         "dataset.channels=2",
         "dataset.std=[0]",
         "objective.mode=maximum",
+        "objective.metric=val/f1",
         "tracking.backend=wandb",
         "export.onnx=true",
         "seed=-1",

@@ -111,7 +111,7 @@ def test_mean_and_std_must_fit_the_channels(compose):
 
 def test_a_callback_must_watch_something_that_is_measured(compose):
     with pytest.raises(GluonexpError, match=r"callbacks\.checkpoint\.metric=val/accuracy"):
-        build.plan(compose("objective.metric=val/accuracy"))
+        build.plan(compose("callbacks.checkpoint.metric=val/accuracy"))
     with pytest.raises(GluonexpError, match=r"callbacks\.early_stopping watches val/acc"):
         build.plan(compose("callbacks=early_stopping", "dataset.val_fraction=0"))
     build.plan(compose("dataset.val_fraction=0"))  # the checkpoint keeps the last epoch then
@@ -177,7 +177,6 @@ def test_right_samples_are_taken_and_split(compose):
     [
         ("scheduler=step", None),
         ("scheduler.warmup_epochs=soon", "^scheduler: "),
-        ("objective.metric=val/f1", r"^objective\.metric=val/f1"),
     ],
 )
 def test_wrong_values_are_found_before_data_are_read(compose, override, message):

@@ -237,7 +237,7 @@ def test_names() -> None:
     outcome = point(3, 0.5, **{"optim.lr": "0.0031622776601683794", "model.channels": "[1,2]"})
     assert called(outcome) == "lr=0.003162 channels=[1,2]"
     assert outcome.name == "lr=0.0031622776601683794 channels=[1,2]"
-    assert called(point(3, 0.5)) == "job 3"
+    assert called(point(3, 0.5)) == "the only point"
 
 
 @pytest.mark.parametrize(

@@ -377,7 +377,9 @@ def printed(summary: Summary, width: int = 80, limit: int = 20) -> list[str]:
 @pytest.mark.parametrize("summary", CASES.values(), ids=CASES)
 def test_the_terminal_table_fits_and_ends_with_the_best(summary: Summary) -> None:
     lines = printed(summary)
-    assert all(len(line) <= 80 for line in lines)
+    # A reason is one line however long it is, so that it can be searched for and copied.
+    tables = [line for line in lines if not line.startswith(("job ", "best: "))]
+    assert all(len(line) <= 80 for line in tables)
     text = " ".join(" ".join(lines).split())
     best = summary.best()
     if best is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from gluonexp import build, checkpoint, freeze, loop, lr_find, record, show, tracking
+from gluonexp import (
+    build,
+    checkpoint,
+    formats,
+    freeze,
+    loop,
+    lr_find,
+    record,
+    show,
+    tracking,
+    verify,
+)
 from gluonexp.callbacks import (
     TEST_CURVE,
     Prune,
@@ -20,20 +32,18 @@ from gluonexp.callbacks import (
     Track,
     Unfreezing,
 )
-from gluonexp.data.types import Spec, Split
-from gluonexp.export import symbol
+from gluonexp.data.types import Split
+from gluonexp.export import files, flavor, samples, symbol
 from gluonexp.job import Job, opened
 from gluonexp.loop import Callback
-from gluonexp.models.preprocess import Preprocessing
 from gluonexp.mx import nn
 from gluonexp.predict import Classifier, softmax
 from gluonexp.report import plots
 from gluonexp.schema import Config
 from gluonexp.study import open_trial
-from gluonexp.tracking import Tracker
-
-# The export is compared with the trained network on so many real images.
-VERIFIED_IMAGES = 256
+from gluonexp.tracking import MlflowTracker, Tracker, registry
+from gluonexp.tracking.registry import Registered
+from gluonexp.workers import Workers
 
 
 @dataclass(frozen=True)
@@ -89,7 +99,8 @@ def run(
     if config.trainer.lr_find.steps:
         return _find_lr(config, workdir, overrides, console)
     # 1. The network, its pretrained weights and freeze policy; the tracked run; the data.
-    with opened(config, workdir, overrides, console) as job:
+    formats.check(config.export)
+    with ExitStack() as proofs, opened(config, workdir, overrides, console) as job:
         config, learner, data = job.config, job.learner, job.data
         tracker, artifacts = job.tracker, job.artifacts
 
@@ -126,7 +137,10 @@ def run(
             objective = _objective(config, fit.history)
             return Result(tracker.run_id, fit.metrics, objective, fit.history, workdir, True)
 
-        # 3. The best network, and the test split once.
+        # 3. The best network, and the test split once. Meanwhile clean processes warm up for 4.
+        pool = proofs.enter_context(verify.workers()) if config.export.enabled else None
+        if pool is not None:
+            pool.start()
         metrics, best_epoch = _restore_best(workdir, learner.net, fit)
         name, held_out = data.held_out()
         logits = loop.predict(learner, held_out, config.trainer.batch_size)
@@ -139,16 +153,17 @@ def run(
         record.predictions(artifacts, name, held_out, softmax(logits), data.classes)
 
         # 4. The exported files, loaded back and proved equal to what was trained.
-        if config.export.enabled:
-            _export(artifacts, learner.net, job.spec, job.steps)
-            _verify(artifacts, learner, held_out, logits, tracker)
+        objective = _objective(config, fit.history)
+        if pool is not None:
+            _export(job, held_out, logits, pool, console)
             _draw_prediction(artifacts, held_out, config.seed)
         record.parameters_file(artifacts, workdir)
         tracker.log_artifacts(artifacts)
+        registered = _hand_over(job, best_epoch, objective)
 
     show.result(console, metrics, best_epoch)
+    show.registered(console, registered)
     _leave(job, console)
-    objective = _objective(config, fit.history)
     return Result(tracker.run_id, metrics, objective, fit.history, workdir)
 
 
@@ -246,29 +261,68 @@ def _restore_best(
     return {k: v for k, v in metrics.items() if not k.startswith(TEST_CURVE)}, epoch
 
 
-def _export(artifacts: Path, net: nn.HybridBlock, spec: Spec, steps: Preprocessing) -> None:
+def _export(
+    job: Job,
+    held_out: Split,
+    logits: NDArray[np.float32],
+    pool: Workers,
+    console: Console,
+) -> None:
+    """Write the export, and its certificate: every runtime says what the network says."""
+    folder, net, spec, steps = job.artifacts / "export", job.learner.net, job.spec, job.steps
     symbol.export(
         net,
-        artifacts / "export",
+        folder,
         image=(spec.height, spec.width, spec.channels),
         input_shape=(steps.channels, steps.height, steps.width),
         preprocess=steps.to_json(),
         classes=spec.classes,
     )
+    labels = held_out.labels.astype(np.int64)
+    samples.write(folder, samples.Samples(held_out.images, labels, logits, tuple(spec.classes)))
+    wanted = job.config.export
+    for note in formats.write(
+        folder,
+        with_onnx=formats.with_onnx(wanted),
+        with_graph=wanted.preprocess == "graph",
+        calibration=job.data.train.images if wanted.int8 else None,
+    ):
+        console.print(f"  note: {note}", highlight=False, markup=False)
+        job.tracker.log_tags({"gluonexp.export.note": note})
+
+    def trained(place: Path) -> None:
+        net.export(str(place / files.MODEL), epoch=0)
+
+    certificate = verify.certify(folder, pool=pool, reference=trained)
+    console.print(certificate.sentence(), highlight=False, markup=False)
+    job.tracker.log_tags(
+        {f"gluonexp.export.{each.runtime}": each.sentence() for each in certificate.agreements}
+    )
 
 
-def _verify(
-    artifacts: Path,
-    learner: loop.Learner,
-    held_out: Split,
-    logits: NDArray[np.float32],
-    tracker: Tracker,
-) -> None:
-    """Compare the exported files with the trained network on real images."""
-    count = min(VERIFIED_IMAGES, len(held_out))
-    inputs, _ = learner.put(held_out.images[:count], held_out.labels[:count])
-    for agreement in symbol.verify(artifacts / "export", inputs.asnumpy(), logits[:count]):
-        tracker.log_tags({f"gluonexp.export.{agreement.runtime}": agreement.sentence()})
+def _hand_over(job: Job, best_epoch: int, objective: float | None) -> Registered | None:
+    """Log the export as an MLflow model, and register it if that is wanted."""
+    tracker, wanted = job.tracker, job.config.export
+    if not isinstance(tracker, MlflowTracker) or not wanted.enabled:
+        return None
+    if not (wanted.mlflow_model or wanted.register):
+        return None
+    tracker.flush()  # the model gets the metrics of its epoch
+    model = flavor.log_model(
+        job.artifacts / "export", tracker.client, tracker.run_id, step=best_epoch
+    )
+    if wanted.register is None:
+        return None
+    goal = job.config.objective
+    return registry.register(
+        tracker.client,
+        tracker.run_id,
+        wanted.register,
+        model.model_uri,
+        metric=goal.metric,
+        mode=goal.mode,
+        value=objective,
+    )
 
 
 def _draw_prediction(artifacts: Path, held_out: Split, seed: int) -> None:

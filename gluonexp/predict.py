@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,26 +10,62 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
 
-from gluonexp.data.images import SUFFIXES, decode
+from gluonexp.data.images import SUFFIXES, UnreadableImageError, decode
 from gluonexp.errors import GluonexpError
-from gluonexp.export.symbol import RUNTIMES, read_signature
+from gluonexp.export import files, guard, runtimes
 from gluonexp.models.preprocess import Preprocess, Preprocessing
 from gluonexp.mx import nd
+from gluonexp.progress import transient_bar
 from gluonexp.report import plots
 
 PLOT_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg"}
 BATCH = 64
+# A picture holds at most so many images.
+DRAWN = 60
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What an export says of one image file; `true_name` is its folder's name if a class."""
+    """What an export says of one image file.
+
+    Attributes
+    ----------
+    classes, probabilities
+        Names and probabilities of all K classes, in label order.
+    true_name
+        The name of the file's folder, if that is a class.
+    """
 
     path: Path
-    name: str
-    probability: float
+    classes: tuple[str, ...]
+    probabilities: NDArray[np.float64]
     true_name: str | None
+
+    @property
+    def name(self) -> str:
+        """The likeliest class."""
+        return self.classes[self.probabilities.argmax()]
+
+    @property
+    def probability(self) -> float:
+        """Of the likeliest class."""
+        return float(self.probabilities.max())
+
+    def top(self, count: int) -> list[tuple[str, float]]:
+        """Return the `count` likeliest classes and their probabilities, the likeliest first."""
+        order = np.argsort(-self.probabilities, kind="stable")[:count]
+        return [(self.classes[index], float(self.probabilities[index])) for index in order]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What an export says of many files, in their order; a sentence for each unreadable one."""
+
+    classes: tuple[str, ...]
+    answers: tuple[Prediction, ...]
+    unreadable: tuple[str, ...]
 
 
 class Classifier:
@@ -39,11 +76,12 @@ class Classifier:
     folder
         Holds ``signature.json``, ``model-symbol.json`` and ``model-0000.params``.
     runtime
-        ``module`` or ``symbolblock``.
+        One of `gluonexp.export.runtimes.RUNTIMES`.
     """
 
     def __init__(self, folder: Path, runtime: str = "module") -> None:
-        signature = read_signature(folder)
+        self.folder = folder
+        signature = files.read_signature(folder)
         image = signature["image"]
         self.shape = int(image["height"]), int(image["width"]), int(image["channels"])
         self.classes: tuple[str, ...] = tuple(signature["classes"])
@@ -54,47 +92,89 @@ class Classifier:
             width=width,
             channels=channels,
         )
-        self._run = RUNTIMES[runtime](folder)
+        if runtime in ("onnx", "openvino") and (folder / files.ONNX).is_file():
+            guard.check_onnx(folder / files.ONNX)
+        self._run = runtimes.load(folder, runtime)
 
-    def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
-        """Return softmax probabilities (N, K) of images (N, H, W, C) uint8."""
+    def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return the logits (N, K) of images (N, H, W, C) uint8, `BATCH` by `BATCH`."""
         parts = []
         for start in range(0, len(images), BATCH):
             pixels = nd.array(images[start : start + BATCH], dtype="uint8")
-            parts.append(softmax(self._run(self._preprocess(pixels).asnumpy())))
+            parts.append(self._run(self._preprocess(pixels).asnumpy()))
+            if parts[-1].shape[1:] != (len(self.classes),):
+                raise GluonexpError(
+                    f"{self.folder}: the network has {parts[-1].shape[1:]} outputs, its signature "
+                    f"{len(self.classes)} classes"
+                )
         return np.concatenate(parts)
+
+    def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """Return softmax probabilities (N, K) of images (N, H, W, C) uint8."""
+        return softmax(self.logits(images))
 
 
 def predict_files(
-    folder: Path, paths: Sequence[Path], *, runtime: str = "module", plot: Path | None = None
-) -> list[Prediction]:
-    """Classify the image files at (and in the folders of) `paths` with the export in `folder`.
+    folder: Path,
+    paths: Sequence[str | Path],
+    *,
+    runtime: str = "module",
+    plot: Path | None = None,
+) -> Predictions:
+    """Classify the image files that `paths` mean with the export in `folder`.
 
     Parameters
     ----------
+    paths
+        As for `image_files`.
     plot
         Where to draw the images with their labels, if anywhere.
+
+    Raises
+    ------
+    GluonexpError
+        The export, a path or `plot` is not right. A file that cannot be read as an image is no
+        error: it is among the `unreadable`.
     """
     if plot is not None and plot.suffix.lower() not in PLOT_SUFFIXES:
         raise GluonexpError(f"{plot}: name a picture ({' '.join(sorted(PLOT_SUFFIXES))})")
+    found = image_files(paths)
     classifier = Classifier(folder, runtime)
-    files = image_files(paths)
-    images = np.stack([decode(path, *classifier.shape) for path in files])
-    names = [path.resolve().parent.name for path in files]
     folders = {folder_name(name): name for name in classifier.classes}
-    predictions = [
-        Prediction(path, classifier.classes[row.argmax()], float(row.max()), folders.get(name))
-        for path, row, name in zip(files, classifier.probabilities(images), names, strict=True)
-    ]
-    if plot is not None:
+    answers: list[Prediction] = []
+    unreadable: list[str] = []
+    drawn: list[NDArray[np.uint8]] = []
+    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with transient_bar(*columns) as bar:
+        task = bar.add_task("classifying", total=len(found))
+        for start in range(0, len(found), BATCH):
+            images: list[NDArray[np.uint8]] = []
+            read: list[Path] = []
+            for path in found[start : start + BATCH]:
+                try:
+                    images.append(decode(path, *classifier.shape))
+                except UnreadableImageError as error:
+                    unreadable.append(str(error))
+                else:
+                    read.append(path)
+            if images:
+                rows = classifier.probabilities(np.stack(images))
+                for path, row in zip(read, rows, strict=True):
+                    true_name = folders.get(path.resolve().parent.name)
+                    answers.append(Prediction(path, classifier.classes, row, true_name))
+            if plot is not None and len(drawn) < DRAWN:
+                drawn += images
+            bar.update(task, completed=start + BATCH)
+    if plot is not None and answers:
         plots.prediction(
-            images,
-            [prediction.name for prediction in predictions],
-            [prediction.probability for prediction in predictions],
-            [prediction.true_name for prediction in predictions],
+            # Of the others, of which only the number counts, none is kept.
+            drawn + drawn[-1:] * (len(answers) - len(drawn)),
+            [answer.name for answer in answers],
+            [answer.probability for answer in answers],
+            [answer.true_name for answer in answers],
             plot,
         )
-    return predictions
+    return Predictions(classifier.classes, tuple(answers), tuple(unreadable))
 
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -110,26 +190,43 @@ def folder_name(name: str) -> str:
     return re.sub(r"[^\w .\-]", "_", name).strip(". ") or "_"
 
 
-def image_files(paths: Sequence[Path]) -> list[Path]:
-    """Return the given files, and the images in and below the given folders, in order.
+def image_files(paths: Sequence[str | Path]) -> list[Path]:
+    """Return the files that `paths` mean, in order.
+
+    Parameters
+    ----------
+    paths
+        Files, folders (the images in and below them) and patterns such as ``photos/**/*.jpg``,
+        which match what a shell would match.
 
     Raises
     ------
     GluonexpError
-        A path that does not exist, or a folder without images.
+        A path that does not exist, a pattern that matches nothing, a folder without images.
     """
     files: list[Path] = []
-    for path in paths:
-        if not path.exists():
-            raise GluonexpError(f"{path}: no such image or folder")
-        found = [path]
-        if path.is_dir():
-            found = sorted(
-                inner
-                for inner in path.rglob("*")
-                if inner.suffix.lower() in SUFFIXES and inner.is_file() and inner.name[0] != "."
-            )
-            if not found:
-                raise GluonexpError(f"{path}: no images ({' '.join(sorted(SUFFIXES))}) here")
-        files += found
+    for path in map(Path, paths):
+        found = [path] if path.exists() else _matching(path)
+        for each in found:
+            files += _images_below(each, alone=len(found) == 1) if each.is_dir() else [each]
     return files
+
+
+def _matching(path: Path) -> list[Path]:
+    if not glob.has_magic(str(path)):
+        raise GluonexpError(f"{path}: no such image or folder")
+    found = [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]
+    if not found:
+        raise GluonexpError(f"{path}: nothing matches this pattern")
+    return found
+
+
+def _images_below(folder: Path, *, alone: bool) -> list[Path]:
+    found = sorted(
+        inner
+        for inner in folder.rglob("*")
+        if inner.suffix.lower() in SUFFIXES and inner.is_file() and inner.name[0] != "."
+    )
+    if not found and alone:
+        raise GluonexpError(f"{folder}: no images ({' '.join(sorted(SUFFIXES))}) here")
+    return found

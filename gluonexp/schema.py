@@ -177,7 +177,16 @@ class ExportConfig:
     """What is made of the trained network."""
 
     enabled: bool = True
-    onnx: bool = False
+    # null: where the library is installed
+    onnx: bool | None = None
+    # graph: also write a symbol that takes images as they rest, and prepares them itself.
+    preprocess: str = _chosen("signature", "signature", "graph")
+    # Also write a network of 8-bit integers, calibrated on training images.
+    int8: bool = False
+    # Log the export as an MLflow model, which can be served.
+    mlflow_model: bool = True
+    # Register that model under this name; `champion` is the best version so far.
+    register: str | None = None
 
 
 @dataclass
@@ -271,9 +280,6 @@ def to_config(composed: DictConfig) -> Config:
     config = OmegaConf.to_object(composed)
     assert isinstance(config, Config)
     _check(config, "")
-    if config.export.onnx:
-        # The name is reserved; to accept it and write no such file would be a lie.
-        raise GluonexpError("export.onnx=true: this version writes Symbol and params, no ONNX yet")
     if config.freeze.decay > 1:
         raise GluonexpError(f"freeze.decay={config.freeze.decay}: at most 1")
     search = config.trainer.lr_find
@@ -284,12 +290,20 @@ def to_config(composed: DictConfig) -> Config:
             f"trainer.lr_find.end={search.end:g}: must be above "
             f"trainer.lr_find.start={search.start:g}"
         )
-    if config.sweep.register is not None and not re.fullmatch(r"[^/:]+", config.sweep.register):
-        raise GluonexpError(
-            f"sweep.register={config.sweep.register}: a model's name has no '/' and no ':'"
-        )
     if search.steps and config.trainer.resume is not None:
         raise GluonexpError("trainer.resume: trainer=lr_find starts anew; leave one of them out")
+    names = {"sweep.register": config.sweep.register, "export.register": config.export.register}
+    for key, name in names.items():
+        if name is not None and not re.fullmatch(r"[^/:]+", name):
+            raise GluonexpError(f"{key}={name}: a model's name has no '/' and no ':'")
+    if config.export.register is not None:
+        if config.tracking.backend == "none" or not config.export.enabled:
+            raise GluonexpError(
+                f"export.register={config.export.register}: there is nothing to register with "
+                "tracking=none or export=none"
+            )
+        if search.steps:
+            raise GluonexpError("export.register: trainer=lr_find trains no model to register")
     dataset = config.dataset
     if dataset.train_fraction > 1:
         raise GluonexpError(f"dataset.train_fraction={dataset.train_fraction}: at most 1")

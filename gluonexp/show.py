@@ -13,8 +13,8 @@ from rich.table import Table
 from gluonexp.build import Data, Pretrained
 from gluonexp.freeze import Plan, PlanRow
 from gluonexp.freeze.layers import STATISTICS
-from gluonexp.predict import Prediction
 from gluonexp.runtime import redact
+from gluonexp.tracking.registry import Registered
 
 # A longer plan is summed up; every row is in plan/layers.csv.
 LONGEST_PLAN = 24
@@ -138,6 +138,12 @@ def suggestion(console: Console, lr: float) -> None:
     console.print(line, highlight=False)
 
 
+def registered(console: Console, version: Registered | None) -> None:
+    """Say under which name the model was registered, and whether it is the champion."""
+    if version is not None:
+        console.print(version.sentence, highlight=False, markup=False, soft_wrap=True)
+
+
 def untracked(console: Console, artifacts: Path) -> None:
     """Say where the artifacts are that no store keeps."""
     console.print(
@@ -155,16 +161,3 @@ def tracked(
         lines.append(f"  use it:  gluonexp predict {run_id[:8]}{store}")
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True)
-
-
-def predictions(console: Console, answers: Sequence[Prediction]) -> None:
-    """Print one row an image."""
-    known = any(answer.true_name is not None for answer in answers)
-    table = Table(box=None, pad_edge=False)
-    for heading in ("image", "predicted", "probability", *(["true"] if known else [])):
-        table.add_column(heading, justify="right" if heading == "probability" else "left")
-    for answer in answers:
-        image = "/".join(answer.path.parts[-2:])
-        true = [answer.true_name or ""] if known else []
-        table.add_row(image, answer.name, f"{answer.probability:.4f}", *true)
-    console.print(table)

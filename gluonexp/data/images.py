@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +41,9 @@ class UnreadableImageError(GluonexpError):
     """A file that cannot be decoded; the message names it."""
 
 
-def decode(path: str | Path, height: int, width: int, channels: int) -> NDArray[np.uint8]:
+def decode(
+    path: str | Path | BinaryIO, height: int, width: int, channels: int
+) -> NDArray[np.uint8]:
     """Decode an image file to an array of a given shape.
 
     JPEG, PNG, WebP and BMP; the first frame of an animation. The EXIF orientation is applied,
@@ -53,7 +56,7 @@ def decode(path: str | Path, height: int, width: int, channels: int) -> NDArray[
     Parameters
     ----------
     path
-        The file.
+        The file, or an open one.
     height, width
         Of the result, pixels.
     channels

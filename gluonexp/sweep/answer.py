@@ -150,8 +150,15 @@ def give(
         run.tracker.close("FAILED")
     if config.sweep.register and best is not None and status in (FINISHED, FAILED):
         description = f"{best.name}: {summary.metric} {best.objective:.4f}, sweep {run.run_id}"
-        version = run.register(config.sweep.register, str(best.run_id), description)
-        model = f"models:/{config.sweep.register}/{version}"
+        registered = run.register(
+            config.sweep.register,
+            str(best.run_id),
+            best.objective,
+            summary.metric,
+            summary.mode,
+            description,
+        )
+        model = registered.address + (", the champion" if registered.champion else "")
     winner = None if best is None or not config.export.enabled else best.run_id
     screen.farewell(
         console, run, status, problem, uri=config.tracking.uri, best=winner, model=model

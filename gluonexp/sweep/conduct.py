@@ -20,8 +20,8 @@ from gluonexp.sweep.best import IsGroup
 from gluonexp.sweep.ledger import Ledger, Recorded, Unrecorded
 from gluonexp.sweep.points import Point
 from gluonexp.sweep.screen import Jobs, announce
-from gluonexp.sweep.workers import WorkerDied
 from gluonexp.tracking.sweeps import SweepRun
+from gluonexp.workers import WorkerDied
 
 # A job as a launcher takes it: its number in the sweep, and its overrides.
 Job = tuple[int, Sequence[str]]

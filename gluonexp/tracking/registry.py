@@ -1,18 +1,169 @@
-"""Registered models: which version a name means, and the files it has."""
+"""Registered models: which one a name means, the files it has, and which is the champion."""
 
 from __future__ import annotations
 
+import hashlib
+import math
+import re
+import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+from filelock import FileLock
 
 from gluonexp.errors import GluonexpError
-from gluonexp.tracking.store import download, reported
+from gluonexp.tracking.store import download, reported, silent
+from gluonexp.tracking.uri import sqlite_path
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
+
+CHAMPION: Final = "champion"
+# Tags of a version.
+METRIC, MODE, VALUE = "gluonexp.metric", "gluonexp.mode", "gluonexp.value"
+RUN_ID: Final = "gluonexp.run_id"
+
+FORMS: Final = "models:/NAME@ALIAS, models:/NAME/3 or models:/m-ID"
+_ADDRESS: Final = re.compile(r"models:/(?:(m-[0-9a-f]{32})|([^/@]+)(?:/([0-9]+)|(@[^/@]+)))/?")
+
+# How long another process may take to register, seconds.
+_PATIENCE: Final = 120.0
+
+
+@dataclass(frozen=True)
+class Model:
+    """What an address of MLflow's, ``models:/...``, means.
+
+    Attributes
+    ----------
+    address
+        ``models:/NAME/VERSION`` or ``models:/m-ID``: an alias may move on, this stays.
+    title
+        What it is, for people.
+    location
+        The address of its folder (or of its single file).
+    run_id
+        The run that made it, None where nobody knows.
+    """
+
+    address: str
+    title: str
+    location: str
+    run_id: str | None
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A version of a registered model, and how it compares.
+
+    Attributes
+    ----------
+    name, version
+        ``models:/NAME/VERSION``.
+    champion
+        Whether the alias ``champion`` is (now) its.
+    sentence
+        What was decided and why, for people.
+    """
+
+    name: str
+    version: str
+    champion: bool
+    sentence: str
+
+    @property
+    def address(self) -> str:
+        """Where it is found again."""
+        return f"models:/{self.name}/{self.version}"
+
+
+def register(
+    client: MlflowClient,
+    run_id: str,
+    name: str,
+    source: str,
+    *,
+    metric: str,
+    value: float | None,
+    mode: str,
+    description: str | None = None,
+) -> Registered:
+    """Register a model as a new version, and as the champion if it beats the present one.
+
+    The first version with a value is the champion; then only a better value takes the alias, a
+    tie does not. A champion that was appointed by hand is measured by the history of `metric` in
+    its run, and stays where it has none. Processes of one machine take turns; on a server that
+    several machines register to, two of them at the same moment do not see each other. What a run
+    has registered already is not registered again.
+
+    Parameters
+    ----------
+    name
+        Of the registered model, made if there is none.
+    source
+        ``models:/m-ID`` for a logged model, or the address of a folder.
+    metric, mode
+        What "better" means; `mode` is ``max`` or ``min``.
+    value
+        Of `metric`; None (or not finite) was not measured, and is never a champion.
+
+    Raises
+    ------
+    GluonexpError
+        The store refuses.
+    """
+    tags = {METRIC: metric, MODE: mode, RUN_ID: run_id}
+    if value is not None:
+        tags[VALUE] = repr(float(value))
+    with reported(f"run {run_id} cannot be registered as {name}"), _turn(client, name):
+        # Not models:/m-ID itself: without a server, MLflow would look that up in another store,
+        # the process's global one.
+        logged = _ADDRESS.fullmatch(source)
+        model_id = logged[1] if logged else None
+        location = find_model(client, source).location if logged else source
+        version = _existing(client, run_id, name, location)
+        if version is None:
+            _ensure_name(client, name)
+            made = client.create_model_version(
+                name,
+                location,
+                run_id,
+                tags=tags,
+                description=description,
+                await_creation_for=0,
+                model_id=model_id,
+            )
+            version = str(made.version)
+        holder = _champion(client, name)
+        wins, why = _judge(client, version, value, holder, metric, mode)
+        if wins:
+            client.set_registered_model_alias(name, CHAMPION, version)
+    champion = wins or (holder is not None and str(holder.version) == version)
+    return Registered(name, version, champion, f"version {version} of {name} {why}")
+
+
+def find_model(client: MlflowClient, address: str) -> Model:
+    """Return what ``models:/NAME@ALIAS``, ``models:/NAME/VERSION`` or ``models:/m-ID`` means."""
+    parts = _ADDRESS.fullmatch(address)
+    if not parts:
+        raise GluonexpError(f"{address}: write {FORMS}")
+    model_id, name, number, alias = parts.groups()
+    if model_id:
+        with reported(f"model {model_id} cannot be found"):
+            logged = client.get_logged_model(model_id)
+        location = str(logged.artifact_location).rstrip("/")
+        return Model(f"models:/{model_id}", f"model {model_id}", location, logged.source_run_id)
+    version = find_version(client, name, number or alias)
+    title = f"version {version.version} of model {name}"
+    with reported(f"{title} cannot be read"):
+        location = client.get_model_version_download_uri(name, version.version).rstrip("/")
+    if location.startswith("models:/m-"):  # as MLflow itself registers a logged model
+        location = find_model(client, location).location
+    return Model(f"models:/{name}/{version.version}", title, location, version.run_id or None)
 
 
 def find_version(client: MlflowClient, name: str, which: str) -> ModelVersion:
@@ -24,12 +175,12 @@ def find_version(client: MlflowClient, name: str, which: str) -> ModelVersion:
 
 
 def download_first(
-    client: MlflowClient, version: ModelVersion, paths: Sequence[str], dest: Path
+    client: MlflowClient, model: Model, paths: Sequence[str], dest: Path
 ) -> tuple[str, Path]:
-    """Copy the first of `paths` that a version has under folder `dest`.
+    """Copy the first of `paths` that a model has under folder `dest`.
 
-    A version that is the ``export`` folder of a run has the run's other folders, too: they are of
-    the same network. A version may also be a single file, which is copied then, whatever its name.
+    A model that is the ``export`` folder of a run has the run's other folders, too: they are of
+    the same network. A model may also be a single file, which is copied then, whatever its name.
 
     Returns
     -------
@@ -49,12 +200,11 @@ def download_first(
             )
         )
 
-    uri = client.tracking_uri
-    doing = f"version {version.version} of model {version.name} cannot be read"
+    uri, source = client.tracking_uri, model.location
+    doing = f"{model.title} cannot be read"
     dest.mkdir(parents=True, exist_ok=True)
-    with reported(doing):
-        source = client.get_model_version_download_uri(version.name, version.version).rstrip("/")
-        root = _run_folder(client, version, source)
+    with reported(doing), silent():
+        root = _run_folder(client, model)
         for path in paths:
             folder, _, name = f"{root}/{path}".rpartition("/")
             if name in files(folder):
@@ -76,12 +226,89 @@ def download_if_any(
     return None
 
 
-def _run_folder(client: MlflowClient, version: ModelVersion, source: str) -> str:
-    """Return the folder of a run's artifacts if `source` is the export in it, else `source`."""
+def _run_folder(client: MlflowClient, model: Model) -> str:
+    """Return the folder of a run's artifacts if a model is the export in it, else the model's."""
+    source = model.location
     folder = source.removesuffix("/export")
-    if folder == source or f"{version.source}".startswith("runs:/"):
+    if folder == source or source.startswith("runs:/"):
         return folder
     with suppress(GluonexpError), reported("its run is gone"):
-        if version.run_id and client.get_run(version.run_id).info.artifact_uri == folder:
+        if model.run_id and client.get_run(model.run_id).info.artifact_uri == folder:
             return folder
     return source
+
+
+def _turn(client: MlflowClient, name: str) -> FileLock:
+    """Return the lock under which processes of this machine register models called `name`."""
+    database = sqlite_path(client.tracking_uri)
+    if database is not None:
+        return FileLock(database.with_name(f".{database.name}.lock"), timeout=_PATIENCE)
+    key = hashlib.sha256(f"{client.tracking_uri} {name}".encode()).hexdigest()[:16]
+    return FileLock(Path(tempfile.gettempdir(), f"gluonexp-{key}.lock"), timeout=_PATIENCE)
+
+
+def _existing(client: MlflowClient, run_id: str, name: str, location: str) -> str | None:
+    """Return the version that a run has registered already, if it has."""
+    found = client.search_model_versions(f"run_id = '{run_id}'")
+    return next(
+        (str(one.version) for one in found if (one.name, one.source) == (name, location)), None
+    )
+
+
+def _ensure_name(client: MlflowClient, name: str) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+def _champion(client: MlflowClient, name: str) -> ModelVersion | None:
+    number = client.get_registered_model(name).aliases.get(CHAMPION)
+    return None if number is None else client.get_model_version(name, str(number))
+
+
+def _judge(
+    client: MlflowClient,
+    version: str,
+    value: float | None,
+    holder: ModelVersion | None,
+    metric: str,
+    mode: str,
+) -> tuple[bool, str]:
+    """Say whether a version takes the alias, and why."""
+    if holder is not None and str(holder.version) == version:
+        return False, "is the champion already"
+    if value is None or not math.isfinite(value):
+        return False, f"has no value of {metric}, so it is not the {CHAMPION}"
+    if holder is None:
+        return True, f"is the {CHAMPION}, the first one: {metric} {value:.6g}"
+    held = _value(client, holder, metric, mode)
+    if held is None:
+        return False, (
+            f"is not the {CHAMPION}: that is version {holder.version}, of which {metric} is not "
+            "known"
+        )
+    better = value > held if mode == "max" else value < held
+    told = f"{metric} {value:.6g} against {held:.6g} of version {holder.version}"
+    if better:
+        return True, f"is the {CHAMPION} now: {told}"
+    return False, f"is not the {CHAMPION}: {told}"
+
+
+def _value(client: MlflowClient, version: ModelVersion, metric: str, mode: str) -> float | None:
+    """Return the value by which a version is measured, None if nobody knows."""
+    from mlflow.exceptions import MlflowException
+
+    best = max if mode == "max" else min
+    if version.tags.get(METRIC) == metric and version.tags.get(MODE) == mode:
+        with suppress(KeyError, ValueError):
+            told = float(version.tags[VALUE])
+            return told if math.isfinite(told) else None
+    try:
+        history = client.get_metric_history(version.run_id, metric) if version.run_id else []
+    except MlflowException:  # its run is gone
+        history = []
+    return best((m.value for m in history if math.isfinite(m.value)), default=None)

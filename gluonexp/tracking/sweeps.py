@@ -22,6 +22,8 @@ from gluonexp.errors import GluonexpError
 from gluonexp.outcomes import RUNNING
 from gluonexp.processes import lives, this_process
 from gluonexp.tracking.lifecycle import create_run, run_tags
+from gluonexp.tracking.models import logged_model
+from gluonexp.tracking.registry import Registered, register
 from gluonexp.tracking.runs import PARENT, RunRecord, reader
 from gluonexp.tracking.store import KIND, download, reported, silent
 from gluonexp.tracking.tracker import MlflowTracker, Status
@@ -185,24 +187,25 @@ class SweepRun:
         file = Path(root.removeprefix("file://"), path)
         return file if file.is_file() else None
 
-    def register(self, name: str, run_id: str, description: str) -> str:
-        """Register the export of child `run_id` as a new version of model `name`; return which."""
-        from mlflow.exceptions import MlflowException
-
-        with reported(f"sweep.register={name}: run {run_id} cannot be registered"):
-            try:
-                self.client.create_registered_model(name)
-            except MlflowException as error:
-                if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                    raise
-            known = self.client.search_model_versions(f"name = '{name}' AND run_id = '{run_id}'")
-            if known:
-                return str(known[0].version)
-            source = f"{self.client.get_run(run_id).info.artifact_uri}/export"
-            version = self.client.create_model_version(
-                name, source, run_id, description=description, await_creation_for=0
-            )
-        return str(version.version)
+    def register(
+        self, name: str, run_id: str, value: float | None, metric: str, mode: str, description: str
+    ) -> Registered:
+        """Register the model of child `run_id` as a version of `name`; see `registry.register`."""
+        model = logged_model(self.client, run_id)
+        with reported(f"run {run_id} cannot be read"):
+            # A run may have been told to log no model (or is an old one): then its export is one.
+            folder = f"{self.client.get_run(run_id).info.artifact_uri}/export"
+        source = folder if model is None else model.model_uri
+        return register(
+            self.client,
+            run_id,
+            name,
+            source,
+            metric=metric,
+            value=value,
+            mode=mode,
+            description=description,
+        )
 
 
 def argument_tags(arguments: Sequence[str]) -> dict[str, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -17,8 +16,9 @@ from numpy.typing import NDArray
 from gluonexp import tracking
 from gluonexp.download import NoMirror, obstacles
 from gluonexp.errors import GluonexpError
+from gluonexp.export import params
 from gluonexp.tracking import registry
-from gluonexp.weights import names, origin, params, pth, torchvision, zoo
+from gluonexp.weights import names, origin, pth, torchvision, zoo
 from gluonexp.weights.origin import Origin
 
 Arrays = dict[str, NDArray[np.float32]]
@@ -31,7 +31,10 @@ BUNDLED: Final[Mapping[str, Path]] = {
 # What a run, or a registered model, may hold; the first has the structural names of all of it.
 CHECKPOINT: Final = "checkpoint/model.params"
 _META: Final = "checkpoint/meta.json"
-_HELD: Final = (CHECKPOINT, "model.params", "export/model-0000.params", "model-0000.params")
+_HELD: Final = (
+    *(CHECKPOINT, "model.params"),
+    *(f"{folder}model-0000.params" for folder in ("export/", "data/", "")),  # data: MLflow's
+)
 _SUFFIXES: Final = (".params", ".pth", ".pt", ".safetensors")
 _CHOICES: Final = (
     f"it is imagenet, bundled, none, auto, a file ({' '.join(_SUFFIXES)}), runs:/RUN_ID or "
@@ -98,7 +101,7 @@ def find(
         ``imagenet``, ``bundled``, ``none``; ``auto``: imagenet if it is cached or can be
         downloaded, else bundled, else none; a file (``.params`` ``.pth`` ``.pt``
         ``.safetensors``); ``runs:/RUN_ID``, with the path of an artifact if it is not the
-        checkpoint; ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION``.
+        checkpoint; ``models:/NAME@ALIAS``, ``models:/NAME/VERSION`` or ``models:/m-ID``.
     needed
         The zoo's structural names of the parameters that will be used, apart from a head's.
         Bundled weights that lack one are not taken. None: nobody knows.
@@ -280,22 +283,21 @@ def _of_run(choice: str, backbone: str, tracking_uri: str | None) -> Weights:
 
 
 def _of_model(choice: str, backbone: str, tracking_uri: str | None) -> Weights:
-    parts = re.fullmatch(r"models:/([^/@]+)(?:/([0-9]+)|(@[^/@]+))", choice)
-    if not parts:
-        raise GluonexpError(f"model.weights={choice}: write models:/NAME@ALIAS or models:/NAME/3")
     client = tracking.open_store(tracking.existing(tracking_uri))
-    version = registry.find_version(client, parts[1], parts[2] or parts[3])
-    found = f"models:/{version.name}/{version.version}"  # an alias may move on
+    try:
+        model = registry.find_model(client, choice)
+    except GluonexpError as error:
+        raise GluonexpError(f"model.weights: {error}") from error
     with tempfile.TemporaryDirectory() as folder:
-        path, copy = registry.download_first(client, version, _HELD, Path(folder))
-        meta = registry.download_if_any(client, version.run_id, _META, Path(folder))
+        path, copy = registry.download_first(client, model, _HELD, Path(folder))
+        meta = registry.download_if_any(client, model.run_id, _META, Path(folder))
         if meta is None:  # no run tells: put what lies beside the file beside its copy
             beside = [path.replace(Path(path).name, n) for n in (origin.META, origin.SIGNATURE)]
             with suppress(GluonexpError):
-                registry.download_first(client, version, beside, copy.parent)
-        title = f"{path} of model {version.name}, version {version.version}"
-        with _called(copy, found):
-            return _read(found, title, copy, backbone, origin.of_run(meta) if meta else None)
+                registry.download_first(client, model, beside, copy.parent)
+        with _called(copy, model.address):
+            said = origin.of_run(meta) if meta else None
+            return _read(model.address, f"{path} of {model.title}", copy, backbone, said)
 
 
 def _of_file(choice: str, backbone: str) -> Weights:

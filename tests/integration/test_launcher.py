@@ -27,8 +27,8 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from gluonexp.run import conf_dir
-from gluonexp.sweep.workers import WorkerDied, cores
 from gluonexp.tracking import open_store
+from gluonexp.workers import WorkerDied, cores
 
 # Workers cannot import the tests.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])

@@ -306,7 +306,8 @@ def test_the_best_is_registered() -> None:
     version = open_store(None).get_model_version("tiny", "1")
     best = summary.best()
     assert best is not None and version.run_id == best.run_id
-    assert version.source.endswith("/export")
+    assert version.aliases == ["champion"]
+    assert "/models/m-" in version.source  # the model that the run logged
 
     app.sweep("sweep.resume=last")  # nothing is new, and nothing is registered again
     assert len(open_store(None).search_model_versions("name = 'tiny'")) == 1

@@ -730,7 +730,7 @@ def test_a_registered_model_gives_the_checkpoint_of_its_run(folder, path, uri, s
     store.client.set_registered_model_alias("net", "best", str(version))
     found = find("models:/net@best", BACKBONE, tracking_uri=store.uri)
     assert found.choice == f"models:/net/{version}"
-    assert found.title == f"{path} of model net, version {version}"
+    assert found.title == f"{path} of version {version} of model net"
     assert found.sha256 == store.sha256("checkpoint/model.params")
     assert_same(found.arrays, store.arrays | store.head)
     # What was found stays, when the alias goes elsewhere.
@@ -743,15 +743,16 @@ def test_what_is_no_registered_model_is_told(store):
     uri = store.uri
     for choice in ("models:/net", "models:/net/latest", "models:/net@best/2", "models:/@best"):
         assert refused(choice, BACKBONE, tracking_uri=uri) == (
-            f"model.weights={choice}: write models:/NAME@ALIAS or models:/NAME/3"
+            f"model.weights: {choice}: write models:/NAME@ALIAS, models:/NAME/3 or models:/m-ID"
         )
     assert refused("models:/net@gone", BACKBONE, tracking_uri=uri).startswith(
-        "version @gone of model net cannot be found: "
+        "model.weights: version @gone of model net cannot be found: "
     )
     version = store.version(f"{store.artifacts}/nowhere")
     assert refused(f"models:/net/{version}", BACKBONE, tracking_uri=uri) == (
         f"version {version} of model net cannot be read: {store.artifacts}/nowhere has none of "
-        "checkpoint/model.params, model.params, export/model-0000.params, model-0000.params"
+        "checkpoint/model.params, model.params, export/model-0000.params, "
+        "data/model-0000.params, model-0000.params"
     )
 
 
@@ -901,4 +902,4 @@ def test_an_export_elsewhere_is_not_taken_for_a_runs(store, tmp_path):
     tuned(tmp_path / "checkpoint", store)
     version = store.version(str(path.parent))
     found = find(f"models:/net/{version}", BACKBONE, tracking_uri=store.uri)
-    assert found.title == f"model-0000.params of model net, version {version}"
+    assert found.title == f"model-0000.params of version {version} of model net"

@@ -17,8 +17,8 @@ from typing import Any
 import cloudpickle
 import pytest
 
-from gluonexp.sweep import workers
-from gluonexp.sweep.workers import TaskError, WorkerDied, Workers, cores
+from gluonexp import workers
+from gluonexp.workers import TaskError, WorkerDied, Workers, cores
 
 # Workers cannot import the tests.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -402,7 +402,7 @@ def test_warming_up_is_cut_short(tmp_path: Path) -> None:
 PARENT = """
     import os, signal, sys
     from pathlib import Path
-    from gluonexp.sweep.workers import Workers
+    from gluonexp.workers import Workers
 
     folder = Path(sys.argv[1])
 

@@ -1,0 +1,77 @@
+"""The ``gluonexp`` command: what surrounds a run (the run itself is ``gluonexp.run``)."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gluonexp import __version__
+from gluonexp.cli.files import download, export
+from gluonexp.cli.models import evaluate, predict, verify
+from gluonexp.cli.options import URI, complete_overrides
+from gluonexp.cli.runs import compare, runs, ui
+from gluonexp.errors import GluonexpError
+
+__all__ = ["compare", "main"]
+
+
+class _Group(click.Group):
+    """Shows a `GluonexpError` as one message, without a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except GluonexpError as error:
+            raise click.ClickException(str(error)) from None
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="gluonexp")
+def main() -> None:
+    """Turn a Gluon training script into a tracked experiment.
+
+    \b
+    gluonexp run model=cnn optim.lr=0.003    train, track, export
+    gluonexp runs                            list what was recorded
+    gluonexp compare --sweep last            what differs, and what came of it
+    gluonexp ui                              look at the runs in MLflow
+    gluonexp predict last img.png            use what was exported
+    gluonexp evaluate last                   how good is it, at which classes?
+    gluonexp verify last                     is it still what was trained?
+    gluonexp download last export --to .     copy its files here
+    gluonexp doctor                          is this machine ready?
+
+    Completion: eval "$(_GLUONEXP_COMPLETE=bash_source gluonexp)" (or zsh_source, fish_source).
+    """  # noqa: D301 (click wants the backspace itself)
+
+
+@main.command(
+    context_settings={"ignore_unknown_options": True, "help_option_names": []},
+    add_help_option=False,
+)
+@click.argument("overrides", nargs=-1, type=click.UNPROCESSED, shell_complete=complete_overrides)
+def run(overrides: tuple[str, ...]) -> None:
+    """Train one run, or a sweep with -m (the same as python -m gluonexp.run)."""
+    from gluonexp.run import start
+
+    sys.argv = ["gluonexp run", *overrides]
+    sys.path.insert(0, str(Path.cwd()))  # as `python -m` does: where one's own package lies
+    start("gluonexp run")
+
+
+@main.command()
+@URI
+def doctor(tracking_uri: str | None) -> None:
+    """Check Python, MXNet, devices, the MLflow store and the caches, one line each."""
+    from gluonexp import doctor as checkup
+
+    checks = checkup.checks(tracking_uri)
+    checkup.render(checks)
+    sys.exit(1 if any(check.ok is False for check in checks) else 0)
+
+
+for command in (runs, compare, ui, predict, evaluate, verify, export, download):
+    main.add_command(command)

@@ -1,0 +1,210 @@
+"""Files of runs and models: copied to this machine, made anew in other formats."""
+
+from __future__ import annotations
+
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gluonexp.cli.options import MODEL, URI, complete_models
+from gluonexp.errors import GluonexpError
+
+
+@click.command()
+@MODEL
+@click.argument("path", default="")
+@click.option(
+    "--to", type=click.Path(path_type=Path, file_okay=False), help="The folder to copy to."
+)
+@click.option("--list", "listing", is_flag=True, help="Only say what there is, with sizes.")
+@URI
+def download(
+    model: str, path: str, to: Path | None, listing: bool, tracking_uri: str | None
+) -> None:
+    """Copy the files of a run (or only PATH of them) to a folder, checked.
+
+    MODEL is a run's id, the first 6 or more characters of one, 'last', models:/NAME@ALIAS or
+    models:/NAME/VERSION; a sweep's id means the sweep's own files. Each file keeps its path.
+    Files that are there already and right are kept, so that the same command goes on with a
+    download that was cut off.
+
+    \b
+    gluonexp download last --list
+    gluonexp download last export --to .
+    gluonexp download 3f2a91c0 plots/confusion_matrix.png --to pictures
+    gluonexp download models:/digits@champion --to digits
+    """  # noqa: D301 (click wants the backspace itself)
+    from gluonexp import tracking
+    from gluonexp.tracking import artifacts
+
+    if (to is None) is not listing:
+        raise click.UsageError("name the folder to copy to: --to DIR (or ask for --list)")
+    client = tracking.open_store(tracking.existing(tracking_uri))
+    source = artifacts.of(client, model)
+    files = source.files(path)
+    if listing:
+        for file in files:
+            size = "?" if file.size is None else f"{file.size:,}"
+            click.echo(f"{size:>15}  {file.path}")
+        return
+    assert to is not None
+    done = artifacts.download(source, files, to)
+    kept = f", {len(done.kept)} were there already" if done.kept else ""
+    click.echo(f"{to}: {len(done.copied)} files copied{kept}; {done.size / 1e6:,.1f} MB, checked")
+
+
+FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
+
+
+class _Sizes(click.ParamType[tuple[int, int, int]]):
+    """Three sizes, such as 3x224x224."""
+
+    name = "sizes"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int, int]:
+        parts = str(value).lower().split("x")
+        if len(parts) != 3 or not all(part.isdecimal() and int(part) for part in parts):
+            self.fail(f"{value}: write three sizes, such as 3x224x224", param, ctx)
+        first, second, third = map(int, parts)
+        return first, second, third
+
+
+class _Numbers(click.ParamType[tuple[float, ...]]):
+    """Numbers, such as 0.485,0.456,0.406."""
+
+    name = "numbers"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[float, ...]:
+        try:
+            return tuple(map(float, str(value).split(",")))
+        except ValueError:
+            self.fail(f"{value}: write numbers, such as 0.485,0.456,0.406", param, ctx)
+
+
+@click.command()
+@click.argument(
+    "words", metavar="[MODEL] [OVERRIDES]...", nargs=-1, shell_complete=complete_models
+)
+@click.option(
+    "--to",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="The folder to make.",
+)
+@click.option("--onnx", is_flag=True, help="Also model.onnx.")
+@click.option("--int8", is_flag=True, help="Also a copy that computes in 8 bits.")
+@click.option(
+    "--preprocess",
+    type=click.Choice(["signature", "graph"]),
+    default="signature",
+    show_default=True,
+    help="graph: also a network that takes images as they are, uint8 NHWC.",
+)
+@click.option("--symbol", type=FILE, help="A network from elsewhere: its NAME-symbol.json.")
+@click.option("--params", type=FILE, help="Its NAME-0000.params.")
+@click.option(
+    "--input", "inputs", type=_Sizes(), metavar="CxHxW", help="What it takes: 3x224x224."
+)
+@click.option(
+    "--image", type=_Sizes(), metavar="HxWxC", help="Images before that.  [default: the same size]"
+)
+@click.option(
+    "--mean", type=_Numbers(), default="0", help="Of values from 0 to 1: 0.485,0.456,0.406."
+)
+@click.option("--std", type=_Numbers(), default="1", help="The same.")
+@click.option("--classes", type=FILE, help="Their names, a line each.  [default: 0, 1...]")
+@URI
+def export(
+    words: tuple[str, ...],
+    to: Path,
+    onnx: bool,
+    int8: bool,
+    preprocess: str,
+    symbol: Path | None,
+    params: Path | None,
+    inputs: tuple[int, int, int] | None,
+    image: tuple[int, int, int] | None,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    classes: Path | None,
+    tracking_uri: str | None,
+) -> None:
+    """Export MODEL again, in more formats and with a certificate; or a network from elsewhere.
+
+    For an old run, or where a format is missing. MODEL is what `gluonexp predict` takes; its run
+    is left as it is. Where sample images are missing (or --int8 is to be calibrated), the data
+    that it was trained on are read again; OVERRIDES name others, as for `gluonexp evaluate`.
+
+    A Gluon or Module network that was trained elsewhere, --symbol and --params, becomes an export
+    like any other. It gets a certificate if OVERRIDES name data for it.
+
+    \b
+    gluonexp export last --onnx --to ./digits
+    gluonexp export 3f2a91c0 --onnx --int8 --preprocess graph --to ./served
+    gluonexp export --symbol net-symbol.json --params net-0000.params --input 3x224x224 \\
+        --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --classes names.txt --to ./net
+    """  # noqa: D301 (click wants the backspace itself)
+    from rich.console import Console
+
+    from gluonexp import evaluate, reexport
+    from gluonexp.cli import render
+    from gluonexp.cli.model import opened
+    from gluonexp.cli.settings import settings
+    from gluonexp.export.foreign import adopt
+    from gluonexp.predict import Classifier
+
+    foreign = symbol is not None or params is not None
+    if not foreign and not words:
+        raise click.UsageError("name a MODEL; or a network from elsewhere: --symbol, --params")
+    with tempfile.TemporaryDirectory(prefix="gluonexp-") as temporary, ExitStack() as stack:
+        recorded, overrides = None, words
+        if foreign:
+            if symbol is None or params is None or inputs is None:
+                raise click.UsageError("name all of --symbol, --params and --input")
+            channels, height, width = inputs
+            source = adopt(
+                symbol,
+                params,
+                Path(temporary, "adopted"),
+                image=image or (height, width, channels),
+                input_shape=inputs,
+                mean=mean,
+                std=std,
+                classes=None if classes is None else _lines(classes),
+            )
+        else:
+            found = stack.enter_context(opened(words[0], tracking_uri))
+            source, overrides = found.folder, words[1:]
+            if reexport.needs_data(source, int8):
+                recorded = found.beside("config/resolved.yaml")
+        data = None
+        if reexport.needs_data(source, int8) and (overrides or int8 or not foreign):
+            config = settings(recorded, overrides)
+            data = evaluate.data_for(Classifier(source), config)
+        with reexport.made(source, to) as folder:
+            proved = reexport.complete(
+                folder,
+                data=data,
+                with_onnx=onnx,
+                with_graph=preprocess == "graph",
+                quantize=int8,
+            )
+    click.echo(f"written: {to}")
+    if proved is None:
+        click.echo("not certified: no data are named that it could be tried on", err=True)
+    else:
+        render.certificate(Console(), proved)
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise GluonexpError(f"{path}: cannot be read: {error}") from None

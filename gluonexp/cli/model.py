@@ -1,0 +1,76 @@
+"""What MODEL means on the command line."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gluonexp.tracking.artifacts import Artifacts
+
+
+@dataclass(frozen=True)
+class Model:
+    """An export that lies on this machine, at least for now.
+
+    Attributes
+    ----------
+    folder
+        Its files.
+    """
+
+    folder: Path
+    _run: Artifacts | None  # of the run that made it; None for a folder, or where it is gone
+    _temporary: Path
+
+    def beside(self, path: str) -> Path | None:
+        """Return the file or folder that its run recorded under `path`; None if it did not."""
+        if self._run is None:
+            folder = self.folder.resolve()
+            beside = folder.parent / path
+            return beside if folder.name == "export" and beside.exists() else None
+        if not self._run.has(path):
+            return None
+        if here := self._run.local(path):
+            return here
+        from gluonexp.tracking.artifacts import download
+
+        download(self._run, self._run.files(path), self._temporary / "run")
+        return self._temporary / "run" / path
+
+
+@contextmanager
+def opened(ref: str, tracking_uri: str | None) -> Iterator[Model]:
+    """Give the export that `ref` means; what had to be downloaded for it is removed afterwards.
+
+    Parameters
+    ----------
+    ref
+        A folder, a run, ``models:/...``; see `gluonexp.tracking.models.fetch`. A sweep means its
+        best run.
+
+    Raises
+    ------
+    GluonexpError
+        There is no such thing, or no export in it.
+    """
+    from gluonexp.tracking import models
+
+    with tempfile.TemporaryDirectory(prefix="gluonexp-") as name:
+        temporary = Path(name)
+        here = models.local_export(ref)
+        if here is not None:
+            yield Model(here, None, temporary)
+            return
+        from gluonexp import tracking
+        from gluonexp.tracking import artifacts
+
+        client = tracking.open_store(tracking.existing(tracking_uri))
+        ref = artifacts.best_of_sweep(client, ref)
+        folder = models.fetch(client, ref, temporary)
+        run = models.run_of(client, ref)
+        yield Model(folder, artifacts.of(client, run.info.run_id) if run else None, temporary)

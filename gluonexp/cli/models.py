@@ -1,0 +1,155 @@
+"""What was exported: used, scored, proved."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from gluonexp.cli.options import CSV, JSON, MODEL, RUNTIME, URI, complete_overrides
+
+
+@click.command()
+@MODEL
+@click.argument("images", nargs=-1, type=click.Path())
+@click.option(
+    "--top", type=click.IntRange(1), help="Show so many classes of each image.  [default: 1]"
+)
+@click.option("--csv", "as_csv", is_flag=True, help="Print a table for programs.")
+@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Draw the answers.")
+@RUNTIME
+@URI
+def predict(
+    model: str,
+    images: tuple[str, ...],
+    top: int | None,
+    as_csv: bool,
+    plot: Path | None,
+    runtime: str,
+    tracking_uri: str | None,
+) -> None:
+    """Classify IMAGES (files, folders, patterns) with MODEL.
+
+    MODEL is a run's id, the first 6 or more characters of one, 'last', models:/NAME@ALIAS,
+    models:/NAME/VERSION or a folder that holds signature.json; a sweep means its best run.
+
+    Without IMAGES, the run's own example images are classified. An image whose folder has the
+    name of a class is shown with that as its true label. --csv has the probability of every
+    class, or with --top those of the likeliest.
+
+    \b
+    gluonexp predict last
+    gluonexp predict 3f2a91c0 photo.jpg --top 5
+    gluonexp predict models:/digits@champion scans/ --csv > answers.csv
+    gluonexp predict ./export 'scans/**/*.png' --runtime onnx --plot answers.png
+    """  # noqa: D301 (click wants the backspace itself)
+    from rich.console import Console
+
+    from gluonexp import predict as use
+    from gluonexp.cli import render
+    from gluonexp.cli.model import opened
+
+    with opened(model, tracking_uri) as found:
+        given = list(images)
+        if not given:
+            examples = found.beside("data/examples")
+            if examples is None:
+                raise click.UsageError(f"{model}: no example images are there; name IMAGES")
+            given = [str(examples)]
+        answers = use.predict_files(found.folder, given, runtime=runtime, plot=plot)
+    if as_csv:
+        render.predictions_csv(answers, top, sys.stdout)
+    elif answers.answers:
+        render.predictions(Console(), answers.answers, top or 1)
+    if plot is not None and answers.answers:
+        click.echo(f"drawn: {plot}", err=True)
+    for reason in answers.unreadable:
+        click.echo(f"Error: {reason}", err=True)
+    if answers.unreadable:
+        sys.exit(1)
+
+
+@click.command()
+@MODEL
+@click.argument("overrides", nargs=-1, type=click.UNPROCESSED, shell_complete=complete_overrides)
+@click.option(
+    "--split",
+    type=click.Choice(["test", "val", "train"]),
+    default="test",
+    show_default=True,
+    help="Which images.",
+)
+@click.option(
+    "--plot", type=click.Path(path_type=Path, dir_okay=False), help="Draw the confusion matrix."
+)
+@CSV
+@JSON
+@RUNTIME
+@URI
+def evaluate(
+    model: str,
+    overrides: tuple[str, ...],
+    split: str,
+    plot: Path | None,
+    form: str | None,
+    runtime: str,
+    tracking_uri: str | None,
+) -> None:
+    """Score MODEL on a data set: accuracy, loss, and precision and recall of each class.
+
+    MODEL is what `gluonexp predict` takes. The data are those its run was trained on, read
+    again; OVERRIDES name others, as for a run. A data set of your own package is read only if
+    you allow that here: build.allow=[mypackage].
+
+    \b
+    gluonexp evaluate last
+    gluonexp evaluate last --split val --plot confusion.png
+    gluonexp evaluate models:/digits@champion dataset=digits --json
+    gluonexp evaluate ./export dataset=image_folder dataset.root=photos dataset.resize=64
+    """  # noqa: D301 (click wants the backspace itself)
+    from rich.console import Console
+
+    from gluonexp import evaluate as scoring
+    from gluonexp.cli import render
+    from gluonexp.cli.model import opened
+    from gluonexp.cli.settings import settings
+
+    with opened(model, tracking_uri) as found:
+        config = settings(found.beside("config/resolved.yaml"), overrides)
+        result = scoring.evaluate(found.folder, config, split=split, runtime=runtime, plot=plot)
+    if form == "csv":
+        render.evaluation_csv(result, sys.stdout)
+    elif form == "json":
+        render.evaluation_json(result, sys.stdout)
+    else:
+        render.evaluation(Console(), result)
+    if plot is not None:
+        click.echo(f"drawn: {plot}", err=True)
+
+
+@click.command()
+@MODEL
+@URI
+def verify(model: str, tracking_uri: str | None) -> None:
+    """Prove again that MODEL is the network that was trained.
+
+    Compares the sha256 of every file with export/certificate.json, then scores the images in
+    samples.safetensors with every runtime that is installed, in clean processes, and compares
+    with what the trained network said. Exit status 1, and the reason, if anything differs.
+
+    MODEL is what `gluonexp predict` takes.
+
+    \b
+    gluonexp verify last
+    gluonexp verify models:/digits@champion
+    gluonexp verify ./export
+    """  # noqa: D301 (click wants the backspace itself)
+    from rich.console import Console
+
+    from gluonexp import verify as proving
+    from gluonexp.cli import render
+    from gluonexp.cli.model import opened
+
+    with opened(model, tracking_uri) as found:
+        render.certificate(Console(), proving.check(found.folder))

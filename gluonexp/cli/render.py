@@ -1,0 +1,118 @@
+"""Predictions and evaluations, for people and for programs."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, astuple
+from typing import TextIO
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from gluonexp.evaluate import Evaluation
+from gluonexp.export.agreement import Certificate
+from gluonexp.predict import Prediction, Predictions
+
+
+def predictions(console: Console, answers: Sequence[Prediction], top: int) -> None:
+    """Print one row an image, with its `top` likeliest classes."""
+    known = any(answer.true_name is not None for answer in answers)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("image", overflow="fold")
+    for rank in range(1, min(top, len(answers[0].classes)) + 1):
+        table.add_column("predicted" if rank == 1 else f"{rank}.", overflow="fold")
+        table.add_column("probability" if rank == 1 else "", justify="right", no_wrap=True)
+    if known:
+        table.add_column("true", overflow="fold")
+    for answer in answers:
+        cells = ["/".join(answer.path.parts[-2:])]
+        for name, probability in answer.top(top):
+            cells += [name, f"{probability:.4f}"]
+        table.add_row(*map(escape, [*cells, *([answer.true_name or ""] if known else [])]))
+    console.print(table)
+
+
+def predictions_csv(found: Predictions, top: int | None, out: TextIO) -> None:
+    """Write one row an image: its `top` likeliest classes; None: the probability of every class.
+
+    What is true is empty where it is not known.
+    """
+    head = ["image", "true", "predicted", "probability"]
+    if top is None:
+        head += [f"probability.{name}" for name in found.classes]
+    for rank in range(2, min(top or 0, len(found.classes)) + 1):
+        head += [f"predicted.{rank}", f"probability.{rank}"]
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(head)
+    for answer in found.answers:
+        row = [str(answer.path), answer.true_name, answer.name, answer.probability]
+        if top is None:
+            row += map(float, answer.probabilities)
+        for name, probability in answer.top(top or 0)[1:]:
+            row += [name, probability]
+        writer.writerow(row)
+
+
+def evaluation(console: Console, result: Evaluation) -> None:
+    """Print loss and accuracy, and one row a class."""
+    say(
+        console,
+        f"{result.data}, {result.split}: {result.images:,} images ({result.digest[:12]}), "
+        f"runtime {result.runtime}",
+    )
+    say(console, f"accuracy {result.accuracy:.4f}, loss {result.loss:.4f}")
+    table = Table(box=None, pad_edge=False)
+    table.add_column("class", overflow="fold")
+    for heading in ("precision", "recall", "f1", "images"):
+        table.add_column(heading, justify="right")
+    for row in result.classes:
+        shares = (f"{share:.4f}" for share in (row.precision, row.recall, row.f1))
+        table.add_row(escape(row.name), *shares, f"{row.support:,}")
+    console.print(table)
+
+
+def evaluation_csv(result: Evaluation, out: TextIO) -> None:
+    """Write one row a class."""
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["class", "precision", "recall", "f1", "support"])
+    writer.writerows(astuple(row) for row in result.classes)
+
+
+def evaluation_json(result: Evaluation, out: TextIO) -> None:
+    """Write everything, the confusion matrix too: true classes in rows."""
+    whole = {
+        "data": result.data,
+        "digest": result.digest,
+        "split": result.split,
+        "runtime": result.runtime,
+        "images": result.images,
+        "loss": result.loss if math.isfinite(result.loss) else None,
+        "accuracy": result.accuracy,
+        "classes": [asdict(row) for row in result.classes],
+        "confusion": result.confusion.tolist(),
+    }
+    json.dump(whole, out, indent=2, ensure_ascii=False, allow_nan=False)
+    out.write("\n")
+
+
+def certificate(console: Console, proved: Certificate) -> None:
+    """Print what was proved of each runtime."""
+    head, *rows = proved.rows()
+    table = Table(box=None, pad_edge=False)
+    for heading in head:
+        table.add_column(heading, justify="left" if heading == head[0] else "right")
+    for row in rows:
+        table.add_row(*map(escape, row))
+    console.print(table)
+    for note in proved.notes:
+        say(console, f"  note: {note}")
+    say(console, proved.sentence())
+
+
+def say(console: Console, line: str) -> None:
+    """Print a line as it is."""
+    console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,131 @@
+"""What was recorded: listed, compared, looked at in MLflow."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from gluonexp.cli.options import CSV, EXPERIMENT, JSON, SWEEP, URI
+
+
+@click.command()
+@URI
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=5000, show_default=True, help="Taken if free, else the next.")
+@click.option("--open", "open_browser", is_flag=True, help="Open the page in a browser too.")
+@click.option("--sweep", metavar="PARENT", help="Compare the runs of this sweep (or of 'last').")
+def ui(
+    tracking_uri: str | None, host: str, port: int, open_browser: bool, sweep: str | None
+) -> None:
+    """Start MLflow's pages on the runs recorded here, and print the link to them."""
+    from gluonexp.tracking.ui import serve
+
+    sys.exit(serve(tracking_uri, host, port, open_browser, sweep))
+
+
+@click.command()
+@EXPERIMENT
+@SWEEP
+@click.option(
+    "--status",
+    type=click.Choice(["FINISHED", "PRUNED", "FAILED", "KILLED", "RUNNING"], case_sensitive=False),
+    help="Only runs that ended so.",
+)
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(1), help="How many.")
+@CSV
+@JSON
+@URI
+def runs(
+    experiment: str | None,
+    sweep: str | None,
+    status: str | None,
+    limit: int,
+    form: str | None,
+    tracking_uri: str | None,
+) -> None:
+    """List the runs that were recorded, the newest first.
+
+    A sweep is one line, with the best value of its runs; --sweep lists them.
+
+    \b
+    gluonexp runs --experiment digits
+    gluonexp runs --sweep 3f2a91c0
+    gluonexp runs --status failed --limit 5
+    gluonexp runs --limit 1000 --csv > runs.csv
+    """  # noqa: D301 (click wants the backspace itself)
+    from rich.console import Console
+
+    from gluonexp.compare import listing, machine
+    from gluonexp.tracking.runs import reader
+
+    if sweep and experiment:
+        raise click.UsageError("--sweep and --experiment: name one of them")
+    store = reader(tracking_uri)
+    found = listing.listed(store, limit, experiment=experiment, sweep=sweep, status=status)
+    if form == "csv":
+        machine.listing_csv(found, sys.stdout)
+    elif form == "json":
+        machine.listing_json(found, sys.stdout)
+    elif found:
+        listing.render(Console(), store, found)
+    else:
+        click.echo("there are no such runs" if experiment or sweep or status else "no runs yet")
+
+
+@click.command()
+@click.argument("run_ids", metavar="[RUN_ID]...", nargs=-1)
+@SWEEP
+@EXPERIMENT
+@click.option(
+    "--metric", metavar="NAME", help="Rank by this.  [default: what the runs were trained for]"
+)
+@CSV
+@JSON
+@click.option(
+    "--html", type=click.Path(path_type=Path, dir_okay=False), help="Write a page to this file."
+)
+@URI
+def compare(
+    run_ids: tuple[str, ...],
+    sweep: str | None,
+    experiment: str | None,
+    metric: str | None,
+    form: str | None,
+    html: Path | None,
+    tracking_uri: str | None,
+) -> None:
+    """Say what differs between runs, and what came of it, the best run first.
+
+    A RUN_ID is the id of a run or the first 6 or more characters of it; that of a sweep stands
+    for all its runs. Settings that are the same everywhere are not shown.
+
+    \b
+    gluonexp compare 3f2a91c0 77b01d4e
+    gluonexp compare --sweep last --metric test/acc
+    gluonexp compare --experiment digits --html digits.html
+    gluonexp compare --sweep 3f2a91c0 --json | jq .runs[0].params
+    """  # noqa: D301 (click wants the backspace itself)
+    from rich.console import Console
+
+    from gluonexp import compare as comparing
+    from gluonexp.compare import machine, terminal
+    from gluonexp.tracking.runs import reader
+
+    if sum((bool(run_ids), sweep is not None, experiment is not None)) != 1:
+        raise click.UsageError("name what to compare: run ids, or --sweep, or --experiment")
+    store = reader(tracking_uri)
+    title, found = comparing.chosen(store, run_ids, sweep, experiment)
+    comparison = comparing.compare(store, found, metric)
+    if html is not None:
+        from gluonexp.compare import web
+
+        web.write(title, comparison, html)
+        click.echo(f"written: {html}", err=True)
+    if form == "csv":
+        machine.comparison_csv(comparison, sys.stdout)
+    elif form == "json":
+        machine.comparison_json(comparison, sys.stdout)
+    elif html is None:
+        terminal.render(Console(), title, comparison)

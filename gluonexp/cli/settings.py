@@ -1,0 +1,183 @@
+"""On which data a model is scored: those it was trained on, unless something else is typed.
+
+What a run recorded comes from wherever the model comes from. It names data, and no code: what it
+asks to be imported is refused, unless that is gluonexp's own or allowed on the command line.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import hydra
+import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from gluonexp import run, schema
+from gluonexp.errors import GluonexpError
+
+# What decides on which images a model is scored, and how.
+_KNOWN = ("dataset", "loss", "seed", "build", "experiment")
+# Those of them that a run records, and where in each a constructor is named.
+_CONSTRUCTORS = {"dataset": "dataset.source", "loss": "loss"}
+_INSIDE = ("dataset.", "loss.")
+
+# A recorded configuration takes a few kB.
+_LARGEST = 1 << 20  # bytes
+_DEEPEST = 8
+
+
+class _Value(NamedTuple):
+    """A value that was recorded, and its key."""
+
+    key: str
+    value: Any
+
+
+def settings(recorded: Path | None, overrides: Sequence[str]) -> schema.Config:
+    """Return the configuration to evaluate with.
+
+    Parameters
+    ----------
+    recorded
+        ``config/resolved.yaml`` of the run that made the model; None if it is not known.
+    overrides
+        As for a run; only what concerns the data, the loss and the seed.
+
+    Raises
+    ------
+    GluonexpError
+        An override is not right, or the file is damaged, or names code that nobody allowed.
+    """
+    try:
+        typed = OverridesParser.create().parse_overrides(list(overrides))
+        _check(typed)
+        config = _composed(recorded, typed)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise GluonexpError(str(error)) from None
+    if config.build.allow:
+        sys.path.insert(0, str(Path.cwd()))  # as `python -m` does: where one's own package lies
+    return config
+
+
+def _check(typed: Sequence[Override]) -> None:
+    for override in typed:
+        key = override.key_or_group
+        if key.partition(".")[0] not in _KNOWN or override.is_sweep_override():
+            raise GluonexpError(
+                f"{override.input_line}: the model is what it is; change dataset, loss or seed "
+                "only, as in dataset=digits or dataset.root=FOLDER"
+            )
+        if override.is_delete():
+            raise GluonexpError(f"{override.input_line}: nothing can be taken away here")
+
+
+def _composed(recorded: Path | None, typed: Sequence[Override]) -> schema.Config:
+    groups = {override.key_or_group for override in typed if "." not in override.key_or_group}
+    inside = [override for override in typed if override.key_or_group.startswith(_INSIDE)]
+    words = [str(override.input_line) for override in typed if override not in inside]
+    values = {} if recorded is None else _recorded(recorded)
+    if "experiment" in groups:
+        values = {}
+    elif "dataset" in groups:
+        values.pop("dataset", None)
+    elif "dataset" not in values:
+        raise GluonexpError(
+            "what this model was trained on is not recorded beside it: name the data, as in "
+            "dataset=fashion_mnist"
+        )
+    if "loss" in groups:
+        values.pop("loss", None)
+    if "seed" in values and "seed" not in groups:
+        words.append(f"seed={int(values['seed'])}")
+    folder = run.conf_dir()
+    name = values.get("dataset", {}).get("name")
+    if f"{name}.yaml" in {path.name for path in Path(folder, "dataset").glob("*.yaml")}:
+        words.append(f"dataset={name}")
+    with hydra.initialize_config_dir(version_base="1.3", config_dir=folder):
+        composed = hydra.compose("config", overrides=words)
+    for section in [section for section in _CONSTRUCTORS if section in values]:
+        leaves = list(_leaves(values[section], section, recorded))
+        _check_target(composed, _CONSTRUCTORS[section], dict(leaves), str(recorded))
+        _put(composed, leaves)
+    for override in inside:
+        OmegaConf.update(
+            composed, override.key_or_group, override.value(), force_add=override.is_add()
+        )
+    return schema.to_config(composed)
+
+
+def _recorded(path: Path) -> dict[str, Any]:
+    """Return what a run's ``config/resolved.yaml`` says of the data, the loss and the seed."""
+    try:
+        if path.stat().st_size > _LARGEST:
+            raise GluonexpError(f"{path} is larger than any configuration: refused")
+        whole = yaml.safe_load(path.read_text(encoding="utf-8"))
+        found = {key: whole[key] for key in ("dataset", "loss", "seed")}
+        if not (isinstance(found["dataset"], dict) and isinstance(found["loss"], dict)):
+            raise TypeError("dataset and loss must be mappings")
+        if type(found["seed"]) is not int:
+            raise TypeError("seed must be a number")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, yaml.YAMLError) as error:
+        raise GluonexpError(f"{path}: not the configuration of a run: {error}") from None
+    return found
+
+
+def _put(composed: DictConfig, recorded: Sequence[_Value]) -> None:
+    """Let `composed` have the recorded values; what refers to others there goes on doing so.
+
+    Thus ``dataset.root=FOLDER`` typed afterwards also reaches ``dataset.source.root``.
+    """
+    for referring in (False, True):
+        for key, value in recorded:
+            parent_key, _, name = key.rpartition(".")
+            parent = OmegaConf.select(composed, parent_key)
+            known = OmegaConf.is_dict(parent) and name in parent
+            if (known and OmegaConf.is_interpolation(parent, name)) is not referring:
+                continue
+            if not known or parent[name] != value:
+                OmegaConf.update(composed, key, value, force_add=True)
+
+
+def _check_target(
+    composed: DictConfig, node: str, recorded: Mapping[str, Any], where: str
+) -> None:
+    """Refuse a constructor of gluonexp's that its own configuration does not have there.
+
+    One of another package is refused where it is resolved, unless it is allowed; its arguments are
+    the recorded ones only.
+    """
+    target = recorded.get(f"{node}._target_")
+    if target == OmegaConf.select(composed, f"{node}._target_"):
+        return
+    if str(target).partition(".")[0] == "gluonexp":
+        raise GluonexpError(
+            f"{where}: {node}._target_={target} is not what gluonexp itself has there: refused; "
+            "name the data on the command line, as in dataset=image_folder dataset.root=FOLDER"
+        )
+    OmegaConf.update(composed, node, {}, merge=False)
+
+
+def _leaves(node: Any, key: str, where: Path | None, depth: int = 0) -> Iterator[_Value]:
+    """Yield the values in a recorded node; refuse what no run records."""
+    if depth > _DEEPEST:
+        raise GluonexpError(f"{where}: {key} is nested too deeply: refused")
+    if isinstance(node, Mapping):
+        for name, value in node.items():
+            if not re.fullmatch(r"\w+", str(name)):
+                raise GluonexpError(f"{where}: {key} has the key {str(name)[:40]!r}: refused")
+            yield from _leaves(value, f"{key}.{name}", where, depth + 1)
+        return
+    for value in node if isinstance(node, list) else [node]:
+        if not isinstance(value, str | int | float | None):
+            raise GluonexpError(f"{where}: {key} is a {type(value).__name__}: refused")
+        if isinstance(value, str) and "${" in value:
+            raise GluonexpError(f"{where}: {key} refers to something else: refused")
+    yield _Value(key, node)

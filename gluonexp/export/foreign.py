@@ -1,0 +1,302 @@
+"""Networks from elsewhere: a symbol and its parameters become an export like our own."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gluonexp.errors import GluonexpError
+from gluonexp.export import files, params
+from gluonexp.export.symbol import export
+from gluonexp.mx import gluon, mx, nd, sym
+
+# The export's input has this name, whatever it had.
+INPUT: Final = "data"
+
+# Heads that turn logits into something else; the first input of each is the logits. The last two
+# take labels as well, which is how networks were trained before Gluon.
+_HEADS: Final = {"softmax", "log_softmax", "SoftmaxActivation", "SoftmaxOutput", "SVMOutput"}
+
+# Operators whose first input is what they work on, while the others are parameters.
+_LAYERS: Final = {
+    *("Convolution", "Deconvolution", "FullyConnected", "Embedding", "LeakyReLU"),
+    *("BatchNorm", "InstanceNorm", "LayerNorm", "GroupNorm"),
+}
+
+# What a network may need for the results of all its layers on two images.
+_LARGEST: Final = 4 << 30  # bytes
+
+
+class _Network(NamedTuple):
+    """A network whose only free argument is its input, called `INPUT`."""
+
+    symbol: sym.Symbol
+    values: dict[str, NDArray[np.float32]]
+    changes: list[str]
+
+
+def adopt(
+    symbol: Path,
+    params: Path,
+    to: Path,
+    *,
+    image: tuple[int, int, int],
+    input_shape: tuple[int, int, int],
+    mean: Sequence[float],
+    std: Sequence[float],
+    classes: Sequence[str] | None = None,
+) -> Path:
+    """Make an export of a network for images that was not trained here.
+
+    It is renamed and cut where that makes it like our own: the input is called ``data``, the
+    output is logits. What was done is said in ``signature.json``, as ``adopted``.
+
+    Parameters
+    ----------
+    symbol, params
+        ``NAME-symbol.json`` and ``NAME-0000.params``: of Gluon's `export`, of Module's
+        `save_checkpoint`, or parameters under the symbol's own names.
+    to
+        The folder to make; it must not hold anything yet.
+    image
+        (H, W, C) of an image at rest, uint8.
+    input_shape
+        (C, H, W) of the network's input, float32.
+    mean, std
+        Per channel (or one for all), of values scaled to [0, 1]: divide by 255 what a network
+        for values up to 255 was trained with.
+    classes
+        Their names, in the order of the outputs; by default "0", "1" ...
+
+    Returns
+    -------
+    Path
+        `to`, with ``model-symbol.json``, ``model-0000.params`` and ``signature.json``.
+
+    Raises
+    ------
+    GluonexpError
+        The files are damaged, not safe to load, do not belong together, or hold no classifier of
+        such images. Nothing is written then.
+    """
+    steps = _steps(image, input_shape, mean, std)
+    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+        raise GluonexpError(f"{to} exists: name a new folder for the export")
+    network = _read(symbol, params)
+    outputs = _check_shapes(network, symbol, params, input_shape)
+    names = [str(index) for index in range(outputs)] if classes is None else list(classes)
+    if len(names) != outputs:
+        raise GluonexpError(f"{symbol} has {outputs} outputs, but {len(names)} classes are named")
+    block = _block(network, symbol, input_shape)
+    to.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".adopt-", dir=to.parent) as place:
+        draft = Path(place) / "export"
+        export(block, draft, image=image, input_shape=input_shape, preprocess=steps, classes=names)
+        origin = {"symbol": symbol.name, "params": params.name, "changes": network.changes}
+        signature = {**files.read_signature(draft), "adopted": origin}
+        text = json.dumps(signature, indent=2, ensure_ascii=False)
+        (draft / files.SIGNATURE).write_text(text + "\n", encoding="utf-8")
+        os.replace(draft, to)
+    return to
+
+
+def _steps(
+    image: tuple[int, int, int],
+    input_shape: tuple[int, int, int],
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> dict[str, Any]:
+    """Return the preprocessing as ``signature.json`` has it."""
+    channels, height, width = input_shape
+    if min(*image, *input_shape) < 1:
+        raise GluonexpError(f"images {image}, input {input_shape}: sizes are 1 or more")
+    if image[2] != channels and {image[2], channels} != {1, 3}:
+        raise GluonexpError(
+            f"images of {image[2]} channels cannot become an input of {channels}; only 1 and 3 "
+            "can become each other"
+        )
+    for name, numbers in (("mean", mean), ("std", std)):
+        if len(numbers) not in (1, channels) or not all(map(math.isfinite, numbers)):
+            raise GluonexpError(f"{name} {list(numbers)}: give 1 number, or {channels}")
+    if min(std) <= 0:
+        raise GluonexpError(f"std {list(std)}: must be above 0")
+    return {
+        **{"height": height, "width": width, "channels": channels},
+        **{"mean": list(map(float, mean)), "std": list(map(float, std))},
+    }
+
+
+def _read(path: Path, source: Path) -> _Network:
+    """Read the two files, and make of them a network like our own."""
+    changes: list[str] = []
+    symbol = files.read_symbol(path)
+    outputs = symbol.list_outputs()
+    if len(outputs) != 1:
+        raise GluonexpError(f"{path} has {len(outputs)} outputs, not one: {_listed(outputs)}")
+    symbol = _logits(symbol, changes)
+    values = _values(source, changes)
+    graph = json.loads(symbol.tojson())
+    name = _input(graph, symbol, values, path, source)
+    if name != INPUT:
+        changes.append(f"the input {name} is called {INPUT}")
+    for node in graph["nodes"]:
+        if node["op"] == "null":
+            # Shapes, types and devices noted here are of the training that was.
+            node.pop("attrs", None)
+            if node["name"] == name:
+                node["name"] = INPUT
+            elif node["name"] == INPUT:
+                raise GluonexpError(f"{path}: {INPUT} is a parameter, not the input {name}")
+    return _Network(sym.load_json(json.dumps(graph, ensure_ascii=False)), values, changes)
+
+
+def _logits(symbol: sym.Symbol, changes: list[str]) -> sym.Symbol:
+    """Return what the softmax at the end, if there is one, is of."""
+    graph = json.loads(symbol.tojson())
+    last = graph["nodes"][graph["heads"][0][0]]
+    if last["op"] not in _HEADS or not last["inputs"]:
+        return symbol
+    changes.append(f"{last['name']} ({last['op']}) at the end is cut off: the output is logits")
+    logits = symbol.get_children()[0]
+    temperature = last.get("attrs", {}).get("temperature", "None")
+    if temperature not in ("None", "1", "1.0"):
+        changes.append(f"the logits are divided by {temperature}, its temperature")
+        logits = logits / float(temperature)
+    return logits
+
+
+def _values(path: Path, changes: list[str]) -> dict[str, NDArray[np.float32]]:
+    """Return the parameters and statistics by the names the symbol has for them."""
+    values: dict[str, NDArray[np.float32]] = {}
+    narrowed = set()
+    for key, value in params.load(path).items():
+        name = key.removeprefix("arg:").removeprefix("aux:")
+        if name in values:
+            raise GluonexpError(f"{path}: holds {name} twice")
+        if value.dtype.kind != "f":
+            raise GluonexpError(
+                f"{path}: {name} is {value.dtype}, where only networks of floats can be taken"
+            )
+        if value.dtype != np.float32:
+            narrowed.add(str(value.dtype))
+        values[name] = value.astype(np.float32)
+    changes += [f"{dtype} parameters are float32" for dtype in sorted(narrowed)]
+    return values
+
+
+def _input(
+    graph: Mapping[str, Any],
+    symbol: sym.Symbol,
+    values: Mapping[str, object],
+    path: Path,
+    source: Path,
+) -> str:
+    """Return the name of the only argument that is no parameter; everything else has values."""
+    nodes = graph["nodes"]
+    weights = {
+        nodes[index]["name"]
+        for node in nodes
+        if node["op"] in _LAYERS
+        for index, *_ in node["inputs"][1:]
+    }
+    arguments, statistics = symbol.list_arguments(), symbol.list_auxiliary_states()
+    free = [name for name in arguments if name not in values]
+    missing = [name for name in free if name in weights]
+    missing += [name for name in statistics if name not in values]
+    extra = [name for name in values if name not in {*arguments, *statistics}]
+    complaints = []
+    if missing:
+        complaints.append(f"{source} lacks {_listed(missing)}, which {path.name} needs")
+    if extra:
+        complaints.append(f"{source} holds {_listed(extra)}, which {path.name} does not know")
+    if any("." in name for name in extra):
+        complaints.append(
+            "names with dots are of Gluon's save_parameters: export() writes a pair that fits"
+        )
+    if complaints:
+        raise GluonexpError("; ".join(complaints))
+    inputs = [name for name in free if name not in weights]
+    if not inputs:
+        raise GluonexpError(f"{path} has no input: {source} holds values for all its arguments")
+    if len(inputs) > 1:
+        raise GluonexpError(
+            f"{path} has {len(inputs)} inputs, not one: {_listed(inputs)} (arguments that "
+            f"{source.name} does not hold)"
+        )
+    return str(inputs[0])
+
+
+def _check_shapes(
+    network: _Network, path: Path, source: Path, input_shape: tuple[int, int, int]
+) -> int:
+    """Return how many classes there are; nothing is computed, and no memory taken.
+
+    All is inferred for two images, so that a network for one image only is found out.
+    """
+    symbol, values = network.symbol, network.values
+    known: dict[str, tuple[int, ...]] = {INPUT: (2, *input_shape)}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what is not inferred
+            arguments, _, statistics = symbol.infer_shape_partial(**known)
+            names = [*symbol.list_arguments(), *symbol.list_auxiliary_states()]
+            needed = zip(names, [*arguments, *statistics], strict=True)
+            wrong = [
+                f"{name} is {values[name].shape}, not {shape}"
+                for name, shape in needed
+                if name != INPUT and shape and min(shape) > 0 and shape != values[name].shape
+            ]
+            if wrong:
+                raise GluonexpError(
+                    f"{source} does not fit {path.name} with an input of {input_shape}: "
+                    f"{_listed(wrong)}"
+                )
+            known |= {name: value.shape for name, value in values.items()}
+            _, outputs, _ = symbol.infer_shape(**known)
+            _, everything, _ = symbol.get_internals().infer_shape(**known)
+    except (mx.MXNetError, TypeError) as error:  # TypeError: an argument called self
+        raise GluonexpError(
+            f"{path} does not take images of {input_shape} in any number: {files.reason(error)}"
+        ) from None
+    if outputs is None or everything is None:
+        raise GluonexpError(f"{path}: the shape of its output does not follow from the input's")
+    needs = sum(math.prod(shape) for shape in everything) * 4  # bytes
+    if needs > _LARGEST:
+        raise GluonexpError(f"{path} needs {needs >> 30} GiB of memory for two images")
+    (shape,) = outputs
+    if len(shape) != 2 or shape[0] != 2 or shape[1] < 1:
+        raise GluonexpError(
+            f"{path} makes {shape} of two images, not (2, number of classes): no classifier"
+        )
+    return int(shape[1])
+
+
+def _block(network: _Network, path: Path, input_shape: tuple[int, int, int]) -> gluon.SymbolBlock:
+    """Return the network as a block that was called, and so can be exported."""
+    block = gluon.SymbolBlock(network.symbol, sym.var(INPUT, dtype="float32"))
+    try:
+        for name, parameter in block.collect_params().items():
+            parameter._load_init(nd.array(network.values[name]), mx.cpu())
+        block.hybridize()
+        logits = block(nd.zeros((2, *input_shape))).asnumpy()
+    except (mx.MXNetError, AssertionError) as error:  # AssertionError: parameters not float32
+        raise GluonexpError(f"{path} cannot be run: {files.reason(error)}") from None
+    if logits.dtype != np.float32:
+        raise GluonexpError(f"{path}: its output is {logits.dtype}, not float32")
+    return block
+
+
+def _listed(names: Iterable[str]) -> str:
+    """Name the first few."""
+    names = list(names)
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(names[:5]) + more

@@ -1,0 +1,196 @@
+"""A quantized copy of an export: 8-bit integers where oneDNN can multiply them.
+
+It is made of the exported files. The trained network is not touched: MXNet rewrites a network for
+oneDNN (`optimize_for("MKLDNN")`) such that every gradient of it is zero, silently.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gluonexp.errors import GluonexpError
+from gluonexp.export import files
+from gluonexp.mx import gluon, mx, nd, sym
+
+RECORD: Final = "int8.json"
+
+BATCH: Final = 32
+
+# Operators whose work is to multiply by weights: what there is to gain is in them.
+LAYERS: Final = {"Convolution", "Deconvolution", "FullyConnected"}
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """What was made; written to ``int8.json``.
+
+    Attributes
+    ----------
+    layers
+        How many layers have weights.
+    kept_float
+        The names of those among them that oneDNN cannot quantize.
+    images
+        So many images told the ranges of the layers' outputs.
+    seconds
+        Time all of it took.
+    """
+
+    layers: int
+    kept_float: tuple[str, ...]
+    images: int
+    seconds: float
+
+    def sentence(self) -> str:
+        """Say it for people."""
+        text = (
+            f"{self.layers - len(self.kept_float)} of {self.layers} layers in int8, "
+            f"calibrated on {self.images} images in {self.seconds:.1f} s"
+        )
+        if self.kept_float:
+            text += f"; float: {', '.join(self.kept_float)}"
+        return text
+
+
+def unsupported() -> str | None:
+    """Say why this machine or this build of MXNet cannot quantize; None where it can."""
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return f"int8 needs an x86_64 processor, not {platform.machine()}"
+    features = mx.runtime.Features()
+    if not features.is_enabled("MKLDNN"):
+        return "int8 needs oneDNN, which this build of MXNet lacks: `pip install 'gluonexp[cpu]'`"
+    return None
+
+
+def quantize(folder: Path, calibration: NDArray[np.float32]) -> Quantized:
+    """Write ``int8-symbol.json``, ``int8-0000.params`` and ``int8.json`` beside the export.
+
+    The ranges are the smallest and the largest value that each layer gives for the calibration
+    images; a layer's weights have one scale for each of its outputs.
+
+    Parameters
+    ----------
+    folder
+        Holds ``model-symbol.json``, ``model-0000.params`` and ``signature.json``.
+    calibration
+        (N, C, H, W), training images as the network sees them.
+
+    Raises
+    ------
+    GluonexpError
+        This machine or build cannot; no layer can be quantized; or the images do not fit.
+    """
+    started = time.perf_counter()
+    if why := unsupported():
+        raise GluonexpError(f"export.int8=true: {why}; or leave export.int8 off")
+    entry = files.read_signature(folder)["input"]
+    name, shape = entry["name"], entry["shape"]
+    if calibration.shape[1:] != tuple(shape[1:]) or not len(calibration):
+        raise GluonexpError(
+            f"int8: calibration images of shape {calibration.shape}, where {folder} takes {shape}"
+        )
+    if not np.isfinite(calibration).all():
+        raise GluonexpError("int8: calibration images with values that are not finite")
+    network = files.read(folder, files.MODEL, name, (1, *shape[1:]))
+    nodes = json.loads(network.symbol.tojson())["nodes"]
+    if not (layers := _layers(nodes)):
+        raise GluonexpError(f"int8: the network in {folder} has no layer with weights to quantize")
+    try:
+        with _silent():
+            quantized = _quantized(_block(network, name), {name: calibration})
+    except (mx.MXNetError, ValueError) as error:
+        raise GluonexpError(
+            f"int8: MXNet cannot quantize the network in {folder}: {files.reason(error)}"
+        ) from None
+    with tempfile.TemporaryDirectory(prefix=".int8-", dir=folder) as place:
+        draft = Path(place)
+        quantized.export(str(draft / files.INT8), epoch=0)
+        path, _ = files.paths(draft, files.INT8)
+        in_int8 = _in_int8(json.loads(path.read_text(encoding="utf-8"))["nodes"])
+        kept = tuple(layer for layer in layers if layer not in in_int8)
+        if len(kept) == len(layers):
+            raise GluonexpError(
+                f"int8: none of the {len(layers)} layers of {folder} can be quantized: "
+                f"{', '.join(kept)}"
+            )
+        seconds = time.perf_counter() - started
+        done = Quantized(len(layers), kept, len(calibration), round(seconds, 2))
+        (draft / RECORD).write_text(json.dumps(asdict(done), indent=2) + "\n", encoding="utf-8")
+        for path in sorted(draft.iterdir()):
+            os.replace(path, folder / path.name)
+    return done
+
+
+def _quantized(
+    block: gluon.SymbolBlock, calibration: dict[str, NDArray[np.float32]]
+) -> gluon.SymbolBlock:
+    """Return `block` quantized, called once."""
+    (images,) = calibration.values()
+    net = mx.contrib.quantization.quantize_net_v2(
+        block,
+        quantized_dtype="auto",  # unsigned where a layer gives nothing negative
+        quantize_mode="smart",
+        quantize_granularity="channel-wise",
+        calib_mode="naive",
+        calib_data=mx.io.NDArrayIter(calibration, batch_size=min(BATCH, len(images))),
+        ctx=mx.cpu(),
+    )
+    net.hybridize()
+    net(nd.array(images[:1], dtype="float32"))
+    nd.waitall()  # device sync: what failed fails here
+    return net
+
+
+def _block(network: files.Network, name: str) -> gluon.SymbolBlock:
+    """Return a network of its own, made of the exported files; `name` is its input's."""
+    block = gluon.SymbolBlock(network.symbol, sym.var(name, dtype="float32"))
+    values = {**network.arguments, **network.statistics}
+    for key, parameter in block.collect_params().items():
+        parameter._load_init(values[key], mx.cpu())
+    return block
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Name what is made from 0 on, whatever was made before, and say nothing of it.
+
+    MXNet's C++ side logs each activation that stays float, past Python and without a setting.
+    """
+    stderr, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 2)
+    try:
+        with mx.name.NameManager(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of types that files do not say
+            yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(nothing)
+
+
+def _layers(nodes: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the names of the layers with weights, in order."""
+    return [node["name"] for node in nodes if node["op"] in LAYERS]
+
+
+def _in_int8(nodes: Sequence[Mapping[str, Any]]) -> set[str]:
+    """Return the names that the layers which now compute in integers had before."""
+    names: set[str] = set()
+    for node in nodes:
+        if node.get("attrs", {}).get("quantized", "").lower() == "true":
+            for inner in node.get("subgraphs", ()):
+                names |= set(_layers(inner["nodes"]))
+    return names

@@ -1,0 +1,114 @@
+"""Real images that travel with an export, with what the trained network said of them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from gluonexp.errors import GluonexpError
+
+SAMPLES: Final = "samples.safetensors"
+
+MOST_IMAGES: Final = 256
+MOST_BYTES: Final = 8 * 2**20
+
+# A file with this many images and bytes and the logits of 20,000 classes stays below it.
+_LARGEST_FILE: Final = 4 * MOST_BYTES
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Held-out images, their labels, and the trained network's logits.
+
+    Attributes
+    ----------
+    images
+        (N, H, W, C) uint8.
+    labels
+        (N,) int64.
+    logits
+        (N, K) float32.
+    classes
+        Names of the K classes, in the order of the logits.
+    """
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    logits: NDArray[np.float32]
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+def count(available: int, image: Sequence[int]) -> int:
+    """Return how many images of shape (H, W, C) are kept out of `available`; one at least."""
+    return min(available, MOST_IMAGES, max(1, MOST_BYTES // int(np.prod(image))))
+
+
+def write(folder: Path, samples: Samples) -> Path:
+    """Write ``samples.safetensors`` into `folder`: the first images that `count` allows."""
+    kept = count(len(samples), samples.images.shape[1:])
+    tensors: dict[str, NDArray[Any]] = {
+        "images": np.ascontiguousarray(samples.images[:kept], dtype=np.uint8),
+        "labels": np.ascontiguousarray(samples.labels[:kept], dtype=np.int64),
+        "logits": np.ascontiguousarray(samples.logits[:kept], dtype=np.float32),
+    }
+    path = folder / SAMPLES
+    unfinished = path.with_name(f"{path.name}.part")
+    classes = json.dumps(list(samples.classes), ensure_ascii=False)
+    unfinished.write_bytes(save(tensors, metadata={"format": "1", "classes": classes}))
+    os.replace(unfinished, path)
+    return path
+
+
+def read(folder: Path) -> Samples:
+    """Return the samples of an export.
+
+    Raises
+    ------
+    GluonexpError
+        There are none, or the file is not what `write` makes.
+    """
+    path = folder / SAMPLES
+    try:
+        if path.stat().st_size > _LARGEST_FILE:
+            raise GluonexpError(f"{path} is larger than samples are: refused")
+        with safe_open(path, framework="numpy") as file:
+            names = set(file.keys())
+            tensors = {name: file.get_tensor(name) for name in names & _LAYOUT.keys()}
+            classes = json.loads((file.metadata() or {}).get("classes", "null"))
+    except FileNotFoundError:
+        raise GluonexpError(
+            f"{path} is missing: without sample images an export cannot be certified"
+        ) from None
+    except (OSError, ValueError, RecursionError, SafetensorError) as error:
+        raise GluonexpError(f"{path} is not a file of samples: {error}") from None
+    for name, (dtype, dimensions) in _LAYOUT.items():
+        tensor = tensors.get(name)
+        if tensor is None or tensor.dtype != dtype or tensor.ndim != dimensions:
+            raise GluonexpError(f"{path}: {name} is missing, or not {np.dtype(dtype)}")
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise GluonexpError(f"{path} does not name the classes")
+    samples = Samples(**tensors, classes=tuple(classes))
+    if not len(samples) or not len(samples) == len(samples.labels) == len(samples.logits):
+        raise GluonexpError(f"{path}: images, labels and logits are not equally many")
+    if samples.logits.shape[1] != len(classes):
+        raise GluonexpError(f"{path}: the logits are not of {len(classes)} classes")
+    return samples
+
+
+_LAYOUT: Final[dict[str, tuple[type[np.generic], int]]] = {
+    "images": (np.uint8, 4),
+    "labels": (np.int64, 1),
+    "logits": (np.float32, 2),
+}

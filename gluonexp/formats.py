@@ -1,0 +1,79 @@
+"""Which files an export has besides Symbol, params and signature."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gluonexp import verify
+from gluonexp.errors import GluonexpError
+from gluonexp.export import files, graph, int8, onnx
+from gluonexp.schema import ExportConfig
+
+# The ranges of a quantized network are those of so many training images.
+CALIBRATION = 256
+
+
+def check(wanted: ExportConfig) -> None:
+    """Refuse what this machine cannot write, before anything is trained.
+
+    Raises
+    ------
+    GluonexpError
+        ONNX is asked for and not installed, or int8 is and cannot be computed here.
+    """
+    if not wanted.enabled:
+        return
+    if wanted.onnx and not onnx.installed():
+        raise GluonexpError("export.onnx=true: onnx is missing: pip install 'gluonexp[onnx]'")
+    if wanted.int8 and (why := int8.unsupported()):
+        raise GluonexpError(f"export.int8=true: {why}")
+
+
+def with_onnx(wanted: ExportConfig) -> bool:
+    """Say whether ONNX is wanted; where nothing is said, it is if it can be had."""
+    return onnx.installed() if wanted.onnx is None else wanted.onnx
+
+
+def write(
+    folder: Path,
+    *,
+    with_onnx: bool,
+    with_graph: bool,
+    calibration: NDArray[np.uint8] | None,
+) -> list[str]:
+    """Write what is wanted beside the network in `folder`; return what could not be, and why.
+
+    Parameters
+    ----------
+    with_onnx
+        ``model.onnx``.
+    with_graph
+        ``uint8-symbol.json`` (and ``uint8.onnx``), which take images as they rest.
+    calibration
+        Training images (N, H, W, C) for ``int8-symbol.json``, of which the first 256 count; None
+        for no such file.
+
+    Raises
+    ------
+    GluonexpError
+        The network cannot be quantized.
+    """
+    notes: list[str] = []
+    signature = files.read_signature(folder)
+    if with_onnx:
+        name, (_, *shape) = signature["input"]["name"], signature["input"]["shape"]
+        try:
+            onnx.write(*files.read(folder, files.MODEL, name, (1, *shape)), folder, shape)
+        except onnx.Unexportable as error:  # all else of an export is of use without it
+            notes.append(str(error))
+    if with_graph:
+        try:
+            graph.write(folder, verify.steps(folder), with_onnx=with_onnx and not notes)
+        except onnx.Unexportable as error:
+            notes.append(str(error))
+    if calibration is not None:
+        int8.quantize(folder, verify.prepare(folder)(calibration[:CALIBRATION]))
+    return notes

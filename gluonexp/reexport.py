@@ -1,0 +1,96 @@
+"""An export made again, in more formats and with a certificate."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from gluonexp import formats, verify
+from gluonexp.build import Data
+from gluonexp.errors import GluonexpError
+from gluonexp.export import files, samples
+from gluonexp.export.agreement import Certificate
+from gluonexp.predict import Classifier
+
+
+def needs_data(folder: Path, quantize: bool) -> bool:
+    """Tell whether `complete` needs data for the export in `folder`."""
+    return quantize or not (folder / samples.SAMPLES).is_file()
+
+
+@contextmanager
+def made(source: Path, to: Path) -> Iterator[Path]:
+    """Give a folder with the network, signature and samples of `source`; it becomes `to`.
+
+    Raises
+    ------
+    GluonexpError
+        `to` holds something already, or `source` lacks a file. Nothing is left of what failed.
+    """
+    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+        raise GluonexpError(f"{to} exists: name a new folder for the export")
+    try:
+        to.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".export-", dir=to.parent) as place:
+            draft = Path(place) / "export"
+            draft.mkdir()
+            files.read_signature(source)
+            needed = (*files.paths(source, files.MODEL), source / files.SIGNATURE)
+            for path in (*needed, source / samples.SAMPLES):
+                if path.is_file() or path in needed:
+                    shutil.copyfile(path, draft / path.name)
+            yield draft
+            os.replace(draft, to)
+    except OSError as error:
+        raise GluonexpError(f"{to}: cannot be made: {error}") from error
+
+
+def complete(
+    folder: Path,
+    *,
+    data: Data | None = None,
+    with_onnx: bool = False,
+    with_graph: bool = False,
+    quantize: bool = False,
+) -> Certificate | None:
+    """Write the formats asked for beside the network in `folder`, and its certificate.
+
+    Parameters
+    ----------
+    data
+        What the network was trained on: held-out images become the samples, training images
+        calibrate the quantized copy. Without samples there is no certificate.
+    with_onnx
+        ``model.onnx``.
+    with_graph
+        ``uint8-symbol.json`` (and ``uint8.onnx``), which take images as they rest.
+    quantize
+        ``int8-symbol.json``.
+
+    Raises
+    ------
+    GluonexpError
+        A format is not possible here or for this network, or a runtime disagrees.
+    """
+    signature = files.read_signature(folder)
+    if data is not None and needs_data(folder, quantize=False):
+        _, held_out = data.held_out()
+        kept = samples.count(len(held_out), held_out.images.shape[1:])
+        images, labels = held_out.images[:kept], held_out.labels[:kept]
+        logits = Classifier(folder).logits(images)
+        classes = tuple(signature["classes"])
+        samples.write(folder, samples.Samples(images, labels, logits, classes))
+    calibration = None
+    if quantize:
+        assert data is not None
+        calibration = data.train.images
+    missing = formats.write(
+        folder, with_onnx=with_onnx, with_graph=with_graph, calibration=calibration
+    )
+    if missing:  # it was asked for by name
+        raise GluonexpError("; ".join(missing))
+    return None if needs_data(folder, quantize=False) else verify.certify(folder)

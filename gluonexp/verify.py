@@ -1,0 +1,73 @@
+"""Prove an export equal to the network it was made of: at the end of a run, and again later.
+
+`export.certificate` proves; here it gets the steps from images to inputs, as the signature says
+them, and what its processes may import beforehand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gluonexp.export import certificate, score
+from gluonexp.export.agreement import Certificate
+from gluonexp.export.files import read_signature
+from gluonexp.models.preprocess import Preprocess, Preprocessing
+from gluonexp.mx import nd
+from gluonexp.workers import Workers, cores
+
+
+def workers() -> Workers:
+    """Return the clean processes that `certify` needs, at most two; `start` warms them up.
+
+    Each imports MXNet and the other runtimes, which takes seconds: start them while there is
+    something else to wait for.
+    """
+    return Workers(min(2, cores()), score.warm_up)
+
+
+def certify(
+    folder: Path,
+    *,
+    pool: Workers | None = None,
+    runtimes: Sequence[str] | None = None,
+    reference: Callable[[Path], object] | None = None,
+) -> Certificate:
+    """Write ``certificate.json`` into `folder`, or raise: see `export.certificate.certify`."""
+    with nullcontext(pool) if pool else workers() as using:
+        return certificate.certify(
+            folder, prepare, workers=using, runtimes=runtimes, reference=reference
+        )
+
+
+def check(folder: Path, *, pool: Workers | None = None) -> Certificate:
+    """Prove the export in `folder` again, or raise: see `export.certificate.check`."""
+    with nullcontext(pool) if pool else workers() as using:
+        return certificate.check(folder, prepare, workers=using)
+
+
+def prepare(folder: Path) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
+    """Return the steps from images to inputs that the signature in `folder` asks for."""
+    block = steps(folder)
+
+    def inputs(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        prepared: NDArray[np.float32] = block(nd.array(images, dtype="uint8")).asnumpy()
+        return prepared
+
+    return inputs
+
+
+def steps(folder: Path) -> Preprocess:
+    """Return the same steps as a block."""
+    signature = read_signature(folder)
+    image = signature["image"]
+    return Preprocess(
+        Preprocessing.from_json(signature["preprocess"]),
+        height=image["height"],
+        width=image["width"],
+        channels=image["channels"],
+    )

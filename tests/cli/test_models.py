@@ -1,0 +1,393 @@
+"""`gluonexp predict, verify, export, download`: by hand, on a run that is in a store."""
+
+import csv
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+from rich.console import Console
+
+from gluonexp import experiment
+from gluonexp.cli import main
+from gluonexp.cli.options import RUNTIMES
+from gluonexp.data.images import decode
+from gluonexp.export import runtimes
+from gluonexp.predict import Classifier
+from gluonexp.run import compose as composed
+from gluonexp.tracking import ensure_experiment, open_store
+
+COMMANDS = ("predict", "evaluate", "verify", "export", "download")
+
+
+class Trained:
+    """A store with a run, a registered model, and sweeps with and without a best run."""
+
+    def __init__(self, folder):
+        self.uri = f"sqlite:///{folder}/mlruns/mlflow.db"
+        overrides = ["model=mlp", "trainer.epochs=1", "dataset.source.size=8"]
+        config = composed(*overrides, f"tracking.uri={self.uri}")
+        console = Console(file=io.StringIO())
+        self.result = experiment.run(config, folder / "job", overrides, console)
+        self.run_id = self.result.run_id
+        self.client = open_store(self.uri)
+        self.artifacts = next((folder / "mlruns/artifacts").glob(f"*/{self.run_id}/artifacts"))
+        self.client.create_registered_model("digits")
+        self.client.create_model_version("digits", f"{self.artifacts}/export", self.run_id)
+        self.client.set_registered_model_alias("digits", "champion", "1")
+        self.sweep = self.parent(**{"gluonexp.sweep.best": self.run_id})
+        self.begun = self.parent()
+
+    def parent(self, **tags):
+        number = ensure_experiment(self.client, "sweeps", self.uri)
+        tags |= {"gluonexp.kind": "sweep"}
+        run = self.client.create_run(number, tags=tags).info.run_id
+        self.client.set_terminated(run)
+        return run
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    return Trained(tmp_path_factory.mktemp("trained"))
+
+
+@pytest.fixture
+def invoke(trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", trained.uri)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def invoke(*arguments, status=0):
+        result = CliRunner().invoke(main, arguments)
+        assert result.exit_code == status, result.output
+        assert result.exception is None or isinstance(result.exception, SystemExit)
+        return result
+
+    return invoke
+
+
+def table(result):
+    return list(csv.DictReader(io.StringIO(result.stdout)))
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Write images of many sizes into folders."""
+    rng = np.random.default_rng(0)
+    paths = []
+    for place, size in (("a/1.png", 8), ("a/2.jpg", 30), ("b/7/3.png", 9), ("b/[x].bmp", 12)):
+        path = tmp_path / "photos" / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (size, size, 3), dtype=np.uint8)).save(path)
+        paths.append(path.relative_to(tmp_path).as_posix())
+    return paths
+
+
+# --- the commands themselves ---------------------------------------------------------------------
+
+
+def test_help_has_examples_and_loads_nothing(tmp_path):
+    script = (
+        "import sys\nfrom click.testing import CliRunner\nfrom gluonexp.cli import main\n"
+        "for name in sys.argv[1:]:\n"
+        "    done = CliRunner().invoke(main, [name, '--help'])\n"
+        "    assert done.exit_code == 0 and f'  gluonexp {name} ' in done.output, done.output\n"
+        "print(*sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, *COMMANDS], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    heavy = {"mxnet", "mlflow", "matplotlib", "sklearn", "pandas", "hydra", "numpy", "onnx"}
+    assert heavy & set(done.stdout.split()) == set()
+
+
+def test_the_runtimes_are_all_there_are():
+    assert tuple(runtimes.RUNTIMES) == RUNTIMES
+
+
+def test_models_are_completed(trained):
+    command = main.commands["predict"]
+    context = command.make_context("predict", ["--tracking-uri", trained.uri, "x"])
+    offered = command.params[0].shell_complete(context, "")
+    names = [item.value for item in offered]
+    assert names[0] == "last"
+    assert set(names[1:]) == {trained.run_id, trained.sweep, trained.begun}
+    offered = command.params[0].shell_complete(context, "models:/d")
+    assert [item.value for item in offered] == ["models:/digits@champion"]
+    folders = command.params[0].shell_complete(context, "./ex")
+    assert [(item.value, item.type) for item in folders] == [("./ex", "dir")]
+    nowhere = command.make_context("predict", ["--tracking-uri", "sqlite:////no/x.db", "x"])
+    assert [item.value for item in command.params[0].shell_complete(nowhere, "l")] == ["last"]
+
+
+# --- what MODEL means ----------------------------------------------------------------------------
+
+
+def test_every_name_means_the_same_model(trained, invoke, photos):
+    wanted = table(invoke("predict", "last", *photos, "--csv"))
+    assert len(wanted) == len(photos)
+    names = [
+        *(trained.run_id, trained.run_id[:6], f"runs:/{trained.run_id}"),
+        *("models:/digits/1", "models:/digits@champion"),
+        *(trained.sweep, trained.sweep[:8], f"runs:/{trained.sweep}"),
+        *(str(trained.artifacts), str(trained.artifacts / "export")),
+    ]
+    for name in names:
+        assert table(invoke("predict", name, *photos, "--csv")) == wanted, name
+
+
+@pytest.mark.parametrize("command", ["predict", "evaluate", "verify"])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("abcdef01", "no run id begins with abcdef01"),
+        ("nothing", "nothing"),
+        ("models:/digits/7", "version 7 of model digits"),
+        ("models:/digits", "models:/NAME@ALIAS"),
+        ("photos", "signature.json is missing"),
+        ("BEGUN", "has no best run yet"),
+    ],
+)
+def test_what_means_no_model_is_told(trained, invoke, photos, command, name, message):
+    name = trained.begun if name == "BEGUN" else name
+    result = invoke(command, name, *(photos if command == "predict" else []), status=1)
+    assert message in result.stderr
+    assert result.stderr.startswith("Error: ")
+    assert result.stdout == ""
+
+
+# --- predict -------------------------------------------------------------------------------------
+
+
+def test_without_images_its_own_examples(invoke):
+    lines = invoke("predict", "last").stdout.splitlines()
+    assert lines[0].split() == ["image", "predicted", "probability", "true"]
+    assert [line.split()[-1] for line in lines[1:]] == list("0123456789")
+
+
+def test_the_table_for_programs_is_complete(trained, invoke, photos):
+    rows = table(invoke("predict", "last", "photos", "--csv"))
+    assert [row["image"] for row in rows] == sorted(photos)
+    assert [row["true"] for row in rows] == ["", "", "7", ""]  # the folder of the third
+    classes = [str(index) for index in range(10)]
+    classifier = Classifier(trained.artifacts / "export")
+    images = np.stack([decode(row["image"], 8, 8, 1) for row in rows])
+    for row, expected in zip(rows, classifier.probabilities(images), strict=True):
+        found = [float(row[f"probability.{name}"]) for name in classes]
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+        assert row["predicted"] == classes[int(np.argmax(found))]
+        assert float(row["probability"]) == max(found)
+
+
+def test_the_likeliest_classes(invoke, photos):
+    whole = table(invoke("predict", "last", *photos, "--csv"))
+    ranked = table(invoke("predict", "last", *photos, "--csv", "--top", "3"))
+    head = ["predicted", "probability", "predicted.2", "probability.2"]
+    head += ["predicted.3", "probability.3"]
+    assert list(ranked[0]) == ["image", "true", *head]
+    for row, known in zip(ranked, whole, strict=True):
+        order = sorted(map(str, range(10)), key=lambda name: -float(known[f"probability.{name}"]))
+        assert [row[name] for name in head[::2]] == order[:3]
+        assert row["probability.3"] == known[f"probability.{order[2]}"]
+    assert len(table(invoke("predict", "last", photos[0], "--csv", "--top", "99"))[0]) == 22
+    shown = invoke("predict", "last", photos[0], "--top", "2").stdout.splitlines()
+    assert shown[0].split() == ["image", "predicted", "probability", "2."]
+    assert shown[1].split()[1:] == [
+        *(ranked[0]["predicted"], f"{float(ranked[0]['probability']):.4f}"),
+        *(ranked[0]["predicted.2"], f"{float(ranked[0]['probability.2']):.4f}"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        (["photos/a/*.png"], ["a/1.png"]),
+        (["photos/**/*.png"], ["a/1.png", "b/7/3.png"]),
+        (["photos/?"], ["a/1.png", "a/2.jpg", "b/7/3.png", "b/[x].bmp"]),
+        (["photos/b/[x].bmp"], ["b/[x].bmp"]),  # a name, and no pattern
+        (["photos/b", "photos/a/2.jpg"], ["b/7/3.png", "b/[x].bmp", "a/2.jpg"]),
+    ],
+)
+def test_files_folders_and_patterns(invoke, photos, given, found):
+    rows = table(invoke("predict", "last", *given, "--csv"))
+    assert [row["image"] for row in rows] == [f"photos/{name}" for name in found]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("photos/c", "photos/c: no such image or folder"),
+        ("photos/*.gif", "photos/*.gif: nothing matches this pattern"),
+        ("empty", "empty: no images"),
+    ],
+)
+def test_a_path_without_images_is_told(invoke, photos, tmp_path, given, message):
+    (tmp_path / "empty").mkdir()
+    result = invoke("predict", "last", photos[0], given, "--csv", status=1)
+    assert message in result.stderr
+    assert result.stdout == ""
+
+
+def test_an_unreadable_image_is_named_and_the_others_go_on(invoke, photos, tmp_path):
+    (tmp_path / "photos/a/broken.png").write_bytes((tmp_path / photos[0]).read_bytes()[:60])
+    (tmp_path / "photos/a/text.png").write_text("no image")
+    result = invoke("predict", "last", "photos", "--csv", "--plot", "answers.png", status=1)
+    assert [row["image"] for row in table(result)] == sorted(photos)
+    told = result.stderr.splitlines()
+    assert [line for line in told if line.startswith("Error: photos/a/broken.png: ")]
+    assert "Error: photos/a/text.png: not a JPEG, PNG, WebP or BMP image" in told
+    with Image.open(tmp_path / "answers.png") as picture:
+        assert picture.format == "PNG"
+    only = invoke("predict", "last", "photos/a/text.png", status=1)
+    assert only.stdout == ""
+
+
+def test_more_images_than_a_batch(invoke, photos, tmp_path):
+    (tmp_path / "many").mkdir()
+    for index in range(130):
+        shutil.copyfile(photos[index % 2 * 2], tmp_path / "many" / f"{index:03d}.png")
+    rows = table(invoke("predict", "last", "many", "--csv", "--plot", "many.png"))
+    one = table(invoke("predict", "last", photos[0], photos[2], "--csv"))
+    assert [row["predicted"] for row in rows] == [one[i % 2]["predicted"] for i in range(130)]
+    assert float(rows[129]["probability"]) == pytest.approx(float(one[1]["probability"]))
+
+
+def test_a_runtime_that_lacks_its_files_is_told(invoke, trained, photos, tmp_path):
+    export = tmp_path / "export"
+    export.mkdir()
+    for name in ("model-symbol.json", "model-0000.params", "signature.json"):
+        shutil.copyfile(trained.artifacts / "export" / name, export / name)
+    assert "int8" in invoke("predict", "export", *photos, "--runtime", "int8", status=1).stderr
+
+
+# --- verify and export ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bare(trained, tmp_path):
+    """Return the artifacts of a run as they were before there were certificates."""
+    network = ("model-symbol.json", "model-0000.params", "signature.json")
+    for name in ("config/resolved.yaml", *(f"export/{file}" for file in network)):
+        (tmp_path / "old" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(trained.artifacts / name, tmp_path / "old" / name)
+    shutil.copyfile(
+        trained.artifacts / "export/signature.json", tmp_path / "old/export/signature.json"
+    )
+    return tmp_path / "old"
+
+
+def test_an_old_run_gets_its_certificate(trained, invoke, bare, tmp_path):
+    assert "certificate.json is missing" in invoke("verify", "old", status=1).stderr
+    with_onnx = bool(runtimes.versions("onnx"))
+    formats = ["--preprocess", "graph", *(["--onnx"] if with_onnx else [])]
+    result = invoke("export", "old", *formats, "--to", "new")
+    assert result.stdout.startswith("written: new\n")
+    made = {"certificate.json", "samples.safetensors", "uint8-symbol.json", "uint8-0000.params"}
+    made |= {"model.onnx", "uint8.onnx"} if with_onnx else set()
+    before = set(os.listdir(bare / "export"))
+    assert set(os.listdir(tmp_path / "new")) == before | made
+    assert not list(tmp_path.glob(".*"))
+    certificate = json.loads((tmp_path / "new" / "certificate.json").read_text())
+    assert certificate["images"] == 256
+    shown = invoke("verify", "new").stdout
+    assert "logits within" in shown
+    assert {*certificate["runtimes"]} <= set(shown.split())
+    (tmp_path / "new" / "signature.json").write_text(
+        (tmp_path / "new" / "signature.json").read_text().replace('"3"', '"8"', 1)
+    )
+    assert "signature.json" in invoke("verify", "new", status=1).stderr
+    assert "new exists" in invoke("export", "old", "--to", "new", status=1).stderr
+
+
+def test_a_network_from_elsewhere_becomes_an_export(trained, invoke, photos, tmp_path):
+    network = [
+        *("--symbol", str(trained.artifacts / "export/model-symbol.json")),
+        *("--params", str(trained.artifacts / "export/model-0000.params")),
+    ]
+    result = invoke("export", *network, "--input", "1x8x8", "--to", "adopted")
+    assert "not certified" in result.stderr
+    wanted = table(invoke("predict", "last", *photos, "--csv"))
+    assert table(invoke("predict", "adopted", *photos, "--csv")) == wanted
+    (tmp_path / "names.txt").write_text("\n".join(f"digit {index}" for index in range(10)))
+    invoke("export", *network, "--input", "1x8x8", "--classes", "names.txt", "--to", "named")
+    named = table(invoke("predict", "named", *photos, "--csv"))
+    assert [row["predicted"] for row in named] == [f"digit {row['predicted']}" for row in wanted]
+    data = ["dataset=digits", "dataset.source.size=8"]
+    assert (
+        "logits within"
+        in invoke("export", *network, "--input", "1x8x8", "--to", "proved", *data).stdout
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        ([], 2, "name a MODEL"),
+        (["--symbol", "s"], 2, "name all of"),
+        (["--symbol", "s", "--params", "s", "--input", "8x8"], 2, "three sizes"),
+        (["--symbol", "s", "--params", "s", "--input", "1x8x8", "--mean", "a"], 2, "numbers"),
+        (["--symbol", "s", "--params", "s", "--input", "1x8x8"], 1, "not a symbol's JSON"),
+        (["last", "dataset=synthetic", "--int8"], 1, "not what this model was trained for"),
+    ],
+)
+def test_an_export_that_cannot_be_made_leaves_nothing(
+    invoke, tmp_path, arguments, status, message
+):
+    (tmp_path / "s").write_text("not a symbol")
+    assert message in invoke("export", *arguments, "--to", "new", status=status).stderr
+    assert os.listdir(tmp_path) == ["s"]
+
+
+# --- download ------------------------------------------------------------------------------------
+
+
+def test_what_there_is_to_download(trained, invoke):
+    lines = invoke("download", "last", "--list").stdout.splitlines()
+    listed = {line.split()[1]: int(line.split()[0].replace(",", "")) for line in lines}
+    files = [path for path in trained.artifacts.rglob("*") if path.is_file()]
+    assert listed == {
+        path.relative_to(trained.artifacts).as_posix(): path.stat().st_size for path in files
+    }
+    lines = invoke("download", "models:/digits@champion", "--list").stdout.splitlines()
+    names = {path.name for path in (trained.artifacts / "export").iterdir()}
+    assert {line.split()[1] for line in lines} == names
+
+
+def test_a_run_is_downloaded_and_used(trained, invoke, photos, tmp_path):
+    first = invoke("download", trained.run_id[:8], "--to", "here").stdout
+    count = sum(path.is_file() for path in trained.artifacts.rglob("*"))
+    assert f"here: {count} files copied; " in first
+    assert (
+        f"0 files copied, {count} were there already"
+        in invoke("download", trained.run_id, "--to", "here").stdout
+    )
+    wanted = table(invoke("predict", "last", *photos, "--csv"))
+    assert table(invoke("predict", "here", *photos, "--csv")) == wanted
+    invoke("download", "last", "export", "--to", "there")
+    assert table(invoke("predict", "there", *photos, "--csv")) == wanted
+    invoke("download", "models:/digits/1", "--to", "model")
+    assert table(invoke("predict", "model", *photos, "--csv")) == wanted
+    invoke("download", "last", "export/signature.json", "--to", "one")
+    assert [path.name for path in (tmp_path / "one" / "export").iterdir()] == ["signature.json"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["last"], 2, "name the folder to copy to: --to DIR"),
+        (["last", "--list", "--to", "x"], 2, "--to DIR"),
+        (["last", "exports", "--to", "x"], 1, "has no exports; there is checkpoint, config"),
+        (["abcdef", "--to", "x"], 1, "no run id begins with abcdef"),
+        (["models:/none@a", "--to", "x"], 1, "version @a of model none"),
+    ],
+)
+def test_what_cannot_be_downloaded_is_told(invoke, tmp_path, arguments, status, message):
+    assert message in invoke("download", *arguments, status=status).stderr
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,121 @@
+"""The symbol that takes images at rest, against the pipeline that the network was trained with."""
+
+import numpy as np
+import pytest
+
+from gluonexp import build
+from gluonexp.data.types import Spec
+from gluonexp.errors import GluonexpError
+from gluonexp.export import files, graph, symbol
+from gluonexp.models.preprocess import Preprocessing
+from gluonexp.mx import gluon, mx, nd, nn
+
+CLASSES = ("a", "b", "c")
+PLAIN = (0.0,), (1.0,)
+THREE = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# (H, W, C) at rest, (C, H, W) of the network, (mean, std)
+PIPELINES = {
+    "grey as it is": ((8, 9, 1), (1, 8, 9), PLAIN),
+    "grey, normalized": ((8, 9, 1), (1, 8, 9), ((0.3,), (0.4,))),
+    "colours as they are": ((8, 9, 3), (3, 8, 9), PLAIN),
+    "colours by channel": ((8, 9, 3), (3, 8, 9), THREE),
+    "colours by one number": ((8, 9, 3), (3, 8, 9), ((0.5,), (1e-3,))),
+    "grey to colours, up": ((8, 9, 1), (3, 20, 31), THREE),
+    "colours to grey, down": ((33, 28, 3), (1, 12, 10), ((0.3,), (0.4,))),
+    "grey, up": ((8, 8, 1), (1, 28, 28), PLAIN),
+    "colours, down": ((32, 32, 3), (3, 9, 11), THREE),
+}
+
+
+@pytest.fixture(params=PIPELINES)
+def exported(request, tmp_path):
+    """A network behind its preprocessing: (folder, block, images, logits)."""
+    image, entry, (mean, std) = PIPELINES[request.param]
+    steps = Preprocessing(entry[1], entry[2], entry[0], mean, std)
+    block = build.preprocess(steps, Spec(*image, CLASSES))
+    images = np.random.default_rng(1).integers(0, 256, (5, *image), dtype=np.uint8)
+    mx.random.seed(1)
+    with mx.name.NameManager():
+        net = nn.HybridSequential()
+        with net.name_scope():
+            net.add(nn.Conv2D(4, 3), nn.BatchNorm(), nn.Activation("relu"), nn.Flatten())
+            net.add(nn.Dense(3))
+    net.initialize(mx.init.Xavier())
+    net.hybridize(static_alloc=True, static_shape=True)
+    logits = net(block(nd.array(images, dtype="uint8"))).asnumpy()
+    symbol.export(
+        net,
+        tmp_path,
+        image=image,
+        input_shape=entry,
+        preprocess=steps.to_json(),
+        classes=CLASSES,
+    )
+    return tmp_path, block, images, logits
+
+
+def relative(found, expected):
+    return np.abs(found - expected).max() / np.abs(expected).max()
+
+
+def test_bytes_in_give_the_logits_of_training(exported):
+    folder, block, images, logits = exported
+    graph.write(folder, block)
+    run = graph.load(folder)
+    for count in (1, 5, 3):
+        assert relative(run(images[:count]), logits[:count]) < 1e-5
+
+
+def test_mxnet_reads_it_by_its_own_name(exported):
+    folder, block, images, logits = exported
+    graph.write(folder, block)
+    uint8, arguments, statistics = mx.model.load_checkpoint(str(folder / "uint8"), 0)
+    assert uint8.list_arguments()[0] == "data"
+    for dtype in ("uint8", "float32"):  # whoever binds it as usual gives the bytes as floats
+        module = mx.mod.Module(uint8, data_names=["data"], label_names=None)
+        description = mx.io.DataDesc("data", images.shape, dtype)
+        module.bind(for_training=False, data_shapes=[description])
+        module.set_params(arguments, statistics)
+        module.forward(mx.io.DataBatch([nd.array(images, dtype=dtype)]), is_train=False)
+        assert relative(module.get_outputs()[0].asnumpy(), logits) < 1e-5
+    block = gluon.SymbolBlock(uint8, mx.sym.var("data", dtype="uint8"))
+    block.collect_params().load(str(folder / "uint8-0000.params"), cast_dtype=True)
+    assert relative(block(nd.array(images, dtype="uint8")).asnumpy(), logits) < 1e-5
+
+
+def test_onnx_takes_bytes_too(exported):
+    onnxruntime, openvino = map(pytest.importorskip, ("onnxruntime", "openvino"))
+    folder, block, images, logits = exported
+    graph.write(folder, block, with_onnx=True)
+    path = str(folder / "uint8.onnx")
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (entry,) = session.get_inputs()
+    assert (entry.name, entry.shape, entry.type) == (
+        "data",
+        ["batch", *images.shape[1:]],
+        "tensor(uint8)",
+    )
+    exact = {"INFERENCE_PRECISION_HINT": "f32"}
+    compiled = openvino.Core().compile_model(path, "CPU", exact)
+    for count in (1, 5):
+        (found,) = session.run(None, {"data": images[:count]})
+        assert relative(found, logits[:count]) < 1e-5
+        assert relative(compiled([images[:count]])[0], logits[:count]) < 1e-5
+
+
+def test_it_does_not_depend_on_what_the_process_made_before(exported):
+    folder, block, _, _ = exported
+    path = folder / "uint8-symbol.json"
+    graph.write(folder, block)
+    first = path.read_bytes()
+    graph.write(folder, block)
+    assert path.read_bytes() == first
+    assert not list(folder.glob(".*"))
+
+
+def test_other_steps_than_the_networks_are_refused(exported):
+    folder, _, images, _ = exported
+    other = build.preprocess(Preprocessing(4, 4, 1, *PLAIN), Spec(*images.shape[1:], CLASSES))
+    with pytest.raises(GluonexpError, match=r"gives \[\(1, 1, 4, 4\)\], the network takes"):
+        graph.write(folder, other)
+    assert not files.paths(folder, files.UINT8)[0].exists()

@@ -1,0 +1,615 @@
+"""An export as an MLflow model: saved, logged, registered, found again, served."""
+
+import base64
+import io
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import suppress
+from importlib.metadata import version
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+import requests
+import yaml
+from mlflow.exceptions import MlflowException
+from PIL import Image
+
+from gluonexp import tracking
+from gluonexp.data.digits import Digits
+from gluonexp.data.idx import FashionMNIST
+from gluonexp.errors import GluonexpError
+from gluonexp.export import flavor, samples, symbol
+from gluonexp.models.preprocess import Preprocess, Preprocessing
+from gluonexp.mx import autograd, gluon, mx, nd, nn
+from gluonexp.predict import Classifier
+from gluonexp.tracking import models, registry
+from gluonexp.weights.find import find
+
+ROOT = Path(__file__).parents[2]
+CLASSES = FashionMNIST().spec().classes
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """Real images, (N, 28, 28, 1) uint8."""
+    return Digits().load().test.images[:40]
+
+
+@pytest.fixture(scope="module")
+def export(digits, tmp_path_factory):
+    """Export a network that was trained for a few steps, so that its answers differ."""
+    folder = tmp_path_factory.mktemp("run") / "export"
+    mx.random.seed(5)
+    with mx.name.NameManager():
+        net = nn.HybridSequential()
+        with net.name_scope():
+            net.add(nn.Conv2D(4, 3, activation="relu"), nn.BatchNorm(), nn.MaxPool2D(4))
+            net.add(nn.Flatten(), nn.Dense(len(CLASSES)))
+    net.initialize(mx.init.Xavier())
+    net.hybridize()
+    steps = Preprocessing(28, 28, 1, (0.5,), (0.25,))
+    inputs = Preprocess(steps, height=28, width=28, channels=1)(nd.array(digits, dtype="uint8"))
+    labels = np.arange(len(digits)) % len(CLASSES)
+    trainer = gluon.Trainer(net.collect_params(), "adam", {"learning_rate": 0.01})
+    for _ in range(20):
+        with autograd.record():
+            loss = gluon.loss.SoftmaxCrossEntropyLoss()(net(inputs), nd.array(labels))
+        loss.backward()
+        trainer.step(len(digits))
+    symbol.export(
+        net,
+        folder,
+        image=(28, 28, 1),
+        input_shape=(1, 28, 28),
+        preprocess=steps.to_json(),
+        classes=CLASSES,
+    )
+    samples.write(folder, samples.Samples(digits, labels, net(inputs).asnumpy(), CLASSES))
+    assert len(set(Classifier(folder).probabilities(digits).argmax(1))) > 3
+    return folder
+
+
+class Store:
+    """A store, and runs in it that measured something."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.uri = f"sqlite:///{folder}/mlruns/mlflow.db"
+        self.client = tracking.open_store(self.uri)
+        self.experiment = tracking.ensure_experiment(self.client, "clothes", self.uri)
+
+    def run(self, *accuracies, experiment=None):
+        """Return the id of a run with `val/acc` by epoch."""
+        run_id = self.client.create_run(experiment or self.experiment).info.run_id
+        self.client.log_param(run_id, "optim.lr", "0.1")
+        for step, value in enumerate(accuracies):
+            self.client.log_metric(run_id, "val/acc", value, step=step)
+        self.client.set_terminated(run_id, "FINISHED")
+        return run_id
+
+    def register(self, name, value, mode="max", run_id=None, metric="val/acc"):
+        run_id = run_id or self.run()
+        source = self.client.get_run(run_id).info.artifact_uri + "/export"
+        return registry.register(
+            self.client, run_id, name, source, metric=metric, value=value, mode=mode
+        )
+
+    def champion(self, name):
+        return str(self.client.get_model_version_by_alias(name, "champion").version)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return Store(tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture(autouse=True)
+def _no_global_store(tmp_path, monkeypatch):
+    """Whatever needs MLflow's global store would make one here, which the test would find."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+    yield
+    assert not (tmp_path / "mlflow.db").exists() and not (tmp_path / "mlruns").exists()
+    assert mlflow.active_run() is None
+
+
+# --- save, load, predict -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def saved(export, tmp_path):
+    """Return a model that was moved, its export being gone from where it was."""
+    copy = shutil.copytree(export, tmp_path / "export")
+    flavor.save_model(copy, tmp_path / "model")
+    shutil.rmtree(copy)
+    return (tmp_path / "model").rename(tmp_path / "moved")
+
+
+def test_a_model_says_what_it_is(saved, export):
+    model = yaml.safe_load((saved / "MLmodel").read_text())
+    pyfunc = model["flavors"]["python_function"]
+    assert pyfunc["loader_module"] == "gluonexp.export.flavor"
+    assert pyfunc["data"] == model["flavors"]["gluonexp"]["data"] == "data"
+    assert model["flavors"]["gluonexp"]["classes"] == list(CLASSES)
+    assert model["flavors"]["gluonexp"]["image"]["height"] == 28
+    outputs = json.loads(model["signature"]["outputs"])
+    assert [column["name"] for column in outputs] == ["class", "probability", "probabilities"]
+    assert {path.name for path in (saved / "data").iterdir()} == {
+        path.name for path in export.iterdir()
+    }
+
+
+def test_the_requirements_are_what_is_installed(saved):
+    pinned = (saved / "requirements.txt").read_text().splitlines()
+    assert [line.partition("==")[0] for line in pinned] == [
+        *("gluonexp", "mxnet", "mlflow", "numpy", "pandas", "pillow")
+    ]
+    assert all(
+        line == f"{name}=={version(name)}" for line in pinned for name in [line.split("=")[0]]
+    )
+    conda = yaml.safe_load((saved / "conda.yaml").read_text())
+    assert conda["dependencies"][-1] == {"pip": pinned}
+    environment = yaml.safe_load((saved / "python_env.yaml").read_text())
+    assert environment["dependencies"] == ["-r requirements.txt"]
+    assert conda["dependencies"][0] == f"python={environment['python']}"
+
+
+def test_the_input_example_is_a_real_image(saved, digits):
+    example = json.loads((saved / "serving_input_example.json").read_text())
+    np.testing.assert_array_equal(example["inputs"], digits[:1])
+
+
+@pytest.mark.parametrize("config", [None, {"runtime": "symbolblock"}])
+def test_what_was_saved_answers_as_the_export(saved, export, digits, config):
+    expected = Classifier(export).probabilities(digits)
+    answers = mlflow.pyfunc.load_model(str(saved), model_config=config).predict(digits)
+    assert list(answers.columns) == ["class", "probability", "probabilities"]
+    assert list(answers["class"]) == [CLASSES[index] for index in expected.argmax(1)]
+    np.testing.assert_allclose(answers["probability"], expected.max(1), rtol=1e-5)
+    table = [list(row.values()) for row in answers["probabilities"]]
+    np.testing.assert_allclose(table, expected, rtol=1e-5, atol=1e-7)
+    assert all(tuple(row) == CLASSES for row in answers["probabilities"])
+    np.testing.assert_allclose(flavor.load_model(str(saved)).probabilities(digits), expected)
+
+
+def png(image):
+    stream = io.BytesIO()
+    Image.fromarray(image[..., 0]).save(stream, "PNG")
+    return base64.b64encode(stream.getvalue()).decode()
+
+
+def test_images_may_come_in_many_forms(saved, digits):
+    model = mlflow.pyfunc.load_model(str(saved))
+    two = digits[:2]
+    expected = model.predict(two)
+    for given in (
+        two[..., 0],
+        two.astype(np.int64),
+        {"images": two},
+        {"images": np.array(two.tolist(), dtype=object)},  # as MLflow's server reads JSON
+        np.array([png(image) for image in two], dtype=object),
+        pd.DataFrame({"images": [png(image) for image in two]}),
+    ):
+        pd.testing.assert_frame_equal(model.predict(given), expected)
+    raw = model._model_impl  # without MLflow's signature
+    pd.testing.assert_frame_equal(raw.predict(two.tolist()), expected)
+    assert raw.get_raw_model().classes == CLASSES
+
+
+WANTED = "wanted are images of shape (N, 28, 28, 1) or (N, 28, 28) and type uint8"
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (np.zeros((2, 28, 28, 1)), "these are of shape (2, 28, 28, 1) and type float64"),
+        (np.zeros((2, 28, 28, 1), bool), "type bool"),
+        (np.zeros((2, 1, 28, 28), np.uint8), "these are of shape (2, 1, 28, 28) and type uint8"),
+        (np.zeros((28, 28), np.uint8), "these are of shape (28, 28) and"),
+        (np.zeros((0, 28, 28), np.uint8), "these are of shape (0, 28, 28)"),
+        (np.full((1, 28, 28), 300), "type int64, from 300 to 300"),
+        (np.full((1, 28, 28), -1), "from -1 to -1"),
+        (np.array([[[1, 2], [3]]], dtype=object), "these have no common shape"),
+        (np.array([[None] * 28] * 28, dtype=object), "type object"),
+        (np.array([[["0"] * 28] * 28], dtype=object), "type <U1"),
+        (np.array(["AAAA"], dtype=object), "must be a JPEG, PNG, WebP or BMP file in base64"),
+        (np.array(["/etc/passwd"], dtype=object), "in base64"),
+    ],
+)
+def test_what_are_no_such_images_is_told(saved, given, told):
+    model = mlflow.pyfunc.load_model(str(saved))
+    with pytest.raises(MlflowException) as caught:
+        model.predict(given)
+    assert caught.value.get_http_status_code() == 400
+    assert told in str(caught.value)
+    assert "base64" in told or str(caught.value).startswith(WANTED)
+
+
+def test_what_cannot_be_saved_leaves_nothing(export, tmp_path):
+    with pytest.raises(GluonexpError, match="no export here"):
+        flavor.save_model(tmp_path, tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "model").mkdir()
+    with pytest.raises(GluonexpError, match="model exists: name a new folder"):
+        flavor.save_model(export, tmp_path / "model")
+
+
+# --- logged --------------------------------------------------------------------------------------
+
+
+def test_a_run_logs_a_model(store, export, digits, tmp_path):
+    run_id = store.run(0.5, 0.75, 0.625)
+    source = shutil.copytree(export, tmp_path / "export")
+    logged = flavor.log_model(source, store.client, run_id, name="cnn", step=1)
+    assert (logged.name, logged.status, logged.source_run_id) == ("cnn", "READY", run_id)
+    folder = Path(logged.artifact_location)
+    assert [path.name for path in folder.parent.parent.glob(".new*")] == []
+    # Nothing large was written: the files are the same.
+    assert (folder / "data/model-0000.params").samefile(source / "model-0000.params")
+    shutil.rmtree(source)
+    (made,) = store.client.get_run(run_id).outputs.model_outputs
+    assert (made.model_id, made.step) == (logged.model_id, 1)
+    found = store.client.get_logged_model(logged.model_id)
+    assert {metric.key: metric.value for metric in found.metrics} == {"val/acc": 0.75}
+    assert found.params == {"optim.lr": "0.1"}
+    # The run's own curve is what it was.
+    history = store.client.get_metric_history(run_id, "val/acc")
+    assert [(point.step, point.value) for point in history] == [(0, 0.5), (1, 0.75), (2, 0.625)]
+    assert store.client.list_artifacts(run_id) == []
+    assert models.logged_model(store.client, run_id).model_id == logged.model_id
+    model = yaml.safe_load((folder / "MLmodel").read_text())
+    assert (model["run_id"], model["model_id"]) == (run_id, logged.model_id)
+    expected = Classifier(export).probabilities(digits)
+    np.testing.assert_array_equal(flavor.load_model(str(folder)).probabilities(digits), expected)
+
+
+def test_a_model_that_could_not_be_kept_is_marked(store, export, tmp_path):
+    experiment = tracking.ensure_experiment(store.client, "unlucky", store.uri)
+    run_id = store.run(experiment=experiment)
+    with pytest.raises(GluonexpError, match="no export here"):
+        flavor.log_model(tmp_path, store.client, run_id)
+    assert store.client.search_logged_models([experiment]) == []
+    artifacts = Path(store.client.get_run(run_id).info.artifact_uri).parents[1]
+    artifacts.mkdir(parents=True)
+    (artifacts / "models").write_text("in the way")
+    with pytest.raises(GluonexpError, match=f"the model of run {run_id} cannot be kept"):
+        flavor.log_model(export, store.client, run_id)
+    (failed,) = store.client.search_logged_models([experiment])
+    assert failed.status == "FAILED"
+    assert models.logged_model(store.client, run_id) is None
+
+
+# --- registered ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("mode", "values", "champions"),
+    [
+        ("max", [0.5, 0.25, 0.5, 0.75, 0.7499999999999999], "11144"),
+        ("min", [0.5, 0.75, 0.5, 0.25, 0.25], "11144"),
+        ("max", [None, float("nan"), -1.0, float("inf"), -0.5], "--335"),
+    ],
+)
+def test_a_version_must_beat_the_champion(store, mode, values, champions):
+    name = f"{mode}{values[0]}"
+    for index, (value, champion) in enumerate(zip(values, champions, strict=True), start=1):
+        registered = store.register(name, value, mode)
+        assert registered.address == f"models:/{name}/{index}"
+        assert registered.champion == (champion == str(index))
+        aliases = store.client.get_registered_model(name).aliases
+        assert str(aliases.get("champion", "-")) == champion
+        tags = store.client.get_model_version(name, str(index)).tags
+        assert (tags["gluonexp.metric"], tags["gluonexp.mode"]) == ("val/acc", mode)
+        assert tags.get("gluonexp.value") == (None if value is None else repr(value))
+        assert len(tags["gluonexp.run_id"]) == 32
+    told = [store.register(name, value, mode).sentence for value in (0.0625, None)]
+    assert told[0].startswith(f"version 6 of {name} is ")
+    assert told[1] == f"version 7 of {name} has no value of val/acc, so it is not the champion"
+
+
+def test_a_run_is_registered_once(store):
+    run_id = store.run()
+    first = store.register("once", 0.5, run_id=run_id)
+    again = store.register("once", 0.5, run_id=run_id)
+    assert (again.address, again.champion) == (first.address, True)
+    assert again.sentence == "version 1 of once is the champion already"
+    assert store.register("twice", 0.5, run_id=run_id).version == "1"
+
+
+def test_a_champion_appointed_by_hand_is_measured_by_its_run(store):
+    client = store.client
+    client.create_registered_model("byhand")
+    measured = client.create_model_version(
+        "byhand", "somewhere", run_id=store.run(0.25, 0.75, 0.5)
+    )
+    client.set_registered_model_alias("byhand", "champion", measured.version)
+    assert not store.register("byhand", 0.75).champion
+    better = store.register("byhand", 0.8)
+    assert better.sentence == (
+        "version 3 of byhand is the champion now: val/acc 0.8 against 0.75 of version 1"
+    )
+    # Of another metric its tags say nothing, nor has its run measured it.
+    told = store.register("byhand", 0.01, mode="min", metric="val/loss").sentence
+    assert told == (
+        "version 4 of byhand is not the champion: that is version 3, of which val/loss is not "
+        "known"
+    )
+    # It may be that a worse one was wanted.
+    client.set_registered_model_alias("byhand", "champion", measured.version)
+    assert store.register("byhand", 0.76).champion
+
+
+def test_a_name_that_the_store_refuses_is_told(store):
+    with pytest.raises(GluonexpError, match=r"cannot be registered as a/b: .*cannot be empty|a/b"):
+        store.register("a/b", 0.5)
+
+
+REGISTER = """
+import sys
+from gluonexp import tracking
+from gluonexp.tracking import registry
+uri, run_id = sys.argv[1:]
+client = tracking.open_store(uri)
+print("ready", flush=True)
+sys.stdin.readline()
+registry.register(
+    client, run_id, "race", "somewhere", metric="val/acc", value=0.75, mode="max"
+)
+"""
+
+
+def test_a_process_that_registers_waits_for_another(store, monkeypatch):
+    other = subprocess.Popen(
+        [sys.executable, "-c", REGISTER, store.uri, store.run()],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert other.stdout.readline() == "ready\n"
+    judge = registry._judge
+
+    def judge_late(*args):
+        """Decide that 0.5 is the first, and take long to say so."""
+        decision = judge(*args)
+        other.stdin.write("\n")
+        other.stdin.flush()
+        with suppress(subprocess.TimeoutExpired):
+            other.wait(timeout=3)
+        return decision
+
+    monkeypatch.setattr(registry, "_judge", judge_late)
+    assert store.register("race", 0.5).champion
+    other.communicate()
+    assert other.returncode == 0
+    assert store.champion("race") == "2"
+    assert store.client.get_model_version("race", "2").tags["gluonexp.value"] == "0.75"
+
+
+# --- found again ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def logged(store, export):
+    """Return a run that kept its export and logged it as a model, which is registered."""
+    run_id = store.run(0.5)
+    store.client.log_artifacts(run_id, str(export), "export")
+    model = flavor.log_model(export, store.client, run_id, name="cnn")
+    registry.register(
+        store.client,
+        run_id,
+        "clothes",
+        model.model_uri,
+        metric="val/acc",
+        value=0.5,
+        mode="max",
+    )
+    return run_id, model
+
+
+@pytest.mark.parametrize(
+    "ref",
+    [
+        *("RUN", "SHORT", "runs:/RUN", "runs:/RUN/export", "runs:/RUN/cnn"),
+        *("models:/clothes@champion", "models:/clothes/1", "MODEL", "EXPORT", "FOLDER"),
+    ],
+)
+def test_an_export_is_found_by_whatever_names_it(store, logged, export, ref, tmp_path):
+    run_id, model = logged
+    ref = {"EXPORT": str(export), "FOLDER": model.artifact_location, "SHORT": run_id[:12]}.get(
+        ref, ref.replace("RUN", run_id).replace("MODEL", model.model_uri)
+    )
+    folder = models.fetch(store.client, ref, tmp_path / "copy")
+    assert (folder / "model-0000.params").read_bytes() == (
+        export / "model-0000.params"
+    ).read_bytes()
+    run = models.run_of(store.client, ref)
+    assert (run is None) if ref.startswith("/") else (run.info.run_id == run_id)
+
+
+@pytest.mark.parametrize(
+    ("ref", "told"),
+    [
+        ("models:/clothes", "write models:/NAME@ALIAS, models:/NAME/3 or models:/m-ID"),
+        ("models:/clothes/9", "version 9 of model clothes cannot be found"),
+        ("models:/clothes@winner", "version @winner of model clothes cannot be found"),
+        (f"models:/m-{'0' * 32}", f"model m-{'0' * 32} cannot be found"),
+        ("runs:/0123456", "no run id begins with 0123456"),
+        ("some/folder", "some/folder: no such folder; name a run"),
+    ],
+)
+def test_what_means_nothing_is_told(store, logged, ref, told, tmp_path):
+    with pytest.raises(GluonexpError, match=told.replace("(", r"\(")):
+        models.fetch(store.client, ref, tmp_path)
+
+
+def hostile(folder):
+    """Make a model whose loading, as MLflow does it, would leave a file behind."""
+    (folder / "code").mkdir(parents=True)
+    trace = folder.parent / "executed"
+    (folder / "code" / "evil.py").write_text(
+        f"open({str(trace)!r}, 'w').close()\n_load_pyfunc = print\n"
+    )
+    pyfunc = {"loader_module": "evil", "code": "code", "python_version": "3.11.0"}
+    (folder / "MLmodel").write_text(yaml.safe_dump({"flavors": {"python_function": pyfunc}}))
+    return trace
+
+
+def test_what_an_mlmodel_would_import_is_not(store, export, digits, tmp_path, monkeypatch):
+    folder = tmp_path / "model"
+    trace = hostile(folder)
+    run_id = store.run()
+    store.client.log_artifacts(run_id, str(folder), "model")
+    store.client.create_registered_model("evil")
+    source = store.client.get_run(run_id).info.artifact_uri + "/model"
+    store.client.create_model_version("evil", source, run_id=run_id)
+    for ref in (str(folder), "models:/evil/1", f"runs:/{run_id}/model"):
+        with pytest.raises(GluonexpError, match="an MLflow model of another flavor"):
+            models.fetch(store.client, ref, tmp_path / "copy")
+    with pytest.raises(GluonexpError, match="another flavor"):
+        flavor.load_model(str(folder))
+    # Beside an export it is not even read.
+    shutil.copytree(export, folder / "data")
+    found = models.fetch(store.client, str(folder), tmp_path / "copy")
+    expected = Classifier(export).probabilities(digits)
+    np.testing.assert_array_equal(Classifier(found).probabilities(digits), expected)
+    np.testing.assert_array_equal(flavor.load_model(str(folder)).probabilities(digits), expected)
+    assert not trace.exists() and "evil" not in sys.modules
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    with pytest.raises(MlflowException):
+        mlflow.pyfunc.load_model(str(folder))  # MLflow itself would
+    assert trace.exists()
+    monkeypatch.delitem(sys.modules, "evil")
+
+
+def test_a_registered_model_gives_its_weights(store, tmp_path):
+    net = gluon.model_zoo.vision.squeezenet1_1(classes=10)
+    net.initialize(mx.init.Xavier())
+    net.hybridize()
+    net(nd.zeros((1, 3, 224, 224)))
+    steps = Preprocessing(224, 224, 3, (0.0,), (1.0,))
+    folder = tmp_path / "export"
+    symbol.export(
+        net,
+        folder,
+        image=(224, 224, 3),
+        input_shape=(3, 224, 224),
+        preprocess=steps.to_json(),
+        classes=[f"c{index}" for index in range(10)],
+    )
+    run_id = store.run(0.5)
+    logged = flavor.log_model(folder, store.client, run_id)
+    registry.register(
+        *(store.client, run_id, "zoo", logged.model_uri), metric="val/acc", value=1, mode="max"
+    )
+    first = net.features[0].weight.data().asnumpy()
+    for choice, address in (
+        ("models:/zoo@champion", "models:/zoo/1"),
+        (logged.model_uri, logged.model_uri),
+    ):
+        found = find(choice, "squeezenet1.1", tracking_uri=store.uri)
+        assert found.choice == address
+        np.testing.assert_array_equal(found.arrays["features.0.weight"], first)
+
+
+# --- served --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def served(store, logged, tmp_path_factory):
+    """Start MLflow's server on the registered champion; yield its address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",  # uvicorn's
+        "PYTHONPATH": str(ROOT),
+        "MLFLOW_TRACKING_URI": store.uri,
+        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    }
+    command = "-m mlflow models serve -m models:/clothes@champion --env-manager local -h 127.0.0.1"
+    server = subprocess.Popen(
+        [sys.executable, *command.split(), "-p", str(port)],
+        cwd=tmp_path_factory.mktemp("server"),
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        lines = []
+        for line in server.stdout:
+            lines.append(line)
+            if "Uvicorn running on" in line:
+                break
+        assert server.poll() is None, "".join(lines)
+        yield f"http://127.0.0.1:{port}/invocations"
+        os.killpg(server.pid, signal.SIGTERM)
+        server.communicate(timeout=30)  # until nobody is left who could write
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port))
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)
+        server.communicate()
+
+
+def same_answers(served, export, images):
+    expected = Classifier(export).probabilities(images)
+    reply = requests.post(served, json={"inputs": images.tolist()}, timeout=60)
+    assert reply.status_code == 200, reply.text
+    answers = reply.json()["predictions"]
+    assert [answer["class"] for answer in answers] == [CLASSES[i] for i in expected.argmax(1)]
+    table = [[answer["probabilities"][name] for name in CLASSES] for answer in answers]
+    np.testing.assert_allclose(table, expected, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose([answer["probability"] for answer in answers], expected.max(1))
+
+
+def test_the_server_answers_as_predict_does(served, export, digits):
+    same_answers(served, export, digits)
+    same_answers(served, export, digits[:3])
+
+
+def test_the_server_answers_for_fashion_mnist(served, export):
+    root = os.environ.get("GLUONEXP_DATA")
+    if not root or not Path(root, "fashion-mnist").is_dir():
+        pytest.skip("GLUONEXP_DATA holds no fashion-mnist/")
+    same_answers(served, export, FashionMNIST(root).load().test.images[:64])
+
+
+def test_the_server_takes_files_in_base64(served, export, digits):
+    split = {"columns": ["images"], "data": [[png(image)] for image in digits[:2]]}
+    table = Classifier(export).probabilities(digits[:2])
+    for body in ({"inputs": [png(image) for image in digits[:2]]}, {"dataframe_split": split}):
+        reply = requests.post(served, json=body, timeout=60)
+        answers = reply.json()["predictions"]
+        assert [answer["class"] for answer in answers] == [CLASSES[i] for i in table.argmax(1)]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "told"),
+    [
+        ([[[0] * 27] * 28], "these are of shape (1, 28, 27) and type int64"),
+        ([[[0.5] * 28] * 28], "these are of shape (1, 28, 28) and type float64"),
+        ([[[300] * 28] * 28], "type int64, from 300 to 300"),
+        ([[[0, 1], [2]]], "these have no common shape"),
+        ({"pixels": [[[0] * 28] * 28]}, "Model is missing inputs ['images']"),
+        ("a cat", "these are of shape"),
+    ],
+)
+def test_the_server_says_what_is_wrong(served, inputs, told):
+    reply = requests.post(served, json={"inputs": inputs}, timeout=60)
+    assert reply.status_code == 400
+    message = reply.json()["message"]
+    assert told in message
+    assert "pixels" in message or "images of shape (N, 28, 28, 1) or (N, 28, 28)" in message

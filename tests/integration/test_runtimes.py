@@ -1,0 +1,397 @@
+"""Every network that is trained here gives the same logits in every runtime."""
+
+import ctypes
+import json
+import logging
+import re
+
+import numpy as np
+import pytest
+
+from gluonexp.data.digits import Digits
+from gluonexp.errors import GluonexpError
+from gluonexp.export import files, onnx, runtimes, symbol
+from gluonexp.models.cnn import cnn
+from gluonexp.models.finetune import alexnet_ft, zoo_ft
+from gluonexp.models.mlp import mlp
+from gluonexp.models.preprocess import Preprocess, Preprocessing
+from gluonexp.mx import autograd, gluon, mx, nd, nn
+
+onnx_library = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+openvino = pytest.importorskip("openvino")
+
+RUNTIMES = ["module", "symbolblock", "onnx", "openvino"]
+CLASSES = 7
+
+
+def zoo(name):
+    return lambda: gluon.model_zoo.vision.get_model(name, classes=CLASSES)
+
+
+# Each with its input; sizes that are small and still leave something of an image.
+NETWORKS = {
+    "mlp": (lambda: mlp(CLASSES), (1, 8, 8)),
+    "cnn": (lambda: cnn(CLASSES), (1, 28, 28)),
+    "alexnet_ft": (lambda: alexnet_ft(CLASSES, head=[64]), (3, 224, 224)),
+    "zoo_ft": (lambda: zoo_ft(CLASSES, "mobilenet0.25", cut=30, head=[32]), (3, 64, 64)),
+    "resnet18_v1": (zoo("resnet18_v1"), (3, 64, 64)),
+    "resnet18_v2": (zoo("resnet18_v2"), (3, 64, 64)),
+    "vgg11_bn": (zoo("vgg11_bn"), (3, 32, 32)),
+    "densenet121": (zoo("densenet121"), (3, 224, 224)),
+    "squeezenet1.1": (zoo("squeezenet1.1"), (3, 224, 224)),
+    "mobilenet0.25": (zoo("mobilenet0.25"), (3, 64, 64)),
+    "mobilenetv2_0.25": (zoo("mobilenetv2_0.25"), (3, 64, 64)),
+    "inceptionv3": (zoo("inceptionv3"), (3, 299, 299)),
+}
+
+
+def real_inputs(shape, count):
+    """Return digits (N, C, H, W) as a network of that input sees them."""
+    channels, height, width = shape
+    images = Digits(8).load().test.images[:count]
+    steps = Preprocessing(height, width, channels, (0.3,), (0.4,))
+    block = Preprocess(steps, height=images.shape[1], width=images.shape[2], channels=1)
+    return block(nd.array(images, dtype="uint8")).asnumpy()
+
+
+def export(construct, shape, folder, count=3):
+    """Export a network with random values everywhere; return inputs and logits."""
+    mx.random.seed(5)
+    rng = np.random.default_rng(5)
+    with mx.name.NameManager():
+        net = construct()
+    net.initialize(mx.init.MSRAPrelu(slope=0))
+    net.apply(forget)
+    net.hybridize()
+    inputs = real_inputs(shape, count)
+    net(nd.array(inputs[:1]))
+    randomize(net, rng, gamma=(0.5, 2), beta=(-0.2, 0.2), bias=(-0.1, 0.1))
+    with autograd.record():
+        loss = net(nd.array(inputs)).sum()
+    loss.backward()  # running statistics are those of these images now, ...
+    nd.waitall()
+    randomize(net, rng, factor=True, running_mean=(0.9, 1.1), running_var=(0.8, 1.5))  # or nearly
+    logits = net(nd.array(inputs)).asnumpy()
+    channels, height, width = shape
+    symbol.export(
+        net,
+        folder,
+        image=(8, 8, 1),
+        input_shape=shape,
+        preprocess=Preprocessing(height, width, channels, (0.3,), (0.4,)).to_json(),
+        classes=[f"class {label}" for label in range(logits.shape[1])],
+    )
+    unfix(folder, rng)
+    return inputs, logits
+
+
+def forget(block):
+    """Let running statistics be those of the last batch."""
+    if isinstance(block, nn.BatchNorm):
+        block._kwargs["momentum"] = 0
+
+
+def randomize(net, rng, factor=False, **ranges):
+    for name, parameter in net.collect_params().items():
+        for kind, (low, high) in ranges.items():
+            if name.endswith(kind):
+                values = rng.uniform(low, high, parameter.shape)
+                if factor:
+                    values *= parameter.data().asnumpy()
+                parameter.set_data(nd.array(values))
+
+
+def unfix(folder, rng):
+    """Store other scales than 1 where a BatchNorm has none; MXNet resets them as it computes."""
+    nodes = json.loads((folder / "model-symbol.json").read_text())["nodes"]
+    path = str(folder / "model-0000.params")
+    params = nd.load(path)
+    for node in nodes:
+        if node["op"] == "BatchNorm" and node["attrs"]["fix_gamma"] == "True":
+            gamma = params["arg:" + nodes[node["inputs"][1][0]]["name"]]
+            gamma[:] = nd.array(rng.uniform(0.5, 2, gamma.shape))
+    nd.save(path, params)
+
+
+def write_onnx(folder):
+    shape = files.read_signature(folder)["input"]["shape"][1:]
+    network = files.read(folder, files.MODEL, "data", (1, *shape))
+    return onnx.write(*network, folder, shape)
+
+
+def read(graph):
+    return {name for node in graph.node for name in node.input}
+
+
+def relative(found, expected):
+    return np.abs(found - expected).max() / np.abs(expected).max()
+
+
+class Layer(nn.HybridBlock):
+    """A layer that is one function of (F, x)."""
+
+    def __init__(self, function):
+        super().__init__(prefix="")
+        self.function = function
+
+    def hybrid_forward(self, F, x):
+        return self.function(F, x)
+
+
+def small(*layers):
+    """Return what makes a network of `layers` and a classifier."""
+
+    def construct():
+        net = nn.HybridSequential(prefix="")
+        net.add(*layers, nn.Flatten(), nn.Dense(CLASSES))
+        return net
+
+    return construct
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """A small network with BatchNorm, exported in every format: (folder, inputs, logits)."""
+    folder = tmp_path_factory.mktemp("export")
+    layers = [nn.Conv2D(4, 3), nn.BatchNorm(scale=False), nn.Activation("relu"), nn.Dropout(0.5)]
+    inputs, logits = export(small(*layers), (1, 8, 8), folder, count=9)
+    write_onnx(folder)
+    return folder, inputs, logits
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_network_gives_the_same_logits_in_every_runtime(name, tmp_path):
+    construct, shape = NETWORKS[name]
+    inputs, logits = export(construct, shape, tmp_path)
+    write_onnx(tmp_path)
+    assert relative(logits[1], logits[0]) > 1e-2  # it does tell images apart
+    assert runtimes.available(tmp_path) == RUNTIMES
+    for runtime in RUNTIMES:
+        found = runtimes.load(tmp_path, runtime)(inputs)
+        assert found.dtype == np.float32
+        assert relative(found, logits) < 1e-4, runtime
+        np.testing.assert_array_equal(found.argmax(1), logits.argmax(1), err_msg=runtime)
+
+
+@pytest.mark.parametrize("name", RUNTIMES)
+def test_any_number_of_images_in_turn(exported, name):
+    folder, inputs, logits = exported
+    run = runtimes.load(folder, name)
+    first = run(inputs[:1])
+    for count in (9, 2, 9):
+        assert relative(run(inputs[:count]), logits[:count]) < 1e-5
+    assert relative(first, logits[:1]) < 1e-5  # nor are earlier results written over
+
+
+def test_the_runtimes_of_a_folder_are_those_with_files(exported, tmp_path):
+    folder, inputs, logits = exported
+    assert runtimes.available(tmp_path) == []
+    for path in folder.iterdir():
+        if path.suffix != ".onnx":
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+    assert runtimes.available(tmp_path) == ["module", "symbolblock"]
+    with pytest.raises(GluonexpError, match=r"model\.onnx is missing, which runtime openvino"):
+        runtimes.load(tmp_path, "openvino")
+    for path in list(tmp_path.glob("model-*")):
+        path.with_name(path.name.replace("model", "int8")).write_bytes(path.read_bytes())
+    assert runtimes.available(tmp_path) == ["module", "symbolblock", "int8"]
+    assert relative(runtimes.load(tmp_path, "int8")(inputs), logits) < 1e-6
+
+
+def test_what_is_not_installed_is_named_with_its_remedy(exported, monkeypatch):
+    def missing(library):
+        raise runtimes.PackageNotFoundError(library)
+
+    monkeypatch.setattr(runtimes, "version", missing)
+    assert runtimes.versions("onnx") == {}
+    assert runtimes.available(exported[0]) == ["module", "symbolblock"]
+    with pytest.raises(GluonexpError, match=r"onnxruntime, .*pip install 'gluonexp\[onnx\]'"):
+        runtimes.load(exported[0], "onnx")
+    with pytest.raises(GluonexpError, match="choose one of module symbolblock onnx openvino int8"):
+        runtimes.load(exported[0], "tensorrt")
+
+
+def test_versions_are_those_of_the_libraries():
+    assert runtimes.versions("module") == {"mxnet": mx.__version__}
+    assert runtimes.versions("onnx") == {"onnxruntime": onnxruntime.__version__}
+    assert list(runtimes.versions("openvino")) == ["openvino"]
+
+
+def test_as_many_threads_as_mxnet_takes(monkeypatch):
+    assert runtimes.threads() == 1
+    monkeypatch.setenv("OMP_NUM_THREADS", "3,2")
+    assert runtimes.threads() == 3
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert runtimes.threads() >= 1
+
+
+@pytest.mark.parametrize("name", RUNTIMES)
+def test_images_of_another_size_are_one_error(exported, name):
+    run = runtimes.load(exported[0], name)
+    for shape in ((2, 1, 9, 9), (1, 8, 8), (0, 1, 8, 8)):
+        expected = rf"takes inputs \(N, 1, 8, 8\), not {re.escape(str(shape))}"
+        with pytest.raises(GluonexpError, match=expected):
+            run(np.zeros(shape, np.float32))
+
+
+@pytest.mark.parametrize("name", ["onnx", "openvino"])
+@pytest.mark.parametrize("kept", [0, 100, -100])
+def test_a_damaged_onnx_file_is_one_error(exported, tmp_path, name, kept):
+    for path in exported[0].iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    model = tmp_path / "model.onnx"
+    model.write_bytes(model.read_bytes()[:kept])
+    with pytest.raises(GluonexpError, match=r"model\.onnx"):
+        runtimes.load(tmp_path, name)
+
+
+@pytest.mark.parametrize("name", ["onnx", "openvino"])
+def test_an_onnx_file_opens_no_other_file(exported, tmp_path, name):
+    for path in exported[0].iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    secret = tmp_path / "secret"
+    secret.write_bytes(bytes(4 * CLASSES))
+    model = onnx_library.load_model(str(tmp_path / "model.onnx"))
+    tensor = next(each for each in model.graph.initializer if list(each.dims) == [CLASSES])
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx_library.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="secret")
+    (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(GluonexpError, match="in another file: refused"):
+        runtimes.load(tmp_path, name)
+
+
+def test_the_onnx_file_is_what_runtimes_like(exported):
+    model = onnx_library.load_model(str(exported[0] / "model.onnx"))
+    onnx_library.checker.check_model(model, full_check=True)
+    assert [(each.domain, each.version) for each in model.opset_import] == [("", 13)]
+    assert model.ir_version == 8
+    assert {tensor.name for tensor in model.graph.initializer} < read(model.graph)
+    session = onnxruntime.InferenceSession(
+        str(exported[0] / "model.onnx"), providers=["CPUExecutionProvider"]
+    )
+    (entry,), (output,) = session.get_inputs(), session.get_outputs()
+    assert (entry.name, entry.shape, entry.type) == ("data", ["batch", 1, 8, 8], "tensor(float)")
+    assert (output.name, output.shape) == ("logits", ["batch", CLASSES])
+    gammas = [
+        onnx_library.numpy_helper.to_array(tensor)
+        for tensor in model.graph.initializer
+        if tensor.name.endswith("gamma")
+    ]
+    np.testing.assert_array_equal(gammas, np.ones((1, 4)))  # scale=False, whatever is stored
+
+
+def test_writing_onnx_is_silent_and_leaves_the_libraries_as_they_were(exported, tmp_path, capfd):
+    exporter = mx.onnx.mx2onnx._export_onnx.MXNetGraph
+    checks = onnx_library.checker.DEFAULT_CONTEXT
+
+    def state():
+        mapping = vars(onnx_library).get("mapping")
+        names = set(vars(onnx_library))
+        handlers = list(logging.getLogger().handlers)
+        imports = dict(checks.opset_imports), checks.ir_version
+        return mapping, names, exporter.convert_layer, handlers, imports
+
+    network = files.read(exported[0], files.MODEL, "data", (1, 1, 8, 8))
+    onnx_library.mapping = "another library's"
+    before = state()
+    onnx.write(*network, tmp_path, (1, 8, 8))
+    assert state() == before
+    del onnx_library.mapping
+    before = state()
+    onnx.write(*network, tmp_path, (1, 8, 8))
+    assert state() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("layer", "match"),
+    [
+        (Layer(lambda F, x: F.erf(x) + F.cbrt(x)), "no operator cbrt, erf$"),
+        (nn.BatchNorm(axis=3), r"operator BatchNorm \(.*batchnorm0_fwd\) .* axis != 1"),
+        (
+            Layer(lambda F, x: F.Dropout(x, mode="always")),
+            r"operator Dropout \(.*dropout\d+\) .* mode",
+        ),
+    ],
+    ids=["no translation", "another use", "another mode"],
+)
+def test_an_operator_that_onnx_cannot_have_is_named(layer, match, tmp_path):
+    export(small(layer), (1, 8, 8), tmp_path)
+    before = vars(onnx_library).get("mapping"), mx.onnx.mx2onnx._export_onnx.MXNetGraph.__dict__
+    with pytest.raises(onnx.Unexportable, match=match):
+        write_onnx(tmp_path)
+    after = vars(onnx_library).get("mapping"), mx.onnx.mx2onnx._export_onnx.MXNetGraph.__dict__
+    assert after == before
+    assert runtimes.available(tmp_path) == ["module", "symbolblock"]
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda F, x: F._internal._rminus_scalar(x, scalar=3.0, name="plain"),
+        lambda F, x: F._internal._rdiv_scalar(x + 9, scalar=3.0, name="plain"),
+        lambda F, x: (1 - x) / 2 + 4 / (x + 9),
+        lambda F, x: F.Activation(x, act_type="tanh", name="logits") * 3,
+        lambda F, x: F.mean(F.relu(x), axis=(2, 3)),
+        lambda F, x: F.contrib.BilinearResize2D(x, height=5, width=13, align_corners=True),
+        lambda F, x: F.contrib.BilinearResize2D(x, height=5, width=13, align_corners=False),
+        lambda F, x: F.image.normalize(
+            F.concat(x, x, x, dim=1), mean=(0.1, 1e-6, -2), std=(0.5, 2.0, 1)
+        ),
+        lambda F, x: F.elemwise_add(*F.split(F.concat(x, x, dim=1), num_outputs=2, axis=1)),
+        lambda F, x: F.dot(F.Flatten(x), F.ones((64, 5))),  # of which the exporter warns
+    ],
+    ids=[
+        "minus",
+        "over",
+        "arithmetic",
+        "name",
+        "mean",
+        "corners",
+        "centres",
+        "normalize",
+        "split",
+        "warning",
+    ],
+)
+def test_operators_that_the_exporter_gets_wrong_by_itself(function, tmp_path, capfd, monkeypatch):
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", [])  # pytest's; without one a warning sets up a log
+    inputs, logits = export(small(Layer(function)), (1, 8, 8), tmp_path)
+    model = onnx_library.load_model(str(write_onnx(tmp_path)))
+    assert root.handlers == []
+    assert {tensor.name for tensor in model.graph.initializer} <= read(model.graph)
+    for name in ("onnx", "openvino"):
+        assert relative(runtimes.load(tmp_path, name)(inputs), logits) < 1e-5
+    assert capfd.readouterr() == ("", "")
+
+
+def test_the_c_predictor_reads_the_pair(exported):
+    """MXNet's c_predict_api.h, which the predictors of other languages are made of."""
+    folder, inputs, logits = exported
+    library = mx.base._LIB
+    graph = (folder / "model-symbol.json").read_bytes()
+    params = (folder / "model-0000.params").read_bytes()
+    shape = inputs.shape
+    handle, name = ctypes.c_void_p(), (ctypes.c_char_p * 1)(b"data")
+    bounds = (ctypes.c_uint32 * 2)(0, len(shape))
+    sizes = (ctypes.c_uint32 * len(shape))(*shape)
+    created = library.MXPredCreate(
+        graph, params, len(params), 1, 0, 1, name, bounds, sizes, ctypes.byref(handle)
+    )
+    assert created == 0, library.MXGetLastError()
+    try:
+        found = np.empty_like(logits)
+        pointers = [
+            array.ctypes.data_as(ctypes.POINTER(ctypes.c_float)) for array in (inputs, found)
+        ]
+        assert library.MXPredSetInput(handle, b"data", pointers[0], inputs.size) == 0
+        assert library.MXPredForward(handle) == 0
+        assert library.MXPredGetOutput(handle, 0, pointers[1], found.size) == 0
+    finally:
+        library.MXPredFree(handle)
+    assert relative(found, logits) < 1e-5

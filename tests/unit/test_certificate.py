@@ -1,0 +1,483 @@
+"""What a certificate records and allows, and what is refused in a model folder."""
+
+import json
+import os
+import pickle
+import struct
+import zipfile
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gluonexp.errors import GluonexpError
+from gluonexp.export import agreement, certificate, guard, samples
+from gluonexp.export.agreement import INT8_DROP, TOLERANCE, Agreement, Certificate
+from gluonexp.export.samples import Samples
+from gluonexp.export.score import Score
+
+CLASSES = ("circle", "square", "t-shirt/top")
+
+
+def made(**changed):
+    fields = {
+        "runtime": "module",
+        "max_absolute": 2e-6,
+        "max_difference": 1e-6,
+        "argmax_equal": 256,
+        "ties": 0,
+        "images": 256,
+        "correct": 200,
+        "expected_correct": 200,
+        "images_per_second": 70.5,
+        "threads": 1,
+        "versions": {"mxnet": "1.9.1"},
+    }
+    return Agreement(**fields | changed)
+
+
+def certified(*agreements, **changed):
+    fields = {
+        "gluonexp": "0.1.0",
+        "date": "2026-01-02T03:04:05+00:00",
+        "images": 256,
+        "accuracy": 0.78125,
+        "agreements": agreements or (made(), made(runtime="onnx", max_difference=2e-6)),
+        "files": {
+            name: "0" * 64
+            for name in (
+                "model-0000.params",
+                "model-symbol.json",
+                "samples.safetensors",
+                "signature.json",
+            )
+        },
+        "mean": (0.1, -0.2),
+        "rms": (1.0, 2.0),
+        "tolerance": {"logits": TOLERANCE, "int8_accuracy_drop": INT8_DROP},
+        "versions": {"python": "3.11.7"},
+    }
+    return Certificate(**fields | changed)
+
+
+def known(logits, labels=None):
+    logits = np.asarray(logits, dtype=np.float32)
+    count, classes = logits.shape
+    labels = logits.argmax(1) if labels is None else np.asarray(labels)
+    images = np.zeros((count, 2, 2, 1), dtype=np.uint8)
+    return Samples(images, labels.astype(np.int64), logits, tuple("abcdef"[:classes]))
+
+
+def scored(logits):
+    logits = np.asarray(logits, dtype=np.float32)
+    return Score(logits, (0.0,), (1.0,), 10.0, 1, {"mxnet": "1.9.1"})
+
+
+# How far a runtime may be.
+
+
+def test_only_a_tie_may_fall_the_other_way():
+    assert made().holds
+    assert not made(argmax_equal=255).holds
+    assert made(argmax_equal=255, ties=1).holds
+    assert made(max_difference=TOLERANCE).holds
+    assert not made(max_difference=1.01 * TOLERANCE).holds
+    assert not made(max_difference=float("nan")).holds
+
+
+def test_eight_bits_may_lose_a_declared_part_of_the_accuracy():
+    def int8(**changed):
+        return made(**{"runtime": "int8", "max_difference": 0.1, "argmax_equal": 250} | changed)
+
+    allowed = int(INT8_DROP * 256)
+    assert allowed == 5
+    assert int8(correct=200 - allowed).holds
+    assert not int8(correct=199 - allowed).holds
+    assert int8(correct=256).holds
+    assert not int8(max_absolute=float("nan")).holds
+    assert int8(images=8, correct=5, expected_correct=6).holds
+    assert not int8(images=8, correct=4, expected_correct=6).holds
+    assert int8().sentence() == "accuracy 0.7812 (float: 0.7812), 250 of 256 classes equal"
+
+
+def test_the_difference_is_measured_against_the_largest_logit():
+    found = agreement.compare("onnx", scored([[8, 2], [1, 4.004]]), known([[8, 2], [1, 4]]))
+    assert found.max_absolute == pytest.approx(0.004, rel=1e-3)
+    assert found.max_difference == pytest.approx(0.0005, rel=1e-3)
+    assert (found.argmax_equal, found.ties, found.images) == (2, 0, 2)
+    assert not found.holds
+
+
+def test_ties_and_accuracy_are_counted():
+    trained = known([[1, 1.00001, 0], [5, 0, 0], [0, 5, 0]], labels=[1, 0, 2])
+    found = agreement.compare("module", scored([[1.00001, 1, 0], [5, 0, 0], [0, 5, 0]]), trained)
+    assert (found.argmax_equal, found.ties) == (2, 1)
+    assert (found.correct, found.expected_correct) == (1, 2)
+    assert found.accuracy == pytest.approx(1 / 3)
+    assert found.holds
+
+
+def test_numbers_that_are_none_never_agree():
+    found = agreement.compare("module", scored([[float("nan"), 0.0]]), known([[1, 0]]))
+    assert not found.holds
+
+
+def test_another_number_of_classes_is_said():
+    with pytest.raises(GluonexpError, match=r"onnx gives logits \(1, 3\), but .* \(1, 2\)"):
+        agreement.compare("onnx", scored([[1, 2, 3]]), known([[1, 0]]))
+
+
+# The record.
+
+
+finite = st.floats(allow_nan=False, allow_infinity=False)
+counts = st.integers(0, 10**6)
+
+
+@given(finite, counts, st.dictionaries(st.text(max_size=8), st.text(max_size=8), max_size=3))
+def test_a_certificate_survives_json(number, count, texts):
+    row = made(max_difference=number, correct=count, versions=texts)
+    whole = certified(row, accuracy=number, files=texts, mean=(number,))
+    again = Certificate.from_json(json.loads(json.dumps(whole.to_json())))
+    assert again == whole
+
+
+def test_it_is_written_for_people_too():
+    fields = certified().to_json()
+    assert list(fields["runtimes"]) == ["module", "onnx"]
+    assert fields["runtimes"]["module"]["accuracy"] == 200 / 256
+    assert fields["tolerance"] == {"logits": 1e-4, "int8_accuracy_drop": 0.02}
+
+
+def test_its_sentence_and_table():
+    int8 = made(runtime="int8", max_difference=0.1, argmax_equal=250, correct=198)
+    whole = certified(made(), made(runtime="onnx", max_difference=2e-6), int8)
+    assert whole.sentence() == (
+        "module and onnx equal the trained network on 256 images: logits within 2.0e-06, 256 "
+        "classes equal; int8: accuracy 0.7734 (float: 0.7812), 250 of 256 classes equal"
+    )
+    assert whole.rows()[1] == ("module", "1.0e-06", "256/256", "0.7812", "70")
+    assert {len(row) for row in whole.rows()} == {5}
+
+
+def test_a_claim_that_is_not_so():
+    recorded = certified(made(), made(runtime="int8"))
+    assert agreement.claims(recorded, made()) is None
+    assert agreement.claims(recorded, made(runtime="onnx")) is None
+    assert agreement.claims(recorded, made(correct=199, ties=1, argmax_equal=255)) is None
+    assert "it records 200 of 256 images" in agreement.claims(recorded, made(correct=199))
+    assert agreement.claims(recorded, made(runtime="int8", correct=197)) is None
+    assert agreement.claims(recorded, made(runtime="int8", correct=190)) is not None
+
+
+def written(folder, fields):
+    (folder / "certificate.json").write_text(json.dumps(fields))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("format",), 2),
+        (("date",), 5),
+        (("images",), -1),
+        (("images",), True),
+        (("accuracy",), "0.9"),
+        (("mean",), [float("nan")]),
+        (("files",), ["model-0000.params"]),
+        (("files",), {"model-0000.params": 1}),
+        (("runtimes",), [1]),
+        (("runtimes", "module"), 1),
+        (("runtimes", "module", "threads"), 1.5),
+        (("runtimes", "module", "versions"), None),
+    ],
+    ids=str,
+)
+def test_a_field_that_is_something_else_is_refused(tmp_path, place, value):
+    fields = certified().to_json()
+    target = fields
+    for key in place[:-1]:
+        target = target[key]
+    target[place[-1]] = value
+    with pytest.raises(GluonexpError, match=r"certificate\.json: "):
+        certificate.read(written(tmp_path, fields))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '"x"', "{}", "[" * 100_000])
+def test_what_is_no_certificate(tmp_path, text):
+    (tmp_path / "certificate.json").write_text(text)
+    with pytest.raises(GluonexpError, match=r"certificate\.json"):
+        certificate.read(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "a/b", "..", "", "a\\b", "a\0b"])
+def test_a_certificate_names_only_its_own_folder(tmp_path, name):
+    whole = certified()
+    fields = replace(whole, files={**whole.files, name: "0" * 64}).to_json()
+    with pytest.raises(GluonexpError, match="is no file of its folder: refused"):
+        certificate.read(written(tmp_path, fields))
+
+
+def test_a_certificate_vouches_for_the_network(tmp_path):
+    whole = certified()
+    fields = replace(whole, files={"signature.json": "0" * 64}).to_json()
+    with pytest.raises(GluonexpError, match=r"does not vouch for model-0000\.params, model-symb"):
+        certificate.read(written(tmp_path, fields))
+    assert certificate.read(written(tmp_path, whole.to_json())) == whole
+
+
+def test_without_a_certificate(tmp_path):
+    with pytest.raises(GluonexpError, match=r"not certified \(certificate\.json is missing\)"):
+        certificate.read(tmp_path)
+
+
+# The samples.
+
+
+def some(count=5, shape=(4, 3, 1)):
+    rng = np.random.default_rng(0)
+    return Samples(
+        images=rng.integers(0, 256, (count, *shape), dtype=np.uint8),
+        labels=rng.integers(0, 3, count),
+        logits=rng.normal(size=(count, 3)).astype(np.float32),
+        classes=CLASSES,
+    )
+
+
+def test_samples_survive_their_file(tmp_path):
+    whole = some()
+    path = samples.write(tmp_path, whole)
+    assert path.name == "samples.safetensors" and list(tmp_path.iterdir()) == [path]
+    again = samples.read(tmp_path)
+    assert again.classes == CLASSES
+    for name in ("images", "labels", "logits"):
+        array = getattr(again, name)
+        np.testing.assert_array_equal(array, getattr(whole, name))
+        assert array.dtype == getattr(whole, name).dtype
+
+
+def test_samples_keep_their_order_in_memory_or_not(tmp_path):
+    whole = some()
+    turned = replace(whole, images=np.asfortranarray(whole.images), logits=whole.logits[:, ::-1])
+    samples.write(tmp_path, turned)
+    again = samples.read(tmp_path)
+    np.testing.assert_array_equal(again.images, whole.images)
+    np.testing.assert_array_equal(again.logits, whole.logits[:, ::-1])
+
+
+def test_samples_are_few_and_small(tmp_path):
+    assert samples.count(10_000, (28, 28, 1)) == 256
+    assert samples.count(40, (28, 28, 1)) == 40
+    assert samples.count(10_000, (224, 224, 3)) == 55  # of 150,528 bytes each
+    assert samples.count(10, (4000, 4000, 3)) == 1
+    samples.write(tmp_path, some(300))
+    assert len(samples.read(tmp_path)) == 256
+
+
+def rewritten(tmp_path, **changed):
+    from safetensors.numpy import save_file
+
+    whole = some()
+    tensors = {"images": whole.images, "labels": whole.labels, "logits": whole.logits} | changed
+    tensors = {name: value for name, value in tensors.items() if value is not None}
+    save_file(tensors, tmp_path / "samples.safetensors", {"classes": json.dumps(CLASSES)})
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"labels": None}, "labels is missing"),
+        ({"images": np.zeros((5, 4, 3, 1), np.float32)}, "images is missing, or not uint8"),
+        ({"images": np.zeros((5, 4, 3), np.uint8)}, "images is missing, or not uint8"),
+        ({"labels": np.zeros(4, np.int64)}, "not equally many"),
+        ({"logits": np.zeros((5, 4), np.float32)}, "not of 3 classes"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_samples_of_another_form(tmp_path, changed, reason):
+    rewritten(tmp_path, **changed)
+    with pytest.raises(GluonexpError, match=reason):
+        samples.read(tmp_path)
+
+
+def header(fields, length=None):
+    text = fields if isinstance(fields, bytes) else json.dumps(fields).encode()
+    return struct.pack("<Q", len(text) if length is None else length) + text
+
+
+def tensor(dtype="U8", shape=(1,), offsets=(0, 1)):
+    return {"dtype": dtype, "shape": list(shape), "data_offsets": list(offsets)}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\0" * 7,
+        header(b"", length=2**63),
+        header(b"{}", length=2**40),
+        header(b"[" * 10_000),
+        header({"images": tensor(shape=(2**62, 2**62))}),
+        header({"images": tensor(offsets=(0, 2**60))}),
+        header({"images": tensor(offsets=(5, 1))}) + b"\0",
+        header({"images": tensor("PICKLE")}) + b"\0",
+        header({"images": tensor()}) + b"\0",
+    ],
+    ids=lambda content: repr(content[:12]),
+)
+def test_damaged_samples_are_refused(tmp_path, content):
+    (tmp_path / "samples.safetensors").write_bytes(content)
+    with pytest.raises(GluonexpError, match=r"samples\.safetensors"):
+        samples.read(tmp_path)
+
+
+def test_too_large_samples_are_not_read(tmp_path):
+    with (tmp_path / "samples.safetensors").open("wb") as file:
+        file.truncate(2**40)  # of holes
+    with pytest.raises(GluonexpError, match="larger than samples are: refused"):
+        samples.read(tmp_path)
+
+
+class Leaves:
+    """Unpickled, it leaves a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def test_a_pickle_instead_of_samples_does_nothing(tmp_path):
+    proof = tmp_path / "proof"
+    pickled = pickle.dumps(Leaves(proof))
+    pickle.loads(pickled).close()
+    assert proof.exists()  # it would
+    proof.unlink()
+    (tmp_path / "samples.safetensors").write_bytes(pickled)
+    with pytest.raises(GluonexpError, match="not a file of samples"):
+        samples.read(tmp_path)
+    with zipfile.ZipFile(tmp_path / "samples.safetensors", "w", zipfile.ZIP_DEFLATED) as bomb:
+        bomb.writestr("images", bytes(2**24))
+    with pytest.raises(GluonexpError, match="not a file of samples"):
+        samples.read(tmp_path)
+    assert not proof.exists()
+
+
+# The folder.
+
+
+def test_links_within_the_folder_are_followed_others_refused(tmp_path):
+    folder = tmp_path / "export"
+    folder.mkdir()
+    (folder / "a").write_text("a")
+    (folder / "b").symlink_to("a")
+    guard.check_files(folder)
+    (tmp_path / "outer").symlink_to(folder)
+    guard.check_files(tmp_path / "outer")
+    (folder / "c").symlink_to(tmp_path / "secret")
+    with pytest.raises(GluonexpError, match="c is a link that leaves the folder: refused"):
+        guard.check_files(folder)
+
+
+def test_a_link_to_itself_or_to_nothing(tmp_path):
+    (tmp_path / "a").symlink_to("a")
+    with pytest.raises(GluonexpError, match="cannot be read"):
+        guard.check_files(tmp_path)
+    (tmp_path / "a").unlink()
+    (tmp_path / "a").symlink_to("b")
+    with pytest.raises(GluonexpError, match="cannot be read"):
+        guard.check_files(tmp_path)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "model-0000.params")
+    with pytest.raises(GluonexpError, match="neither a file nor a folder: refused"):
+        guard.check_files(tmp_path)
+
+
+def test_no_such_folder(tmp_path):
+    with pytest.raises(GluonexpError, match="none: cannot be read: No such file"):
+        guard.check_files(tmp_path / "none")
+    (tmp_path / "file").touch()
+    with pytest.raises(GluonexpError, match="file: cannot be read: Not a directory"):
+        guard.check_files(tmp_path / "file")
+
+
+def test_json_too_large_is_not_read(tmp_path):
+    with (tmp_path / "x.json").open("wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(GluonexpError, match="larger than any file of its kind"):
+        guard.read_json(tmp_path / "x.json")
+
+
+# ONNX.
+
+
+def network(**changed):
+    onnx = pytest.importorskip("onnx")
+    value = onnx.helper.make_tensor_value_info
+    weight = onnx.numpy_helper.from_array(np.ones((2, 2), np.float32), "weight")
+    node = onnx.helper.make_node("MatMul", ["data", "weight"], ["logits"])
+    graph = onnx.helper.make_graph(
+        changed.get("nodes", [node]),
+        "graph",
+        [value("data", 1, [None, 2])],
+        [value("logits", 1, [None, 2])],
+        [weight],
+    )
+    return onnx.helper.make_model(graph, functions=changed.get("functions", []))
+
+
+def refused(model, path, match):
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(GluonexpError, match=match):
+        guard.check_onnx(path)
+
+
+def test_plain_onnx_is_accepted(tmp_path):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(network().SerializeToString())
+    guard.check_onnx(path)
+
+
+@pytest.mark.parametrize("location", ["../../../etc/passwd", "/etc/passwd", "weights.bin"])
+def test_weights_elsewhere_are_refused(tmp_path, location):
+    onnx = pytest.importorskip("onnx")
+    model = network()
+    onnx.external_data_helper.set_external_data(model.graph.initializer[0], location)
+    model.graph.initializer[0].ClearField("raw_data")
+    refused(model, tmp_path / "model.onnx", "keeps the tensor 'weight' in another file: refused")
+
+
+def test_weights_elsewhere_are_found_in_graphs_within(tmp_path):
+    onnx = pytest.importorskip("onnx")
+    hidden = onnx.numpy_helper.from_array(np.ones(2, np.float32), "hidden")
+    onnx.external_data_helper.set_external_data(hidden, "../x")
+    constant = onnx.helper.make_node("Constant", [], ["y"], value=hidden)
+    value = onnx.helper.make_tensor_value_info("y", 1, [2])
+    inner = onnx.helper.make_graph([constant], "inner", [], [value])
+    branch = onnx.helper.make_node("If", ["data"], ["logits"], then_branch=inner)
+    refused(network(nodes=[branch]), tmp_path / "model.onnx", "'hidden' in another file")
+    function = onnx.helper.make_function("", "f", [], ["y"], [constant], [])
+    refused(network(functions=[function]), tmp_path / "model.onnx", "'hidden' in another file")
+
+
+def test_foreign_operators_are_refused(tmp_path):
+    onnx = pytest.importorskip("onnx")
+    node = onnx.helper.make_node("EPContext", ["data"], ["logits"], domain="com.microsoft")
+    refused(network(nodes=[node]), tmp_path / "model.onnx", "operators of 'com.microsoft'")
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"PK\3\4 zip", pickle.dumps({"a": 1}), b"\xff" * 100], ids=repr
+)
+def test_what_is_not_onnx(tmp_path, content):
+    pytest.importorskip("onnx")
+    (tmp_path / "model.onnx").write_bytes(content)
+    with pytest.raises(GluonexpError, match=r"model\.onnx is not an ONNX file"):
+        guard.check_onnx(tmp_path / "model.onnx")
+    with pytest.raises(GluonexpError, match=r"none\.onnx cannot be read: No such file"):
+        guard.check_onnx(tmp_path / "none.onnx")

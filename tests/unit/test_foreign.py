@@ -1,0 +1,422 @@
+"""Networks from elsewhere: the same logits in our layout, or one sentence that says why not."""
+
+import json
+import re
+import shutil
+import struct
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gluonexp.errors import GluonexpError
+from gluonexp.export import files, foreign, runtimes
+from gluonexp.mx import gluon, mx, nd, nn, sym
+from gluonexp.predict import softmax
+
+SHAPE = (3, 8, 8)
+CLASSES = ("circle", "square", "größe", "star")
+OPTIONS = {"image": (8, 8, 3), "input_shape": SHAPE, "mean": (0.5,), "std": (0.25,)}
+INPUTS = np.random.default_rng(0).normal(size=(5, *SHAPE)).astype(np.float32)
+
+
+def _body(name="data"):
+    """Return logits of four classes, with running statistics, as symbols were written by hand."""
+    x = sym.Convolution(sym.var(name), kernel=(3, 3), num_filter=4, name="conv")
+    x = sym.Activation(sym.BatchNorm(x, fix_gamma=False, name="bn"), act_type="relu", name="relu")
+    return sym.FullyConnected(sym.Flatten(x, name="flat"), num_hidden=4, name="fc")
+
+
+def _values(symbol, name="data"):
+    """Return values for its parameters and statistics that all differ."""
+    shapes, _, states = symbol.infer_shape(**{name: (1, *SHAPE)})
+    rng = np.random.default_rng(1)
+
+    def made(names, shapes):
+        return {
+            key: nd.array(np.abs(rng.normal(size=shape)) + 0.1 * (key == "bn_moving_var"))
+            if "bn" in key
+            else nd.array(rng.normal(size=shape))
+            for key, shape in zip(names, shapes, strict=True)
+            if key != name and not key.endswith("label")
+        }
+
+    return (
+        made(symbol.list_arguments(), shapes),
+        made(symbol.list_auxiliary_states(), states),
+    )
+
+
+def _saved(folder, symbol, name="data"):
+    """Write a checkpoint as Module does; return (symbol file, params file)."""
+    folder.mkdir(exist_ok=True)
+    arguments, statistics = _values(symbol, name)
+    mx.model.save_checkpoint(str(folder / "net"), 7, symbol, arguments, statistics)
+    return folder / "net-symbol.json", folder / "net-0007.params"
+
+
+def _outputs(symbol_file, params_file, name="data"):
+    """Return what the files themselves say, in MXNet's executor, labels filled with zeros."""
+    symbol = sym.load(str(symbol_file))
+    values = {key.split(":")[-1]: v for key, v in nd.load(str(params_file)).items()}
+    values[name] = nd.array(INPUTS)
+    for argument in symbol.list_arguments():
+        if argument.endswith("label"):
+            values[argument] = nd.zeros(len(INPUTS))
+    states = {key: values[key] for key in symbol.list_auxiliary_states()}
+    executor = symbol.bind(
+        mx.cpu(), {k: values[k] for k in symbol.list_arguments()}, aux_states=states
+    )
+    return executor.forward(is_train=False)[0].asnumpy()
+
+
+def _changes(folder):
+    return json.loads((folder / "signature.json").read_text(encoding="utf-8"))["adopted"][
+        "changes"
+    ]
+
+
+def _assert_logits(folder, expected):
+    for name in ("module", "symbolblock"):
+        logits = runtimes.load(folder, name)(INPUTS)
+        np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4, err_msg=name)
+
+
+def _refused(tmp_path, said, *pair, **options):
+    """Adopting fails with `said`, and leaves nothing."""
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(GluonexpError, match=said) as caught:
+        foreign.adopt(*pair, tmp_path / "new" / "export", **OPTIONS | options)
+    assert "\n" not in str(caught.value)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_layout_is_our_own(tmp_path):
+    pair = _saved(tmp_path / "old", _body())
+    to = tmp_path / "deep" / "export"
+    assert foreign.adopt(*pair, to, **OPTIONS, classes=CLASSES) == to
+    assert sorted(path.name for path in to.iterdir()) == [
+        *("model-0000.params", "model-symbol.json", "signature.json")
+    ]
+    assert [path.name for path in to.parent.iterdir()] == ["export"]
+    signature = files.read_signature(to)
+    assert signature["image"] == {
+        **{"height": 8, "width": 8, "channels": 3},
+        **{"dtype": "uint8", "layout": "NHWC"},
+    }
+    steps = signature["preprocess"]
+    assert (steps["mean"], steps["std"], steps["height"]) == ([0.5], [0.25], 8)
+    assert signature["input"]["shape"] == [None, *SHAPE]
+    assert signature["output"] == {"shape": [None, 4], "meaning": "logits"}
+    assert signature["classes"] == list(CLASSES)
+    assert signature["adopted"] == {
+        **{"symbol": "net-symbol.json", "params": "net-0007.params", "changes": []}
+    }
+    _assert_logits(to, _outputs(*pair))
+
+
+def test_an_empty_folder_will_do_and_classes_are_numbered(tmp_path):
+    to = tmp_path / "export"
+    to.mkdir()
+    foreign.adopt(*_saved(tmp_path / "old", _body()), to, **OPTIONS)
+    assert files.read_signature(to)["classes"] == ["0", "1", "2", "3"]
+
+
+@pytest.mark.parametrize(
+    ("head", "operator"),
+    [
+        (lambda x: sym.SoftmaxOutput(x, name="softmax"), "SoftmaxOutput"),
+        (lambda x: sym.SoftmaxActivation(x, name="softmax"), "SoftmaxActivation"),
+        (lambda x: sym.softmax(x, name="softmax"), "softmax"),
+        (lambda x: sym.log_softmax(x, name="softmax"), "log_softmax"),
+        (lambda x: sym.SVMOutput(x, name="softmax"), "SVMOutput"),
+    ],
+    ids=["SoftmaxOutput", "SoftmaxActivation", "softmax", "log_softmax", "SVMOutput"],
+)
+def test_the_head_is_cut_off_and_the_output_is_logits(tmp_path, head, operator):
+    body = _body()
+    pair = _saved(tmp_path / "old", head(body))
+    whole = _outputs(*pair)
+    to = foreign.adopt(*pair, tmp_path / "export", **OPTIONS)
+    assert _changes(to) == [f"softmax ({operator}) at the end is cut off: the output is logits"]
+    body.save(str(pair[0]))
+    logits = _outputs(*pair)
+    _assert_logits(to, logits)
+    probabilities = {"log_softmax": np.exp(whole), "SVMOutput": softmax(whole)}
+    found = softmax(runtimes.load(to, "module")(INPUTS))
+    np.testing.assert_allclose(found, probabilities.get(operator, whole), atol=1e-5)
+
+
+def test_a_temperature_is_kept(tmp_path):
+    pair = _saved(tmp_path / "old", sym.softmax(_body(), temperature=4.0, name="p"))
+    to = foreign.adopt(*pair, tmp_path / "export", **OPTIONS)
+    assert _changes(to)[1] == "the logits are divided by 4.0, its temperature"
+    found = softmax(runtimes.load(to, "module")(INPUTS))
+    np.testing.assert_allclose(found, _outputs(*pair), atol=1e-5)
+
+
+def test_the_input_is_renamed(tmp_path):
+    pair = _saved(tmp_path / "old", _body("image"), "image")
+    to = foreign.adopt(*pair, tmp_path / "export", **OPTIONS)
+    assert _changes(to) == ["the input image is called data"]
+    _assert_logits(to, _outputs(*pair, "image"))
+
+
+def _gluon():
+    net = nn.HybridSequential(prefix="mine_")
+    with net.name_scope():
+        net.add(nn.Conv2D(4, 3), nn.BatchNorm(), nn.Activation("relu"), nn.Flatten(), nn.Dense(4))
+    net.initialize(mx.init.Xavier())
+    net.hybridize()
+    net(nd.zeros((1, *SHAPE)))
+    return net
+
+
+@pytest.mark.parametrize("naming", ["export", "collect_params", "export, later"])
+def test_gluons_own_pairs(tmp_path, naming):
+    net = _gluon()
+    net.export(str(tmp_path / "net"), epoch=12 if naming == "export, later" else 0)
+    params = tmp_path / ("net-0012.params" if naming == "export, later" else "net-0000.params")
+    if naming == "collect_params":  # plain names, statistics among the rest
+        net.collect_params().save(str(params))
+        assert all(":" not in key for key in nd.load(str(params)))
+    to = foreign.adopt(tmp_path / "net-symbol.json", params, tmp_path / "export", **OPTIONS)
+    assert _changes(to) == []
+    _assert_logits(to, net(nd.array(INPUTS)).asnumpy())
+
+
+def test_half_precision_becomes_single(tmp_path):
+    net = _gluon()
+    net.export(str(tmp_path / "net"))
+    graph, params = tmp_path / "net-symbol.json", tmp_path / "net-0000.params"
+    text = graph.read_text()
+    assert '"__dtype__": "0"' in text
+    graph.write_text(text.replace('"__dtype__": "0"', '"__dtype__": "2"'))
+    halves = {key: value.astype("float16") for key, value in nd.load(str(params)).items()}
+    nd.save(str(params), halves)
+    to = foreign.adopt(graph, params, tmp_path / "export", **OPTIONS)
+    assert _changes(to) == ["float16 parameters are float32"]
+    for name, parameter in net.collect_params().items():
+        kind = "aux" if "running" in name else "arg"
+        parameter.set_data(halves[f"{kind}:{name}"].astype("float32"))
+    _assert_logits(to, net(nd.array(INPUTS)).asnumpy())
+
+
+def test_symbols_of_before_gluon(tmp_path):
+    """MXNet 0.8 wrote `param` for `attrs`, no version, and no running statistics as nodes."""
+    pair = _saved(tmp_path / "old", sym.SoftmaxOutput(_body(), name="softmax"))
+    expected = _outputs(*pair)
+    graph = json.loads(pair[0].read_text())
+    states = {i for i, node in enumerate(graph["nodes"]) if "moving" in node["name"]}
+    renumbered, nodes = {}, []
+    for index, node in enumerate(graph["nodes"]):
+        if index not in states:
+            renumbered[index] = len(nodes)
+            inputs = [
+                [renumbered[source], output]
+                for source, output, *_ in node["inputs"]
+                if source not in states
+            ]
+            nodes.append(
+                {
+                    **{"op": node["op"], "name": node["name"], "inputs": inputs},
+                    **{"param": node.get("attrs", {}), "backward_source_id": -1},
+                }
+            )
+    arguments = [index for index, node in enumerate(nodes) if node["op"] == "null"]
+    old = {"nodes": nodes, "arg_nodes": arguments, "heads": [[len(nodes) - 1, 0]]}
+    pair[0].write_text(json.dumps(old))
+    to = foreign.adopt(*pair, tmp_path / "export", **OPTIONS)
+    found = softmax(runtimes.load(to, "module")(INPUTS))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def _without(name):
+    def change(values):
+        del values[name]
+
+    return change
+
+
+def _renamed(values):
+    for key in list(values):
+        values[key.replace("arg:fc", "arg:dense")] = values.pop(key)
+
+
+def _dotted(values):
+    for index, key in enumerate(list(values)):
+        values[f"{index}.weight"] = values.pop(key)
+
+
+def _counted(values):
+    values["arg:fc_bias"] = nd.array([1, 2, 3, 4], dtype="int32")
+
+
+def _twice(values):
+    values["fc_bias"] = values["arg:fc_bias"]
+
+
+def _also_input(values):
+    values["arg:data"] = nd.zeros((1, *SHAPE))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (_without("arg:fc_weight"), r"net-0007\.params lacks fc_weight, which net-symbol\.json"),
+        (_without("aux:bn_moving_var"), "lacks bn_moving_var, which"),
+        (_renamed, r"lacks fc_weight, fc_bias, which .*; .* holds dense_\w+, dense_\w+, which"),
+        (_dotted, r"lacks .* and 3 more, .* names with dots are of Gluon's save_parameters"),
+        (_counted, "fc_bias is int32"),
+        (_twice, "fc_bias twice"),
+        (_also_input, "has no input"),
+    ],
+    ids=["argument", "statistic", "both sides", "structural", "integers", "twice", "no input"],
+)
+def test_parameters_that_do_not_belong_to_the_symbol(tmp_path, change, said):
+    pair = _saved(tmp_path / "old", _body())
+    values = dict(nd.load(str(pair[1])))
+    change(values)
+    nd.save(str(pair[1]), values)
+    _refused(tmp_path, said, *pair)
+
+
+def _two_inputs():
+    return _body() + sym.FullyConnected(sym.var("more"), num_hidden=4, name="extra")
+
+
+@pytest.mark.parametrize(
+    ("symbol", "said"),
+    [
+        (lambda: sym.Group([_body(), sym.var("z") + 1]), r"2 outputs, not one: fc_output, \w+"),
+        (lambda: sym.LogisticRegressionOutput(_body(), name="lr"), "inputs.*: data, lr_label"),
+        (lambda: _body() + sym.var("more"), "2 inputs, not one: data, more"),
+        (lambda: _body().get_internals()["relu_output"], "no classifier"),
+        (lambda: sym.Reshape(_body(), shape=(1, -1)), r"makes \(1, 8\) of two images"),
+        (lambda: sym.sum(_body()), "no classifier"),
+        (
+            lambda: sym.broadcast_add(_body(), sym.sum(sym.zeros((40000, 40000)))),
+            "needs 5 GiB of memory",
+        ),
+    ],
+    ids=["outputs", "label", "inputs", "map", "fixed batch", "scalar", "memory"],
+)
+def test_what_is_no_classifier_of_images(tmp_path, symbol, said):
+    pair = _saved(tmp_path / "old", _body())
+    symbol().save(str(pair[0]))
+    values = dict(nd.load(str(pair[1])))
+    known = {*symbol().list_arguments(), *symbol().list_auxiliary_states()}
+    nd.save(str(pair[1]), {k: v for k, v in values.items() if k.split(":")[1] in known})
+    _refused(tmp_path, said, *pair)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"input_shape": (3, 9, 9)}, r"fc_weight is \(4, 144\), not \(4, 196\)"),
+        ({"input_shape": (1, 8, 8), "image": (8, 8, 1)}, r"conv_weight is \(4, 3, 3, 3\), not"),
+        ({"input_shape": (3, 2, 2)}, r"does not take images of \(3, 2, 2\)"),
+        ({"image": (8, 8, 4)}, "4 channels"),
+        ({"image": (0, 8, 3)}, "sizes are 1 or more"),
+        ({"mean": (0.1, 0.2)}, r"mean \[0\.1, 0\.2\]: give 1 number, or 3"),
+        ({"std": (1.0, 0.0, 1.0)}, "must be above 0"),
+        ({"std": (float("nan"),)}, r"std \[nan\]"),
+        ({"classes": ("a", "b")}, "4 outputs, but 2 classes"),
+    ],
+    ids=str,
+)
+def test_what_is_said_of_it_must_fit(tmp_path, options, said):
+    _refused(tmp_path, said, *_saved(tmp_path / "old", _body()), **options)
+
+
+def test_nothing_is_overwritten(tmp_path):
+    pair = _saved(tmp_path / "old", _body())
+    for to in (tmp_path / "old", pair[0]):
+        before = pair[0].read_bytes()
+        with pytest.raises(GluonexpError, match=re.escape(f"{to} exists")):
+            foreign.adopt(*pair, to, **OPTIONS)
+        assert pair[0].read_bytes() == before
+
+
+@pytest.mark.parametrize("operator", ["_Native", "_NDArray", "Custom", "_cvimread"])
+def test_a_symbol_that_would_run_code_is_refused(tmp_path, operator):
+    pair = _saved(tmp_path / "old", _body())
+    graph = json.loads(pair[0].read_text())
+    graph["nodes"][-1] |= {"op": operator, "attrs": {"info": "0x1234"}}
+    pair[0].write_text(json.dumps(graph))
+    _refused(tmp_path, operator, *pair)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("flat", {"op": "_contrib_quantize_v2"}),  # the next layer's weights are integers then
+        ("softmax", {"inputs": []}),
+        ("conv", {"attrs": {"kernel": "(0, 0)", "num_filter": "4"}}),
+        ("conv", {"attrs": {"kernel": "(3, 3)", "num_filter": "99999999999"}}),
+        ("relu", {"op": "no such operator"}),
+    ],
+    ids=str,
+)
+def test_operators_that_do_not_fit_are_refused(tmp_path, name, change):
+    pair = _saved(tmp_path / "old", sym.SoftmaxOutput(_body(), name="softmax"))
+    graph = json.loads(pair[0].read_text())
+    next(node for node in graph["nodes"] if node["name"] == name).update(change)
+    pair[0].write_text(json.dumps(graph))
+    _refused(tmp_path, "net", *pair)
+
+
+def test_an_array_that_the_file_cannot_hold_is_refused_before_memory_is_asked_for(tmp_path):
+    pair = _saved(tmp_path / "old", _body())
+    with pair[1].open("r+b") as file:
+        content = file.read()
+        at = content.index(struct.pack("<2q", 4, 144))  # the shape of fc_weight
+        file.seek(at)
+        file.write(struct.pack("<2q", 1 << 40, 1 << 20))
+    _refused(tmp_path, "ends too early", *pair)
+
+
+def test_files_that_are_missing_or_another_kind(tmp_path):
+    graph, values = _saved(tmp_path / "old", _body())
+    _refused(
+        tmp_path, "nowhere-symbol.json cannot be read", tmp_path / "nowhere-symbol.json", values
+    )
+    _refused(tmp_path, "nowhere.params cannot be read", graph, tmp_path / "nowhere.params")
+    _refused(tmp_path, "old cannot be read", graph, tmp_path / "old")
+    _refused(tmp_path, "not a file of MXNet's NDArrays", graph, graph)
+    _refused(tmp_path, "not a symbol", values, values)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    return _saved(tmp_path_factory.mktemp("pair"), sym.SoftmaxOutput(_body(), name="softmax"))
+
+
+@settings(max_examples=60)
+@given(data=st.data())
+def test_damage_is_refused_or_makes_a_whole_export(pair, tmp_path_factory, data):
+    folder = tmp_path_factory.mktemp("damaged")
+    which = data.draw(st.sampled_from([0, 1]))
+    content = bytearray(pair[which].read_bytes())
+    at = data.draw(st.integers(0, len(content) - 1))
+    content[at] ^= 1 << data.draw(st.integers(0, 7))
+    copies = [folder / path.name for path in pair]
+    for source, copy in zip(pair, copies, strict=True):
+        shutil.copyfile(source, copy)
+    copies[which].write_bytes(content)
+    try:
+        to = foreign.adopt(*copies, folder / "export", **OPTIONS)
+    except GluonexpError:
+        assert sorted(folder.iterdir()) == sorted(copies)
+    else:
+        assert runtimes.load(to, "symbolblock")(INPUTS).shape[0] == len(INPUTS)
+
+
+def test_the_new_export_can_be_read_by_gluon(tmp_path):
+    to = foreign.adopt(*_saved(tmp_path / "old", _body()), tmp_path / "export", **OPTIONS)
+    graph, values = (str(path) for path in files.paths(to, files.MODEL))
+    with pytest.warns(UserWarning, match="Cannot decide type"):
+        block = gluon.SymbolBlock.imports(graph, ["data"], values)
+    expected = runtimes.load(to, "module")(INPUTS)
+    np.testing.assert_allclose(block(nd.array(INPUTS)).asnumpy(), expected, rtol=1e-4, atol=1e-5)

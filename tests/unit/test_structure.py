@@ -1,0 +1,135 @@
+"""Graphs that MXNet would crash on are found out before it sees them."""
+
+import copy
+import json
+
+import pytest
+
+from gluonexp.errors import GluonexpError
+from gluonexp.export import files
+from gluonexp.export.structure import flaw
+from gluonexp.mx import gluon, sym
+
+
+def _graph():
+    x = sym.Convolution(sym.var("data"), kernel=(3, 3), num_filter=4, name="conv")
+    left, right = sym.split(sym.BatchNorm(x, name="bn"), num_outputs=2, name="split")
+    x = sym.FullyConnected(sym.Flatten(left + right), num_hidden=4, name="fc")
+    return json.loads(x.tojson())
+
+
+def _node(graph, name):
+    return next(node for node in graph["nodes"] if node["name"] == name)
+
+
+@pytest.mark.parametrize("name", ["squeezenet1.1", "resnet18_v2", "densenet121", "inceptionv3"])
+def test_real_networks_have_none(name):
+    net = gluon.model_zoo.vision.get_model(name)
+    assert flaw(json.loads(net(sym.var("data")).tojson())) is None
+
+
+def test_results_beyond_the_first_are_counted():
+    assert flaw(_graph()) is None
+    for operator, count in (
+        (sym.split(sym.var("x"), num_outputs=3), 3),
+        (sym.BatchNorm(sym.var("x"), output_mean_var=True), 3),
+        (sym.BatchNorm(sym.var("x")), 1),
+        (sym.contrib.quantize_v2(sym.var("x")), 3),
+        (sym.Dropout(sym.var("x")), 1),
+    ):
+        graph = json.loads(operator.tojson())
+        node = graph["heads"][0][0]
+        for result in range(count):
+            assert flaw(graph | {"heads": [[node, result, 0]]}) is None
+        assert "which it has not" in flaw(graph | {"heads": [[node, count, 0]]})
+
+
+def _set(name, key, value):
+    def change(graph):
+        _node(graph, name)[key] = value
+
+    return change
+
+
+def _input(name, position, entry):
+    def change(graph):
+        _node(graph, name)["inputs"][position] = entry
+
+    return change
+
+
+def _top(key, value):
+    def change(graph):
+        graph[key] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (_input("fc", 1, [3, 1, 0]), "result 1 of 'conv', which it has not"),
+        (_input("fc", 0, [0, 4, 0]), "result 4 of 'data', which it has not"),
+        (_input("bn", 3, [0, 2, 1]), "result 2 of 'data'"),
+        (_input("conv", 0, [12, 0, 0]), "not before it"),
+        (_input("conv", 0, [3, 0, 0]), "not before it"),  # itself
+        (_input("conv", 0, [-1, 0, 0]), "not before it"),
+        (_input("conv", 0, [99, 0, 0]), "not before it"),
+        (_input("conv", 0, [True, 0, 0]), "not before it"),
+        (_input("conv", 0, [0, 0, -1]), "version -1"),
+        (_input("conv", 0, [0, False, 0]), "result False"),
+        (_input("conv", 0, [0]), "not [node, result, version]"),
+        (_input("conv", 0, "0"), "not [node, result, version]"),
+        (_set("data", "inputs", [[0, 0, 0]]), "a variable with inputs"),
+        (_set("conv", "name", 3), "no name"),
+        (_set("conv", "op", None), "no name"),
+        (_set("conv", "attrs", {"kernel": [3, 3]}), "attributes that are no texts"),
+        (_set("conv", "attrs", {"kernel": "(3, 3)"}), "num_filter"),
+        (_set("conv", "op", "no such"), "no such"),
+        (_set("conv", "control_deps", [3]), "waits for one"),
+        (_set("conv", "subgraphs", [{"nodes": [], "heads": []}]), "no heads"),
+        (_top("heads", [[99, 0, 0]]), "the output refers to node 99"),
+        (_top("heads", []), "no heads"),
+        (_top("heads", 3), "no heads"),
+        (_top("nodes", {}), "no nodes"),
+        (_top("arg_nodes", [99]), "an argument is no node"),
+    ],
+)
+def test_what_does_not_hold_together(change, said):
+    graph = copy.deepcopy(_graph())
+    change(graph)
+    # An operator's own attributes are only looked at where its results must be counted.
+    if said in ("num_filter", "no such"):
+        _node(graph, "bn")["inputs"][0][1] = 1
+    assert said in flaw(graph)
+
+
+@pytest.mark.parametrize("graph", [None, 3, [], {}, {"nodes": []}, {"nodes": [3], "heads": [[0]]}])
+def test_what_is_no_graph(graph):
+    assert flaw(graph) is not None
+
+
+def test_graphs_within_graphs_are_looked_at():
+    inner = _graph()
+    outer = _graph()
+    _node(outer, "fc")["subgraphs"] = [inner]
+    assert flaw(outer) is None
+    _node(inner, "fc")["inputs"][1] = [3, 1, 0]
+    assert "result 1 of 'conv'" in flaw(outer)
+
+
+def test_they_are_not_loaded(tmp_path):
+    graph = _graph()
+    _input("fc", 1, [3, 1, 0])(graph)
+    path = tmp_path / "net-symbol.json"
+    path.write_text(json.dumps(graph))
+    with pytest.raises(GluonexpError, match=r"net-symbol\.json: .*result 1 of 'conv'"):
+        files.read_symbol(path)
+
+
+def test_names_in_any_language_are_loaded(tmp_path):
+    path = tmp_path / "net-symbol.json"
+    sym.FullyConnected(sym.var("data"), num_hidden=3, name="größe").save(str(path))
+    loaded = files.read_symbol(path)
+    assert loaded.list_arguments() == ["data", "größe_weight", "größe_bias"]
+    assert loaded.infer_shape(data=(1, 5))[1] == [(1, 3)]

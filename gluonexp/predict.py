@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
 
 from gluonexp.data.images import SUFFIXES, UnreadableImageError, decode
 from gluonexp.errors import GluonexpError
-from gluonexp.export import files, guard, runtimes
+from gluonexp.export import files, runtimes
 from gluonexp.models.preprocess import Preprocess, Preprocessing
 from gluonexp.mx import nd
 from gluonexp.progress import transient_bar
@@ -92,8 +92,6 @@ class Classifier:
             width=width,
             channels=channels,
         )
-        if runtime in ("onnx", "openvino") and (folder / files.ONNX).is_file():
-            guard.check_onnx(folder / files.ONNX)
         self._run = runtimes.load(folder, runtime)
 
     def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -148,7 +148,8 @@ def conduct(plan: Plan, console: Console | None = None) -> Summary:
     """
     console = console or Console()
     config = plan.source.config
-    arguments = [*plan.arguments, *plan.source.arguments()]
+    words = [*plan.arguments, *plan.source.arguments()]  # a resumed search has both
+    arguments = list({word.partition("=")[0]: word for word in words}.values())
     name = f"sweep over {', '.join(short_keys(plan.source.keys)) or 'nothing'}"
     with closing(plan.source), answer.opened(config, arguments, name, plan.source.parent) as run:
         ledger: Ledger = Unrecorded()

@@ -229,7 +229,9 @@ def arguments_of(parent: RunRecord) -> list[str]:
         (parent.tags.get(f"{_ARGUMENTS}.{index}") for index in itertools.count()),
     )
     try:
-        return [str(word) for word in json.loads("".join(map(str, parts)))]
+        # What follows is of an earlier, longer list of arguments.
+        words, _ = json.JSONDecoder().raw_decode("".join(map(str, parts)))
+        return [str(word) for word in words]
     except ValueError:
         raise GluonexpError(
             f"sweep {parent.run_id} does not say what it was started with; start another one"

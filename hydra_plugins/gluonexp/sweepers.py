@@ -160,6 +160,7 @@ def _warm_up() -> None:
     """Import what every job needs."""
     import mlflow  # noqa: F401
 
+    import gluonexp.experiment  # noqa: F401
     from gluonexp.mx import mx  # noqa: F401
 
 

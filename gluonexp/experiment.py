@@ -42,6 +42,7 @@ from gluonexp.report import plots
 from gluonexp.schema import Config
 from gluonexp.study import open_trial
 from gluonexp.tracking import MlflowTracker, Tracker, registry
+from gluonexp.tracking.models import local_path
 from gluonexp.tracking.registry import Registered
 from gluonexp.workers import Workers
 
@@ -308,9 +309,10 @@ def _hand_over(job: Job, best_epoch: int, objective: float | None) -> Registered
     if not (wanted.mlflow_model or wanted.register):
         return None
     tracker.flush()  # the model gets the metrics of its epoch
-    model = flavor.log_model(
-        job.artifacts / "export", tracker.client, tracker.run_id, step=best_epoch
-    )
+    # From where the store has the files, they are linked: no second copy of large weights.
+    stored = local_path(tracker.client.get_run(tracker.run_id).info.artifact_uri)
+    export = (stored or job.artifacts) / "export"
+    model = flavor.log_model(export, tracker.client, tracker.run_id, step=best_epoch)
     if wanted.register is None:
         return None
     goal = job.config.objective

@@ -28,10 +28,9 @@ from gluonexp.tracking import (
 from gluonexp.tracking.lifecycle import create_run, run_tags
 from gluonexp.tracking.runs import RunRecord, reader
 from gluonexp.tracking.store import reported
-from gluonexp.tracking.sweeps import BEST, SWEEP, SweepRun, argument_tags
+from gluonexp.tracking.sweeps import BEST, METRIC, MODE, SWEEP, SweepRun, argument_tags
 
 NOTE = "mlflow.note.content"  # Markdown, which MLflow shows on the run's page
-METRIC, MODE = "gluonexp.sweep.metric", "gluonexp.sweep.mode"
 NOTED = 20  # points in it
 
 

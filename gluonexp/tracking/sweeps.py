@@ -33,6 +33,7 @@ from gluonexp.tracking.values import MAX_TAG, one_line
 # The tag of a parent: a run with children, and without a model.
 SWEEP = {KIND: "sweep"}
 BEST = "gluonexp.sweep.best"  # tag of the parent: the best child's id
+METRIC, MODE = "gluonexp.sweep.metric", "gluonexp.sweep.mode"  # its objective
 _JOB, _POINT, _VARIED = "gluonexp.sweep.job", "gluonexp.sweep.point", "gluonexp.sweep.varied"
 _ARGUMENTS = "gluonexp.sweep.arguments"
 

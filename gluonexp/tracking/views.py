@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from gluonexp.errors import GluonexpError
 from gluonexp.tracking.runs import RunRecord, reader
-from gluonexp.tracking.sweeps import SWEEP, Attempt
+from gluonexp.tracking.sweeps import METRIC, MODE, SWEEP, Attempt
 from gluonexp.tracking.uri import metric_column, sweep_link, sweep_runs, view_link
 from gluonexp.tracking.values import MAX_TAG
 
@@ -69,8 +69,8 @@ def share_sweep(client: MlflowClient, base: str, parent: RunRecord) -> str:
     from mlflow.exceptions import MlflowException
 
     experiment_id, run_id = parent.experiment_id, parent.run_id
-    metric = parent.tags.get("gluonexp.sweep.metric", "val/acc")
-    mode = parent.tags.get("gluonexp.sweep.mode", "max")
+    metric = parent.tags.get(METRIC, "val/acc")
+    mode = parent.tags.get(MODE, "max")
     axes = _axes(reader(client.tracking_uri).children(run_id))
     state = json.dumps(_state(run_id, metric, mode, axes), separators=(",", ":"))
     if len(state) <= MAX_TAG:

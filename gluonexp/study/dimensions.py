@@ -20,10 +20,6 @@ class Choice:
         """Return the override's text of what Optuna chose."""
         return self.options[value] if self.ordered else str(value)
 
-    def value(self, text: str) -> Any:
-        """Return what Optuna chose where the override's text is `text`."""
-        return self.options.index(text) if self.ordered else text
-
     def distribution(self) -> BaseDistribution:
         """Return Optuna's counterpart."""
         from optuna.distributions import CategoricalDistribution, IntDistribution
@@ -69,10 +65,6 @@ class Number:
     def text(self, value: Any) -> str:
         """Return the override's text of what Optuna chose; it reads as exactly the same number."""
         return repr(value)
-
-    def value(self, text: str) -> Any:
-        """Return what Optuna chose where the override's text is `text`."""
-        return int(text) if self.whole else float(text)
 
     def distribution(self) -> BaseDistribution:
         """Return Optuna's counterpart."""

@@ -52,11 +52,6 @@ class Trial:
     params: Mapping[str, str]
     attempt: int = 1
 
-    @property
-    def overrides(self) -> list[str]:
-        """What the job is started with."""
-        return [f"{key}={text}" for key, text in self.params.items()]
-
 
 class Study:
     """One search, shared by all processes that open it; see `open_study`.
@@ -165,28 +160,6 @@ class Study:
         with journal.quiet():
             self._study.tell(number, result, state=ended, skip_if_finished=True)
         self._asked.discard(number)
-
-    def add(self, params: Mapping[str, str], value: float) -> None:
-        """Add a point that was measured elsewhere: it counts, and the search learns from it.
-
-        Raises
-        ------
-        GluonexpError
-            The point is not in the space.
-        """
-        from optuna.trial import create_trial
-
-        try:
-            trial = create_trial(
-                params={key: self._space[key].value(text) for key, text in params.items()},
-                distributions={key: self._space[key].distribution() for key in params},
-                value=value,
-            )
-        except (KeyError, ValueError) as error:
-            point = " ".join(f"{key}={text}" for key, text in params.items())
-            raise GluonexpError(f"{point} is no point of this search: {error}") from error
-        with self._lock:
-            self._study.add_trial(trial)
 
     def retry_failed(self) -> int:
         """Let the points that failed be asked for once more; return how many.

@@ -87,7 +87,8 @@ def test_what_is_chosen_is_an_override_that_hydra_reads(journal):
     study = opened(journal, searched, n_trials=12)
     rates = []
     while (trial := study.ask()) is not None:
-        overrides = parser.parse_overrides(trial.overrides)
+        words_of_it = [f"{key}={text}" for key, text in trial.params.items()]
+        overrides = parser.parse_overrides(words_of_it)
         assert [override.get_key_element() for override in overrides] == list(searched)
         lr, model, momentum, size, seed, extra = (override.value() for override in overrides)
         assert 1e-4 <= lr <= 1e-1
@@ -271,24 +272,6 @@ def test_the_first_answer_counts(journal):
     study.tell(0, None, "fail")
     [trial] = optuna.load_study(study_name="lr", storage=storage(journal)).trials
     assert (trial.state.name, trial.value) == ("COMPLETE", 0.5)
-
-
-def test_a_search_learns_from_what_was_measured_before(journal, tmp_path):
-    searched = {"x": Number(0.0, 1.0), "m": Choice(("1.0", "0.5"), ordered=True)}
-    study = opened(journal, searched, n_trials=30)
-    for step in range(20):
-        x = step / 20
-        study.add({"x": repr(x), "m": "0.5" if step % 2 else "1.0"}, near(x))
-    assert study.counts() == Counter(complete=20)
-    chosen = []
-    while (trial := study.ask()) is not None:
-        chosen.append(float(trial.params["x"]))
-        study.tell(trial.number, near(chosen[-1]), "complete")
-    assert len(chosen) == 10
-    assert np.median(np.abs(np.array(chosen) - 0.3)) < 0.1  # at random it would be 0.25
-    for wrong in ({"x": "2.0"}, {"y": "1"}, {"m": "0.7"}):
-        with pytest.raises(GluonexpError, match="is no point of this search"):
-            study.add(wrong, 1.0)
 
 
 def test_a_study_is_of_one_objective_and_of_values_that_compare(journal, tmp_path):

@@ -33,7 +33,7 @@ from gluonexp.callbacks import (
     Unfreezing,
 )
 from gluonexp.data.types import Split
-from gluonexp.export import files, flavor, samples, symbol
+from gluonexp.export import certificate, files, flavor, samples, symbol
 from gluonexp.job import Job, opened
 from gluonexp.loop import Callback
 from gluonexp.mx import nn
@@ -294,10 +294,11 @@ def _export(
     def trained(place: Path) -> None:
         net.export(str(place / files.MODEL), epoch=0)
 
-    certificate = verify.certify(folder, pool=pool, reference=trained)
-    console.print(certificate.sentence(), highlight=False, markup=False)
+    proved = verify.certify(folder, pool=pool, reference=trained)
+    console.print(proved.sentence(), highlight=False, markup=False)
     job.tracker.log_tags(
-        {f"gluonexp.export.{each.runtime}": each.sentence() for each in certificate.agreements}
+        {f"gluonexp.export.{each.runtime}": each.sentence() for each in proved.agreements}
+        | {tracking.CERTIFICATE_TAG: certificate.digest(folder)}
     )
 
 

@@ -44,10 +44,12 @@ def certify(
         )
 
 
-def check(folder: Path, *, pool: Workers | None = None) -> Certificate:
+def check(
+    folder: Path, *, pool: Workers | None = None, recorded_digest: str | None = None
+) -> Certificate:
     """Prove the export in `folder` again, or raise: see `export.certificate.check`."""
     with nullcontext(pool) if pool else workers() as using:
-        return certificate.check(folder, prepare, workers=using)
+        return certificate.check(folder, prepare, workers=using, recorded_digest=recorded_digest)
 
 
 def prepare(folder: Path) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:

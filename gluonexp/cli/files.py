@@ -157,6 +157,7 @@ def export(
     from gluonexp.cli import render
     from gluonexp.cli.model import opened
     from gluonexp.cli.settings import settings
+    from gluonexp.export import files
     from gluonexp.export.foreign import adopt
     from gluonexp.predict import Classifier
 
@@ -197,6 +198,9 @@ def export(
                 quantize=int8,
             )
     click.echo(f"written: {to}")
+    if foreign:
+        for change in files.read_signature(to)["adopted"]["changes"]:
+            click.echo(f"  note: {change}")
     if proved is None:
         click.echo("not certified: no data are named that it could be tried on", err=True)
     else:

@@ -21,9 +21,12 @@ class Model:
     ----------
     folder
         Its files.
+    certificate
+        The SHA-256 of its certificate, as its run recorded it; None if that is not known.
     """
 
     folder: Path
+    certificate: str | None
     _run: Artifacts | None  # of the run that made it; None for a folder, or where it is gone
     _temporary: Path
 
@@ -64,7 +67,7 @@ def opened(ref: str, tracking_uri: str | None) -> Iterator[Model]:
         temporary = Path(name)
         here = models.local_export(ref)
         if here is not None:
-            yield Model(here, None, temporary)
+            yield Model(here, None, None, temporary)
             return
         from gluonexp import tracking
         from gluonexp.tracking import artifacts
@@ -73,4 +76,9 @@ def opened(ref: str, tracking_uri: str | None) -> Iterator[Model]:
         ref = artifacts.best_of_sweep(client, ref)
         folder = models.fetch(client, ref, temporary)
         run = models.run_of(client, ref)
-        yield Model(folder, artifacts.of(client, run.info.run_id) if run else None, temporary)
+        if run is None:
+            yield Model(folder, None, None, temporary)
+            return
+        own = "/" not in ref.removeprefix("runs:/")  # not another export that lies beside it
+        recorded = run.data.tags.get(tracking.CERTIFICATE_TAG) if own else None
+        yield Model(folder, recorded, artifacts.of(client, run.info.run_id), temporary)

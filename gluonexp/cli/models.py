@@ -136,7 +136,8 @@ def verify(model: str, tracking_uri: str | None) -> None:
 
     Compares the sha256 of every file with export/certificate.json, then scores the images in
     samples.safetensors with every runtime that is installed, in clean processes, and compares
-    with what the trained network said. Exit status 1, and the reason, if anything differs.
+    with what the trained network said. Of a run, the certificate must be the one whose sha256 the
+    run recorded when it ended. Exit status 1, and the reason, if anything differs.
 
     MODEL is what `gluonexp predict` takes.
 
@@ -152,4 +153,6 @@ def verify(model: str, tracking_uri: str | None) -> None:
     from gluonexp.cli.model import opened
 
     with opened(model, tracking_uri) as found:
-        render.certificate(Console(), proving.check(found.folder))
+        render.certificate(
+            Console(), proving.check(found.folder, recorded_digest=found.certificate)
+        )

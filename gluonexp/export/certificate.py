@@ -6,6 +6,7 @@ must be what the trained network said, within the tolerances of `gluonexp.export
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -109,11 +110,24 @@ def certify(
     return certificate
 
 
-def check(folder: Path, prepare: Prepare, *, workers: Workers) -> Certificate:
+def digest(folder: Path) -> str:
+    """Return the SHA-256 of the certificate in `folder`, to be kept where the export is not."""
+    return hashlib.sha256((folder / CERTIFICATE).read_bytes()).hexdigest()
+
+
+def check(
+    folder: Path, prepare: Prepare, *, workers: Workers, recorded_digest: str | None = None
+) -> Certificate:
     """Prove again that the export in `folder` is what its certificate says; nothing is written.
 
     First the files must be those that were certified. Then they are scored, whatever their
     digests say: who can change a file can change its digest in the certificate.
+
+    Parameters
+    ----------
+    recorded_digest
+        What `digest` was when the certificate was written, if that was kept elsewhere. Who can
+        change all files together cannot change this.
 
     Returns
     -------
@@ -128,6 +142,11 @@ def check(folder: Path, prepare: Prepare, *, workers: Workers) -> Certificate:
     """
     guard.check_files(folder)
     recorded = read(folder)
+    if recorded_digest is not None and (found := digest(folder)) != recorded_digest:
+        raise GluonexpError(
+            f"{folder / CERTIFICATE} is not the one its run recorded: its sha256 was "
+            f"{recorded_digest[:12]}, and is {found[:12]}"
+        )
     known = _as_certified(folder, recorded)
     vouched = recorded.files.keys()
     possible = {name: own for name, own in score.provable(folder).items() if vouched >= {*own}}

@@ -3,7 +3,7 @@
 import os
 
 from gluonexp.tracking.lifecycle import Interrupted, tracked_run
-from gluonexp.tracking.records import PRUNED_TAG
+from gluonexp.tracking.records import CERTIFICATE_TAG, PRUNED_TAG
 from gluonexp.tracking.store import (
     KIND,
     download,
@@ -21,6 +21,7 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 
 __all__ = [
+    "CERTIFICATE_TAG",
     "KIND",
     "PRUNED_TAG",
     "Interrupted",

@@ -11,6 +11,8 @@ from typing import Protocol
 from gluonexp.outcomes import FINISHED, PRUNED, RUNNING
 
 PARENT, PRUNED_TAG = "mlflow.parentRunId", "gluonexp.pruned"
+# The SHA-256 of the export's certificate.
+CERTIFICATE_TAG = "gluonexp.export.certificate"
 
 
 @dataclass(frozen=True)

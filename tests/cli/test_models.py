@@ -19,6 +19,7 @@ from gluonexp.cli import main
 from gluonexp.cli.options import RUNTIMES
 from gluonexp.data.images import decode
 from gluonexp.export import runtimes
+from gluonexp.mx import mx
 from gluonexp.predict import Classifier
 from gluonexp.run import compose as composed
 from gluonexp.tracking import ensure_experiment, open_store
@@ -306,6 +307,20 @@ def test_an_old_run_gets_its_certificate(trained, invoke, bare, tmp_path):
     assert "new exists" in invoke("export", "old", "--to", "new", status=1).stderr
 
 
+def test_another_certificate_than_the_run_recorded(trained, invoke):
+    invoke("verify", "last")
+    path = trained.artifacts / "export/certificate.json"
+    own = path.read_bytes()
+    fields = json.loads(own)
+    path.write_text(json.dumps(fields | {"date": "2001-01-01T00:00:00+00:00"}))
+    try:
+        told = invoke("verify", trained.run_id, status=1).stderr
+        assert "certificate.json is not the one its run recorded" in told
+        invoke("verify", str(trained.artifacts))  # of a folder nobody knows what was recorded
+    finally:
+        path.write_bytes(own)
+
+
 def test_a_network_from_elsewhere_becomes_an_export(trained, invoke, photos, tmp_path):
     network = [
         *("--symbol", str(trained.artifacts / "export/model-symbol.json")),
@@ -320,10 +335,11 @@ def test_a_network_from_elsewhere_becomes_an_export(trained, invoke, photos, tmp
     named = table(invoke("predict", "named", *photos, "--csv"))
     assert [row["predicted"] for row in named] == [f"digit {row['predicted']}" for row in wanted]
     data = ["dataset=digits", "dataset.source.size=8"]
-    assert (
-        "logits within"
-        in invoke("export", *network, "--input", "1x8x8", "--to", "proved", *data).stdout
-    )
+    mx.sym.softmax(mx.sym.load(network[1])).save("net-symbol.json")
+    network[1] = "net-symbol.json"
+    shown = invoke("export", *network, "--input", "1x8x8", "--to", "proved", *data).stdout
+    assert "note: softmax0 (softmax) at the end is cut off" in shown
+    assert "logits within" in shown
 
 
 @pytest.mark.parametrize(

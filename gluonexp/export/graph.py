@@ -1,8 +1,8 @@
 """An export that takes images as they rest: the preprocessing composed with the network.
 
 ``uint8-symbol.json`` takes uint8 images (N, H, W, C) of the data set's own size, and returns the
-network's logits. MXNet looks for a symbol's parameters under the symbol's own name, so that
-``uint8-0000.params`` is there too, a copy of the network's.
+network's logits; ``uint8.onnx`` does the same. MXNet looks for a symbol's parameters under the
+symbol's own name, so that ``uint8-0000.params`` is there too, a copy of the network's.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,10 @@ from gluonexp.errors import GluonexpError
 from gluonexp.export import files, onnx, runtimes
 from gluonexp.mx import mx, sym
 
-ONNX = "uint8.onnx"
+ONNX: Final = "uint8.onnx"
+
+RESTING: Final = {files.UINT8: "module", ONNX: "onnx"}
+"""What can be loaded here, and the runtime that it runs in."""
 
 Preprocess = Callable[[sym.Symbol], sym.Symbol]
 """From images (N, H, W, C) uint8 to the network's input; a `HybridBlock` without parameters is."""
@@ -49,17 +53,37 @@ def write(folder: Path, preprocess: Preprocess, *, with_onnx: bool = False) -> N
         onnx.write(*composed, folder, _image(folder), name=ONNX, dtype="uint8")
 
 
-def load(folder: Path) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
+def available(folder: Path) -> dict[str, tuple[str, ...]]:
+    """Name which of `RESTING` are in `folder` and can run here, and the files of each."""
+    own = {files.UINT8: tuple(path.name for path in files.paths(folder, files.UINT8))}
+    own[ONNX] = (ONNX,)
+    return {
+        name: own[name]
+        for name, runtime in RESTING.items()
+        if runtimes.versions(runtime) and all((folder / file).is_file() for file in own[name])
+    }
+
+
+def load(
+    folder: Path, name: str = files.UINT8
+) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
     """Load what `write` wrote: images (N, H, W, C) uint8 to logits (N, K).
+
+    Parameters
+    ----------
+    name
+        One of `RESTING`.
 
     Raises
     ------
     GluonexpError
         A file is missing, damaged or not safe to load.
     """
-    name, shape = files.read_signature(folder)["input"]["name"], (1, *_image(folder))
-    network = files.read(folder, files.UINT8, name, shape)
-    return runtimes.bound(network, mx.io.DataDesc(name, shape, "uint8"))
+    if name == ONNX:
+        return runtimes.session(folder / ONNX)
+    entry, shape = files.read_signature(folder)["input"]["name"], (1, *_image(folder))
+    network = files.read(folder, files.UINT8, entry, shape)
+    return runtimes.bound(network, mx.io.DataDesc(entry, shape, "uint8"))
 
 
 def _composed(folder: Path, preprocess: Preprocess) -> files.Network:

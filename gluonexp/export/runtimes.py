@@ -147,21 +147,24 @@ def load_int8(folder: Path) -> Runtime:
 
 def load_onnx(folder: Path) -> Runtime:
     """Load ``model.onnx`` in ONNX Runtime, on the CPU."""
+    return session(folder / files.ONNX)
+
+
+def session(path: Path) -> Callable[[NDArray[Any]], NDArray[np.float32]]:
+    """Return an ONNX file's network of one input in ONNX Runtime, on the CPU."""
     import onnxruntime
 
-    guard.check_onnx(folder / files.ONNX)
+    guard.check_onnx(path)
     onnxruntime.disable_telemetry_events()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads()
     options.inter_op_num_threads = 1
     options.log_severity_level = 4  # what goes wrong is raised as well
-    session = onnxruntime.InferenceSession(
-        str(folder / files.ONNX), options, providers=["CPUExecutionProvider"]
-    )
-    name = session.get_inputs()[0].name
+    loaded = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    name = loaded.get_inputs()[0].name
 
-    def run(inputs: NDArray[np.float32]) -> NDArray[np.float32]:
-        logits: NDArray[np.float32] = session.run(None, {name: inputs})[0]
+    def run(inputs: NDArray[Any]) -> NDArray[np.float32]:
+        logits: NDArray[np.float32] = loaded.run(None, {name: inputs})[0]
         return logits
 
     return run

@@ -63,13 +63,10 @@ class Score:
 def provable(folder: Path) -> dict[str, tuple[str, ...]]:
     """Name what can be proved of the export in `folder` on this machine, and the files of each.
 
-    That is every runtime, and the symbol that takes images as they rest.
+    That is every runtime, and what takes images as they rest.
     """
     found = {name: runtimes.RUNTIMES[name].files for name in runtimes.available(folder)}
-    resting = files.paths(folder, files.UINT8)
-    if all(path.is_file() for path in resting):
-        found[files.UINT8] = tuple(path.name for path in resting)
-    return found
+    return found | graph.available(folder)
 
 
 def score(folder: Path, names: Sequence[str], prepare: Prepare) -> dict[str, Score]:
@@ -92,7 +89,7 @@ def score(folder: Path, names: Sequence[str], prepare: Prepare) -> dict[str, Sco
         squares = squares + np.square(inputs).sum(axis=(0, 2, 3), dtype=np.float64)
         values += inputs[:, 0].size
         for name in names:
-            given = images[start : start + BATCH] if name == files.UINT8 else inputs
+            given = images[start : start + BATCH] if name in graph.RESTING else inputs
             began = time.perf_counter()
             logits[name].append(run[name](given))
             rates[name].append(len(inputs) / (time.perf_counter() - began))
@@ -103,7 +100,7 @@ def score(folder: Path, names: Sequence[str], prepare: Prepare) -> dict[str, Sco
             rms=tuple(np.sqrt(squares / values).tolist()),
             images_per_second=statistics.median(rates[name]),
             threads=runtimes.threads(),
-            versions=runtimes.versions("module" if name == files.UINT8 else name),
+            versions=runtimes.versions(graph.RESTING.get(name, name)),
         )
         for name in names
     }
@@ -139,7 +136,7 @@ def warm_up() -> None:
 
 
 def _loaded(folder: Path, name: str) -> Callable[[NDArray[Any]], NDArray[np.float32]]:
-    return graph.load(folder) if name == files.UINT8 else runtimes.load(folder, name)
+    return graph.load(folder, name) if name in graph.RESTING else runtimes.load(folder, name)
 
 
 def _inputs(folder: Path, images: NDArray[np.uint8], prepare: Prepare) -> Inputs:

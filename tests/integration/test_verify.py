@@ -23,6 +23,7 @@ pytest.importorskip("openvino")
 CLASSES = ("circle", "square", "t-shirt/top")
 SHAPE = (3, 12, 12)
 RUNTIMES = ("module", "symbolblock", "onnx", "openvino")
+RESTING = ("uint8", "uint8.onnx")
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +73,7 @@ def exported(trained, tmp_path_factory):
     )
     network = files.read(folder, files.MODEL, "data", (1, *SHAPE))
     onnx.write(*network, folder, SHAPE)
-    graph.write(folder, steps)
+    graph.write(folder, steps, with_onnx=True)
     samples.write(folder, known)
     return folder
 
@@ -135,7 +136,7 @@ def params_changed(folder, name, change):
 def test_every_runtime_is_certified(once_certified, trained):
     folder, proved = once_certified
     names = [each.runtime for each in proved.agreements]
-    assert names == [*RUNTIMES, "uint8"] == [*available(folder), "uint8"]
+    assert names == [*RUNTIMES, *RESTING] == [*available(folder), *RESTING]
     for each in proved.agreements:
         assert each.argmax_equal == each.images == 40
         assert each.max_difference < 1e-5
@@ -257,12 +258,12 @@ def test_an_untouched_export_is_verified_anywhere(once_certified, certified, poo
     found = verify.check(certified, pool=pool)
     assert found.notes == ()
     assert found.files == once_certified[1].files
-    assert [each.runtime for each in found.agreements] == [*RUNTIMES, "uint8"]
+    assert [each.runtime for each in found.agreements] == [*RUNTIMES, *RESTING]
     assert all(each.argmax_equal == 40 for each in found.agreements)
 
 
 def test_it_starts_and_ends_its_own_processes(certified):
-    assert len(verify.check(certified).agreements) == 5
+    assert len(verify.check(certified).agreements) == 6
 
 
 @pytest.mark.parametrize(
@@ -274,6 +275,7 @@ def test_it_starts_and_ends_its_own_processes(certified):
         "samples.safetensors",
         "signature.json",
         "uint8-0000.params",
+        "uint8.onnx",
     ],
 )
 @pytest.mark.parametrize("place", [0.0, 0.5, 1.0], ids=["first", "middle", "last"])
@@ -369,6 +371,20 @@ def test_another_onnx_with_a_mended_digest_names_the_layer(certified, pool):
     assert "the first layer output that differs is net_dense0_fwd_output" in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["uint8-0000.params", "uint8.onnx"])
+def test_another_network_behind_the_images_with_a_mended_digest(certified, pool, name):
+    path = certified / name
+    weight = nd.load(str(certified / "model-0000.params"))["arg:net_dense0_weight"].asnumpy()
+    flipped(path, path.read_bytes().index(weight.tobytes()) + 3)
+    mended(certified)
+    with pytest.raises(GluonexpError, match="differs, logits within") as caught:
+        verify.check(certified, pool=pool)
+    told = str(caught.value)
+    assert [each for each in (*RUNTIMES, *RESTING) if f" {each} differs" in told] == [
+        name.removesuffix("-0000.params")
+    ]
+
+
 @pytest.mark.parametrize("change", ["images", "labels", "logits"])
 def test_other_samples_with_a_mended_digest(certified, pool, change):
     known = samples.read(certified)
@@ -410,7 +426,7 @@ def test_a_file_that_was_added_is_not_run(certified, pool):
     (certified / "model.onnx").write_bytes(b"something else")
     edited(certified, forget, "certificate.json")
     found = verify.check(certified, pool=pool)
-    assert [each.runtime for each in found.agreements] == ["module", "symbolblock", "uint8"]
+    assert [each.runtime for each in found.agreements] == ["module", "symbolblock", *RESTING]
     assert found.notes[-1] == "model.onnx is not in the certificate: nothing is said of it"
 
 

@@ -33,6 +33,7 @@ from gluonexp.callbacks import (
     Unfreezing,
 )
 from gluonexp.data.types import Split
+from gluonexp.errors import GluonexpError
 from gluonexp.export import certificate, files, flavor, samples, symbol
 from gluonexp.job import Job, opened
 from gluonexp.loop import Callback
@@ -156,7 +157,13 @@ def run(
         # 4. The exported files, loaded back and proved equal to what was trained.
         objective = _objective(config, fit.history)
         if pool is not None:
-            _export(job, held_out, logits, pool, console)
+            try:
+                _export(job, held_out, logits, pool, console)
+            except GluonexpError:
+                for folder in artifacts.iterdir():  # all but the export is right, and is kept
+                    if folder.is_dir() and folder.name != "export":
+                        tracker.log_artifacts(folder, folder.name)
+                raise
             _draw_prediction(artifacts, held_out, config.seed)
         record.parameters_file(artifacts, workdir)
         tracker.log_artifacts(artifacts)
@@ -282,20 +289,22 @@ def _export(
     labels = held_out.labels.astype(np.int64)
     samples.write(folder, samples.Samples(held_out.images, labels, logits, tuple(spec.classes)))
     wanted = job.config.export
-    for note in formats.write(
+    notes = formats.write(
         folder,
         with_onnx=formats.with_onnx(wanted),
         with_graph=wanted.preprocess == "graph",
         calibration=job.data.train.images if wanted.int8 else None,
-    ):
-        console.print(f"  note: {note}", highlight=False, markup=False)
-        job.tracker.log_tags({"gluonexp.export.note": note})
+    )
 
     def trained(place: Path) -> None:
         net.export(str(place / files.MODEL), epoch=0)
 
-    proved = verify.certify(folder, pool=pool, reference=trained)
+    proved, removed = formats.certify(folder, pool=pool, reference=trained)
+    for note in (*notes, *removed, *proved.notes):
+        console.print(f"  note: {note}", highlight=False, markup=False)
     console.print(proved.sentence(), highlight=False, markup=False)
+    if left_out := [*notes, *removed]:
+        job.tracker.log_tags({"gluonexp.export.note": "; ".join(left_out)})
     job.tracker.log_tags(
         {f"gluonexp.export.{each.runtime}": each.sentence() for each in proved.agreements}
         | {tracking.CERTIFICATE_TAG: certificate.digest(folder)}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,10 +12,20 @@ from numpy.typing import NDArray
 from gluonexp import verify
 from gluonexp.errors import GluonexpError
 from gluonexp.export import files, graph, int8, onnx
+from gluonexp.export.agreement import Certificate
+from gluonexp.export.runtimes import CannotRun
 from gluonexp.schema import ExportConfig
+from gluonexp.workers import Workers
 
 # The ranges of a quantized network are those of so many training images.
-CALIBRATION = 256
+CALIBRATION: Final = 256
+
+# What is of no use where a runtime cannot run its file.
+_WITHOUT: Final = {
+    "onnx": (files.ONNX, graph.ONNX),
+    "openvino": (files.ONNX, graph.ONNX),
+    graph.ONNX: (graph.ONNX,),
+}
 
 
 def check(wanted: ExportConfig) -> None:
@@ -77,3 +89,35 @@ def write(
     if calibration is not None:
         int8.quantize(folder, verify.prepare(folder)(calibration[:CALIBRATION]))
     return notes
+
+
+def certify(
+    folder: Path, *, pool: Workers, reference: Callable[[Path], object]
+) -> tuple[Certificate, list[str]]:
+    """Certify the export in `folder`; ONNX files that cannot be run are removed before.
+
+    MXNet's translation is wrong for some layers, so wrong that nothing loads the file. Like a
+    layer without a translation, that is no reason to lose a run.
+
+    Returns
+    -------
+    tuple
+        The certificate, and what was removed, with the reason.
+
+    Raises
+    ------
+    GluonexpError
+        A runtime disagrees, or cannot run the network itself.
+    """
+    notes: list[str] = []
+    while True:
+        try:
+            return verify.certify(folder, pool=pool, reference=reference), notes
+        except CannotRun as error:
+            useless = _WITHOUT.get(error.runtime, ())
+            removed = [name for name in useless if (folder / name).exists()]
+            if not removed:
+                raise
+            for name in removed:
+                (folder / name).unlink()
+            notes.append(f"no {' and '.join(removed)}: {error}")

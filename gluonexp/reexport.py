@@ -12,7 +12,7 @@ from pathlib import Path
 from gluonexp import formats, verify
 from gluonexp.build import Data
 from gluonexp.errors import GluonexpError
-from gluonexp.export import files, samples
+from gluonexp.export import certificate, files, samples
 from gluonexp.export.agreement import Certificate
 from gluonexp.predict import Classifier
 
@@ -29,7 +29,8 @@ def made(source: Path, to: Path) -> Iterator[Path]:
     Raises
     ------
     GluonexpError
-        `to` holds something already, or `source` lacks a file. Nothing is left of what failed.
+        `to` holds something already, or `source` lacks a file, or one of them is not what its
+        certificate says: damage shall not get a new one. Nothing is left of what failed.
     """
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise GluonexpError(f"{to} exists: name a new folder for the export")
@@ -43,7 +44,12 @@ def made(source: Path, to: Path) -> Iterator[Path]:
             for path in (*needed, source / samples.SAMPLES):
                 if path.is_file() or path in needed:
                     shutil.copyfile(path, draft / path.name)
-            yield draft
+            if (source / certificate.CERTIFICATE).is_file():
+                certificate.check_copies(source, draft)
+            try:
+                yield draft
+            except GluonexpError as error:  # the draft is nothing that anybody knows
+                raise GluonexpError(str(error).replace(str(draft), str(source))) from error
             os.replace(draft, to)
     except OSError as error:
         raise GluonexpError(f"{to}: cannot be made: {error}") from error
@@ -63,7 +69,8 @@ def complete(
     ----------
     data
         What the network was trained on: held-out images become the samples, training images
-        calibrate the quantized copy. Without samples there is no certificate.
+        calibrate the quantized copy. Where there are no samples of the trained network, what the
+        files themselves say is certified. Without samples there is no certificate.
     with_onnx
         ``model.onnx``.
     with_graph
@@ -83,7 +90,8 @@ def complete(
         images, labels = held_out.images[:kept], held_out.labels[:kept]
         logits = Classifier(folder).logits(images)
         classes = tuple(signature["classes"])
-        samples.write(folder, samples.Samples(images, labels, logits, classes))
+        found = samples.Samples(images, labels, logits, classes, trained=False)
+        samples.write(folder, found)
     calibration = None
     if quantize:
         assert data is not None

@@ -6,7 +6,7 @@ them, and what its processes may import beforehand.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -34,14 +34,11 @@ def certify(
     folder: Path,
     *,
     pool: Workers | None = None,
-    runtimes: Sequence[str] | None = None,
     reference: Callable[[Path], object] | None = None,
 ) -> Certificate:
     """Write ``certificate.json`` into `folder`, or raise: see `export.certificate.certify`."""
     with nullcontext(pool) if pool else workers() as using:
-        return certificate.certify(
-            folder, prepare, workers=using, runtimes=runtimes, reference=reference
-        )
+        return certificate.certify(folder, prepare, workers=using, reference=reference)
 
 
 def check(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -14,13 +14,18 @@ from gluonexp.errors import GluonexpError
 from gluonexp.export.samples import Samples
 from gluonexp.export.score import Score
 
-# Logits may differ by this share of the largest: other kernels sum in another order.
+# Logits may differ by this share of their size: other kernels sum in another order.
 TOLERANCE: Final = 1e-4
 
 # Eight bits are meant to be inexact: so much of the accuracy may be lost, and one image anyway.
 INT8_DROP: Final = 0.02
 
+LIMITS: Final = {"logits": TOLERANCE, "int8_accuracy_drop": INT8_DROP}
+
 QUANTIZED: Final = frozenset({"int8"})
+
+TRAINED: Final = "the trained network"
+FILES: Final = "the files themselves"  # of a network that came without anybody's word on it
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,7 @@ class Agreement:
     runtime
         Its name.
     max_absolute, max_difference
-        The largest difference of any two logits; the same, relative to the largest logit.
+        The largest difference of any two logits; the same, relative to their size (`compare`).
     argmax_equal
         Images with the same class.
     ties
@@ -73,17 +78,19 @@ class Agreement:
 
     def sentence(self) -> str:
         """Say it for people."""
-        equal = f"{self.argmax_equal} of {self.images} classes equal"
         if self.runtime in QUANTIZED:
             was = self.expected_correct / self.images
-            return f"accuracy {self.accuracy:.4f} (float: {was:.4f}), {equal}"
-        return f"logits within {self.max_difference:.1e} of the largest, {equal}"
+            return f"accuracy {self.accuracy:.4f} (float: {was:.4f}), {self._same()}"
+        return f"logits within {self.max_difference:.1e}, {self._same()}"
 
     def allowed(self) -> str:
         """Say what `holds` asks for."""
         if self.runtime in QUANTIZED:
             return f"{_may_lose(self.images)} images fewer right"
         return f"{TOLERANCE:g}, all but ties"
+
+    def _same(self) -> str:
+        return f"the same class on {self.argmax_equal} of {self.images}"
 
 
 @dataclass(frozen=True)
@@ -103,9 +110,11 @@ class Certificate:
     mean, rms
         Of the network's inputs by channel, as the signature's steps make them of the images.
     tolerance
-        What was allowed.
+        What was allowed; for logits, relative to their size.
     versions
         Of Python and of the libraries.
+    reference
+        What the runtimes were compared with: `TRAINED`, or `FILES`.
     notes
         Sentences for people, of what was not proved; they are not written.
     """
@@ -120,6 +129,7 @@ class Certificate:
     rms: tuple[float, ...]
     tolerance: dict[str, float]
     versions: dict[str, str]
+    reference: str = TRAINED
     notes: tuple[str, ...] = ()
 
     def sentence(self) -> str:
@@ -131,9 +141,11 @@ class Certificate:
             listed = ", ".join(names[:-1]) + (" and " if names[1:] else "") + names[-1]
             worst = max(each.max_difference for each in floats)
             equal = min(each.argmax_equal for each in floats)
+            plural = "" if names[1:] else "s"
+            verb = f"equal{plural}" if self.reference == TRAINED else f"agree{plural} with"
             parts.append(
-                f"{listed} equal{'' if names[1:] else 's'} the trained network on {self.images} "
-                f"images: logits within {worst:.1e}, {equal} classes equal"
+                f"{listed} {verb} {self.reference} on {self.images} images: logits within "
+                f"{worst:.1e}, the same class on {equal}"
             )
         parts += [f"{e.runtime}: {e.sentence()}" for e in self.agreements if e not in floats]
         return "; ".join(parts)
@@ -194,8 +206,9 @@ class Certificate:
                 rms=tuple(map(_number, fields["rms"])),
                 tolerance={key: _number(value) for key, value in fields["tolerance"].items()},
                 versions=_texts(fields["versions"]),
+                reference=_reference(fields.get("reference", TRAINED)),
             )
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
+        except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
             what = f"{type(error).__name__}: {error}"
             raise GluonexpError(f"not a certificate of gluonexp ({what})") from None
 
@@ -207,17 +220,18 @@ def compare(runtime: str, scored: Score, known: Samples) -> Agreement:
         raise GluonexpError(
             f"{runtime} gives logits {logits.shape}, but the trained network {expected.shape}"
         )
-    largest = max(float(np.abs(expected).max()), 1e-30)
-    difference = float(np.abs(logits - expected).max())  # NaN, where a logit is NaN
-    best_two = np.sort(expected, axis=1)[:, -2:]
+    size = _size(expected)
+    differences = np.abs(logits.astype(np.float64) - expected)  # NaN, where a logit is NaN
+    best_two = np.sort(expected.astype(np.float64), axis=1)[:, -2:]
     margins = best_two[:, -1] - best_two[:, 0]
+    close = margins <= 2 * TOLERANCE * _size(best_two).min(axis=1)
     same = logits.argmax(1) == expected.argmax(1)
     return Agreement(
         runtime=runtime,
-        max_absolute=difference,
-        max_difference=difference / largest,
+        max_absolute=float(differences.max()),
+        max_difference=float((differences / size).max()),
         argmax_equal=int(same.sum()),
-        ties=int((~same & (margins <= 2 * TOLERANCE * largest)).sum()),
+        ties=int((~same & close).sum()),
         images=len(known),
         correct=_correct(logits, known),
         expected_correct=_correct(expected, known),
@@ -227,20 +241,55 @@ def compare(runtime: str, scored: Score, known: Samples) -> Agreement:
     )
 
 
-def claims(recorded: Certificate, found: Agreement) -> str | None:
-    """Say what a certificate records of a runtime that is not so; None where it is right.
+def _size(logits: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """Return what a difference of each logit (N, K) is measured against.
 
-    On another machine a tie may fall the other way, and eight bits be rounded otherwise.
+    That is the logit itself or, where it is small, the two best of its image or of most images.
+    Not the largest of all: a class that is masked by -1e9 would hide any difference of the others.
     """
-    was = next((each for each in recorded.agreements if each.runtime == found.runtime), None)
-    if was is None:
-        return None
-    loose = _may_lose(found.images) if found.runtime in QUANTIZED else max(was.ties, found.ties)
-    if was.images != found.images or abs(was.correct - found.correct) > loose:
-        return (
-            f"it records {was.correct} of {was.images} images classified right by "
-            f"{found.runtime}, but {found.correct} of {found.images} are"
-        )
+    logits = logits.astype(np.float64)
+    deciding = np.abs(np.sort(logits, axis=1)[:, -2:]).max(axis=1)
+    usual = np.maximum(deciding, np.median(deciding))[:, None]
+    smallest = np.finfo(np.float32).tiny  # what is all zero must be so exactly
+    size: NDArray[np.float64] = np.maximum(np.maximum(np.abs(logits), usual), smallest)
+    return size
+
+
+def claims(recorded: Certificate, found: Sequence[Agreement], known: Samples) -> str | None:
+    """Say what a certificate records that is not so; None where all of it can be right.
+
+    On another machine a tie may fall the other way, and eight bits be rounded otherwise; what was
+    found there is its own.
+    """
+    right = _correct(known.logits, known)
+    if recorded.images != len(known):
+        return f"it records {recorded.images} images, but {len(known)} are there"
+    if recorded.accuracy != right / len(known):
+        return f"it records accuracy {recorded.accuracy:g}, but it is {right / len(known):g}"
+    if (recorded.reference == TRAINED) != known.trained:
+        return f"it records {recorded.reference} as what was compared with"
+    if any(recorded.tolerance.get(key, math.inf) > limit for key, limit in LIMITS.items()):
+        return "it allows differences that gluonexp does not"
+    for was in recorded.agreements:
+        if (was.images, was.expected_correct) != (len(known), right):
+            return (
+                f"it records {was.expected_correct} of {was.images} images classified right by "
+                f"the network, but {right} of {len(known)} are"
+            )
+        if not was.holds:
+            return f"it records that {was.runtime} differs: {was.sentence()}"
+    by_name = {each.runtime: each for each in recorded.agreements}
+    for each in found:
+        if (was_found := by_name.get(each.runtime)) is None:
+            continue
+        loose = max(was_found.ties, each.ties)
+        if each.runtime in QUANTIZED:
+            loose = _may_lose(each.images)
+        if abs(was_found.correct - each.correct) > loose:
+            return (
+                f"it records {was_found.correct} of {was_found.images} images classified right "
+                f"by {each.runtime}, but {each.correct} of {each.images} are"
+            )
     return None
 
 
@@ -260,12 +309,26 @@ def _agreement(runtime: str, row: Mapping[str, Any]) -> Agreement:
         argmax_equal=_count(row["argmax_equal"]),
         ties=_count(row["ties"]),
         images=_count(row["images"]),
-        correct=_count(row["correct"]),
+        correct=_accurate(row),
         expected_correct=_count(row["expected_correct"]),
         images_per_second=_number(row["images_per_second"]),
         threads=_count(row["threads"]),
         versions=_texts(row["versions"]),
     )
+
+
+def _accurate(row: Mapping[str, Any]) -> int:
+    """Return how many are right; the accuracy beside it, for people, must say the same."""
+    correct = _count(row["correct"])
+    if _number(row["accuracy"]) != correct / _count(row["images"]):
+        raise ValueError(f"accuracy {row['accuracy']!r:.40} is not {correct} of {row['images']}")
+    return correct
+
+
+def _reference(value: Any) -> str:
+    if value not in (TRAINED, FILES):
+        raise ValueError(f"{value!r:.40} is no reference")
+    return str(value)
 
 
 def _text(value: Any) -> str:

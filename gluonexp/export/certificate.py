@@ -11,7 +11,7 @@ import json
 import os
 import platform
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -23,7 +23,7 @@ import numpy as np
 from gluonexp import __version__
 from gluonexp.errors import GluonexpError
 from gluonexp.export import agreement, divergence, files, guard, samples, score
-from gluonexp.export.agreement import INT8_DROP, TOLERANCE, Agreement, Certificate
+from gluonexp.export.agreement import FILES, LIMITS, TOLERANCE, TRAINED, Agreement, Certificate
 from gluonexp.export.runtimes import RUNTIMES
 from gluonexp.export.samples import SAMPLES, Samples
 from gluonexp.export.score import Prepare, Score
@@ -43,7 +43,6 @@ def certify(
     prepare: Prepare,
     *,
     workers: Workers,
-    runtimes: Sequence[str] | None = None,
     reference: Reference | None = None,
 ) -> Certificate:
     """Prove the export in `folder` equal to the trained network; write ``certificate.json``.
@@ -54,8 +53,6 @@ def certify(
         It holds ``samples.safetensors``, with the trained network's logits.
     workers
         Clean processes; each runtime is loaded in one of them.
-    runtimes
-        Those to prove; by default all that are installed and have their files.
     reference
         Used after a disagreement, to say which layer's output is the first to differ.
 
@@ -73,19 +70,16 @@ def certify(
             "can be proved equal to it; was the learning rate too high?"
         )
     possible = score.provable(folder)
-    if wanting := set(runtimes or ("module",)) - possible.keys():
-        raise GluonexpError(
-            f"{folder}: {', '.join(sorted(wanting))} cannot be proved: its files are not there, "
-            "or its library is not installed"
-        )
-    names = list(possible) if runtimes is None else list(runtimes)
-    scores, digests = _scored(folder, {name: possible[name] for name in names}, prepare, workers)
-    agreements = [agreement.compare(name, scores[name], known) for name in names]
+    if "module" not in possible:
+        raise GluonexpError(f"{folder}: no network here ({RUNTIMES['module'].files[0]})")
+    scores, digests = _scored(folder, possible, prepare, workers)
+    agreements = [agreement.compare(name, scores[name], known) for name in possible]
     if wrong := [each for each in agreements if not each.holds]:
         with _written(reference) as trained:
             where = _first_layer(folder, wrong[0], scores, known, prepare, workers, trained)
         raise GluonexpError(
-            f"the export in {folder} is not the trained network: {_told(wrong)}; {where}"
+            f"the export in {folder} is not {_reference(known)}: {_told(wrong)}; {where}"
+            f"{_leave_out(wrong)}"
         )
     certificate = Certificate(
         gluonexp=__version__,
@@ -93,15 +87,17 @@ def certify(
         images=len(known),
         accuracy=float((known.logits.argmax(1) == known.labels).mean()),
         agreements=tuple(agreements),
-        files=digests,
-        mean=scores[names[0]].mean,
-        rms=scores[names[0]].rms,
-        tolerance={"logits": TOLERANCE, "int8_accuracy_drop": INT8_DROP},
+        files={name: digest for name, digest in digests.items() if name in score.NAMES},
+        mean=scores["module"].mean,
+        rms=scores["module"].rms,
+        tolerance=dict(LIMITS),
         versions={
             "python": platform.python_version(),
             "numpy": np.__version__,
             **{key: text for each in agreements for key, text in each.versions.items()},
         },
+        reference=_reference(known),
+        notes=tuple(_untried(digests, possible)),
     )
     text = json.dumps(certificate.to_json(), indent=2, ensure_ascii=False)
     unfinished = folder / f"{CERTIFICATE}.part"
@@ -148,8 +144,7 @@ def check(
             f"{recorded_digest[:12]}, and is {found[:12]}"
         )
     known = _as_certified(folder, recorded)
-    vouched = recorded.files.keys()
-    possible = {name: own for name, own in score.provable(folder).items() if vouched >= {*own}}
+    possible = score.provable(folder)
     scores, _ = _scored(folder, possible, prepare, workers)
     _check_inputs(folder, recorded, scores["module"])
     agreements = [agreement.compare(name, scores[name], known) for name in possible]
@@ -159,14 +154,28 @@ def check(
             f"{folder}: the network is not the one that was certified on {recorded.date}: on the "
             f"images in {SAMPLES} {_told(wrong)}; {where}"
         )
-    for each in agreements:
-        if (wrong_claim := agreement.claims(recorded, each)) is not None:
-            raise GluonexpError(f"{folder / CERTIFICATE} is not right: {wrong_claim}")
+    if (wrong_claim := agreement.claims(recorded, agreements, known)) is not None:
+        raise GluonexpError(f"{folder / CERTIFICATE} is not right: {wrong_claim}")
     missing = [each.runtime for each in recorded.agreements if each.runtime not in possible]
     notes = [f"{name} was certified, but cannot be tried: not installed here" for name in missing]
+    notes += _untried(recorded.files, {**possible, **dict.fromkeys(missing)})
     unknown = sorted({path.name for path in folder.iterdir()} - {*recorded.files, CERTIFICATE})
     notes += [f"{name} is not in the certificate: nothing is said of it" for name in unknown]
     return replace(recorded, agreements=tuple(agreements), notes=tuple(notes))
+
+
+def check_copies(folder: Path, copies: Path) -> None:
+    """Refuse `copies` of files in `folder` that are not as its certificate says.
+
+    Raises
+    ------
+    GluonexpError
+        Naming the first that is not.
+    """
+    recorded = read(folder)
+    _check_digests(folder, recorded, score.digests(copies, without=CERTIFICATE))
+    if gone := sorted({*_NEEDED} - {path.name for path in copies.iterdir()}):
+        raise GluonexpError(f"{folder}: {', '.join(gone)} was certified, and is gone")
 
 
 def read(folder: Path) -> Certificate:
@@ -191,8 +200,13 @@ def read(folder: Path) -> Certificate:
     for name in recorded.files:
         if name in ("", ".", "..") or {"/", "\\", "\0"} & set(name):
             raise GluonexpError(f"{path} names {name!r}, which is no file of its folder: refused")
-    if missing := sorted(set(_NEEDED) - recorded.files.keys()):
+    needed = {*_NEEDED}
+    for each in recorded.agreements:
+        needed.update(score.FILES.get(each.runtime, ()))
+    if missing := sorted(needed - recorded.files.keys()):
         raise GluonexpError(f"{path} does not vouch for {', '.join(missing)}")
+    if "module" not in {each.runtime for each in recorded.agreements}:
+        raise GluonexpError(f"{path} does not say what module made of the network")
     return recorded
 
 
@@ -201,18 +215,30 @@ def _as_certified(folder: Path, recorded: Certificate) -> Samples:
     found = score.digests(folder, without=CERTIFICATE)
     if gone := sorted(recorded.files.keys() - found.keys()):
         raise GluonexpError(f"{folder}: {', '.join(gone)} was certified, and is gone")
-    changed = [name for name, digest in recorded.files.items() if found[name] != digest]
-    if changed:
-        name = changed[0]
+    _check_digests(folder, recorded, found)
+    if added := sorted((score.NAMES & found.keys()) - recorded.files.keys()):
         raise GluonexpError(
-            f"{folder}: {', '.join(changed)} changed since {recorded.date}, when it was "
-            f"certified: the sha256 of {name} was {recorded.files[name][:12]}, and is "
-            f"{found[name][:12]}{_what_changed(folder, changed)}; take the export from its run "
-            "again"
+            f"{folder}: {', '.join(added)} was not certified, or taken out of {CERTIFICATE}: "
+            "remove it, or export again"
         )
     known = samples.read(folder)
     _check_classes(folder, known)
     return known
+
+
+def _check_digests(folder: Path, recorded: Certificate, found: Mapping[str, str]) -> None:
+    """Compare digests of files with those that were certified."""
+    changed = [
+        name for name in recorded.files.keys() & found if found[name] != recorded.files[name]
+    ]
+    if changed:
+        name = min(changed)
+        raise GluonexpError(
+            f"{folder}: {', '.join(sorted(changed))} changed since {recorded.date}, when it was "
+            f"certified: the sha256 of {name} was {recorded.files[name][:12]}, and is "
+            f"{found[name][:12]}{_what_changed(folder, changed)}; take the export from its run "
+            "again"
+        )
 
 
 def _what_changed(folder: Path, changed: Sequence[str]) -> str:
@@ -281,6 +307,27 @@ def _unless_failed(outcome: Any, what: str) -> Any:
     if isinstance(outcome, Exception):
         raise GluonexpError(f"{what} failed: {files.reason(outcome)}") from outcome
     return outcome
+
+
+def _untried(present: Iterable[str], tried: Iterable[str]) -> list[str]:
+    """Say which of the files `present` no runtime has `tried`."""
+    read = {name for runtime in tried for name in score.FILES.get(runtime, ())}
+    read |= {files.SIGNATURE, SAMPLES}
+    return [
+        f"{name} cannot be tried: what reads it is not installed here"
+        for name in sorted(score.NAMES & {*present} - read)
+    ]
+
+
+def _reference(known: Samples) -> str:
+    return TRAINED if known.trained else FILES
+
+
+def _leave_out(wrong: Sequence[Agreement]) -> str:
+    """Say how to do without, where the network itself is right."""
+    read = [name for each in wrong for name in score.FILES[each.runtime]]
+    onnx = all(name.endswith(".onnx") for name in read)
+    return "; export.onnx=false leaves ONNX out" if onnx else ""
 
 
 def _told(wrong: Sequence[Agreement]) -> str:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +25,12 @@ ONNX: Final = "uint8.onnx"
 
 RESTING: Final = {files.UINT8: "module", ONNX: "onnx"}
 """What can be loaded here, and the runtime that it runs in."""
+
+FILES: Final = {
+    files.UINT8: tuple(path.name for path in files.paths(Path(), files.UINT8)),
+    ONNX: (ONNX,),
+}
+"""What each of them reads."""
 
 Preprocess = Callable[[sym.Symbol], sym.Symbol]
 """From images (N, H, W, C) uint8 to the network's input; a `HybridBlock` without parameters is."""
@@ -53,15 +60,13 @@ def write(folder: Path, preprocess: Preprocess, *, with_onnx: bool = False) -> N
         onnx.write(*composed, folder, _image(folder), name=ONNX, dtype="uint8")
 
 
-def available(folder: Path) -> dict[str, tuple[str, ...]]:
-    """Name which of `RESTING` are in `folder` and can run here, and the files of each."""
-    own = {files.UINT8: tuple(path.name for path in files.paths(folder, files.UINT8))}
-    own[ONNX] = (ONNX,)
-    return {
-        name: own[name]
+def available(folder: Path) -> list[str]:
+    """Name which of `RESTING` are in `folder` and can run here."""
+    return [
+        name
         for name, runtime in RESTING.items()
-        if runtimes.versions(runtime) and all((folder / file).is_file() for file in own[name])
-    }
+        if runtimes.versions(runtime) and all((folder / file).is_file() for file in FILES[name])
+    ]
 
 
 def load(
@@ -78,12 +83,32 @@ def load(
     ------
     GluonexpError
         A file is missing, damaged or not safe to load.
+    CannotRun
+        ONNX Runtime says so, now or later.
     """
     if name == ONNX:
-        return runtimes.session(folder / ONNX)
+        with _told(folder):
+            session = runtimes.session(folder / ONNX)
+
+        def run(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+            with _told(folder):
+                return session(images)
+
+        return run
     entry, shape = files.read_signature(folder)["input"]["name"], (1, *_image(folder))
     network = files.read(folder, files.UINT8, entry, shape)
     return runtimes.bound(network, mx.io.DataDesc(entry, shape, "uint8"))
+
+
+@contextmanager
+def _told(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except GluonexpError:
+        raise
+    except Exception as error:  # of the library's
+        said = files.reason(error)
+        raise runtimes.CannotRun(f"{folder / ONNX} cannot be run: {said}", ONNX) from None
 
 
 def _composed(folder: Path, preprocess: Preprocess) -> files.Network:

@@ -16,6 +16,21 @@ from gluonexp.errors import GluonexpError
 from gluonexp.export import files, guard
 from gluonexp.mx import gluon, installed_wheels, mx, nd, sym, usable_cores
 
+
+class CannotRun(GluonexpError):
+    """A runtime cannot load an export's files, or cannot run them.
+
+    Attributes
+    ----------
+    runtime
+        Its name.
+    """
+
+    def __init__(self, message: str, runtime: str = "") -> None:
+        super().__init__(message)
+        self.runtime = runtime
+
+
 Runtime = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """Input (N, C, H, W) float32 to logits (N, K); any N, other sizes in turn."""
 
@@ -56,6 +71,8 @@ def load(folder: Path, name: str) -> Runtime:
     GluonexpError
         No such runtime, its library is not installed, or its files are missing or damaged. The
         runtime itself raises it too, where the input does not suit the network.
+    CannotRun
+        The library says so.
     """
     if name not in RUNTIMES:
         raise GluonexpError(f"runtime {name}: choose one of {' '.join(RUNTIMES)}")
@@ -76,7 +93,7 @@ def load(folder: Path, name: str) -> Runtime:
         raise
     except Exception as error:  # each library has its own, and they share no base
         what = f"{folder / kind.files[0]}: runtime {name} cannot load it"
-        raise GluonexpError(f"{what}: {files.reason(error)}") from None
+        raise CannotRun(f"{what}: {files.reason(error)}", name) from None
 
     def guarded(inputs: NDArray[np.float32]) -> NDArray[np.float32]:
         if not len(inputs) or list(inputs.shape[1:]) != shape:
@@ -85,7 +102,7 @@ def load(folder: Path, name: str) -> Runtime:
         try:
             return run(np.ascontiguousarray(inputs, dtype=np.float32))
         except Exception as error:
-            raise GluonexpError(f"{folder}: runtime {name}: {files.reason(error)}") from None
+            raise CannotRun(f"{folder}: runtime {name}: {files.reason(error)}", name) from None
 
     return guarded
 

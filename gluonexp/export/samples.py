@@ -25,6 +25,9 @@ MOST_BYTES: Final = 8 * 2**20
 _LARGEST_FILE: Final = 4 * MOST_BYTES
 
 
+_NOT_TRAINED: Final = "of the files themselves"
+
+
 @dataclass(frozen=True)
 class Samples:
     """Held-out images, their labels, and the trained network's logits.
@@ -39,12 +42,16 @@ class Samples:
         (N, K) float32.
     classes
         Names of the K classes, in the order of the logits.
+    trained
+        Whether the logits are the trained network's. Otherwise they are what Module made of the
+        files that were at hand.
     """
 
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
     logits: NDArray[np.float32]
     classes: tuple[str, ...]
+    trained: bool = True
 
     def __len__(self) -> int:
         return len(self.images)
@@ -66,7 +73,10 @@ def write(folder: Path, samples: Samples) -> Path:
     path = folder / SAMPLES
     unfinished = path.with_name(f"{path.name}.part")
     classes = json.dumps(list(samples.classes), ensure_ascii=False)
-    unfinished.write_bytes(save(tensors, metadata={"format": "1", "classes": classes}))
+    metadata = {"format": "1", "classes": classes}
+    if not samples.trained:
+        metadata["logits"] = _NOT_TRAINED
+    unfinished.write_bytes(save(tensors, metadata=metadata))
     os.replace(unfinished, path)
     return path
 
@@ -86,7 +96,8 @@ def read(folder: Path) -> Samples:
         with safe_open(path, framework="numpy") as file:
             names = set(file.keys())
             tensors = {name: file.get_tensor(name) for name in names & _LAYOUT.keys()}
-            classes = json.loads((file.metadata() or {}).get("classes", "null"))
+            metadata = file.metadata() or {}
+            classes = json.loads(metadata.get("classes", "null"))
     except FileNotFoundError:
         raise GluonexpError(
             f"{path} is missing: without sample images an export cannot be certified"
@@ -99,7 +110,8 @@ def read(folder: Path) -> Samples:
             raise GluonexpError(f"{path}: {name} is missing, or not {np.dtype(dtype)}")
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
         raise GluonexpError(f"{path} does not name the classes")
-    samples = Samples(**tensors, classes=tuple(classes))
+    trained = metadata.get("logits") != _NOT_TRAINED
+    samples = Samples(**tensors, classes=tuple(classes), trained=trained)
     if not len(samples) or not len(samples) == len(samples.labels) == len(samples.logits):
         raise GluonexpError(f"{path}: images, labels and logits are not equally many")
     if samples.logits.shape[1] != len(classes):

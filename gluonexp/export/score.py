@@ -34,6 +34,13 @@ BATCH: Final = 17
 LARGEST_INPUT: Final = 2**24
 
 
+FILES: Final = {name: kind.files for name, kind in runtimes.RUNTIMES.items()} | graph.FILES
+"""The files that each runtime reads, and each network that takes images as they rest."""
+
+NAMES: Final = {files.SIGNATURE, samples.SAMPLES}.union(*FILES.values())
+"""The files that an export may have besides its certificate."""
+
+
 @dataclass(frozen=True)
 class Score:
     """What one runtime made of the samples.
@@ -65,8 +72,7 @@ def provable(folder: Path) -> dict[str, tuple[str, ...]]:
 
     That is every runtime, and what takes images as they rest.
     """
-    found = {name: runtimes.RUNTIMES[name].files for name in runtimes.available(folder)}
-    return found | graph.available(folder)
+    return {name: FILES[name] for name in (*runtimes.available(folder), *graph.available(folder))}
 
 
 def score(folder: Path, names: Sequence[str], prepare: Prepare) -> dict[str, Score]:

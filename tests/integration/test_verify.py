@@ -10,7 +10,18 @@ import pytest
 
 from gluonexp import verify
 from gluonexp.errors import GluonexpError
-from gluonexp.export import certificate, files, graph, int8, onnx, samples, score, symbol
+from gluonexp.export import (
+    agreement,
+    certificate,
+    divergence,
+    files,
+    graph,
+    int8,
+    onnx,
+    samples,
+    score,
+    symbol,
+)
 from gluonexp.export.runtimes import available
 from gluonexp.export.samples import Samples
 from gluonexp.models.preprocess import Preprocess, Preprocessing
@@ -160,11 +171,9 @@ def test_the_file_says_the_same_and_names_every_other_file(once_certified):
     np.testing.assert_allclose(proved.rms, np.sqrt(np.square(inputs).mean((0, 2, 3))), rtol=1e-5)
 
 
-def test_runtimes_may_be_chosen(fresh, pool):
-    proved = verify.certify(fresh, pool=pool, runtimes=["onnx"])
-    assert [each.runtime for each in proved.agreements] == ["onnx"]
-    with pytest.raises(GluonexpError, match="int8, nothing cannot be proved"):
-        verify.certify(fresh, pool=pool, runtimes=["nothing", "int8", "onnx"])
+def test_what_is_no_part_of_an_export_is_not_vouched_for(fresh, pool):
+    (fresh / "notes.txt").write_text("mine")
+    assert "notes.txt" not in verify.certify(fresh, pool=pool).files
 
 
 def test_eight_bits_are_certified_by_their_accuracy(fresh, pool):
@@ -173,12 +182,12 @@ def test_eight_bits_are_certified_by_their_accuracy(fresh, pool):
     known = samples.read(fresh)
     int8.quantize(fresh, verify.prepare(fresh)(known.images))
     samples.write(fresh, replace(known, labels=known.logits.argmax(1)))
-    (found,) = verify.certify(fresh, pool=pool, runtimes=["int8"]).agreements
+    found = {each.runtime: each for each in verify.certify(fresh, pool=pool).agreements}["int8"]
     assert found.expected_correct == 40 and found.correct >= 39
     others = np.roll(known.logits, 1, axis=1)
-    samples.write(fresh, replace(known, logits=others, labels=others.argmax(1)))
-    with pytest.raises(GluonexpError, match=r"int8 differs, accuracy 0.* images fewer right"):
-        verify.certify(fresh, pool=pool, runtimes=["int8"])
+    scored = score.score(fresh, ["int8"], verify.prepare)["int8"]
+    known = replace(known, logits=others, labels=others.argmax(1))
+    assert not agreement.compare("int8", scored, known).holds
 
 
 def test_what_diverged_in_training_is_not_certified(fresh, pool):
@@ -206,8 +215,7 @@ def test_a_disagreement_names_runtime_and_layer(fresh, trained, pool, value, lay
     assert not (fresh / "certificate.json").exists()
 
 
-@pytest.mark.parametrize("runtime", ["onnx", "openvino"])
-def test_a_wrong_onnx_names_its_layer(fresh, trained, pool, runtime):
+def test_a_wrong_onnx_names_its_layer(fresh, pool):
     import onnx as library
 
     model = library.load_model(str(fresh / "model.onnx"))
@@ -216,16 +224,18 @@ def test_a_wrong_onnx_names_its_layer(fresh, trained, pool, runtime):
             tensor.raw_data = (np.frombuffer(tensor.raw_data, np.float32) + 1).tobytes()
     library.save_model(model, str(fresh / "model.onnx"))
     with pytest.raises(GluonexpError) as caught:
-        verify.certify(fresh, pool=pool, runtimes=["symbolblock", runtime])
+        verify.certify(fresh, pool=pool)
     message = str(caught.value)
-    assert f"is not the trained network: {runtime} differs, " in message
-    assert "symbolblock" not in message
+    assert "is not the trained network: onnx differs, " in message
+    assert "openvino differs, " in message and "symbolblock" not in message
     assert "the first layer output that differs is net_dense0_fwd_output: by " in message
+    assert message.endswith("; export.onnx=false leaves ONNX out")
+    inputs = verify.prepare(fresh)(samples.read(fresh).images[:1])
+    found = divergence.first_difference(fresh, "openvino", inputs, 1e-4, None)
+    assert found is not None and found.startswith("net_dense0_fwd_output: by ")
 
 
 def test_what_only_goes_wrong_where_module_fuses_is_searched(exported, monkeypatch):
-    from gluonexp.export import divergence
-
     inputs = np.random.default_rng(0).normal(size=(1, *SHAPE)).astype(np.float32)
     assert divergence.first_difference(exported, "module", inputs, 1e-4, None) is None
     layers = divergence._layers(files.read_symbol(exported / "model-symbol.json"))
@@ -248,7 +258,7 @@ def test_a_process_that_dies_is_no_proof(fresh, pool):
         return lambda images: os.abort()
 
     with pytest.raises(GluonexpError, match=r"module.* failed, the files may be damaged: .*SIGAB"):
-        certificate.certify(fresh, dying, workers=pool, runtimes=["module"])
+        certificate.certify(fresh, dying, workers=pool)
 
 
 # Checking again.
@@ -391,18 +401,38 @@ def test_other_samples_with_a_mended_digest(certified, pool, change):
     array = getattr(known, change)
     samples.write(certified, replace(known, **{change: np.roll(array, 1, axis=0)}))
     mended(certified)
-    reason = "it records .* images classified right" if change == "labels" else "module differs"
+    reason = "it records accuracy" if change == "labels" else "module differs"
     with pytest.raises(GluonexpError, match=reason):
         verify.check(certified, pool=pool)
 
 
-def test_a_better_accuracy_is_not_believed(certified, pool):
-    edited(
-        certified,
-        lambda fields: fields["runtimes"]["onnx"].update(correct=40),
-        "certificate.json",
-    )
-    with pytest.raises(GluonexpError, match="it records 40 of 40 images classified right by onnx"):
+def right(row, count):
+    row.update(correct=count, accuracy=count / 40)
+
+
+@pytest.mark.parametrize(
+    ("forge", "reason"),
+    [
+        (lambda fields: right(fields["runtimes"]["onnx"], 40), "40 of 40 images .* by onnx"),
+        (lambda fields: fields.update(accuracy=1.0), "it records accuracy 1, but"),
+        (lambda fields: fields.update(images=4000), "it records 4000 images, but 40 are there"),
+        (lambda fields: fields["tolerance"].update(logits=1.0), "it allows differences"),
+        (lambda fields: fields["tolerance"].clear(), "it allows differences"),
+        (lambda fields: fields.update(reference="the files themselves"), "the files themselves"),
+        (lambda fields: fields["runtimes"]["onnx"].update(accuracy=1.0), "accuracy 1.0 is not"),
+        (
+            lambda fields: fields["runtimes"]["onnx"].update(expected_correct=40),
+            "records 40 of 40",
+        ),
+        (lambda fields: fields["runtimes"]["onnx"].update(argmax_equal=1), "that onnx differs"),
+        (lambda fields: fields["runtimes"]["onnx"].update(max_difference=1), "that onnx differs"),
+        (lambda fields: fields["runtimes"].clear(), "does not say what module made"),
+    ],
+    ids=range(11),
+)
+def test_a_forged_claim_is_not_believed(certified, pool, forge, reason):
+    edited(certified, forge, "certificate.json")
+    with pytest.raises(GluonexpError, match=rf"certificate\.json.*{reason}"):
         verify.check(certified, pool=pool)
 
 
@@ -419,15 +449,33 @@ def test_what_it_does_not_know_is_noted(certified, pool):
     )
 
 
-def test_a_file_that_was_added_is_not_run(certified, pool):
+@pytest.mark.parametrize("name", ["model.onnx", "uint8.onnx", "uint8-0000.params"])
+def test_a_file_that_is_taken_out_of_the_certificate(certified, pool, name):
     def forget(fields):
-        del fields["files"]["model.onnx"]
+        del fields["files"][name]
 
-    (certified / "model.onnx").write_bytes(b"something else")
     edited(certified, forget, "certificate.json")
-    found = verify.check(certified, pool=pool)
-    assert [each.runtime for each in found.agreements] == ["module", "symbolblock", *RESTING]
-    assert found.notes[-1] == "model.onnx is not in the certificate: nothing is said of it"
+    with pytest.raises(GluonexpError, match=f"does not vouch for {name}"):
+        verify.check(certified, pool=pool)
+
+    def forget_who_read_it(fields):
+        for runtime in [*fields["runtimes"]]:
+            if name in score.FILES[runtime]:
+                del fields["runtimes"][runtime]
+
+    edited(certified, forget_who_read_it, "certificate.json")
+    with pytest.raises(GluonexpError, match=f"{name} was not certified, or taken out"):
+        verify.check(certified, pool=pool)
+
+
+def test_a_file_that_was_added(fresh, pool):
+    (fresh / "model.onnx").unlink()
+    (fresh / "uint8.onnx").unlink()
+    found = verify.certify(fresh, pool=pool)
+    assert [each.runtime for each in found.agreements] == ["module", "symbolblock", "uint8"]
+    (fresh / "model.onnx").write_bytes(b"something else")
+    with pytest.raises(GluonexpError, match=r"model\.onnx was not certified"):
+        verify.check(fresh, pool=pool)
 
 
 # A folder from somebody who means harm.

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from gluonexp.errors import GluonexpError
 from gluonexp.export import agreement, certificate, guard, samples
@@ -50,6 +51,7 @@ def certified(*agreements, **changed):
             for name in (
                 "model-0000.params",
                 "model-symbol.json",
+                "model.onnx",
                 "samples.safetensors",
                 "signature.json",
             )
@@ -99,15 +101,47 @@ def test_eight_bits_may_lose_a_declared_part_of_the_accuracy():
     assert not int8(max_absolute=float("nan")).holds
     assert int8(images=8, correct=5, expected_correct=6).holds
     assert not int8(images=8, correct=4, expected_correct=6).holds
-    assert int8().sentence() == "accuracy 0.7812 (float: 0.7812), 250 of 256 classes equal"
+    assert int8().sentence() == "accuracy 0.7812 (float: 0.7812), the same class on 250 of 256"
 
 
-def test_the_difference_is_measured_against_the_largest_logit():
+def test_a_difference_is_measured_against_the_logits_that_decide():
     found = agreement.compare("onnx", scored([[8, 2], [1, 4.004]]), known([[8, 2], [1, 4]]))
     assert found.max_absolute == pytest.approx(0.004, rel=1e-3)
-    assert found.max_difference == pytest.approx(0.0005, rel=1e-3)
+    assert found.max_difference == pytest.approx(0.004 / 6, rel=1e-3)  # most images: 6
     assert (found.argmax_equal, found.ties, found.images) == (2, 0, 2)
     assert not found.holds
+
+
+def test_a_masked_class_hides_nothing():
+    logits = np.random.default_rng(0).normal(size=(40, 5)).astype(np.float32)
+    logits[:, 4] = -1e9
+    rounded = logits.copy()
+    rounded[:, 4] += 64  # a float's neighbour
+    assert agreement.compare("onnx", scored(rounded), known(logits)).holds
+    others = logits[:, [1, 0, 2, 3, 4]]
+    found = agreement.compare("onnx", scored(others), known(logits))
+    assert found.argmax_equal < 40 and found.ties == 0
+    assert not found.holds
+    small = agreement.compare("onnx", scored(others[:, :4] * 1e-37), known(logits[:, :4] * 1e-37))
+    assert not small.holds
+
+
+def test_logits_that_are_all_nothing_are_equal():
+    nothing = np.zeros((3, 4))
+    assert agreement.compare("module", scored(nothing), known(nothing)).holds
+    assert not agreement.compare("module", scored(nothing + 1), known(nothing)).holds
+
+
+@given(
+    arrays(np.float32, (6, 3), elements=st.floats(-100, 100, width=32)),
+    st.floats(0.125, 8, width=32),
+)
+def test_a_difference_does_not_depend_on_the_scale(logits, scale):
+    logits[:, 0] += 1  # not all is zero
+    found = logits + np.float32(1e-3)
+    one = agreement.compare("onnx", scored(found), known(logits)).max_difference
+    other = agreement.compare("onnx", scored(found * scale), known(logits * scale)).max_difference
+    assert other == pytest.approx(one, rel=1e-2)
 
 
 def test_ties_and_accuracy_are_counted():
@@ -155,21 +189,31 @@ def test_its_sentence_and_table():
     int8 = made(runtime="int8", max_difference=0.1, argmax_equal=250, correct=198)
     whole = certified(made(), made(runtime="onnx", max_difference=2e-6), int8)
     assert whole.sentence() == (
-        "module and onnx equal the trained network on 256 images: logits within 2.0e-06, 256 "
-        "classes equal; int8: accuracy 0.7734 (float: 0.7812), 250 of 256 classes equal"
+        "module and onnx equal the trained network on 256 images: logits within 2.0e-06, the "
+        "same class on 256; int8: accuracy 0.7734 (float: 0.7812), the same class on 250 of 256"
     )
+    adopted = certified(made(), reference=agreement.FILES)
+    assert adopted.sentence().startswith("module agrees with the files themselves on 256 images")
     assert whole.rows()[1] == ("module", "1.0e-06", "256/256", "0.7812", "70")
     assert {len(row) for row in whole.rows()} == {5}
 
 
 def test_a_claim_that_is_not_so():
+    logits = np.eye(2)[[0] * 256]
+    images = known(logits, labels=[0] * 200 + [1] * 56)
     recorded = certified(made(), made(runtime="int8"))
-    assert agreement.claims(recorded, made()) is None
-    assert agreement.claims(recorded, made(runtime="onnx")) is None
-    assert agreement.claims(recorded, made(correct=199, ties=1, argmax_equal=255)) is None
-    assert "it records 200 of 256 images" in agreement.claims(recorded, made(correct=199))
-    assert agreement.claims(recorded, made(runtime="int8", correct=197)) is None
-    assert agreement.claims(recorded, made(runtime="int8", correct=190)) is not None
+
+    def claim(*found, **changed):
+        return agreement.claims(replace(recorded, **changed), found, images)
+
+    assert claim(made()) is None
+    assert claim(made(runtime="onnx")) is None
+    assert claim(made(correct=199, ties=1, argmax_equal=255)) is None
+    assert "it records 200 of 256 images" in claim(made(correct=199))
+    assert claim(made(runtime="int8", correct=197)) is None
+    assert claim(made(runtime="int8", correct=190)) is not None
+    assert "it records 12 images" in claim(images=12)
+    assert "it allows" in claim(tolerance={"logits": 1e-3, "int8_accuracy_drop": 0.0})
 
 
 def written(folder, fields):
@@ -185,6 +229,9 @@ def written(folder, fields):
         (("images",), -1),
         (("images",), True),
         (("accuracy",), "0.9"),
+        (("reference",), "my word"),
+        (("runtimes", "module", "accuracy"), 1.0),
+        (("runtimes", "module", "images"), 0),
         (("mean",), [float("nan")]),
         (("files",), ["model-0000.params"]),
         (("files",), {"model-0000.params": 1}),

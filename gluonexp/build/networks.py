@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
+from typing import Final
 
 from gluonexp.build.targets import Constructor
 from gluonexp.data.types import Spec
@@ -12,6 +14,9 @@ from gluonexp.models.preprocess import Preprocess, Preprocessing
 from gluonexp.mx import gluon, mx, nn
 from gluonexp.schema import Config, DatasetConfig
 from gluonexp.weights.find import find
+
+# What gives probabilities; log_softmax does not: softmax of it is softmax.
+_PROBABILITIES: Final = {"softmax", "SoftmaxActivation", "SoftmaxOutput"}
 
 
 @dataclass(frozen=True)
@@ -179,6 +184,12 @@ def _infer_shapes(
         raise GluonexpError(
             f"model: gives {outputs[0][1:]} values for each image; the data set has {classes} "
             "classes, so logits of that many are needed"
+        )
+    graph = json.loads(output.tojson())
+    if (last := graph["nodes"][graph["heads"][0][0]])["op"] in _PROBABILITIES:
+        raise GluonexpError(
+            f"model: ends in {last['name']} ({last['op']}), but the loss and the export take "
+            "logits and do that themselves: leave it out"
         )
     names = [*output.list_arguments(), *output.list_auxiliary_states()]
     parameters = net.collect_params()

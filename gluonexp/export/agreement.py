@@ -145,7 +145,7 @@ class Certificate:
             verb = f"equal{plural}" if self.reference == TRAINED else f"agree{plural} with"
             parts.append(
                 f"{listed} {verb} {self.reference} on {self.images} images: logits within "
-                f"{worst:.1e}, the same class on {equal}"
+                f"{worst:.1e}, the same class on {equal} of {self.images}"
             )
         parts += [f"{e.runtime}: {e.sentence()}" for e in self.agreements if e not in floats]
         return "; ".join(parts)

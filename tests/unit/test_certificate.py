@@ -190,7 +190,8 @@ def test_its_sentence_and_table():
     whole = certified(made(), made(runtime="onnx", max_difference=2e-6), int8)
     assert whole.sentence() == (
         "module and onnx equal the trained network on 256 images: logits within 2.0e-06, the "
-        "same class on 256; int8: accuracy 0.7734 (float: 0.7812), the same class on 250 of 256"
+        "same class on 256 of 256; int8: accuracy 0.7734 (float: 0.7812), the same class on 250 "
+        "of 256"
     )
     adopted = certified(made(), reference=agreement.FILES)
     assert adopted.sentence().startswith("module agrees with the files themselves on 256 images")

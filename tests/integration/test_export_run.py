@@ -1,0 +1,142 @@
+"""How a run ends whose network is hard to export: without ONNX, or failed with all else kept."""
+
+import numpy as np
+import pytest
+
+from gluonexp import build, experiment, formats, verify
+from gluonexp.errors import GluonexpError
+from gluonexp.export import files, graph, samples, symbol
+from gluonexp.models.mlp import mlp
+from gluonexp.models.preprocess import Preprocessing
+from gluonexp.mx import mx, nd, nn
+from gluonexp.tracking import open_store
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+TINY = ["trainer.epochs=1", "trainer.batch_size=64", "dataset.source.size=8"]
+
+
+class NoisyHead(nn.HybridBlock):
+    """A linear classifier whose answers are never the same twice."""
+
+    def __init__(self, classes):
+        super().__init__()
+        with self.name_scope():
+            self.body = nn.HybridSequential()
+            self.body.add(nn.Flatten(), nn.Dense(classes))
+
+    def hybrid_forward(self, F, x):
+        return F.Dropout(self.body(x), p=0.5, mode="always")
+
+
+class Probabilities(nn.HybridBlock):
+    """A classifier that ends where the loss begins."""
+
+    def __init__(self, classes, kind="softmax"):
+        super().__init__()
+        self.kind = kind
+        with self.name_scope():
+            self.body = nn.HybridSequential()
+            self.body.add(nn.Flatten(), nn.Dense(classes))
+
+    def hybrid_forward(self, F, x):
+        return getattr(F, self.kind)(self.body(x))
+
+
+def own(name, *overrides):
+    here = "tests.integration.test_export_run"
+    return [
+        *TINY,
+        f"model._target_={here}.{name}",
+        "~model.hidden",
+        "build.allow=[tests]",
+        *overrides,
+    ]
+
+
+@pytest.fixture
+def exported(tmp_path):
+    """Return the folder of an export that is not certified yet."""
+    mx.random.seed(0)
+    with mx.name.NameManager():
+        net = mlp(3, hidden=[4])
+    net.initialize(mx.init.Xavier())
+    net.hybridize()
+    steps = Preprocessing(4, 4, 1, (0.5,), (0.25,))
+    images = np.random.default_rng(0).integers(0, 256, (20, 4, 4, 1), dtype=np.uint8)
+    block = build.preprocess(steps, build.Spec(4, 4, 1, ("a", "b", "c")))
+    logits = net(block(nd.array(images, dtype="uint8"))).asnumpy()
+    symbol.export(
+        net,
+        tmp_path,
+        image=(4, 4, 1),
+        input_shape=(1, 4, 4),
+        preprocess=steps.to_json(),
+        classes=("a", "b", "c"),
+    )
+    known = samples.Samples(images, logits.argmax(1), logits, ("a", "b", "c"))
+    samples.write(tmp_path, known)
+    assert formats.write(tmp_path, with_onnx=True, with_graph=True, calibration=None) == []
+    return tmp_path
+
+
+def no_layers(place):
+    raise AssertionError("nothing differs")
+
+
+@pytest.mark.parametrize(
+    ("name", "left"),
+    [
+        (files.ONNX, ["module", "symbolblock", "uint8"]),
+        (graph.ONNX, ["module", "symbolblock", "onnx", "openvino", "uint8"]),
+    ],
+)
+def test_what_no_runtime_can_load_is_left_out_and_said(exported, name, left):
+    pytest.importorskip("openvino")
+    model = onnx.load(exported / name)
+    weight = next(each for each in model.graph.initializer if len(each.dims) == 2)
+    weight.CopyFrom(onnx.numpy_helper.from_array(np.zeros((2, 7), np.float32), weight.name))
+    onnx.save(model, exported / name)
+    with verify.workers() as pool:
+        proved, notes = formats.certify(exported, pool=pool, reference=no_layers)
+    assert len(notes) == 1 and notes[0].startswith(f"no {name}")
+    assert not (exported / name).exists()
+    assert [each.runtime for each in proved.agreements] == left
+    assert verify.check(exported).notes == ()
+
+
+def test_a_network_that_cannot_be_loaded_is_no_export(exported):
+    (exported / "model-0000.params").write_bytes(b"nothing")
+    with verify.workers() as pool, pytest.raises(GluonexpError, match=r"model-0000\.params"):
+        formats.certify(exported, pool=pool, reference=no_layers)
+
+
+def test_a_failed_export_loses_nothing_else(compose, tmp_path):
+    uri = f"sqlite:///{tmp_path}/mlruns/mlflow.db"
+    config = compose("model=mlp", *own("NoisyHead"), f"tracking.uri={uri}")
+    with pytest.raises(GluonexpError, match="is not the trained network: module differs"):
+        experiment.run(config, tmp_path / "job")
+    client = open_store(uri)
+    (run,) = client.search_runs(["1"])
+    assert run.info.status == "FAILED"
+    kept = {item.path for item in client.list_artifacts(run.info.run_id)}
+    assert kept >= {"config", "plots", "predictions", "error"}
+    assert "export" not in kept
+    assert (tmp_path / "job/artifacts/export/model-symbol.json").is_file()
+    assert (tmp_path / "job/checkpoints/best").is_dir()
+
+
+@pytest.mark.parametrize("kind", ["softmax", "SoftmaxActivation"])
+def test_probabilities_are_refused_before_a_run_exists(compose, tmp_path, kind):
+    config = compose("model=mlp", *own("Probabilities", f"+model.kind={kind}"))
+    with pytest.raises(GluonexpError, match=rf"ends in .*softmax.* \({kind}\), but the loss"):
+        experiment.run(config, tmp_path / "job")
+    assert not (tmp_path / "job").exists()
+
+
+def test_logarithms_of_probabilities_are_logits(compose, tmp_path):
+    config = compose(
+        "model=mlp", *own("Probabilities", "+model.kind=log_softmax"), "tracking=none"
+    )
+    result = experiment.run(config, tmp_path / "job")
+    assert result.metrics["test/loss"] < 2.3  # of chance

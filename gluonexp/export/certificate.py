@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from rich.progress import SpinnerColumn, TimeElapsedColumn
 
 from gluonexp import __version__
 from gluonexp.errors import GluonexpError
@@ -27,12 +28,15 @@ from gluonexp.export.agreement import FILES, LIMITS, TOLERANCE, TRAINED, Agreeme
 from gluonexp.export.runtimes import RUNTIMES
 from gluonexp.export.samples import SAMPLES, Samples
 from gluonexp.export.score import Prepare, Score
+from gluonexp.progress import transient_bar
 from gluonexp.workers import TaskError, WorkerDied, Workers
 
 CERTIFICATE: Final = "certificate.json"
 
 # A certificate that does not vouch for these vouches for nothing.
 _NEEDED: Final = (files.SIGNATURE, SAMPLES, *RUNTIMES["module"].files)
+
+_WORKING: Final = (SpinnerColumn(), "proving the export: {task.description}", TimeElapsedColumn())
 
 Reference = Callable[[Path], object]
 """Write the trained network into a folder as the export's ``model-*`` files."""
@@ -291,9 +295,14 @@ def _scored(
     ]
     tasks.append(("", score.digests, (folder, CERTIFICATE)))
     results = {}
-    with closing(workers.stream(tasks)) as outcomes:  # the others are stopped if one fails
+    waiting = list(possible)
+    # The others are stopped if one fails.
+    with closing(workers.stream(tasks)) as outcomes, transient_bar(*_WORKING) as bar:
+        shown = bar.add_task(", ".join(waiting), total=None)
         for key, outcome in outcomes:
             results[key] = _unless_failed(outcome, f"{folder}: {key or 'reading its files'}")
+            waiting = [name for name in waiting if name not in key.split(", ")]
+            bar.update(shown, description=", ".join(waiting))
     digests = results.pop("")
     return {name: each for group in results.values() for name, each in group.items()}, digests
 

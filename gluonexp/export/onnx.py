@@ -4,7 +4,8 @@ MXNet 1.9.1 translates to ONNX's operator set 13. What its exporter gets wrong w
 put right here, while it runs only: the table `onnx.mapping` that onnx 1.19 dropped, a check of the
 graph against the newest operator set instead of 13, weights taken apart into Python's floats, and
 `fix_gamma` forgotten. It also lists every weight as an input of the graph, which keeps runtimes
-from computing with them in advance; they are taken off that list.
+from computing with them in advance; they are taken off that list. The operators that it gets
+wrong are in `translators`.
 """
 
 from __future__ import annotations
@@ -12,27 +13,24 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 
 from gluonexp.errors import GluonexpError
-from gluonexp.export import files
+from gluonexp.export import files, nodes, translators
 from gluonexp.mx import mx, nd, sym
 
 OPERATOR_SET: Final = 13
 IR_VERSION: Final = 8  # the format of the file; onnx's own releases pair it with sets 15 to 18
 OUTPUT: Final = "logits"
 
-_DTYPES: Final = ("float32", "float64", "float16", "int8", "uint8", "int32", "int64", "bool")
-
-Translator = Callable[..., Any]
+Shapes = list[list[nodes.Shape]]
+"""Of every output of every node."""
 
 
 class Unexportable(GluonexpError):
@@ -82,7 +80,7 @@ def write(
 
     shape, values = tuple(input_shape), {**arguments, **statistics}
     try:
-        with _mended():
+        with _mended(_shapes(symbol, values, shape)):
             graph = _translated(symbol, values, shape, dtype)
         _name_ends(graph, symbol, values, (1, *shape))
         model = onnx.helper.make_model(
@@ -130,7 +128,34 @@ def untranslated(symbol: sym.Symbol) -> list[str]:
     """Name the operators in `symbol` for which there is no translation to ONNX."""
     used = {node["op"] for node in json.loads(symbol.tojson())["nodes"]}
     registry = mx.onnx.mx2onnx._export_onnx.MXNetGraph.registry_
-    return sorted(used - set(_TRANSLATORS).union(*registry.values()))
+    return sorted(used - set(translators.TRANSLATORS).union(*registry.values()))
+
+
+def _shapes(
+    symbol: sym.Symbol, values: Mapping[str, nd.NDArray], shape: tuple[int, ...]
+) -> Shapes:
+    """Infer what every node of `symbol` gives; None is a dimension that depends on the batch."""
+    graph = json.loads(symbol.tojson())
+    for index, node in enumerate(graph["nodes"]):
+        if node["op"] != "null":  # several may have one name
+            node["name"] = f"node {index}"
+    names = [node["name"] for node in graph["nodes"]]
+    inner = sym.load_json(json.dumps(graph)).get_internals()
+    places = {name: index for index, name in enumerate(names)}
+    known = {name: values[name].shape for name in names if name in values}
+    (entry,) = set(inner.list_inputs()) - set(known)
+    try:
+        twos, threes = (
+            inner.infer_shape_partial(**known, **{entry: (batch, *shape)})[1] for batch in (2, 3)
+        )
+    except mx.MXNetError as error:
+        what = "the network does not take every number of images"
+        raise Unexportable(f"no ONNX: {what}: {files.reason(error)}") from error
+    found: Shapes = [[] for _ in names]
+    for output, two, three in zip(inner, twos, threes, strict=True):
+        sizes = zip(two, three, strict=True)
+        found[places[output.name]].append(tuple(a if a == b else None for a, b in sizes))
+    return found
 
 
 class _Declared(NamedTuple):
@@ -206,7 +231,7 @@ def _rename(graph: Any, before: str, after: str) -> None:
 
 
 @contextmanager
-def _mended() -> Iterator[None]:
+def _mended(shapes: Shapes) -> Iterator[None]:
     """Let MXNet's exporter find what it needs, and afterwards everything as it was."""
     import onnx
 
@@ -215,12 +240,14 @@ def _mended() -> Iterator[None]:
     before = checks.opset_imports, checks.ir_version
 
     def convert_layer(node: dict[str, Any], **settings: Any) -> Any:
-        translate = _TRANSLATORS.get(node["op"], theirs)
+        given = [shapes[source][output] for source, output, *_ in node["inputs"]]
+        made = shapes[settings["idx"]] if "idx" in settings else []
         try:
-            return translate(node, **settings)
+            return translators.translate(node, given=given, made=made, **settings)
         except Exception as error:
+            why = " ".join(str(error).split()) or type(error).__name__
             raise Unexportable(
-                f"no ONNX: operator {node['op']} ({node['name']}) cannot be translated: {error}"
+                f"no ONNX: operator {node['op']} ({node['name']}) cannot be translated: {why}"
             ) from error
 
     names = vars(onnx)
@@ -229,7 +256,7 @@ def _mended() -> Iterator[None]:
     quiet = logging.NullHandler()
     logging.getLogger().addHandler(quiet)
     try:
-        names["mapping"] = _mapping()
+        names["mapping"] = nodes.mapping()
         exporter.convert_layer = staticmethod(convert_layer)
         checks.opset_imports, checks.ir_version = {"": OPERATOR_SET}, IR_VERSION
         yield
@@ -241,84 +268,3 @@ def _mended() -> Iterator[None]:
         else:
             names["mapping"] = table
         logging.getLogger().removeHandler(quiet)
-
-
-def _mapping() -> SimpleNamespace:
-    """Return what onnx called `mapping` until 1.18."""
-    from onnx.helper import np_dtype_to_tensor_dtype
-
-    numbers = {np.dtype(name): np_dtype_to_tensor_dtype(np.dtype(name)) for name in _DTYPES}
-    return SimpleNamespace(
-        NP_TYPE_TO_TENSOR_TYPE=numbers,
-        TENSOR_TYPE_TO_NP_TYPE={number: dtype for dtype, number in numbers.items()},
-    )
-
-
-def _variable(node: dict[str, Any], **settings: Any) -> Any:
-    """Translate an input or a weight to a declaration; the weights' values come last."""
-    from onnx.helper import make_tensor_value_info
-
-    name = node["name"]
-    numbers = _mapping().NP_TYPE_TO_TENSOR_TYPE
-    if settings["is_input"]:
-        number, shape = settings["in_type"], settings["in_shape"]
-        dtype = _mapping().TENSOR_TYPE_TO_NP_TYPE[number]
-    else:
-        weight = settings["weights"][name]
-        dtype, shape = np.dtype(weight.dtype), weight.shape
-        number = numbers[dtype]
-    return [make_tensor_value_info(name, number, shape)], (dtype,)
-
-
-def _resize(node: dict[str, Any], **settings: Any) -> Any:
-    """Translate a bilinear resize; theirs takes every one for one of aligned corners."""
-    theirs = mx.onnx.mx2onnx._export_onnx.MXNetGraph.registry_[12][node["op"]]
-    nodes = theirs(node, **settings)
-    if node["attrs"].get("align_corners", "True") not in ("True", "1"):
-        for attribute in nodes[-1].attribute:
-            if attribute.name == "coordinate_transformation_mode":
-                attribute.s = b"half_pixel"
-    return nodes, None  # of the type of its input
-
-
-def _normalize(node: dict[str, Any], **settings: Any) -> Any:
-    """Translate `image.normalize`: minus mean, over standard deviation, by channel."""
-    from onnx.helper import make_node
-    from onnx.numpy_helper import from_array
-
-    name, (position, output, *_) = node["name"], node["inputs"][0]
-    for key, default in (("mean", "0"), ("std", "1")):
-        numbers = re.findall(r"[-+.\de]+", node.get("attrs", {}).get(key, default))
-        array = np.array(numbers, dtype=np.float32).reshape(-1, 1, 1)
-        settings["initializer"].append(from_array(array, f"{name}_{key}"))
-    source = settings["outputs_lookup"][position][output].name
-    nodes = [
-        make_node("Sub", [source, f"{name}_mean"], [f"{name}_shifted"]),
-        make_node("Div", [f"{name}_shifted", f"{name}_std"], [name]),
-    ]
-    return nodes, None
-
-
-def _reversed(operator: str) -> Translator:
-    """Return the translator of number minus (or over) array; theirs goes by the node's name."""
-
-    def translate(node: dict[str, Any], **settings: Any) -> Any:
-        from onnx.helper import make_node
-        from onnx.numpy_helper import from_array
-
-        name, (position, output, *_) = node["name"], node["inputs"][0]
-        source = settings["outputs_lookup"][position][output]
-        number = np.array(float(node["attrs"]["scalar"]), source.dtype)
-        settings["initializer"].append(from_array(number, f"{name}_scalar"))
-        return [make_node(operator, [f"{name}_scalar", source.name], [name])], None
-
-    return translate
-
-
-_TRANSLATORS: Final[dict[str, Translator]] = {
-    "null": _variable,
-    "_contrib_BilinearResize2D": _resize,
-    "_image_normalize": _normalize,
-    "_rminus_scalar": _reversed("Sub"),
-    "_rdiv_scalar": _reversed("Div"),
-}

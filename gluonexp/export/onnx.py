@@ -28,6 +28,9 @@ from gluonexp.mx import mx, nd, sym
 OPERATOR_SET: Final = 13
 IR_VERSION: Final = 8  # the format of the file; onnx's own releases pair it with sets 15 to 18
 OUTPUT: Final = "logits"
+LARGEST: Final = (
+    2**31 - 2**20
+)  # bytes of parameters: protobuf's limit, less what else is in a file
 
 Shapes = list[list[nodes.Shape]]
 """Of every output of every node."""
@@ -79,6 +82,10 @@ def write(
     import onnx
 
     shape, values = tuple(input_shape), {**arguments, **statistics}
+    if (size := sum(v.size * np.dtype(v.dtype).itemsize for v in values.values())) > LARGEST:
+        raise Unexportable(
+            f"no ONNX: the parameters take {size / 1e9:.2f} GB, and one ONNX file holds 2"
+        )
     try:
         with _mended(_shapes(symbol, values, shape)):
             graph = _translated(symbol, values, shape, dtype)

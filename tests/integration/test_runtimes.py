@@ -395,3 +395,10 @@ def test_the_c_predictor_reads_the_pair(exported):
     finally:
         library.MXPredFree(handle)
     assert relative(found, logits) < 1e-5
+
+
+def test_a_network_that_one_file_cannot_hold_is_told(tmp_path, monkeypatch):
+    export(small(nn.Activation("relu")), (1, 8, 8), tmp_path)
+    monkeypatch.setattr(onnx, "LARGEST", 1000)  # the real limit is two thousand million
+    with pytest.raises(onnx.Unexportable, match=r"no ONNX: the parameters take 0\.00 GB"):
+        write_onnx(tmp_path)

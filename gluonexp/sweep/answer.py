@@ -157,7 +157,7 @@ def give(
             summary.mode,
             description,
         )
-        model = registered.address + (", the champion" if registered.champion else "")
+        model = f"{registered.address} ({registered.sentence})"
     winner = None if best is None or not config.export.enabled else best.run_id
     screen.farewell(
         console, run, status, problem, uri=config.tracking.uri, best=winner, model=model

@@ -6,7 +6,7 @@ import hashlib
 import math
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from filelock import FileLock
 
 from gluonexp.errors import GluonexpError
+from gluonexp.tracking import interface
 from gluonexp.tracking.store import download, reported, silent
 from gluonexp.tracking.uri import sqlite_path
 
@@ -28,7 +29,9 @@ METRIC, MODE, VALUE = "gluonexp.metric", "gluonexp.mode", "gluonexp.value"
 RUN_ID: Final = "gluonexp.run_id"
 
 FORMS: Final = "models:/NAME@ALIAS, models:/NAME/3 or models:/m-ID"
-_ADDRESS: Final = re.compile(r"models:/(?:(m-[0-9a-f]{32})|([^/@]+)(?:/([0-9]+)|(@[^/@]+)))/?")
+_ADDRESS: Final = re.compile(
+    r"models:/(?:(m-[0-9a-f]{32})|([^/@]+)(?:/([0-9]+|latest)|(@[^/@]+)))/?"
+)
 
 # How long another process may take to register, seconds.
 _PATIENCE: Final = 120.0
@@ -95,10 +98,14 @@ def register(
     """Register a model as a new version, and as the champion if it beats the present one.
 
     The first version with a value is the champion; then only a better value takes the alias, a
-    tie does not. A champion that was appointed by hand is measured by the history of `metric` in
-    its run, and stays where it has none. Processes of one machine take turns; on a server that
-    several machines register to, two of them at the same moment do not see each other. What a run
-    has registered already is not registered again.
+    tie does not. Whoever asks for the champion goes on asking as before: a version with other
+    classes, images of another shape or another input is registered, but never takes the alias.
+    A champion that was appointed by hand is measured by the history of `metric` in its run, and
+    stays where it has none; what it takes and answers is read from its export.
+
+    Processes of one machine take turns; on a server that several machines register to, two of
+    them at the same moment do not see each other. What a run has registered already is not
+    registered again.
 
     Parameters
     ----------
@@ -116,9 +123,6 @@ def register(
     GluonexpError
         The store refuses.
     """
-    tags = {METRIC: metric, MODE: mode, RUN_ID: run_id}
-    if value is not None:
-        tags[VALUE] = repr(float(value))
     with reported(f"run {run_id} cannot be registered as {name}"), _turn(client, name):
         # Not models:/m-ID itself: without a server, MLflow would look that up in another store,
         # the process's global one.
@@ -126,7 +130,11 @@ def register(
         model_id = logged[1] if logged else None
         location = find_model(client, source).location if logged else source
         version = _existing(client, run_id, name, location)
+        takes = interface.read(client, location, run_id)
         if version is None:
+            tags = {METRIC: metric, MODE: mode, RUN_ID: run_id, **takes}
+            if value is not None:
+                tags[VALUE] = repr(float(value))
             _ensure_name(client, name)
             made = client.create_model_version(
                 name,
@@ -139,7 +147,7 @@ def register(
             )
             version = str(made.version)
         holder = _champion(client, name)
-        wins, why = _judge(client, version, value, holder, metric, mode)
+        wins, why = _judge(client, version, value, takes, holder, metric, mode)
         if wins:
             client.set_registered_model_alias(name, CHAMPION, version)
     champion = wins or (holder is not None and str(holder.version) == version)
@@ -147,7 +155,10 @@ def register(
 
 
 def find_model(client: MlflowClient, address: str) -> Model:
-    """Return what ``models:/NAME@ALIAS``, ``models:/NAME/VERSION`` or ``models:/m-ID`` means."""
+    """Return what an address of MLflow's means.
+
+    ``models:/NAME@ALIAS``, ``models:/NAME/VERSION``, ``models:/NAME/latest`` or ``models:/m-ID``.
+    """
     parts = _ADDRESS.fullmatch(address)
     if not parts:
         raise GluonexpError(f"{address}: write {FORMS}")
@@ -167,11 +178,25 @@ def find_model(client: MlflowClient, address: str) -> Model:
 
 
 def find_version(client: MlflowClient, name: str, which: str) -> ModelVersion:
-    """Return version `which` of registered model `name`: a number, or an alias with its ``@``."""
-    with reported(f"version {which} of model {name} cannot be found"):
+    """Return a version of registered model `name`.
+
+    Parameters
+    ----------
+    which
+        Its number, an alias with its ``@``, or ``latest``: the highest number there is.
+    """
+    doing = f"version {which} of model {name} cannot be found"
+    with reported(doing):
         if which.startswith("@"):
             return client.get_model_version_by_alias(name, which[1:])
-        return client.get_model_version(name, which)
+        if which != "latest":
+            return client.get_model_version(name, which)
+        newest = client.search_model_versions(
+            f"name = '{name}'", max_results=1, order_by=["version_number DESC"]
+        )
+    if not newest:
+        raise GluonexpError(f"{doing}: no version of it is registered")
+    return newest[0]
 
 
 def download_first(
@@ -274,6 +299,7 @@ def _judge(
     client: MlflowClient,
     version: str,
     value: float | None,
+    takes: Mapping[str, str],
     holder: ModelVersion | None,
     metric: str,
     mode: str,
@@ -285,17 +311,33 @@ def _judge(
         return False, f"has no value of {metric}, so it is not the {CHAMPION}"
     if holder is None:
         return True, f"is the {CHAMPION}, the first one: {metric} {value:.6g}"
+    theirs, other = _takes(client, holder), f"version {holder.version}"
+    if differs := interface.difference(takes, theirs, other):
+        return False, (
+            f"is not the {CHAMPION}: {differs}; move the alias by hand if that is meant"
+        )
     held = _value(client, holder, metric, mode)
     if held is None:
-        return False, (
-            f"is not the {CHAMPION}: that is version {holder.version}, of which {metric} is not "
-            "known"
-        )
+        return False, f"is not the {CHAMPION}: that is {other}, of which {metric} is not known"
     better = value > held if mode == "max" else value < held
-    told = f"{metric} {value:.6g} against {held:.6g} of version {holder.version}"
+    told = f"{metric} {value:.6g} against {held:.6g} of {other}"
+    told += interface.caveat(takes, theirs)
     if better:
         return True, f"is the {CHAMPION} now: {told}"
     return False, f"is not the {CHAMPION}: {told}"
+
+
+def _takes(client: MlflowClient, version: ModelVersion) -> dict[str, str]:
+    """Return what a version takes and answers, as far as it can be found out."""
+    told = interface.tagged(version.tags)
+    if told is None:
+        try:
+            with reported("what it takes cannot be read"):
+                model = find_model(client, f"models:/{version.name}/{version.version}")
+                told = interface.read(client, model.location, model.run_id)
+        except GluonexpError:  # its files or its run are gone
+            told = {}
+    return told
 
 
 def _value(client: MlflowClient, version: ModelVersion, metric: str, mode: str) -> float | None:

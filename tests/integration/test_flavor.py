@@ -334,7 +334,8 @@ def test_a_champion_appointed_by_hand_is_measured_by_its_run(store):
     assert not store.register("byhand", 0.75).champion
     better = store.register("byhand", 0.8)
     assert better.sentence == (
-        "version 3 of byhand is the champion now: val/acc 0.8 against 0.75 of version 1"
+        "version 3 of byhand is the champion now: val/acc 0.8 against 0.75 of version 1; whether "
+        "they have the same classes is not known"
     )
     # Of another metric its tags say nothing, nor has its run measured it.
     told = store.register("byhand", 0.01, mode="min", metric="val/loss").sentence

@@ -741,7 +741,7 @@ def test_a_registered_model_gives_the_checkpoint_of_its_run(folder, path, uri, s
 
 def test_what_is_no_registered_model_is_told(store):
     uri = store.uri
-    for choice in ("models:/net", "models:/net/latest", "models:/net@best/2", "models:/@best"):
+    for choice in ("models:/net", "models:/net/newest", "models:/net@best/2", "models:/@best"):
         assert refused(choice, BACKBONE, tracking_uri=uri) == (
             f"model.weights: {choice}: write models:/NAME@ALIAS, models:/NAME/3 or models:/m-ID"
         )

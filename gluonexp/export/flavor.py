@@ -14,37 +14,34 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from importlib.metadata import version
 from pathlib import Path
-from platform import python_version
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 import gluonexp
-from gluonexp import mx as door
 from gluonexp.data.images import UnreadableImageError, decode
 from gluonexp.errors import GluonexpError
-from gluonexp.export import samples
+from gluonexp.export import environment, samples
 from gluonexp.export.files import read_signature
 from gluonexp.predict import Classifier
-from gluonexp.tracking.models import local_export, local_path
+from gluonexp.tracking.models import fetch, local_export, local_path
 from gluonexp.tracking.store import reported
 
 if TYPE_CHECKING:
     import pandas as pd
     from mlflow import MlflowClient
     from mlflow.entities import LoggedModel, Metric
+    from mlflow.exceptions import MlflowException
     from mlflow.models import Model, ModelSignature
 
 FLAVOR_NAME: Final = "gluonexp"
 IMAGES: Final = "images"  # the name of the input
 _DATA: Final = "data"
-_REQUIREMENTS: Final = "requirements.txt"
 
 
 def save_model(
@@ -69,7 +66,7 @@ def save_model(
 
 
 def log_model(
-    export_folder: Path,
+    export_folder: Path | str,
     client: MlflowClient,
     run_id: str,
     *,
@@ -98,6 +95,7 @@ def log_model(
     from mlflow.exceptions import MlflowException
     from mlflow.models import Model
 
+    export_folder = Path(export_folder)
     read_signature(export_folder)
     with reported(f"the model of run {run_id} cannot be kept"):
         run = client.get_run(run_id)
@@ -135,15 +133,27 @@ def load_model(model_uri: str, runtime: str = "module") -> Classifier:
         A folder, or what MLflow understands: ``models:/NAME@champion``, ``runs:/ID/model``...
     runtime
         One of `gluonexp.export.runtimes.RUNTIMES`.
+
+    Raises
+    ------
+    GluonexpError
+        There is no such thing, or no export of gluonexp's in it.
     """
+    export = local_export(model_uri)
+    if export is not None:
+        return Classifier(export, runtime)
     import mlflow.artifacts
 
-    export = local_export(model_uri)
-    if export is None:
-        with reported(f"{model_uri} cannot be read"):
-            export = local_export(mlflow.artifacts.download_artifacts(model_uri))
-    assert export is not None  # what was downloaded is a folder
-    return Classifier(export, runtime)
+    # A copy that had to be made is not needed once its network is in memory.
+    with tempfile.TemporaryDirectory(prefix="gluonexp-") as temporary:
+        if "://" not in model_uri:
+            export = fetch(mlflow.MlflowClient(), model_uri, Path(temporary))
+        else:  # a folder elsewhere: s3://...
+            with reported(f"{model_uri} cannot be read"):
+                copy = mlflow.artifacts.download_artifacts(model_uri, dst_path=temporary)
+            export = local_export(copy)
+        assert export is not None  # what was downloaded is a folder
+        return Classifier(export, runtime)
 
 
 def _load_pyfunc(path: str, model_config: dict[str, Any] | None = None) -> _Served:
@@ -175,13 +185,18 @@ class _Served:
             array or as lists; or the contents of N image files in base64. Alone or as
             ``{"images": ...}``.
 
+        Returns
+        -------
+        pandas.DataFrame
+            A row for each image. Classes of one name (ImageNet has two cranes) get their numbers,
+            ``crane #134``: each has a probability of its own.
+
         Raises
         ------
         MlflowException
             It is something else; a server answers 400 with the message.
         """
         import pandas as pd
-        from mlflow.exceptions import MlflowException
 
         given = model_input
         if isinstance(given, dict | pd.DataFrame):
@@ -189,10 +204,10 @@ class _Served:
         try:
             images = self._images(given)
         except GluonexpError as error:
-            raise MlflowException.invalid_parameter_value(str(error)) from None
+            raise _refusal(str(error)) from None
         with self._turn:
             table = self._classifier.probabilities(images)
-        classes = self._classifier.classes
+        classes = _told_apart(self._classifier.classes)
         answer: pd.DataFrame = pd.DataFrame(
             {
                 "class": [classes[index] for index in table.argmax(axis=1)],
@@ -220,6 +235,11 @@ class _Served:
             except ValueError:  # lists of unequal lengths
                 raise GluonexpError(f"{wanted}; these have no common shape") from None
         came = f"{wanted}; these are of shape {array.shape} and type {array.dtype}"
+        one = [(height, width, channels), *([(height, width)] if channels == 1 else [])]
+        if array.shape in one or (array.shape == () and array.dtype.kind == "U"):
+            came += "; one image? wrap it in a list: [image]"
+        if array.dtype.kind == "f" and array.size and 0 <= array.min() <= array.max() <= 1:
+            came += "; values from 0 to 1? multiply them by 255 and round them to whole numbers"
         if array.ndim == 3 and channels == 1:
             array = array[..., np.newaxis]
         if array.shape[1:] != self._classifier.shape or not len(array):
@@ -229,6 +249,33 @@ class _Served:
         if array.min() < 0 or array.max() > 255:
             raise GluonexpError(f"{came}, from {array.min()} to {array.max()}")
         return array.astype(np.uint8)
+
+
+def _refusal(sentence: str) -> MlflowException:
+    """Return the error for which a server answers 400, with `sentence` and nothing else."""
+    from mlflow.exceptions import MlflowException
+
+    class Refusal(MlflowException):
+        """MLflow's server would put all the data that came before the message: it stays."""
+
+        @property
+        def message(self) -> str:
+            return sentence
+
+        @message.setter
+        def message(self, changed: str) -> None:
+            pass
+
+    refusal: MlflowException = Refusal.invalid_parameter_value(sentence)
+    return refusal
+
+
+def _told_apart(classes: Sequence[str]) -> list[str]:
+    """Return the names of classes; of those that share one, each with its number."""
+    times = Counter(classes)
+    return [
+        name if times[name] == 1 else f"{name} #{number}" for number, name in enumerate(classes)
+    ]
 
 
 def _decoded(text: str, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
@@ -260,43 +307,16 @@ def _write(export_folder: Path, path: Path, meta: Model | None, *, links: bool) 
         image=signature["image"],
         classes=signature["classes"],
     )
-    environment = {"conda": "conda.yaml", "virtualenv": "python_env.yaml"}
     mlflow.pyfunc.add_to_model(
         model,
         loader_module="gluonexp.export.flavor",
         data=_DATA,
-        conda_env=environment["conda"],
-        python_env=environment["virtualenv"],
+        conda_env=environment.CONDA,
+        python_env=environment.VIRTUALENV,
         model_config={"runtime": "module"},  # what may be changed when it is loaded
     )
-    pinned = requirements()
-    (path / _REQUIREMENTS).write_text("".join(f"{line}\n" for line in pinned), encoding="utf-8")
-    python = python_version()
-    _dump(
-        path / environment["virtualenv"],
-        {
-            "python": python,
-            "build_dependencies": ["pip", "setuptools", "wheel"],
-            "dependencies": [f"-r {_REQUIREMENTS}"],
-        },
-    )
-    _dump(
-        path / environment["conda"],
-        {
-            "name": "mlflow-env",
-            "channels": ["conda-forge"],
-            "dependencies": [f"python={python}", "pip", {"pip": pinned}],
-        },
-    )
+    environment.write(path)
     model.save(str(path / "MLmodel"))
-
-
-def requirements() -> list[str]:
-    """Return what a model needs to be served, in the versions that are installed here."""
-    wheel = door.gpu_wheel() or door.CPU_WHEEL
-    mxnet = door.installed_wheels().get(wheel, str(door.mx.__version__))
-    others = [f"{name}=={version(name)}" for name in ("mlflow", "numpy", "pandas", "pillow")]
-    return [f"gluonexp=={gluonexp.__version__}", f"{wheel}=={mxnet}", *others]
 
 
 def _signature() -> ModelSignature:
@@ -363,7 +383,3 @@ def _link(source: str, target: str) -> None:
         os.link(source, target)
     except OSError:  # another disk, or one without links
         shutil.copyfile(source, target)
-
-
-def _dump(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")

@@ -1,7 +1,8 @@
 """The files that a store keeps of a run or a registered model: listed, copied, checked.
 
 What is copied appears under its name only once it is whole and right. What is there already is
-kept if it is the same: a copy that was cut off goes on with the files that are missing.
+kept if it is the same: a copy that was cut off goes on with the files that are missing and, where
+MLflow's server sends them, within the one that was under way.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ import re
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+import requests
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -29,6 +31,7 @@ from rich.progress import (
 
 from gluonexp.errors import GluonexpError
 from gluonexp.progress import transient_bar
+from gluonexp.tracking import parts
 from gluonexp.tracking.registry import find_model
 from gluonexp.tracking.store import KIND, find_run, reported, silent
 from gluonexp.tracking.sweeps import BEST
@@ -71,15 +74,22 @@ class Artifacts:
         What it is, for messages: ``run 3f2a...`` or ``models:/digits@champion``.
     run_id
         The run they come from; None for a model without one.
+    uri
+        Their address in the store.
+    goes_on
+        Whether the store may send the rest of a file, as MLflow's server does.
     """
 
     def __init__(self, uri: str, tracking_uri: str, title: str, run_id: str | None) -> None:
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+        from mlflow.store.artifact.http_artifact_repo import HttpArtifactRepository
 
         self.title, self.run_id = title, run_id
         self._doing = f"the artifacts of {title} cannot be read"
         with reported(self._doing):
             self._store: Any = get_artifact_repository(uri, tracking_uri=tracking_uri)
+        self.uri = str(self._store.artifact_uri)  # with the host of a server
+        self.goes_on = isinstance(self._store, HttpArtifactRepository)
 
     def files(self, path: str = "") -> list[File]:
         """Return the file `path`, or all files in and below the folder `path`, sorted.
@@ -108,10 +118,40 @@ class Artifacts:
 
     def copy(self, path: str, target: Path) -> None:
         """Copy the file `path` to `target`; what failed may leave a part of it there."""
-        with reported(f"{path} of {self.title} cannot be read"), silent():
+        doing = f"{path} of {self.title} cannot be read"
+        with reported(doing), parts.connected(doing), silent():
             # What each kind of store implements, in this thread: Ctrl-C ends it at once, while
             # the public function above it waits for threads of its own.
             self._store._download_file(path, str(target))
+
+    def append(self, path: str, part: Path) -> bool:
+        """Add to `part`, the beginning of the file `path`, the rest; False if that is not sent.
+
+        Whether both belong together is for the caller to check.
+        """
+        from mlflow.utils.credentials import get_default_host_creds
+        from mlflow.utils.rest_utils import http_request
+
+        if not self.goes_on:
+            return False
+        doing, begun = f"{path} of {self.title} cannot be read", part.stat().st_size
+        # As the store's bytes are: a range of what a proxy compresses would be another one.
+        headers = {"Range": f"bytes={begun}-", "Accept-Encoding": "identity"}
+        with reported(doing), parts.connected(doing):
+            server = get_default_host_creds(self.uri)  # type: ignore[no-untyped-call]
+            response = http_request(  # type: ignore[no-untyped-call]
+                server, f"/{path}", "GET", stream=True, extra_headers=headers
+            )
+            with closing(response):
+                if response.status_code == requests.codes.requested_range_not_satisfiable:
+                    return True  # there is no more
+                response.raise_for_status()
+                if not response.headers.get("Content-Range", "").startswith(f"bytes {begun}-"):
+                    return False  # the whole file, from a server that does not know of ranges
+                with part.open("ab") as file:
+                    for block in response.iter_content(_BLOCK >> 4):
+                        file.write(block)
+        return True
 
     def local(self, path: str) -> Path | None:
         """Return where the file `path` itself lies, if that is a folder on this machine."""
@@ -119,7 +159,7 @@ class Artifacts:
         return Path(folder, path) if folder is not None else None
 
     def _list(self, path: str) -> list[FileInfo]:
-        with reported(self._doing):
+        with reported(self._doing), parts.connected(self._doing):
             return list(self._store.list_artifacts(path or None))
 
     def _below(self, path: str) -> Iterator[File]:
@@ -174,22 +214,22 @@ def download(source: Artifacts, files: Sequence[File], dest: Path) -> Copied:
     GluonexpError
         The store or `dest` fails, or what arrives is not what the store or the certificate says.
         What was complete before that stays, and is not copied again.
+    KeyboardInterrupt
+        After a line on standard error that says what has arrived.
     """
     copied: list[str] = []
     kept: list[str] = []
     try:
         dest.mkdir(parents=True, exist_ok=True)
         journal = dest / JOURNAL
-        before = _noted(journal, source)
         with (
-            tempfile.TemporaryDirectory(dir=dest, prefix=".gluonexp-") as staging,
+            parts.alone(dest),
             transient_bar(
                 "{task.description}",
                 *(BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()),
             ) as bar,
         ):
-            part, arrived = Path(staging, "part"), 0
-            expected = _certified(source, files, part)
+            before, expected, arrived = _noted(journal, source), _certified(source, files), 0
             task = bar.add_task("", total=sum(file.size or 0 for file in files))
             for file in files:
                 bar.update(task, description=PurePosixPath(file.path).name)
@@ -198,16 +238,21 @@ def download(source: Artifacts, files: Sequence[File], dest: Path) -> Copied:
                 if _is_there(target, file, digest or before.get(file)):
                     kept.append(file.path)
                 else:
+                    parts.make_room(target)
+                    part = parts.beside(target, source.uri, file.path, file.size, digest)
                     with _watched(bar, task, part, arrived):
                         found = _arrive(source, file, part, digest)
-                    target.parent.mkdir(parents=True, exist_ok=True)
                     os.replace(part, target)
                     _note(journal, source, file, found)
                     copied.append(file.path)
                 arrived += target.stat().st_size
                 bar.update(task, completed=arrived)
+            parts.remove({(dest / file.path).parent for file in files})
     except OSError as error:
         raise GluonexpError(f"cannot download to {dest}: {error}") from error
+    except KeyboardInterrupt as stop:
+        parts.say(str(stop) or f"{dest}: cut off; the same command goes on")
+        raise
     return Copied(tuple(copied), tuple(kept), arrived)
 
 
@@ -222,19 +267,26 @@ def sha256(path: Path) -> str:
 
 def _arrive(source: Artifacts, file: File, part: Path, digest: str | None) -> str:
     """Copy `file` to `part`, check it, and return its digest."""
-    source.copy(file.path, part)
-    size, found = part.stat().st_size, sha256(part)
-    what = f"{file.path} of {source.title} did not arrive as it was stored"
+    what, told = f"{file.path} of {source.title}", digest is not None
+    # Only what a digest proves afterwards is gone on with: the file may have changed since.
+    with parts.growing(part, file.size, what, stays=source.goes_on and told):
+        begun = told and part.is_file() and source.append(file.path, part)
+        if not begun or sha256(part) != digest:
+            source.copy(file.path, part)
+        found = once = sha256(part)
+        if file.size is None and not told:
+            source.copy(file.path, part)
+            once = sha256(part)
+    size, wrong = part.stat().st_size, ""
     if file.size is not None and size != file.size:
-        raise GluonexpError(f"{what}: {size:,} bytes instead of {file.size:,}; try again")
-    if digest is not None and found != digest:
-        raise GluonexpError(
-            f"{what}, or has changed since: its sha256 is {found[:12]}..., not {digest[:12]}..."
-        )
-    if file.size is None and digest is None:
-        source.copy(file.path, part)
-        if sha256(part) != found:
-            raise GluonexpError(f"{what}: read twice, it was not the same; try again")
+        wrong = f": {size:,} bytes instead of {file.size:,}; try again"
+    elif digest is not None and found != digest:
+        wrong = f", or has changed since: its sha256 is {found[:12]}..., not {digest[:12]}..."
+    elif found != once:
+        wrong = ": read twice, it was not the same; try again"
+    if wrong:
+        part.unlink()
+        raise GluonexpError(f"{what} did not arrive as it was stored{wrong}")
     return found
 
 
@@ -244,16 +296,18 @@ def _is_there(target: Path, file: File, digest: str | None) -> bool:
     return file.size in (None, target.stat().st_size) and sha256(target) == digest
 
 
-def _certified(source: Artifacts, files: Sequence[File], part: Path) -> dict[str, str]:
+def _certified(source: Artifacts, files: Sequence[File]) -> dict[str, str]:
     """Return the digests by path that the certificates beside `files` have."""
     paths = {file.path for file in files}
     digests: dict[str, str] = {}
     for folder in {PurePosixPath(path).parent for path in paths}:
         path = str(folder / CERTIFICATE)
         if path in paths or (len(paths) == 1 and source.has(path)):
-            source.copy(path, part)
-            for name, digest in _digests(part).items():
-                digests[str(folder / name)] = digest
+            with tempfile.TemporaryDirectory(prefix="gluonexp-") as temporary:
+                copy = Path(temporary, CERTIFICATE)
+                source.copy(path, copy)
+                for name, digest in _digests(copy).items():
+                    digests[str(folder / name)] = digest
     return digests
 
 

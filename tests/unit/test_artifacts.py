@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import http.server
+import inspect
 import json
 import os
 import re
@@ -10,13 +11,19 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
+from mlflow.store.artifact.http_artifact_repo import HttpArtifactRepository
+from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
+from mlflow.store.artifact.mlflow_artifacts_repo import MlflowArtifactsRepository
+from mlflow.utils.credentials import get_default_host_creds
+from mlflow.utils.rest_utils import http_request
 
 from gluonexp.errors import GluonexpError
-from gluonexp.tracking import artifacts, ensure_experiment, open_store
+from gluonexp.tracking import artifacts, ensure_experiment, open_store, parts
 from gluonexp.tracking.artifacts import JOURNAL, Artifacts, File
 
 FILES = {
@@ -39,6 +46,11 @@ def contents(folder):
         for path in folder.rglob("*")
         if path.is_file() and path.name != JOURNAL
     }
+
+
+def hidden(folder):
+    """Return what a download left in a folder besides files and its journal."""
+    return [path for path in folder.rglob(".*") if path.name != JOURNAL]
 
 
 def fill(folder, files):
@@ -163,8 +175,13 @@ def test_a_certificate_of_another_kind_says_nothing(run, tmp_path, text):
 
 def test_a_folder_in_the_way_is_told(run, tmp_path):
     (tmp_path / "to" / "notes.txt" / "x").mkdir(parents=True)
-    with pytest.raises(GluonexpError, match=f"cannot download to {tmp_path}/to"):
+    there = re.escape(f"cannot download to {tmp_path}/to/")
+    with pytest.raises(GluonexpError, match=rf"{there}notes\.txt: a folder lies where the file"):
         artifacts.download(run.source, run.source.files(), tmp_path / "to")
+    (tmp_path / "to" / "plots").write_text("")
+    with pytest.raises(GluonexpError, match=f"{there}plots/curves.png: a file lies where a fold"):
+        artifacts.download(run.source, run.source.files("plots"), tmp_path / "to")
+    assert hidden(tmp_path / "to") == []
     (tmp_path / "file").write_text("")
     with pytest.raises(GluonexpError, match=f"cannot download to {tmp_path}/file"):
         artifacts.download(run.source, run.source.files(), tmp_path / "file")
@@ -206,7 +223,30 @@ def test_a_sweep_stands_for_its_best_run(run):
 # --- a server ------------------------------------------------------------------------------------
 
 
-def test_from_mlflows_own_server(run, tmp_path):
+def goes_on_with_what_is_there(client, remote, to, monkeypatch):
+    """Let MLflow's server send the second half of a file only."""
+    path = "export/model-0000.params"
+    digests = {"files": {"model-0000.params": sha256(FILES[path])}}
+    client.log_text(remote, json.dumps(digests), "export/certificate.json")
+    source = artifacts.of(client, remote)
+    copy = source.copy
+
+    def not_the_file(name, target):
+        assert name == "export/certificate.json"
+        copy(name, target)
+
+    monkeypatch.setattr(source, "copy", not_the_file)
+    (to / path).unlink()
+    size = len(FILES[path])
+    part = parts.beside(to / path, source.uri, path, size, sha256(FILES[path]))
+    for begun in (1, size - 1, size):
+        part.write_bytes(FILES[path][:begun])
+        assert artifacts.download(source, source.files(path), to).copied == (path,)
+        assert contents(to) == FILES
+        (to / path).unlink()
+
+
+def test_from_mlflows_own_server(run, tmp_path, monkeypatch):
     script = (
         "import sys; from gluonexp.tracking import ui; sys.exit(ui.serve(sys.argv[1], port=0))"
     )
@@ -244,6 +284,7 @@ def test_from_mlflows_own_server(run, tmp_path):
         done = artifacts.download(source, source.files(), tmp_path / "to")
         assert done.copied == ("notes.txt",)
         assert contents(tmp_path / "to") == FILES
+        goes_on_with_what_is_there(client, remote, tmp_path / "to", monkeypatch)
     finally:
         server.terminate()
         server.communicate(timeout=60)
@@ -259,6 +300,7 @@ class Store(http.server.ThreadingHTTPServer):
         self.cut = set()  # sent by half
         self.stalled = set()  # sent by half, then nothing more comes
         self.moving = set()  # another content each time
+        self.ranges = True
         self.reached, self.over = threading.Event(), threading.Event()
         self.sent = []
         self.root = f"http://127.0.0.1:{self.server_port}/api/2.0/mlflow-artifacts/artifacts"
@@ -292,17 +334,28 @@ class Handler(http.server.BaseHTTPRequestHandler):
         content = server.files[path]
         if path in server.moving:
             content = str(len(server.sent)).encode() * len(content)
-        self.answer(content, half=path in server.cut | server.stalled)
+        half = path in server.cut | server.stalled
+        asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        if not server.ranges or asked is None:
+            self.answer(content, half=half)
+        elif int(asked[1]) >= len(content):
+            self.send_error(416)
+        else:
+            server.sent[-1] += f"[{asked[1]}:]"
+            self.answer(content, half=half, start=int(asked[1]))
         if path in server.stalled:
             server.reached.set()
             server.over.wait()
 
-    def answer(self, content, half=False):
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(content)))
+    def answer(self, content, half=False, start=None):
+        rest = content[start or 0 :]
+        self.send_response(200 if start is None else 206)
+        self.send_header("Content-Length", str(len(rest)))
+        if start is not None:
+            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
         self.end_headers()
         with contextlib.suppress(OSError):
-            self.wfile.write(content[: len(content) // 2] if half else content)
+            self.wfile.write(rest[: len(rest) // 2] if half else rest)
             self.wfile.flush()
 
     def log_message(self, *args):
@@ -339,7 +392,10 @@ def test_a_server_sends_each_file_once(store, tmp_path):
 def test_a_download_that_breaks_leaves_what_was_whole(store, tmp_path):
     store.cut = {"export/model-symbol.json"}
     source = store.source()
-    with pytest.raises(GluonexpError, match=r"model-symbol\.json of it"):
+    told = (
+        r"export/model-symbol\.json of it: cut off at 0 of 2 bytes \(the connection broke\); the s"
+    )
+    with pytest.raises(GluonexpError, match=f"^{told}ame command goes on$"):
         artifacts.download(source, source.files(), tmp_path)
     whole = {name: FILES[name] for name in ("empty", "export/model-0000.params")}
     assert contents(tmp_path) == whole
@@ -396,30 +452,205 @@ def test_a_server_cannot_name_a_path_outside(store, tmp_path, path):
     assert not list(tmp_path.rglob("*outside*"))
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
-def test_an_interrupted_download_ends_at_once_and_is_gone_on_with(store, tmp_path, sent):
-    store.stalled = {"export/model-0000.params"}
-    script = (
-        "import sys\nfrom pathlib import Path\nfrom gluonexp.tracking import artifacts\n"
-        "source = artifacts.Artifacts(sys.argv[1] + '/run', sys.argv[1], 'it', None)\n"
-        "artifacts.download(source, source.files(), Path(sys.argv[2]))\n"
-    )
+SCRIPT = (
+    "import sys\nfrom pathlib import Path\nfrom gluonexp.tracking import artifacts\n"
+    "source = artifacts.Artifacts(sys.argv[1] + '/run', sys.argv[1], 'it', None)\n"
+    "artifacts.download(source, source.files(), Path(sys.argv[2]))\n"
+)
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_an_interrupted_download_ends_at_once_and_is_gone_on_with(big, tmp_path, sent):
+    store, to = big, tmp_path / "to"
+    store.stalled = {BIG}
     child = subprocess.Popen(
-        [sys.executable, "-c", script, store.root, str(tmp_path / "to")],
+        [sys.executable, "-c", SCRIPT, store.root, str(to)],
         stderr=subprocess.PIPE,
         cwd=Path(__file__).parents[2],
+        text=True,
     )
     assert store.reached.wait(60)
+    (part,) = grown(to)
     child.send_signal(sent)
-    child.communicate(timeout=20)
+    _, told = child.communicate(timeout=20)
     assert child.returncode == -sent
-    there = {path for path in contents(tmp_path / "to") if not path.startswith(".gluonexp-")}
-    assert there == {"empty"}  # the half of the other is not under its name
     if sent == signal.SIGINT:
-        assert sorted(os.listdir(tmp_path / "to")) == [JOURNAL, "empty"]
+        line = rf"{BIG} of it: cut off at [12]\.\d of 5\.0 MB; the same command goes on"
+        assert re.search(f"^{line}$", told, re.M)
+    begun = part.stat().st_size
+    # The half is not under its name; of the other files, the first ones are whole.
+    assert contents(to).keys() == {"empty", "export/certificate.json", part_name(part, to)}
     store.stalled = set()
     store.over.set()
+    store.sent.clear()
     source = store.source()
-    done = artifacts.download(source, source.files(), tmp_path / "to")
-    assert done.kept == ("empty",)
-    assert FILES.items() <= contents(tmp_path / "to").items()
+    done = artifacts.download(source, source.files(), to)
+    assert set(done.kept) == {"empty", "export/certificate.json"}
+    assert f"{BIG}[{begun}:]" in store.sent and BIG not in store.sent
+    assert contents(to) == store.files
+
+
+# --- a large file, of which a certificate knows --------------------------------------------------
+
+BIG = "export/model-0000.params"
+CONTENT = b"".join(index.to_bytes(5, "big") for index in range(1_000_000))
+
+
+def certify(store):
+    digests = {"model-0000.params": sha256(store.files[BIG])}
+    store.files["export/certificate.json"] = json.dumps({"files": digests}).encode()
+
+
+@pytest.fixture
+def big(store):
+    """A server whose file takes several of the blocks that a download writes."""
+    store.files[BIG] = CONTENT
+    certify(store)
+    return store
+
+
+def grown(to):
+    """Wait until a block of a part has arrived; return the parts."""
+    until = time.monotonic() + 60
+    while not any(part.stat().st_size for part in hidden(to)):
+        assert time.monotonic() < until
+    return hidden(to)
+
+
+def part_name(part, to):
+    return part.relative_to(to).as_posix()
+
+
+def cut_off(store, to):
+    """Download until the server breaks off; return the part that is left."""
+    store.cut = {BIG}
+    source = store.source()
+    told = (
+        r"^export/model-0000\.params of it: cut off at 2\.\d of 5\.0 MB \(the connection broke\); "
+    )
+    with pytest.raises(GluonexpError, match=f"{told}the same command goes on$"):
+        artifacts.download(source, source.files(BIG), to)
+    store.cut = set()
+    store.sent.clear()
+    (part,) = hidden(to)
+    return part
+
+
+def completes(store, to, *sent):
+    """Download again; the server sends just these, besides the certificate."""
+    source = store.source()
+    artifacts.download(source, source.files(BIG), to)
+    assert [path for path in store.sent if path != "export/certificate.json"] == list(sent)
+    assert contents(to) == {BIG: store.files[BIG]}
+
+
+def test_a_large_file_is_gone_on_with(big, tmp_path):
+    part = cut_off(big, tmp_path)
+    begun = part.stat().st_size
+    assert part.read_bytes() == CONTENT[:begun]
+    # Cut off once more, it is further on.
+    big.cut = {BIG}
+    source = big.source()
+    with pytest.raises(GluonexpError, match=r"cut off at 3\.\d of 5\.0 MB"):
+        artifacts.download(source, source.files(BIG), tmp_path)
+    big.cut = set()
+    further = part.stat().st_size
+    completes(big, tmp_path, f"{BIG}[{begun}:]", f"{BIG}[{further}:]")
+
+
+def test_a_whole_part_is_taken(big, tmp_path):
+    cut_off(big, tmp_path).write_bytes(CONTENT)
+    completes(big, tmp_path, BIG)  # 416: there is no more
+
+
+def test_a_wrong_part_is_not(big, tmp_path):
+    part = cut_off(big, tmp_path)
+    begun = part.stat().st_size
+    part.write_bytes(b"x" * begun)
+    completes(big, tmp_path, f"{BIG}[{begun}:]", BIG)
+
+
+def test_a_server_without_ranges_sends_all_of_it(big, tmp_path):
+    cut_off(big, tmp_path)
+    big.ranges = False
+    completes(big, tmp_path, BIG, BIG)
+
+
+def test_another_files_part_is_not_gone_on_with(big, tmp_path):
+    cut_off(big, tmp_path)
+    big.files[BIG] = CONTENT[::-1]  # the same name and size
+    certify(big)
+    completes(big, tmp_path, BIG)
+
+
+def test_another_sources_part_is_not_gone_on_with(big, tmp_path):
+    cut_off(big, tmp_path)
+    big.root = big.root.replace("127.0.0.1", "localhost")
+    completes(big, tmp_path, BIG)
+
+
+def test_what_no_certificate_knows_is_not_gone_on_with(big, tmp_path):
+    del big.files["export/certificate.json"]
+    big.cut = {BIG}
+    source = big.source()
+    with pytest.raises(GluonexpError, match="the same command goes on, this file from its start"):
+        artifacts.download(source, source.files(BIG), tmp_path)
+    assert hidden(tmp_path) == []
+    big.cut = set()
+    completes(big, tmp_path, BIG, BIG)
+
+
+def test_a_server_that_is_gone_is_told(big, tmp_path):
+    source = big.source()
+    files = source.files(BIG)
+    part = cut_off(big, tmp_path)
+    big.shutdown()
+    big.server_close()
+    with pytest.raises(GluonexpError) as caught:
+        artifacts.download(source, files, tmp_path)
+    assert str(caught.value) == "the artifacts of it cannot be read: no connection"
+    with pytest.raises(GluonexpError) as caught:
+        artifacts.download(source, [File("notes.txt", 5), *files], tmp_path)
+    assert str(caught.value) == (
+        "notes.txt of it: cut off at 0 of 5 bytes (no connection); the same command goes on"
+    )
+    assert hidden(tmp_path) == [part]
+
+
+def test_two_downloads_to_one_folder_take_turns(big, tmp_path, monkeypatch):
+    big.stalled, waits, failed = {BIG}, threading.Event(), []
+    monkeypatch.setattr(parts, "say", lambda line: waits.set())
+    source = big.source()
+    files = source.files(BIG)
+
+    def first():
+        try:
+            artifacts.download(source, files, tmp_path)
+        except GluonexpError as error:
+            failed.append(str(error))
+
+    def second():
+        artifacts.download(big.source(), files, tmp_path)
+
+    threads = [threading.Thread(target=first), threading.Thread(target=second)]
+    threads[0].start()
+    assert big.reached.wait(60)
+    threads[1].start()
+    assert waits.wait(60)
+    big.stalled = set()
+    big.over.set()
+    for thread in threads:
+        thread.join(60)
+    assert len(failed) == 1 and "cut off at" in failed[0]
+    assert contents(tmp_path) == {BIG: CONTENT}
+    assert big.sent.count(BIG) == 1
+
+
+def test_mlflow_has_what_is_used_of_its_inside():
+    for kind in (LocalArtifactRepository, HttpArtifactRepository, MlflowArtifactsRepository):
+        names = list(inspect.signature(kind._download_file).parameters)
+        assert names == ["self", "remote_file_path", "local_path"]
+    assert issubclass(MlflowArtifactsRepository, HttpArtifactRepository)
+    names = list(inspect.signature(http_request).parameters)
+    assert names[:3] == ["host_creds", "endpoint", "method"] and "extra_headers" in names
+    assert list(inspect.signature(get_default_host_creds).parameters) == ["store_uri"]

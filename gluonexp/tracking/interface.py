@@ -17,11 +17,8 @@ if TYPE_CHECKING:
 
 CLASSES: Final = "gluonexp.classes"
 # Tags in which a version must agree with another one to take its place, and what is said if not.
-_AGREEING: Final = {
-    CLASSES: "has other classes",
-    "gluonexp.image": "takes other images",
-    "gluonexp.input": "has another input",
-}
+# What a network makes of an image before it looks is its own affair.
+_AGREEING: Final = {CLASSES: "has other classes", "gluonexp.image": "takes other images"}
 # The tag that says on which data a version was measured, and the run's parameter that it is from.
 DATA: Final = "gluonexp.data"
 _RECORDED: Final = "data.digest"
@@ -77,15 +74,10 @@ def _told(signature: Any) -> dict[str, str]:
     """Put a signature in words that are equal where the models take and answer the same."""
     try:
         classes = [str(name) for name in signature["classes"]]
-        image, entry = signature["image"], signature["input"]
-        sides = [image[side] for side in ("height", "width", "channels")]
-        return dict(
-            zip(
-                _AGREEING,
-                (_listed(classes), _shape(sides, image), _shape(entry["shape"][1:], entry)),
-                strict=True,
-            )
-        )
+        image = signature["image"]
+        size = "x".join(str(image[side]) for side in ("height", "width", "channels"))
+        shown = f"{size} {image['dtype']} {image['layout']}"
+        return dict(zip(_AGREEING, (_listed(classes), shown), strict=True))
     except (KeyError, TypeError):  # not a signature of ours
         return {}
 
@@ -97,10 +89,6 @@ def _listed(classes: list[str]) -> str:
     # Names that are not shown count, too, and where one ends.
     digest = hashlib.sha256(json.dumps(classes).encode()).hexdigest()[:8]
     return f"{len(classes)}: {names} [{digest}]"
-
-
-def _shape(sides: list[int], entry: Mapping[str, Any]) -> str:
-    return f"{'x'.join(map(str, sides))} {entry['dtype']} {entry['layout']}"
 
 
 def _signature(client: MlflowClient, location: str) -> Any:

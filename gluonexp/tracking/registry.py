@@ -99,7 +99,7 @@ def register(
 
     The first version with a value is the champion; then only a better value takes the alias, a
     tie does not. Whoever asks for the champion goes on asking as before: a version with other
-    classes, images of another shape or another input is registered, but never takes the alias.
+    classes or images of another shape is registered, but never takes the alias.
     A champion that was appointed by hand is measured by the history of `metric` in its run, and
     stays where it has none; what it takes and answers is read from its export.
 

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
 
 from gluonexp.data.images import SUFFIXES, UnreadableImageError, decode
 from gluonexp.errors import GluonexpError
-from gluonexp.export import files, runtimes
+from gluonexp.export import files, runtimes, samples
 from gluonexp.models.preprocess import Preprocess, Preprocessing
 from gluonexp.mx import nd
 from gluonexp.progress import transient_bar
@@ -28,14 +28,16 @@ DRAWN = 60
 
 @dataclass(frozen=True)
 class Prediction:
-    """What an export says of one image file.
+    """What an export says of one image.
 
     Attributes
     ----------
+    path
+        Its file; ``samples.safetensors/3`` for the fourth sample of an export.
     classes, probabilities
         Names and probabilities of all K classes, in label order.
     true_name
-        The name of the file's folder, if that is a class.
+        The name of the file's folder, if that is a class; a sample's own class.
     """
 
     path: Path
@@ -61,7 +63,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Predictions:
-    """What an export says of many files, in their order; a sentence for each unreadable one."""
+    """What an export says of many images, in their order; a sentence for each unreadable one."""
 
     classes: tuple[str, ...]
     answers: tuple[Prediction, ...]
@@ -82,8 +84,7 @@ class Classifier:
     def __init__(self, folder: Path, runtime: str = "module") -> None:
         self.folder = folder
         signature = files.read_signature(folder)
-        image = signature["image"]
-        self.shape = int(image["height"]), int(image["width"]), int(image["channels"])
+        self.shape = image_shape(folder)
         self.classes: tuple[str, ...] = tuple(signature["classes"])
         height, width, channels = self.shape
         self._preprocess = Preprocess(
@@ -134,8 +135,7 @@ def predict_files(
         The export, a path or `plot` is not right. A file that cannot be read as an image is no
         error: it is among the `unreadable`.
     """
-    if plot is not None and plot.suffix.lower() not in PLOT_SUFFIXES:
-        raise GluonexpError(f"{plot}: name a picture ({' '.join(sorted(PLOT_SUFFIXES))})")
+    check_plot(plot)
     found = image_files(paths)
     classifier = Classifier(folder, runtime)
     folders = {folder_name(name): name for name in classifier.classes}
@@ -164,15 +164,68 @@ def predict_files(
                 drawn += images
             bar.update(task, completed=start + BATCH)
     if plot is not None and answers:
-        plots.prediction(
-            # Of the others, of which only the number counts, none is kept.
-            drawn + drawn[-1:] * (len(answers) - len(drawn)),
-            [answer.name for answer in answers],
-            [answer.probability for answer in answers],
-            [answer.true_name for answer in answers],
-            plot,
-        )
+        # Of the others, of which only the number counts, none is kept.
+        _draw(drawn + drawn[-1:] * (len(answers) - len(drawn)), answers, plot)
     return Predictions(classifier.classes, tuple(answers), tuple(unreadable))
+
+
+def predict_samples(
+    folder: Path, *, runtime: str = "module", plot: Path | None = None
+) -> Predictions:
+    """Classify the images that travel with the export in `folder`.
+
+    Parameters
+    ----------
+    runtime, plot
+        As for `predict_files`.
+
+    Raises
+    ------
+    GluonexpError
+        The export, its samples or `plot` is not right.
+    """
+    check_plot(plot)
+    held = samples.read(folder)
+    classifier = Classifier(folder, runtime)
+    count = len(classifier.classes)
+    if (
+        held.images.shape[1:] != classifier.shape
+        or held.classes != classifier.classes
+        or not ((held.labels >= 0) & (held.labels < count)).all()
+    ):
+        raise GluonexpError(f"{folder / samples.SAMPLES} is not of this network")
+    answers = [
+        Prediction(
+            Path(samples.SAMPLES, str(index)), held.classes, row, held.classes[held.labels[index]]
+        )
+        for index, row in enumerate(classifier.probabilities(held.images))
+    ]
+    if plot is not None:
+        _draw(list(held.images), answers, plot)
+    return Predictions(held.classes, tuple(answers), ())
+
+
+def check_plot(plot: Path | None) -> None:
+    """Refuse a name that no picture can be written under."""
+    if plot is not None and plot.suffix.lower() not in PLOT_SUFFIXES:
+        raise GluonexpError(f"{plot}: name a picture ({' '.join(sorted(PLOT_SUFFIXES))})")
+
+
+def _draw(images: list[NDArray[np.uint8]], answers: Sequence[Prediction], plot: Path) -> None:
+    plots.prediction(
+        images,
+        [answer.name for answer in answers],
+        [answer.probability for answer in answers],
+        [answer.true_name for answer in answers],
+        plot,
+        [answer.path.name for answer in answers],
+    )
+
+
+def image_shape(folder: Path) -> tuple[int, int, int]:
+    """Return (H, W, C) of the images that the export in `folder` takes, as they rest."""
+    image = files.read_signature(folder)["image"]
+    return int(image["height"]), int(image["width"]), int(image["channels"])
 
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -34,9 +34,9 @@ def predict(
     MODEL is a run's id, the first 6 or more characters of one, 'last', models:/NAME@ALIAS,
     models:/NAME/VERSION or a folder that holds signature.json; a sweep means its best run.
 
-    Without IMAGES, the run's own example images are classified. An image whose folder has the
-    name of a class is shown with that as its true label. --csv has the probability of every
-    class, or with --top those of the likeliest.
+    Without IMAGES, the run's own example images are classified, or the samples in an export. An
+    image whose folder has the name of a class is shown with that as its true label. --csv has
+    the probability of every class, or with --top those of the likeliest.
 
     \b
     gluonexp predict last
@@ -52,12 +52,14 @@ def predict(
 
     with opened(model, tracking_uri) as found:
         given = list(images)
-        if not given:
-            examples = found.beside("data/examples")
-            if examples is None:
-                raise click.UsageError(f"{model}: no example images are there; name IMAGES")
+        if not given and (examples := found.beside("data/examples")) is not None:
             given = [str(examples)]
-        answers = use.predict_files(found.folder, given, runtime=runtime, plot=plot)
+        if given:
+            answers = use.predict_files(found.folder, given, runtime=runtime, plot=plot)
+        elif (found.folder / "samples.safetensors").is_file():
+            answers = use.predict_samples(found.folder, runtime=runtime, plot=plot)
+        else:
+            raise click.UsageError(f"{model}: no example images are there; name IMAGES")
     if as_csv:
         render.predictions_csv(answers, top, sys.stdout)
     elif answers.answers:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, astuple
 from typing import TextIO
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -19,21 +20,42 @@ from gluonexp.predict import Prediction, Predictions
 
 
 def predictions(console: Console, answers: Sequence[Prediction], top: int) -> None:
-    """Print one row an image, with its `top` likeliest classes."""
+    """Print one row an image; with more than one class of each, one row a class below its name."""
+    if top > 1:
+        _ranked(console, answers, top)
+        return
     known = any(answer.true_name is not None for answer in answers)
     table = Table(box=None, pad_edge=False)
     table.add_column("image", overflow="fold")
-    for rank in range(1, min(top, len(answers[0].classes)) + 1):
-        table.add_column("predicted" if rank == 1 else f"{rank}.", overflow="fold")
-        table.add_column("probability" if rank == 1 else "", justify="right", no_wrap=True)
+    table.add_column("predicted", overflow="fold")
+    table.add_column("probability", justify="right", no_wrap=True)
     if known:
         table.add_column("true", overflow="fold")
     for answer in answers:
-        cells = ["/".join(answer.path.parts[-2:])]
-        for name, probability in answer.top(top):
-            cells += [name, f"{probability:.4f}"]
+        cells = [_title(answer), answer.name, f"{answer.probability:.4f}"]
         table.add_row(*map(escape, [*cells, *([answer.true_name or ""] if known else [])]))
     console.print(table)
+
+
+def _ranked(console: Console, answers: Sequence[Prediction], top: int) -> None:
+    """Print the name of each image, and its `top` likeliest classes below."""
+    ranked = [answer.top(top) for answer in answers]
+    # As wide as the longest name, so that all probabilities are below each other.
+    width = max(cell_len(name) for rows in ranked for name, _ in rows)
+    for answer, rows in zip(answers, ranked, strict=True):
+        true = "" if answer.true_name is None else f"  (true: {answer.true_name})"
+        say(console, f"{_title(answer)}{true}")
+        table = Table(box=None, show_header=False, pad_edge=False)
+        table.add_column(justify="right", no_wrap=True, min_width=len(str(len(rows))) + 3)
+        table.add_column(overflow="fold", width=max(1, min(width, console.width - 16)))
+        table.add_column(justify="right", no_wrap=True)
+        for rank, (name, probability) in enumerate(rows, 1):
+            table.add_row(f"{rank}.", escape(name), f"{probability:.4f}")
+        console.print(table)
+
+
+def _title(answer: Prediction) -> str:
+    return "/".join(answer.path.parts[-2:])
 
 
 def predictions_csv(found: Predictions, top: int | None, out: TextIO) -> None:

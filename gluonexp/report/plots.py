@@ -198,6 +198,7 @@ def prediction(
     probabilities: Sequence[float],
     true_names: Sequence[str | None],
     path: Path,
+    file_names: Sequence[str] | None = None,
 ) -> None:
     """Draw images with what they were taken for and, where it is known, what they are.
 
@@ -207,6 +208,8 @@ def prediction(
         N images (H, W, C) uint8, which need not be of one size; the first 60 are drawn.
     predicted_names, probabilities, true_names
         One entry an image; None for an image whose true class is not known.
+    file_names
+        One an image: stands where the true class would, if that is not known.
     """
     most = 60
     known = [
@@ -224,6 +227,7 @@ def prediction(
         true_names[:most],
         path,
         title,
+        file_names,
     )
 
 
@@ -276,11 +280,12 @@ def _captioned(
     true: Sequence[str | None],
     path: Path,
     title: str,
+    file_names: Sequence[str] | None = None,
 ) -> None:
-    """Draw images six in a row, each over its predicted and its true class."""
+    """Draw images six in a row, each over its predicted and its true class (or its file)."""
     columns = min(6, max(1, len(images)))
     rows = -(-len(images) // columns)
-    gap, text_height = MARGIN, 0.52 if any(true) else 0.32
+    gap, text_height = MARGIN, 0.52 if any(true) or file_names else 0.32
     side = min((WIDTH - gap * (columns + 1)) / columns, 2.4)
     width = columns * (side + gap) + gap
     figure, top = titled(width, rows * (side + text_height) + 0.1, title)
@@ -297,8 +302,11 @@ def _captioned(
         middle = left + side / 2
         write(figure, middle, bottom - 0.07, answer, side, 9, color=colour, weight="bold", **below)
         if true[index] is not None:
-            truth = f"true: {true[index]}"
-            write(figure, middle, bottom - 0.25, truth, side, 9, color=GRAY, **below)
+            second = f"true: {true[index]}"
+        else:
+            second = file_names[index] if file_names else ""
+        if second:
+            write(figure, middle, bottom - 0.25, second, side, 9, color=GRAY, **below)
     save(figure, path)
 
 

@@ -18,7 +18,7 @@ from gluonexp import experiment
 from gluonexp.cli import main
 from gluonexp.cli.options import RUNTIMES
 from gluonexp.data.images import decode
-from gluonexp.export import runtimes
+from gluonexp.export import runtimes, samples
 from gluonexp.mx import mx
 from gluonexp.predict import Classifier
 from gluonexp.run import compose as composed
@@ -198,12 +198,57 @@ def test_the_likeliest_classes(invoke, photos):
         assert [row[name] for name in head[::2]] == order[:3]
         assert row["probability.3"] == known[f"probability.{order[2]}"]
     assert len(table(invoke("predict", "last", photos[0], "--csv", "--top", "99"))[0]) == 22
-    shown = invoke("predict", "last", photos[0], "--top", "2").stdout.splitlines()
-    assert shown[0].split() == ["image", "predicted", "probability", "2."]
-    assert shown[1].split()[1:] == [
-        *(ranked[0]["predicted"], f"{float(ranked[0]['probability']):.4f}"),
-        *(ranked[0]["predicted.2"], f"{float(ranked[0]['probability.2']):.4f}"),
+    shown = invoke("predict", "last", *photos[1:3], "--top", "2").stdout.splitlines()
+    expected = []
+    for title, row in zip(("a/2.jpg", "7/3.png  (true: 7)"), ranked[1:3], strict=True):
+        expected += [
+            title,
+            f"  1.  {row['predicted']}  {float(row['probability']):.4f}",
+            f"  2.  {row['predicted.2']}  {float(row['probability.2']):.4f}",
+        ]
+    assert [line.rstrip() for line in shown] == expected
+
+
+def test_long_names_stay_whole_on_a_narrow_terminal(
+    trained, invoke, photos, tmp_path, monkeypatch
+):
+    names = [f"African bush elephant, number {index}" for index in range(9)]
+    names.append(f"a name too long for the line: {'x' * 60}")
+    (tmp_path / "names.txt").write_text("\n".join(names))
+    network = [
+        *("--symbol", str(trained.artifacts / "export/model-symbol.json")),
+        *("--params", str(trained.artifacts / "export/model-0000.params")),
     ]
+    invoke("export", *network, "--input", "1x8x8", "--classes", "names.txt", "--to", "named")
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = invoke("predict", "named", photos[0], "--top", "10").stdout.splitlines()
+    (row,) = table(invoke("predict", "named", photos[0], "--csv"))
+    ranked = sorted(names, key=lambda name: -float(row[f"probability.{name}"]))
+    assert shown[0] == "a/1.png"
+    assert max(map(len, shown)) <= 80
+    assert len(shown) == 1 + 11  # one name takes two lines
+    for rank, name in enumerate(ranked, 1):
+        (line,) = (line for line in shown if line.startswith(f"{rank}.".rjust(5)))
+        assert line.split()[-1] == f"{float(row[f'probability.{name}']):.4f}"
+        assert name in line or name == names[-1]
+
+
+def test_without_examples_the_samples_of_the_export(trained, invoke, tmp_path):
+    shutil.copytree(trained.artifacts / "export", tmp_path / "copy")
+    held = samples.read(tmp_path / "copy")
+    rows = table(invoke("predict", "copy", "--csv", "--plot", "answers.png"))
+    assert [row["image"] for row in rows] == [f"samples.safetensors/{i}" for i in range(256)]
+    assert [int(row["true"]) for row in rows] == held.labels.tolist()
+    assert [int(row["predicted"]) for row in rows] == held.logits.argmax(axis=1).tolist()
+    with Image.open(tmp_path / "answers.png") as picture:
+        assert picture.format == "PNG"
+    strange = samples.Samples(held.images, held.labels + 1, held.logits, held.classes)
+    samples.write(tmp_path / "copy", strange)
+    told = invoke("predict", "copy", status=1).stderr
+    assert told == "Error: copy/samples.safetensors is not of this network\n"
+    (tmp_path / "copy" / "samples.safetensors").unlink()
+    told = invoke("predict", "copy", status=2).stderr
+    assert "copy: no example images are there; name IMAGES" in told
 
 
 @pytest.mark.parametrize(

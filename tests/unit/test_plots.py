@@ -167,6 +167,27 @@ def test_predictions_say_right_wrong_or_unknown(tmp_path: Path) -> None:
     assert has(picture, RED)
 
 
+def test_a_file_is_named_where_its_class_is_not_known(tmp_path: Path) -> None:
+    images = np.full((2, 8, 8, 3), 120, np.uint8)
+
+    def drawn(true: list[str | None], files: list[str] | None) -> bytes:
+        plots.prediction(images, ["cat"] * 2, [0.9] * 2, true, tmp_path / "a.png", files)
+        pixels(tmp_path / "a.png")
+        return (tmp_path / "a.png").read_bytes()
+
+    known: list[str | None] = ["cat", "dog"]
+    assert drawn(known, ["1.png", "2.png"]) == drawn(known, None)
+    unknown: list[str | None] = ["cat", None]
+    assert drawn(unknown, ["1.png", "2.png"]) == drawn(unknown, ["x.png", "2.png"])
+    assert drawn(unknown, ["1.png", "2.png"]) != drawn(unknown, ["1.png", "x.png"])
+    # Of a long name the middle is left out: both ends count.
+    name = f"first{'0' * 80}last.png"  # digits are equally wide
+    short = drawn([None, None], [name, "b"])
+    assert short == drawn([None, None], [f"{name[:40]}9{name[41:]}", "b"])
+    assert short != drawn([None, None], [name.replace("first", "other"), "b"])
+    assert short != drawn([None, None], [name.replace("last", "rest"), "b"])
+
+
 def test_many_predictions_are_cut(tmp_path: Path) -> None:
     images = np.zeros((500, 4, 4, 1), np.uint8)
     names, sure = ["x"] * 500, [0.5] * 500

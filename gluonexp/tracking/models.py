@@ -67,8 +67,18 @@ def fetch(client: MlflowClient, ref: str, dest: Path) -> Path:
             uri = f"{root.rstrip('/')}/{inside}".rstrip("/")
             if _SIGNATURE in _files(client, uri, ref):
                 return _copy(client, uri, dest, ref)
-    foreign = any("MLmodel" in _files(client, root, ref) for root in tried)
-    raise GluonexpError(_nothing(ref, foreign))
+    if any("MLmodel" in _files(client, root, ref) for root in tried):
+        raise GluonexpError(_nothing(ref, foreign=True))
+    if ref.startswith("models:/"):
+        raise GluonexpError(_nothing(ref, foreign=False))
+    name, path = _run_and_path(ref)
+    info = find_run(client, name).info
+    where = f" in {path}/" if path else ""
+    why = "export=none?" if info.status == "FINISHED" else f"it is {info.status}"
+    raise GluonexpError(
+        f"run {info.run_id[:8]} has no export{where} ({why}); name another run, or the folder "
+        "that holds model-symbol.json"
+    )
 
 
 def run_of(client: MlflowClient, ref: str) -> Run | None:

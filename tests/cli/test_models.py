@@ -164,6 +164,24 @@ def test_what_means_no_model_is_told(trained, invoke, photos, command, name, mes
     assert result.stdout == ""
 
 
+@pytest.mark.parametrize(
+    ("status", "why"), [("FINISHED", "export=none?"), ("FAILED", "it is FAILED")]
+)
+def test_a_run_without_an_export_is_named(invoke, tmp_path, status, why):
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    client = open_store(uri)
+    run_id = client.create_run(ensure_experiment(client, "bare", uri)).info.run_id
+    client.set_terminated(run_id, status)
+    names = {run_id: "", f"runs:/{run_id}/model": " in model/"}
+    names |= {"last": ""} if status == "FINISHED" else {}
+    for name, where in names.items():
+        told = invoke("predict", name, "x.png", "--tracking-uri", uri, status=1).stderr
+        assert told == (
+            f"Error: run {run_id[:8]} has no export{where} ({why}); name another run, or the "
+            "folder that holds model-symbol.json\n"
+        )
+
+
 # --- predict -------------------------------------------------------------------------------------
 
 

@@ -42,8 +42,13 @@ def download(
 
     if (to is None) is not listing:
         raise click.UsageError("name the folder to copy to: --to DIR (or ask for --list)")
-    client = tracking.open_store(tracking.existing(tracking_uri))
-    source = artifacts.of(client, model)
+    try:
+        client = tracking.open_store(tracking.existing(tracking_uri))
+        source = artifacts.of(client, model)
+    except GluonexpError:
+        if Path(model).expanduser().is_dir():  # a run's folder may well be called like the run
+            raise GluonexpError(f"{model} is a folder already: there is nothing to copy") from None
+        raise
     files = source.files(path)
     if listing:
         for file in files:
@@ -52,8 +57,10 @@ def download(
         return
     assert to is not None
     done = artifacts.download(source, files, to)
-    kept = f", {len(done.kept)} were there already" if done.kept else ""
-    click.echo(f"{to}: {len(done.copied)} files copied{kept}; {done.size / 1e6:,.1f} MB, checked")
+    were = "was" if len(done.kept) == 1 else "were"
+    kept = f", {len(done.kept)} {were} there already" if done.kept else ""
+    count = "1 file" if len(done.copied) == 1 else f"{len(done.copied)} files"
+    click.echo(f"{to}: {count} copied{kept}; {done.size / 1e6:,.1f} MB, checked")
 
 
 FILE = click.Path(path_type=Path, dir_okay=False, exists=True)

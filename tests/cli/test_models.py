@@ -457,6 +457,22 @@ def test_a_run_is_downloaded_and_used(trained, invoke, photos, tmp_path):
     assert [path.name for path in (tmp_path / "one" / "export").iterdir()] == ["signature.json"]
 
 
+def test_one_is_one(invoke):
+    one = ["download", "last", "export/signature.json", "--to", "one"]
+    assert invoke(*one).stdout == "one: 1 file copied; 0.0 MB, checked\n"
+    again = "one: 0 files copied, 1 was there already; 0.0 MB, checked\n"
+    assert invoke(*one).stdout == again
+
+
+def test_a_folder_is_not_downloaded_but_may_have_the_name_of_a_run(trained, invoke, tmp_path):
+    (tmp_path / "folder").mkdir()
+    told = invoke("download", "folder", "--to", "x", status=1).stderr
+    assert told == "Error: folder is a folder already: there is nothing to copy\n"
+    run = trained.run_id[:8]
+    for _ in range(2):
+        invoke("download", run, "export/signature.json", "--to", run)
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [

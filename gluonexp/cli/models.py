@@ -77,10 +77,10 @@ def predict(
 @click.argument("overrides", nargs=-1, type=click.UNPROCESSED, shell_complete=complete_overrides)
 @click.option(
     "--split",
-    type=click.Choice(["test", "val", "train"]),
+    type=click.Choice(["test", "val", "train", "all"]),
     default="test",
     show_default=True,
-    help="Which images.",
+    help="Which images; all: also those that a run would train on.",
 )
 @click.option(
     "--plot", type=click.Path(path_type=Path, dir_okay=False), help="Draw the confusion matrix."
@@ -101,31 +101,42 @@ def evaluate(
     """Score MODEL on a data set: accuracy, loss, and precision and recall of each class.
 
     MODEL is what `gluonexp predict` takes. The data are those its run was trained on, read
-    again; OVERRIDES name others, as for a run. A data set of your own package is read only if
+    again; OVERRIDES name others, as for a run. Their classes must be the model's or some of
+    them, by name and in any order; images in a folder are read in the size that it takes. Of a
+    folder without train/ and test/, the test split is 20 % of each class: if none of it was
+    trained on, --split all scores every image. A data set of your own package is read only if
     you allow that here: build.allow=[mypackage].
 
     \b
     gluonexp evaluate last
     gluonexp evaluate last --split val --plot confusion.png
     gluonexp evaluate models:/digits@champion dataset=digits --json
-    gluonexp evaluate ./export dataset=image_folder dataset.root=photos dataset.resize=64
+    gluonexp evaluate ./export dataset=image_folder dataset.root=photos --split all
     """  # noqa: D301 (click wants the backspace itself)
     from rich.console import Console
 
     from gluonexp import evaluate as scoring
     from gluonexp.cli import render
     from gluonexp.cli.model import opened
-    from gluonexp.cli.settings import settings
+    from gluonexp.cli.settings import names_data, settings, trained_on
+    from gluonexp.predict import image_shape
 
     with opened(model, tracking_uri) as found:
-        config = settings(found.beside("config/resolved.yaml"), overrides)
-        result = scoring.evaluate(found.folder, config, split=split, runtime=runtime, plot=plot)
+        recorded = found.beside("config/resolved.yaml")
+        result = scoring.evaluate(
+            found.folder,
+            settings(recorded, overrides, image_shape(found.folder)),
+            split=split,
+            runtime=runtime,
+            plot=plot,
+            trained_on=trained_on(recorded),
+        )
     if form == "csv":
         render.evaluation_csv(result, sys.stdout)
     elif form == "json":
         render.evaluation_json(result, sys.stdout)
     else:
-        render.evaluation(Console(), result)
+        render.evaluation(Console(), result, others=names_data(overrides))
     if plot is not None:
         click.echo(f"drawn: {plot}", err=True)
 

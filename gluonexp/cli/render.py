@@ -79,11 +79,21 @@ def predictions_csv(found: Predictions, top: int | None, out: TextIO) -> None:
         writer.writerow(row)
 
 
-def evaluation(console: Console, result: Evaluation) -> None:
-    """Print loss and accuracy, and one row a class."""
+def evaluation(console: Console, result: Evaluation, *, others: bool) -> None:
+    """Print loss and accuracy, and one row a class that has images.
+
+    Parameters
+    ----------
+    others
+        Whether these may be other data than the model was trained on.
+    """
+    which, count = f"{result.split} split", f"{result.images:,} of {result.total:,}"
+    if result.images == result.total:
+        which, count = "all", f"{result.total:,}"
+    images = "image" if result.total == 1 else "images"
     say(
         console,
-        f"{result.data}, {result.split}: {result.images:,} images ({result.digest[:12]}), "
+        f"{result.data}, {which}: {count} {images} ({result.digest[:12]}), "
         f"runtime {result.runtime}",
     )
     say(console, f"accuracy {result.accuracy:.4f}, loss {result.loss:.4f}")
@@ -91,10 +101,22 @@ def evaluation(console: Console, result: Evaluation) -> None:
     table.add_column("class", overflow="fold")
     for heading in ("precision", "recall", "f1", "images"):
         table.add_column(heading, justify="right")
-    for row in result.classes:
+    for row in (row for row in result.classes if row.support):
         shares = (f"{share:.4f}" for share in (row.precision, row.recall, row.f1))
         table.add_row(escape(row.name), *shares, f"{row.support:,}")
     console.print(table)
+    notes = list(result.notes)
+    if missing := [row.name for row in result.classes if not row.support]:
+        notes.append(f"not listed, for want of images: {_listed(missing)}")
+    if others and result.images < result.total:
+        notes.append(f"{count} {images}: the {which}; --split all scores every one")
+    for note in notes:
+        say(console, f"  note: {note}")
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(names[:5]) + more
 
 
 def evaluation_csv(result: Evaluation, out: TextIO) -> None:
@@ -112,10 +134,12 @@ def evaluation_json(result: Evaluation, out: TextIO) -> None:
         "split": result.split,
         "runtime": result.runtime,
         "images": result.images,
+        "total": result.total,
         "loss": result.loss if math.isfinite(result.loss) else None,
         "accuracy": result.accuracy,
         "classes": [asdict(row) for row in result.classes],
         "confusion": result.confusion.tolist(),
+        "notes": list(result.notes),
     }
     json.dump(whole, out, indent=2, ensure_ascii=False, allow_nan=False)
     out.write("\n")

@@ -41,7 +41,11 @@ class _Value(NamedTuple):
     value: Any
 
 
-def settings(recorded: Path | None, overrides: Sequence[str]) -> schema.Config:
+def settings(
+    recorded: Path | None,
+    overrides: Sequence[str],
+    shape: tuple[int, int, int] | None = None,
+) -> schema.Config:
     """Return the configuration to evaluate with.
 
     Parameters
@@ -50,6 +54,9 @@ def settings(recorded: Path | None, overrides: Sequence[str]) -> schema.Config:
         ``config/resolved.yaml`` of the run that made the model; None if it is not known.
     overrides
         As for a run; only what concerns the data, the loss and the seed.
+    shape
+        (H, W, C) of the images that the model takes. Images that may have any size get this one,
+        unless ``dataset.resize`` or ``dataset.channels`` are among the `overrides`.
 
     Raises
     ------
@@ -59,12 +66,30 @@ def settings(recorded: Path | None, overrides: Sequence[str]) -> schema.Config:
     try:
         typed = OverridesParser.create().parse_overrides(list(overrides))
         _check(typed)
-        config = _composed(recorded, typed)
+        config = _composed(recorded, typed, shape)
     except (HydraException, OmegaConfBaseException) as error:
         raise GluonexpError(str(error)) from None
     if config.build.allow:
         sys.path.insert(0, str(Path.cwd()))  # as `python -m` does: where one's own package lies
     return config
+
+
+def trained_on(recorded: Path | None) -> str | None:
+    """Return the data set that a run recorded, as one would type it; None if it is not known."""
+    dataset = {} if recorded is None else _recorded(recorded)["dataset"]
+    name, root = dataset.get("name"), dataset.get("root")
+    if not re.fullmatch(r"[\w-]+", str(name)) or name is None:
+        return None
+    return f"dataset={name}" + (f" dataset.root={root!r}" if isinstance(root, str) else "")
+
+
+def names_data(overrides: Sequence[str]) -> bool:
+    """Tell whether data are named by `overrides`, which need not be those of the model's run."""
+    keys = [override.lstrip("+").partition("=")[0] for override in overrides]
+    return any(
+        key in ("dataset", "experiment", "dataset.root") or key.startswith("dataset.source.")
+        for key in keys
+    )
 
 
 def _check(typed: Sequence[Override]) -> None:
@@ -79,7 +104,9 @@ def _check(typed: Sequence[Override]) -> None:
             raise GluonexpError(f"{override.input_line}: nothing can be taken away here")
 
 
-def _composed(recorded: Path | None, typed: Sequence[Override]) -> schema.Config:
+def _composed(
+    recorded: Path | None, typed: Sequence[Override], shape: tuple[int, int, int] | None
+) -> schema.Config:
     groups = {override.key_or_group for override in typed if "." not in override.key_or_group}
     inside = [override for override in typed if override.key_or_group.startswith(_INSIDE)]
     words = [str(override.input_line) for override in typed if override not in inside]
@@ -107,11 +134,22 @@ def _composed(recorded: Path | None, typed: Sequence[Override]) -> schema.Config
         leaves = list(_leaves(values[section], section, recorded))
         _check_target(composed, _CONSTRUCTORS[section], dict(leaves), str(recorded))
         _put(composed, leaves)
+    if shape is not None:
+        _fit(composed, shape)
     for override in inside:
         OmegaConf.update(
             composed, override.key_or_group, override.value(), force_add=override.is_add()
         )
     return schema.to_config(composed)
+
+
+def _fit(composed: DictConfig, shape: tuple[int, int, int]) -> None:
+    """Let images that have the size which the configuration says have `shape` (H, W, C)."""
+    source = OmegaConf.to_container(composed.dataset.source, resolve=False)
+    assert isinstance(source, dict)
+    for key, size in (("dataset.resize", shape[0]), ("dataset.channels", shape[2])):
+        if f"${{{key}}}" in source.values():
+            OmegaConf.update(composed, key, size)
 
 
 def _recorded(path: Path) -> dict[str, Any]:

@@ -123,10 +123,22 @@ class _Numbers(click.ParamType[tuple[float, ...]]):
     "--image", type=_Sizes(), metavar="HxWxC", help="Images before that.  [default: the same size]"
 )
 @click.option(
-    "--mean", type=_Numbers(), default="0", help="Of values from 0 to 1: 0.485,0.456,0.406."
+    "--mean",
+    type=_Numbers(),
+    default="0",
+    help="Of values from 0 to 1: 0.485,0.456,0.406 (and not 123.68,...).",
 )
-@click.option("--std", type=_Numbers(), default="1", help="The same.")
-@click.option("--classes", type=FILE, help="Their names, a line each.  [default: 0, 1...]")
+@click.option(
+    "--std",
+    type=_Numbers(),
+    default="1",
+    help="The same; 0.003922 (1/255) for a network that takes values from 0 to 255.",
+)
+@click.option(
+    "--classes",
+    type=FILE,
+    help="Their names, a line each.  [default: those of the data, if as many; else 0, 1...]",
+)
 @URI
 def export(
     words: tuple[str, ...],
@@ -163,10 +175,10 @@ def export(
     from gluonexp import evaluate, reexport
     from gluonexp.cli import render
     from gluonexp.cli.model import opened
-    from gluonexp.cli.settings import settings
+    from gluonexp.cli.settings import settings, trained_on
     from gluonexp.export import files
     from gluonexp.export.foreign import adopt
-    from gluonexp.predict import Classifier
+    from gluonexp.predict import Classifier, image_shape
 
     foreign = symbol is not None or params is not None
     if not foreign and not words:
@@ -177,16 +189,28 @@ def export(
             if symbol is None or params is None or inputs is None:
                 raise click.UsageError("name all of --symbol, --params and --input")
             channels, height, width = inputs
+            rest = image or (height, width, channels)
+            names = None if classes is None else _lines(classes)
+            like: tuple[str, ...] = ()
+            if names is None and overrides:
+                like = evaluate.classes_of(settings(None, overrides, rest))
             source = adopt(
                 symbol,
                 params,
                 Path(temporary, "adopted"),
-                image=image or (height, width, channels),
+                image=rest,
                 input_shape=inputs,
                 mean=mean,
                 std=std,
-                classes=None if classes is None else _lines(classes),
+                classes=names,
+                data_classes=like,
             )
+            outputs = files.read_signature(source)["classes"]
+            if not {*like} <= {*outputs}:
+                raise GluonexpError(
+                    f"{symbol} has {len(outputs)} outputs, the data {len(like)} classes: name "
+                    "those of the network with --classes"
+                )
         else:
             found = stack.enter_context(opened(words[0], tracking_uri))
             source, overrides = found.folder, words[1:]
@@ -194,8 +218,8 @@ def export(
                 recorded = found.beside("config/resolved.yaml")
         data = None
         if reexport.needs_data(source, int8) and (overrides or int8 or not foreign):
-            config = settings(recorded, overrides)
-            data = evaluate.data_for(Classifier(source), config)
+            config = settings(recorded, overrides, image_shape(source))
+            data = evaluate.data_for(Classifier(source), config, trained_on(recorded))
         with reexport.made(source, to) as folder:
             proved = reexport.complete(
                 folder,

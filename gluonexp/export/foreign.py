@@ -32,6 +32,9 @@ _LAYERS: Final = {
     *("BatchNorm", "InstanceNorm", "LayerNorm", "GroupNorm"),
 }
 
+# Mean and std of values from 0 to 1 are not so far from 0, those of values up to 255 are farther.
+_FARTHEST: Final = 4.0
+
 # What a network may need for the results of all its layers on two images.
 _LARGEST: Final = 4 << 30  # bytes
 
@@ -54,6 +57,7 @@ def adopt(
     mean: Sequence[float],
     std: Sequence[float],
     classes: Sequence[str] | None = None,
+    data_classes: Sequence[str] = (),
 ) -> Path:
     """Make an export of a network for images that was not trained here.
 
@@ -73,9 +77,13 @@ def adopt(
         (C, H, W) of the network's input, float32.
     mean, std
         Per channel (or one for all), of values scaled to [0, 1]: divide by 255 what a network
-        for values up to 255 was trained with.
+        for values up to 255 was trained with. For one that takes such values as they are, mean 0
+        and std 1 / 255.
     classes
-        Their names, in the order of the outputs; by default "0", "1" ...
+        Their names, in the order of the outputs.
+    data_classes
+        Those of data that the network is for: its names where `classes` are not given and there
+        is one for each output. Else they are "0", "1" ...
 
     Returns
     -------
@@ -93,7 +101,15 @@ def adopt(
         raise GluonexpError(f"{to} exists: name a new folder for the export")
     network = _read(symbol, params)
     outputs = _check_shapes(network, symbol, params, input_shape)
-    names = [str(index) for index in range(outputs)] if classes is None else list(classes)
+    if classes is not None:
+        names = list(classes)
+    elif len(data_classes) == outputs:
+        names = list(data_classes)
+        network.changes.append(
+            f"the outputs are taken for the classes of the data, in their order: {_listed(names)}"
+        )
+    else:
+        names = [str(index) for index in range(outputs)]
     if len(names) != outputs:
         raise GluonexpError(f"{symbol} has {outputs} outputs, but {len(names)} classes are named")
     block = _block(network, symbol, input_shape)
@@ -124,15 +140,31 @@ def _steps(
             f"images of {image[2]} channels cannot become an input of {channels}; only 1 and 3 "
             "can become each other"
         )
-    for name, numbers in (("mean", mean), ("std", std)):
+    given = {"mean": list(map(float, mean)), "std": list(map(float, std))}
+    for name, numbers in given.items():
         if len(numbers) not in (1, channels) or not all(map(math.isfinite, numbers)):
-            raise GluonexpError(f"{name} {list(numbers)}: give 1 number, or {channels}")
-    if min(std) <= 0:
-        raise GluonexpError(f"std {list(std)}: must be above 0")
-    return {
-        **{"height": height, "width": width, "channels": channels},
-        **{"mean": list(map(float, mean)), "std": list(map(float, std))},
-    }
+            raise GluonexpError(f"{name} {numbers}: give 1 number, or {channels}")
+    if min(given["std"]) <= 0:
+        raise GluonexpError(f"std {given['std']}: must be above 0")
+    _check_scale(given)
+    return {"height": height, "width": width, "channels": channels, **given}
+
+
+def _check_scale(given: Mapping[str, Sequence[float]]) -> None:
+    """Refuse a mean and std of values up to 255; say what they are of values from 0 to 1."""
+    far = [name for name, numbers in given.items() if max(map(abs, numbers)) > _FARTHEST]
+    if not far:
+        return
+    words = []
+    for name, numbers in given.items():
+        # Beside such a mean, a std of 1 is of the same values: nothing was divided.
+        divided = name in far or (name == "std" and set(numbers) == {1.0})
+        scaled = [number / 255 if divided else number for number in numbers]
+        words.append(f"--{name} {','.join(f'{number:.4g}' for number in scaled)}")
+    raise GluonexpError(
+        f"{far[0]} {given[far[0]]} is of values up to 255, where mean and std of values from 0 to "
+        f"1 are asked for; divided by 255: {' '.join(words)}"
+    )
 
 
 def _read(path: Path, source: Path) -> _Network:

@@ -405,6 +405,39 @@ def test_a_network_from_elsewhere_becomes_an_export(trained, invoke, photos, tmp
     assert "logits within" in shown
 
 
+def test_unnamed_classes_are_those_of_the_data(trained, invoke, tmp_path):
+    network = [
+        *("--symbol", str(trained.artifacts / "export/model-symbol.json")),
+        *("--params", str(trained.artifacts / "export/model-0000.params"), "--input", "1x8x8"),
+    ]
+    names = ["cat", "dog", *(f"number {index}" for index in range(8))]
+    rng = np.random.default_rng(0)
+    for name in names:
+        for root in ("ten", *(["two"] if "number" not in name else [])):
+            (tmp_path / root / name).mkdir(parents=True)
+            for index in range(5):
+                pixels = rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / root / name / f"{index}.png")
+    ten = ["dataset=image_folder", "dataset.root=ten", "dataset.val_fraction=0"]
+    shown = invoke("export", *network, "--to", "named", *ten).stdout
+    assert (
+        "note: the outputs are taken for the classes of the data, in their order: cat, dog, "
+        "number 0, number 1, number 2 and 5 more\n"
+    ) in shown
+    assert "equal the trained network on 10 images" in shown
+    assert json.loads((tmp_path / "named/signature.json").read_text())["classes"] == names
+    told = invoke("export", *network, "--to", "x", *ten[::2], "dataset.root=two", status=1).stderr
+    assert (
+        "model-symbol.json has 10 outputs, the data 2 classes: name those of the network with "
+        "--classes\n"
+    ) in told
+    (tmp_path / "names.txt").write_text("\n".join(names))
+    given = ["--classes", "names.txt", *ten[::2], "dataset.root=two"]
+    assert "note" not in invoke("export", *network, "--to", "given", *given).stdout
+    assert samples.read(tmp_path / "given").labels.tolist() == [0, 1]
+    assert not (tmp_path / "x").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
@@ -413,6 +446,10 @@ def test_a_network_from_elsewhere_becomes_an_export(trained, invoke, photos, tmp
         (["--symbol", "s", "--params", "s", "--input", "8x8"], 2, "three sizes"),
         (["--symbol", "s", "--params", "s", "--input", "1x8x8", "--mean", "a"], 2, "numbers"),
         (["--symbol", "s", "--params", "s", "--input", "1x8x8"], 1, "not a symbol's JSON"),
+        (
+            ["--symbol", "s", "--params", "s", "--input", "1x8x8", "--mean", "127"],
+            *(1, "divided by 255: --mean 0.498 --std 0.003922"),
+        ),
         (["last", "dataset=synthetic", "--int8"], 1, "not what this model was trained for"),
     ],
 )

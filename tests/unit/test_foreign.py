@@ -163,6 +163,70 @@ def test_the_input_is_renamed(tmp_path):
     _assert_logits(to, _outputs(*pair, "image"))
 
 
+def test_unnamed_outputs_are_called_like_the_classes_of_the_data(tmp_path):
+    pair = _saved(tmp_path / "old", _body())
+    to = foreign.adopt(*pair, tmp_path / "export", **OPTIONS, data_classes=CLASSES)
+    assert files.read_signature(to)["classes"] == list(CLASSES)
+    assert _changes(to) == [
+        "the outputs are taken for the classes of the data, in their order: circle, square, "
+        "größe, star"
+    ]
+    named = {"classes": CLASSES[::-1], "data_classes": CLASSES}
+    to = foreign.adopt(*pair, tmp_path / "named", **OPTIONS, **named)
+    assert files.read_signature(to)["classes"] == list(CLASSES[::-1])
+    assert _changes(to) == []
+    to = foreign.adopt(*pair, tmp_path / "others", **OPTIONS, data_classes=CLASSES[:3])
+    assert files.read_signature(to)["classes"] == ["0", "1", "2", "3"]
+    assert _changes(to) == []
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "said"),
+    [
+        ((127.0,), (1.0,), "mean [127.0] | --mean 0.498 --std 0.003922"),
+        ((127.5,), (127.5,), "mean [127.5] | --mean 0.5 --std 0.5"),
+        (
+            (123.68, 116.28, 103.53),
+            (1.0, 1.0, 1.0),
+            "mean [123.68, 116.28, 103.53] | --mean 0.485,0.456,0.406 "
+            "--std 0.003922,0.003922,0.003922",
+        ),
+        (
+            (123.68, 116.28, 103.53),
+            (58.395, 57.12, 57.375),
+            "mean [123.68, 116.28, 103.53] | --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225",
+        ),
+        ((-127.0,), (0.5,), "mean [-127.0] | --mean -0.498 --std 0.5"),
+        ((0.0,), (255.0,), "std [255.0] | --mean 0 --std 1"),
+        ((0.485,), (58.395,), "std [58.395] | --mean 0.485 --std 0.229"),
+    ],
+    ids=str,
+)
+def test_a_scale_of_255_is_refused_with_the_right_numbers(tmp_path, mean, std, said):
+    first, second = map(re.escape, said.split(" | "))
+    said = f"^{first} is of values up to 255, .* divided by 255: {second}$"
+    _refused(tmp_path, said, *_saved(tmp_path / "old", _body()), mean=mean, std=std)
+
+
+@pytest.mark.parametrize(
+    ("mean", "std"),
+    [
+        ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        ((0.0,), (1 / 255,)),  # values from 0 to 255
+        ((0.485,), (1 / 255,)),  # the same, less 123.68
+        ((0.5,), (0.5,)),
+        ((-1.0,), (2.0,)),  # from 1/2 to 1
+        ((0.5,), (1.0,)),
+    ],
+    ids=str,
+)
+def test_means_and_deviations_that_networks_have(tmp_path, mean, std):
+    given = OPTIONS | {"mean": mean, "std": std}
+    to = foreign.adopt(*_saved(tmp_path / "old", _body()), tmp_path / "export", **given)
+    steps = files.read_signature(to)["preprocess"]
+    assert (steps["mean"], steps["std"]) == (list(mean), list(std))
+
+
 def _gluon():
     net = nn.HybridSequential(prefix="mine_")
     with net.name_scope():

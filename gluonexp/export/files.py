@@ -1,22 +1,24 @@
 """The files of an export, read so that whatever lies there can do no harm.
 
-A symbol is JSON, but MXNet has operators whose attributes are machine addresses to call
-(``_Native``, ``_NDArray``), or which call Python or open files: a graph with one is refused before
-MXNet sees it. Parameters are read by `gluonexp.export.params`, which `mxnet.nd.load` is not safe
-enough for.
+A symbol is JSON, but among MXNet's operators are some that call a machine address, call Python,
+open files or write where an input tells them: a graph with any but those known to be safe
+(`gluonexp.export.operators`) is refused before MXNet sees it. Parameters are read by
+`gluonexp.export.params`, which `mxnet.nd.load` is not safe enough for.
 """
 
 from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator, Sequence
+import math
+import re
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from gluonexp.errors import GluonexpError
-from gluonexp.export import params, structure
+from gluonexp.export import extents, guard, operators, params, structure
 from gluonexp.mx import mx, nd, sym
 
 MODEL: Final = "model"  # float32 NCHW
@@ -25,12 +27,23 @@ INT8: Final = "int8"  # float32 NCHW, computed in eight bits
 ONNX: Final = "model.onnx"
 SIGNATURE: Final = "signature.json"
 
-_HARMFUL: Final = {
-    *("_Native", "_NDArray"),  # call the address in their attribute `info`
-    *("Custom", "_npi_Custom", "_CustomFunction"),  # call Python
-    *("_cvimread", "_npi_cvimread"),  # open a file
-    *("_CachedOp", "_CachedOpThreadSafe", "_FusedOp", "_TensorRT"),  # belong to one process
+LARGEST_IMAGE: Final = 2**24
+"""Values of an image or an input: 2048 x 2048 of three channels are less."""
+
+# Control characters, ends of lines, what turns the direction of writing, halves of characters.
+_UNPRINTABLE: Final = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+_LARGEST_NUMBER: Final = 3e38  # float32 holds it
+_LARGEST_SYMBOL: Final = 2**26  # bytes; that of DenseNet-201 takes 400 kB
+
+# What `gluonexp.export.symbol` writes, as far as it is the same in every signature.
+_CONSTANTS: Final = {
+    "image": {"dtype": "uint8", "layout": "NHWC"},
+    "input": {"dtype": "float32", "layout": "NCHW"},
+    "output": {"meaning": "logits"},
 }
+STEPS: Final = ("scale to [0, 1]", "channels", "normalize", "resize (bilinear)", "NCHW")
 
 
 class Network(NamedTuple):
@@ -71,6 +84,10 @@ def read(folder: Path, prefix: str, name: str, shape: Sequence[int]) -> Network:
             raise GluonexpError(
                 f"{values}: {key} is {given[key].shape}, but {expected} in {graph.name}"
             )
+    image = extents.Input(name, tuple(shape), "uint8" if prefix == UINT8 else "float32")
+    types = {key: value.dtype for key, value in given.items()}
+    if wrong := extents.flaw(network.symbol, image, wanted, types):
+        raise GluonexpError(f"{graph}: refused: {wrong}")
     return network
 
 
@@ -83,15 +100,18 @@ def read_symbol(path: Path) -> sym.Symbol:
         No such file, no symbol, or one with an operator that is not safe to run.
     """
     try:
+        if path.stat().st_size > _LARGEST_SYMBOL:
+            raise GluonexpError(f"{path} is larger than any symbol: refused")
         graph = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise GluonexpError(f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
         raise GluonexpError(f"{path}: not a symbol's JSON ({error})") from None
-    if harmful := sorted(name for name in set(_operators(graph)) if _is_harmful(name)):
+    if unknown := operators.unknown(graph):
         raise GluonexpError(
-            f"{path}: not loaded, for its operator {' and '.join(harmful)} can run code or open "
-            "files; no network for images needs it"
+            f"{path}: not loaded, for its operator {' and '.join(unknown[:5])} can run code or "
+            "harm memory, as far as is known here; MXNet itself loads a file that you trust: "
+            "mx.sym.load"
         )
     if (wrong := structure.flaw(graph)) is not None:
         raise GluonexpError(f"{path}: not a symbol, or damaged: {wrong}")
@@ -130,15 +150,12 @@ def read_signature(folder: Path) -> dict[str, Any]:
         It is missing or damaged.
     """
     path = folder / SIGNATURE
-    try:
-        signature: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not path.exists():
         raise GluonexpError(
             f"{folder}: no export here ({SIGNATURE} is missing); name a run, or the folder that "
             "holds model-symbol.json"
-        ) from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise GluonexpError(f"{path}: cannot be read: {error}") from None
+        )
+    signature: dict[str, Any] = guard.read_json(path)
     if wrong := _wrong(signature):
         raise GluonexpError(f"{path}: damaged ({wrong})")
     return signature
@@ -155,40 +172,49 @@ def _wrong(signature: Any) -> str | None:
     try:
         image, steps, entry = signature["image"], signature["preprocess"], signature["input"]
         shape = [steps[side] for side in ("channels", "height", "width")]
-        sizes = [*shape, *(image[side] for side in ("height", "width", "channels"))]
-        numbers = [*steps["mean"], *steps["std"]]
+        sizes = [image[side] for side in ("channels", "height", "width")]
         names = [entry["name"], *signature["classes"]]
+        if type(signature["format"]) is not int or signature["format"] != 1:
+            return f"format {signature['format']!r}, where only 1 is known"
         if entry["shape"] != [None, *shape]:
             return "its input is not what its preprocessing gives"
-        if not all(type(size) is int and size > 0 for size in sizes):
+        if not all(type(size) is int and size > 0 for size in [*shape, *sizes]):
             return "a size is not a positive number"
-        if not all(type(number) in (int, float) for number in numbers):
-            return "mean and std must be numbers"
+        for what, extent in (("input", shape), ("image", sizes)):
+            if math.prod(extent) > LARGEST_IMAGE:
+                return f"its {what} is too large: refused"
+        if wrong := _wrong_numbers(steps):
+            return wrong
+        if steps.get("steps", list(STEPS)) != list(STEPS):
+            return "other steps than are known"
+        for part, fields in _CONSTANTS.items():
+            for field, constant in fields.items():
+                if signature[part][field] != constant:
+                    return f"{part}.{field} is {signature[part][field]!r}, not {constant!r}"
         if not all(isinstance(name, str) for name in names):
             return "a name is not a text"
+        if any(_UNPRINTABLE.search(name) for name in names):
+            return "a name holds characters that command a terminal"
         if signature["output"]["shape"] != [None, len(signature["classes"])]:
             return "not as many outputs as classes"
-    except (KeyError, TypeError, IndexError) as error:
+    except (KeyError, TypeError, IndexError, AttributeError) as error:
         return f"{type(error).__name__}: {error}"
     return None
 
 
-def _is_harmful(operator: str) -> bool:
-    # The gradient of `_Native` calls its address just so; a trained network has no gradients.
-    return operator in _HARMFUL or operator.startswith("_backward")
-
-
-def _operators(value: Any) -> Iterator[str]:
-    """Name every operator in a graph's JSON, those of graphs within it too."""
-    waiting = [value]
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, dict):
-            if isinstance(value.get("op"), str):
-                yield value["op"]
-            waiting.extend(value.values())
-        elif isinstance(value, list):
-            waiting.extend(value)
+def _wrong_numbers(steps: Mapping[str, Any]) -> str | None:
+    for name in ("mean", "std"):
+        numbers = steps[name]
+        if not isinstance(numbers, list) or len(numbers) not in (1, steps["channels"]):
+            return f"{name} must be 1 number, or one for each channel"
+        if not all(type(number) in (int, float) for number in numbers):
+            return f"{name} must be numbers"
+        # A whole number of any length can be compared where it could not become a float.
+        if not all(abs(number) <= _LARGEST_NUMBER for number in numbers):
+            return f"{name} must be finite in float32"
+    if not all(number > 0 for number in steps["std"]):
+        return "std must be above 0"
+    return None
 
 
 def _shapes(

@@ -20,11 +20,14 @@ from gluonexp.errors import GluonexpError
 # A certificate takes a few kB.
 LARGEST_JSON: Final = 2**22  # bytes
 
+_MOST_ENTRIES: Final = 10_000  # of an export's folder, which holds a dozen
+
 
 def check_files(folder: Path) -> None:
-    """Refuse a folder which holds links to the outside, or what is neither file nor folder.
+    """Refuse a folder that holds, at any depth, links to the outside or what is no file.
 
     Opening a pipe would wait for ever; a link would have a file of this machine read and hashed.
+    Links to files within the folder are followed, and hard links are files like others.
 
     Raises
     ------
@@ -33,15 +36,22 @@ def check_files(folder: Path) -> None:
     """
     try:
         whole = folder.resolve(strict=True)
-        paths = sorted(Path(entry.path) for entry in os.scandir(folder))
-        for path in paths:
-            if not path.resolve().is_relative_to(whole):
-                raise GluonexpError(
-                    f"{path} is a link that leaves the folder: refused; put the file itself there"
-                )
-            mode = path.stat().st_mode
-            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-                raise GluonexpError(f"{path} is neither a file nor a folder: refused")
+        waiting, seen = [folder], 0
+        while waiting:
+            for entry in sorted(os.scandir(waiting.pop()), key=lambda entry: entry.name):
+                path, seen = Path(entry.path), seen + 1
+                if seen > _MOST_ENTRIES:
+                    raise GluonexpError(f"{folder} holds more files than any export: refused")
+                if entry.is_symlink() and not path.resolve().is_relative_to(whole):
+                    raise GluonexpError(
+                        f"{path} is a link that leaves the folder: refused; put the file itself "
+                        "there"
+                    )
+                mode = entry.stat().st_mode
+                if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                    raise GluonexpError(f"{path} is neither a file nor a folder: refused")
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(path)
     except OSError as error:
         where = error.filename or folder
         raise GluonexpError(f"{where}: cannot be read: {error.strerror}") from None
@@ -58,7 +68,10 @@ def read_json(path: Path) -> Any:
         No such file; not JSON, too large or too deep.
     """
     try:
-        if path.stat().st_size > LARGEST_JSON:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise GluonexpError(f"{path} cannot be read: it is not a file")
+        if status.st_size > LARGEST_JSON:
             raise GluonexpError(f"{path} is larger than any file of its kind: refused")
         return json.loads(path.read_text(encoding="utf-8"))
     except RecursionError:
@@ -66,7 +79,7 @@ def read_json(path: Path) -> Any:
     except OSError as error:
         raise GluonexpError(f"{path} cannot be read: {error.strerror}") from None
     except ValueError as error:
-        raise GluonexpError(f"{path} is not JSON: {error}") from None
+        raise GluonexpError(f"{path} cannot be read: it is not JSON: {error}") from None
 
 
 def check_onnx(path: Path) -> None:

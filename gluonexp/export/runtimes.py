@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gluonexp.errors import GluonexpError
-from gluonexp.export import files, guard
+from gluonexp.export import extents, files, guard
 from gluonexp.mx import gluon, installed_wheels, mx, nd, sym, usable_cores
 
 
@@ -82,6 +82,8 @@ def load(folder: Path, name: str) -> Runtime:
             f"runtime {name} needs {kind.library}, which is not installed: "
             "pip install 'gluonexp[onnx]'"
         )
+    if folder.is_dir():
+        guard.check_files(folder)
     # Before the files, for it says more where there is no export at all.
     _, (_, *shape) = _input(folder)
     for file in kind.files:
@@ -99,8 +101,13 @@ def load(folder: Path, name: str) -> Runtime:
         if not len(inputs) or list(inputs.shape[1:]) != shape:
             takes = ", ".join(map(str, ["N", *shape]))
             raise GluonexpError(f"{folder}: takes inputs ({takes}), not {inputs.shape}")
+        parts = []
         try:
-            return run(np.ascontiguousarray(inputs, dtype=np.float32))
+            # The network was looked at with so many images, and may not be safe with more.
+            for start in range(0, len(inputs), extents.BATCH):
+                part = inputs[start : start + extents.BATCH]
+                parts.append(run(np.ascontiguousarray(part, dtype=np.float32)))
+            return np.concatenate(parts)
         except Exception as error:
             raise CannotRun(f"{folder}: runtime {name}: {files.reason(error)}", name) from None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,9 +20,10 @@ from gluonexp.errors import GluonexpError
 SAMPLES: Final = "samples.safetensors"
 
 MOST_IMAGES: Final = 256
-MOST_BYTES: Final = 8 * 2**20
+MOST_BYTES: Final = 8 * 2**20  # of images and logits
 
-# A file with this many images and bytes and the logits of 20,000 classes stays below it.
+# One image and its logits may be more than that. A signature takes images half as large as this,
+# and far fewer names.
 _LARGEST_FILE: Final = 4 * MOST_BYTES
 
 
@@ -57,26 +59,42 @@ class Samples:
         return len(self.images)
 
 
-def count(available: int, image: Sequence[int]) -> int:
-    """Return how many images of shape (H, W, C) are kept out of `available`; one at least."""
-    return min(available, MOST_IMAGES, max(1, MOST_BYTES // int(np.prod(image))))
+def count(available: int, image: Sequence[int], classes: int = 0) -> int:
+    """Return how many images of shape (H, W, C) are kept out of `available`; one at least.
+
+    `classes` is how many logits are kept with each; `write` may keep fewer than without it.
+    """
+    each = math.prod(image) + classes * np.dtype(np.float32).itemsize  # bytes
+    return min(available, MOST_IMAGES, max(1, MOST_BYTES // each))
 
 
 def write(folder: Path, samples: Samples) -> Path:
-    """Write ``samples.safetensors`` into `folder`: the first images that `count` allows."""
-    kept = count(len(samples), samples.images.shape[1:])
+    """Write ``samples.safetensors`` into `folder`: the first images that `count` allows.
+
+    Raises
+    ------
+    GluonexpError
+        A single image is larger than `read` would take.
+    """
+    kept = count(len(samples), samples.images.shape[1:], len(samples.classes))
     tensors: dict[str, NDArray[Any]] = {
         "images": np.ascontiguousarray(samples.images[:kept], dtype=np.uint8),
         "labels": np.ascontiguousarray(samples.labels[:kept], dtype=np.int64),
         "logits": np.ascontiguousarray(samples.logits[:kept], dtype=np.float32),
     }
-    path = folder / SAMPLES
-    unfinished = path.with_name(f"{path.name}.part")
     classes = json.dumps(list(samples.classes), ensure_ascii=False)
     metadata = {"format": "1", "classes": classes}
     if not samples.trained:
         metadata["logits"] = _NOT_TRAINED
-    unfinished.write_bytes(save(tensors, metadata=metadata))
+    content = save(tensors, metadata=metadata)
+    if len(content) > _LARGEST_FILE:
+        raise GluonexpError(
+            f"images of {samples.images.shape[1:]} with {len(samples.classes)} classes are too "
+            "large to travel with an export as samples"
+        )
+    path = folder / SAMPLES
+    unfinished = path.with_name(f"{path.name}.part")
+    unfinished.write_bytes(content)
     os.replace(unfinished, path)
     return path
 

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
+from gluonexp.export import operators
 from gluonexp.mx import mx, sym
+
+_VERSION: Final = 10901  # as MXNet 1.9.1 writes it
+_NORMS: Final = {"BatchNorm", "BatchNorm_v1"}
 
 
 def flaw(graph: Any) -> str | None:
@@ -42,6 +46,8 @@ def _problems(graph: Any, counted: dict[str, int]) -> Iterator[str]:
                 yield f"node {index} has attributes that are no texts"
         if not isinstance(node["op"], str) or not isinstance(node["name"], str):
             yield f"node {index} has no name"
+        if problem := operators.flaw(node):
+            yield f"{node['name']!r} ({node['op']}) {problem}"
         if node["op"] == "null" and node["inputs"]:
             yield f"node {index} is a variable with inputs"
         for entry in node["inputs"]:
@@ -50,10 +56,28 @@ def _problems(graph: Any, counted: dict[str, int]) -> Iterator[str]:
             yield f"node {index} waits for one that is not before it"
         for inner in node.get("subgraphs", []):
             yield from _problems(inner, counted)
+        yield from _miscounted(graph, node, counted)
     for entry in heads:
         yield from _dangling(graph, entry, len(nodes), "the output", counted)
     if not all(_is_index(number, len(nodes)) for number in graph.get("arg_nodes", [])):
         yield "an argument is no node"
+
+
+def _miscounted(
+    graph: Mapping[str, Any], node: Mapping[str, Any], counted: dict[str, int]
+) -> Iterator[str]:
+    """Yield that a node has more or fewer inputs than its operator takes."""
+    if node["op"] == "null" or node.get("subgraphs"):  # of those `operators` has counted them
+        return
+    given, takes = len(node["inputs"]), _inputs(node, counted)
+    # Before 0.9, MXNet left the statistics out; it adds them when it reads such a file.
+    if given != takes and not (given == takes - 2 and node["op"] in _NORMS and _is_old(graph)):
+        yield f"{node['name']!r} ({node['op']}) has {given} inputs, not {takes}"
+
+
+def _is_old(graph: Mapping[str, Any]) -> bool:
+    kind, version = graph.get("attrs", {}).get("mxnet_version", ["int", 800])
+    return kind == "int" and type(version) is int and version < 900
 
 
 def _dangling(
@@ -75,6 +99,23 @@ def _dangling(
 
 def _is_index(number: Any, end: int) -> bool:
     return type(number) is int and 0 <= number < end
+
+
+def _inputs(node: Mapping[str, Any], counted: dict[str, int]) -> int:
+    """Return how many inputs a node takes, of which MXNet is asked with a graph of it alone."""
+    alone = {key: value for key, value in node.items() if key != "control_deps"}
+    alone |= {"name": "n", "inputs": []}
+    # Of this version, or MXNet would add what it counts as left out.
+    version = {"mxnet_version": ["int", _VERSION]}
+    text = json.dumps(
+        {"nodes": [alone], "arg_nodes": [], "heads": [[0, 0, 0]], "attrs": version},
+        ensure_ascii=False,
+    )
+    if text not in counted:
+        symbol = sym.load_json(text)
+        symbol._compose(name="n")  # adds a variable for each input
+        counted[text] = len(symbol.list_inputs())
+    return counted[text]
 
 
 def _results(graph: Mapping[str, Any], node: Mapping[str, Any], counted: dict[str, int]) -> int:

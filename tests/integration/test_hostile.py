@@ -132,7 +132,7 @@ def test_pickled_parameters_are_refused(model, command):
 
 
 @EACH
-@pytest.mark.parametrize("operator", ["_Native", "Custom"])
+@pytest.mark.parametrize("operator", ["_Native", "Custom", "scatter_nd", "SequenceReverse"])
 def test_operators_that_call_what_they_are_told_are_refused(model, command, operator):
     path = model / "export" / "model-symbol.json"
     graph = json.loads(path.read_text())
@@ -142,6 +142,38 @@ def test_operators_that_call_what_they_are_told_are_refused(model, command, oper
     vouch(model)
     assert f"its operator {operator} can run code" in ask(*command)
     assert not ran(model)
+
+
+@EACH
+def test_a_reshape_beyond_its_array_is_refused(model, command):
+    path = model / "export" / "model-symbol.json"
+    graph = json.loads(path.read_text())
+    node = next(node for node in graph["nodes"] if node["op"] == "Flatten")
+    node |= {"op": "Reshape", "attrs": {"shape": "(1, -1)"}}  # which is right for one image
+    path.write_text(json.dumps(graph))
+    vouch(model)
+    told = ask(*command)
+    assert "does not take" in told or "refused" in told
+    assert not ran(model)
+
+
+@EACH
+def test_a_link_below_the_export_is_refused(model, command):
+    (model / "export" / "below").mkdir()
+    (model / "export" / "below" / "x").symlink_to("/etc/hostname")
+    assert "is a link that leaves the folder" in ask(*command).replace("\n", " ")
+
+
+@EACH
+def test_a_class_cannot_command_the_terminal(model, command):
+    path = model / "export" / "signature.json"
+    signature = json.loads(path.read_text())
+    signature["classes"][0] = "\x1b]0;owned\x07"
+    path.write_text(json.dumps(signature))
+    vouch(model)
+    told = ask(*command)
+    assert "characters that command a terminal" in told.replace("\n", " ")
+    assert "\x1b" not in told
 
 
 # --- MLflow's models -----------------------------------------------------------------------------

@@ -324,6 +324,28 @@ def test_samples_are_few_and_small(tmp_path):
     assert len(samples.read(tmp_path)) == 256
 
 
+def test_what_is_written_can_be_read(tmp_path):
+    many = tuple(map(str, range(35_000)))
+    for shape, classes in (((28, 28, 1), many), ((2048, 2048, 3), ("a", "b")), ((1, 1, 1), many)):
+        whole = Samples(
+            images=np.zeros((100, *shape), np.uint8),
+            labels=np.zeros(100, np.int64),
+            logits=np.zeros((100, len(classes)), np.float32),
+            classes=classes,
+        )
+        samples.write(tmp_path, whole)
+        kept = samples.count(100, shape, len(classes))
+        assert len(samples.read(tmp_path)) == kept >= 1
+    assert samples.count(10_000, (28, 28, 1), 35_000) == 59  # of 784 bytes and 140,000 of logits
+
+
+def test_an_image_too_large_for_samples_is_said(tmp_path):
+    whole = replace(some(1), images=np.zeros((1, 4096, 3000, 3), np.uint8))
+    with pytest.raises(GluonexpError, match=r"images of \(4096, 3000, 3\) .* too large to travel"):
+        samples.write(tmp_path, whole)
+    assert not list(tmp_path.iterdir())
+
+
 def rewritten(tmp_path, **changed):
     from safetensors.numpy import save_file
 
@@ -430,6 +452,36 @@ def test_links_within_the_folder_are_followed_others_refused(tmp_path):
         guard.check_files(folder)
 
 
+def test_a_folder_is_looked_at_to_its_depths(tmp_path):
+    folder = tmp_path / "export"
+    (folder / "data" / "code").mkdir(parents=True)
+    (folder / "data" / "a").write_text("a")
+    (folder / "data" / "code" / "b").symlink_to("../a")
+    (folder / "again").symlink_to("data")
+    os.link(folder / "data" / "a", folder / "c")
+    guard.check_files(folder)
+    guard.check_files(folder / "data")
+    (folder / "data" / "code" / "d").symlink_to(tmp_path)
+    with pytest.raises(GluonexpError, match="code/d is a link that leaves the folder: refused"):
+        guard.check_files(folder)
+    (folder / "data" / "code" / "d").unlink()
+    (folder / "data" / "code" / "d").symlink_to(folder)  # the folder itself, but no way out
+    guard.check_files(folder)
+    (folder / "data" / "e").symlink_to("../..")
+    with pytest.raises(GluonexpError, match="e is a link that leaves the folder"):
+        guard.check_files(folder)
+
+
+def test_a_folder_of_very_many_files_is_no_export(tmp_path, monkeypatch):
+    monkeypatch.setattr(guard, "_MOST_ENTRIES", 5)
+    for name in "abcde":
+        (tmp_path / name).touch()
+    guard.check_files(tmp_path)
+    (tmp_path / "f").touch()
+    with pytest.raises(GluonexpError, match="holds more files than any export"):
+        guard.check_files(tmp_path)
+
+
 def test_a_link_to_itself_or_to_nothing(tmp_path):
     (tmp_path / "a").symlink_to("a")
     with pytest.raises(GluonexpError, match="cannot be read"):
@@ -459,6 +511,9 @@ def test_json_too_large_is_not_read(tmp_path):
         file.truncate(2**40)
     with pytest.raises(GluonexpError, match="larger than any file of its kind"):
         guard.read_json(tmp_path / "x.json")
+    os.mkfifo(tmp_path / "y.json")
+    with pytest.raises(GluonexpError, match=r"y\.json cannot be read: it is not a file"):
+        guard.read_json(tmp_path / "y.json")
 
 
 # ONNX.

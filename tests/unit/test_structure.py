@@ -87,7 +87,10 @@ def _top(key, value):
         (_set("conv", "attrs", {"kernel": "(3, 3)"}), "num_filter"),
         (_set("conv", "op", "no such"), "no such"),
         (_set("conv", "control_deps", [3]), "waits for one"),
-        (_set("conv", "subgraphs", [{"nodes": [], "heads": []}]), "no heads"),
+        (_set("conv", "subgraphs", [{"nodes": [], "heads": []}]), "a graph inside"),
+        (_set("conv", "inputs", [[0, 0, 0]]), "'conv' (Convolution) has 1 inputs, not 3"),
+        (_set("bn", "inputs", [[3, 0, 0]] * 3), "'bn' (BatchNorm) has 3 inputs, not 5"),
+        (_set("bn", "inputs", [[3, 0, 0]] * 6), "'bn' (BatchNorm) has 6 inputs, not 5"),
         (_top("heads", [[99, 0, 0]]), "the output refers to node 99"),
         (_top("heads", []), "no heads"),
         (_top("heads", 3), "no heads"),
@@ -109,13 +112,16 @@ def test_what_is_no_graph(graph):
     assert flaw(graph) is not None
 
 
-def test_graphs_within_graphs_are_looked_at():
-    inner = _graph()
-    outer = _graph()
-    _node(outer, "fc")["subgraphs"] = [inner]
-    assert flaw(outer) is None
-    _node(inner, "fc")["inputs"][1] = [3, 1, 0]
-    assert "result 1 of 'conv'" in flaw(outer)
+def test_statistics_may_be_left_out_as_before_version_0_9():
+    graph = _graph()
+    _node(graph, "bn")["inputs"] = _node(graph, "bn")["inputs"][:3]
+    assert "has 3 inputs, not 5" in flaw(graph)
+    graph["attrs"] = {"mxnet_version": ["int", 800]}
+    assert flaw(graph) is None
+    del graph["attrs"]
+    assert flaw(graph) is None
+    for version in (["int", True], ["str", 800], 800, ["int"], "x"):
+        assert flaw(graph | {"attrs": {"mxnet_version": version}}) is not None
 
 
 def test_they_are_not_loaded(tmp_path):

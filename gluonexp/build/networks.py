@@ -9,6 +9,7 @@ from typing import Final
 from gluonexp.build.targets import Constructor
 from gluonexp.data.types import Spec
 from gluonexp.errors import GluonexpError
+from gluonexp.export import files
 from gluonexp.models.finetune import FineTune
 from gluonexp.models.preprocess import Preprocess, Preprocessing
 from gluonexp.mx import gluon, mx, nn
@@ -191,6 +192,9 @@ def _infer_shapes(
             f"model: ends in {last['name']} ({last['op']}), but the loss and the export take "
             "logits and do that themselves: leave it out"
         )
+    # Found out after the training, it would cost that.
+    if config.export.enabled and (why := files.refusal(output, "data", shape)) is not None:
+        raise GluonexpError(f"model: cannot be exported: {why}; export=none trains it without")
     names = [*output.list_arguments(), *output.list_auxiliary_states()]
     parameters = net.collect_params()
     for name, inferred in zip(names, [*arguments, *statistics], strict=True):

@@ -17,6 +17,8 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+import numpy as np
+
 from gluonexp.errors import GluonexpError
 from gluonexp.export import extents, guard, operators, params, structure
 from gluonexp.mx import mx, nd, sym
@@ -89,6 +91,28 @@ def read(folder: Path, prefix: str, name: str, shape: Sequence[int]) -> Network:
     if wrong := extents.flaw(network.symbol, image, wanted, types):
         raise GluonexpError(f"{graph}: refused: {wrong}")
     return network
+
+
+def refusal(symbol: sym.Symbol, name: str, shape: Sequence[int]) -> str | None:
+    """Say why `read` would refuse a network once it is written; None if it would not.
+
+    Parameters
+    ----------
+    symbol
+        Of one input, for which all shapes can be inferred.
+    name, shape
+        Of its input, one image.
+    """
+    graph = json.loads(symbol.tojson())
+    if unknown := operators.unknown(graph):
+        return (
+            f"operator {' and '.join(unknown[:5])} is not among those that are loaded from files"
+        )
+    if (wrong := structure.flaw(graph)) is not None:
+        return wrong
+    shapes = _shapes(Path("model"), symbol, name, tuple(shape))
+    image = extents.Input(name, tuple(shape), "float32")
+    return extents.flaw(symbol, image, shapes, dict.fromkeys(shapes, np.float32))
 
 
 def read_symbol(path: Path) -> sym.Symbol:

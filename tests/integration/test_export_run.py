@@ -43,6 +43,22 @@ class Probabilities(nn.HybridBlock):
         return getattr(F, self.kind)(self.body(x))
 
 
+class Reflected(nn.HybridBlock):
+    """A classifier with padding that reads beyond small arrays."""
+
+    def __init__(self, classes, mode="reflect"):
+        super().__init__()
+        self.mode = mode
+        with self.name_scope():
+            self.body = nn.HybridSequential()
+            self.body.add(nn.Flatten(), nn.Dense(classes))
+
+    def hybrid_forward(self, F, x):
+        if self.mode == "custom":
+            return F.Correlation(x, x).flatten().slice_axis(axis=1, begin=0, end=10)
+        return self.body(F.pad(x, mode=self.mode, pad_width=(0, 0, 0, 0, 1, 1, 1, 1)))
+
+
 def own(name, *overrides):
     here = "tests.integration.test_export_run"
     return [
@@ -140,3 +156,16 @@ def test_logarithms_of_probabilities_are_logits(compose, tmp_path):
     )
     result = experiment.run(config, tmp_path / "job")
     assert result.metrics["test/loss"] < 2.3  # of chance
+
+
+@pytest.mark.parametrize(
+    ("mode", "told"),
+    [("custom", "operator Correlation is not among"), ("reflect", "mode=reflect, which may read")],
+)
+def test_what_no_file_may_hold_is_told_before_training(compose, tmp_path, mode, told):
+    words = ["model=mlp", *own("Reflected", f"+model.mode={mode}"), "tracking=none"]
+    with pytest.raises(GluonexpError, match=f"model: cannot be exported: .*{told}.*export=none"):
+        experiment.run(compose(*words), tmp_path / "job")
+    assert not (tmp_path / "job").exists()
+    if mode == "reflect":
+        experiment.run(compose(*words, "export=none"), tmp_path / "job")

@@ -27,7 +27,9 @@ BATCH: Final = 64
 _LARGEST: Final = 2**31 - 1  # values of an array
 _MOST: Final = 2**30  # values of all of them, for one image: 4 GiB
 
-_RESHAPING: Final = {"Reshape", "reshape"}
+# Operators that go through as many values of their first input as their output has, or the other
+# way about, without a look at whether they are as many.
+_KEEPING: Final = {"Reshape", "reshape", "where"}
 _CONVOLVING: Final = {
     *("Convolution", "Deconvolution", "_npx_convolution", "_npx_deconvolution"),
 }
@@ -83,7 +85,7 @@ def _too_large(
 def _reshaped(
     symbol: sym.Symbol, image: Input, shapes: Mapping[str, tuple[int, ...]]
 ) -> str | None:
-    nodes, ends = _ends(symbol, image, _RESHAPING)
+    nodes, ends = _ends(symbol, image, _KEEPING)
     for count in range(1, BATCH + 1) if nodes else ():
         found = _inferred(ends, image, count, shapes)
         for node, (before, after) in zip(nodes, _pairs(found), strict=True):

@@ -82,8 +82,13 @@ def read_json(path: Path) -> Any:
         raise GluonexpError(f"{path} cannot be read: it is not JSON: {error}") from None
 
 
-def check_onnx(path: Path) -> None:
+def check_onnx(path: Path) -> bytes:
     """Refuse an ONNX file which keeps weights elsewhere or asks for other operators than ONNX's.
+
+    Returns
+    -------
+    bytes
+        What was looked at: a runtime that is given the path again may read something else.
 
     Raises
     ------
@@ -98,7 +103,8 @@ def check_onnx(path: Path) -> None:
             f"{path}: ONNX files are looked at with the package onnx: pip install 'gluonexp[onnx]'"
         ) from None
     try:
-        model = onnx.load_model(str(path), format="protobuf", load_external_data=False)
+        content = path.read_bytes()
+        model = onnx.load_model_from_string(content, format="protobuf")
     except OSError as error:
         raise GluonexpError(f"{path} cannot be read: {error.strerror}") from None
     except DecodeError:
@@ -118,6 +124,7 @@ def check_onnx(path: Path) -> None:
                 f"{path} asks for operators of {message.domain!r}, which are not ONNX's own: "
                 "refused"
             )
+    return content
 
 
 def _messages(message: Any) -> Iterator[Any]:

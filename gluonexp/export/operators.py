@@ -9,6 +9,7 @@ attributes, shapes, types and values of all kinds. Everything else is refused.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
@@ -135,6 +136,7 @@ DIVIDING: Final = frozenset(
 
 _TRANSPOSING: Final = {"transpose", "_np_transpose"}
 _PADDING: Final = {"Pad", "_npi_pad", "pad"}
+_RESHAPING: Final = {"Reshape", "_np_reshape", "_npi_reshape", "_npx_reshape", "reshape"}
 _SPLITTING: Final = {"_split_v2", "_npi_split"}
 
 # MXNet's oneDNN operators: what they do is in a graph inside the node.
@@ -184,17 +186,19 @@ def flaw(node: Mapping[str, Any]) -> str | None:
     KeyError, TypeError, AttributeError, IndexError, ValueError
         It is not like a node at all.
     """
-    for key in ("attrs", "attr", "param"):
-        for name, text in node.get(key, {}).items():
-            if name in _CHOICES and text not in _CHOICES[name]:
-                return f"has {name}={text}, where only {sorted(_CHOICES[name])[-1]} is safe"
-            if name in _LEAST and not _is_count(name, text):
-                return f"has {name}={text}, which is no size"
-    given = node.get("attrs", {})
+    given = _attributes(node)
+    for name, text in given.items():
+        if name in _CHOICES and text not in _CHOICES[name]:
+            return f"has {name}={text}, where only {sorted(_CHOICES[name])[-1]} is safe"
+        if name in _LEAST and not _is_count(name, text):
+            return f"has {name}={text}, which is no size"
     if node["op"] in _TRANSPOSING and not _is_order(given.get("axes", "()")):
         return f"has axes={given['axes']}, which are not all the axes"
     if node["op"] in _PADDING and given.get("mode", "constant") not in ("constant", "edge"):
         return f"has mode={given['mode']}, which may read beyond the array"
+    shape = given.get("shape", given.get("newshape", "()"))
+    if node["op"] in _RESHAPING and not _is_shape(shape):
+        return f"has shape={shape}, which is none"
     if node["op"] in _SPLITTING:
         pieces = numbers(given.get("indices", "()")) or numbers(given.get("sections", "0"))
         if pieces in ([], [0]):
@@ -216,7 +220,17 @@ def added_to(node: Mapping[str, Any]) -> int | None:
 
 
 def _told(node: Mapping[str, Any]) -> set[str]:
-    return {name for name, text in node["attrs"].items() if text.lower() in ("true", "1")}
+    return {name for name, text in _attributes(node).items() if text.lower() in ("true", "1")}
+
+
+def _attributes(node: Mapping[str, Any]) -> dict[str, str]:
+    """Return the attributes of a node, which MXNet takes from each of three places."""
+    given: dict[str, str] = {}
+    for place in ("param", "attr", "attrs"):
+        for name, text in node.get(place, {}).items():
+            if given.setdefault(name, text) != text:
+                raise ValueError(f"{name} is given twice")
+    return given
 
 
 def _is_count(name: str, text: str) -> bool:
@@ -231,6 +245,12 @@ def _is_count(name: str, text: str) -> bool:
 def _is_order(text: str) -> bool:
     axes = numbers(text)
     return text == "None" or sorted(axes) == [*range(len(axes))]
+
+
+def _is_shape(text: str) -> bool:
+    # Numbers below 1 have a meaning of their own each; where others overflow, MXNet divides by 0.
+    sides = numbers(text)
+    return min(sides, default=0) >= -6 and math.prod(max(side, 1) for side in sides) < 2**31
 
 
 def numbers(text: str) -> list[int]:
@@ -280,13 +300,14 @@ def _fused_flaw(node: Mapping[str, Any]) -> str | None:
     if not fits:
         return "is not the layers which it says it is"
     (_, first), *_ = chain
-    normalized = [step["attrs"] for _, step in chain if step["op"] == "BatchNorm"]
+    normalized = [_attributes(step) for _, step in chain if step["op"] == "BatchNorm"]
     if any(each.get("axis", "1") != "1" for each in normalized):
         return "normalizes another axis than the channels"
     if layer == "Convolution":
-        if len(numbers(first["attrs"]["kernel"])) != 2:
+        convolution = _attributes(first)
+        if len(numbers(convolution["kernel"])) != 2:
             return "convolves in other than two dimensions"
-        if first["attrs"].get("layout", "NCHW") not in ("NCHW", "None"):
+        if convolution.get("layout", "NCHW") not in ("NCHW", "None"):
             return "has another layout than NCHW"
         ranges = 4 if "with_sum" in told else 2
     else:

@@ -543,7 +543,7 @@ def refused(model, path, match):
 def test_plain_onnx_is_accepted(tmp_path):
     path = tmp_path / "model.onnx"
     path.write_bytes(network().SerializeToString())
-    guard.check_onnx(path)
+    assert guard.check_onnx(path) == path.read_bytes()
 
 
 @pytest.mark.parametrize("location", ["../../../etc/passwd", "/etc/passwd", "weights.bin"])

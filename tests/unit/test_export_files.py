@@ -306,6 +306,11 @@ HARMFUL = {
     # The same with two images, but not with one.
     "fixed": (lambda: sym.Reshape(data(), shape=(1, 60)), {}, "are not as many values"),
     "leftover": (lambda: sym.Reshape(data(), shape=(7, -1)), {}, "are not as many values"),
+    "where": (
+        lambda: sym.where(sym.sum(data(), axis=(1, 2, 3)), data(), data()),
+        {},
+        "are not as many values",
+    ),
     "large": (
         lambda: (
             sym.sum(sym.broadcast_to(sym.ones((1, 1)), shape=(40_000, 60_000))) + sym.sum(data())

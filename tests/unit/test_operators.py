@@ -81,6 +81,8 @@ def data():
         (lambda: sym.softmax(data(), sym.var("n"), use_length=True), "use_length=True"),
         (lambda: sym.UpSampling(data(), scale=2, sample_type="bilinear"), "sample_type=bilinear"),
         (lambda: sym.transpose(data(), axes=(1, 1, 2)), "not all the axes"),
+        (lambda: sym.reshape(data(), shape=(-(2**31), -1)), "has shape="),
+        (lambda: sym.reshape(data(), shape=(2**16, 2**16, -1)), "has shape="),
         (lambda: sym.transpose(data(), axes=(1, 2)), "not all the axes"),
         (lambda: sym.pad(data(), mode="reflect", pad_width=(0, 0, 0, 0, 1, 1)), "mode=reflect"),
         (lambda: sym.dot(data(), data(), forward_stype="csr"), "forward_stype=csr"),
@@ -119,6 +121,17 @@ def test_sizes_that_are_none(text):
         changed = json.loads(json.dumps(graph))
         changed["nodes"][-1].setdefault(key, {})["stride"] = text
         assert "which is no size" in flaw(changed)
+
+
+@pytest.mark.parametrize("place", ["attr", "param"])
+def test_attributes_in_another_place_are_looked_at(place):
+    graph = graph_of(sym.transpose(data(), axes=(1, 0)))
+    graph["nodes"][1][place] = {"axes": "(1, 1)"}
+    assert "axes is given twice" in flaw(graph)
+    del graph["nodes"][1]["attrs"]
+    assert "not all the axes" in flaw(graph)
+    graph["nodes"][1][place] = {"axes": "(1, 0)"}
+    assert flaw(graph) is None
 
 
 # oneDNN's operators, whose meaning is a graph inside them.

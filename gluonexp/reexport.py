@@ -86,7 +86,8 @@ def complete(
     signature = files.read_signature(folder)
     if data is not None and needs_data(folder, quantize=False):
         _, held_out = data.held_out()
-        kept = samples.count(len(held_out), held_out.images.shape[1:])
+        size = held_out.images.shape[1:]
+        kept = samples.count(len(held_out), size, len(signature["classes"]))
         images, labels = held_out.images[:kept], held_out.labels[:kept]
         logits = Classifier(folder).logits(images)
         classes = tuple(signature["classes"])

@@ -23,7 +23,7 @@ from rich.progress import SpinnerColumn, TimeElapsedColumn
 
 from gluonexp import __version__
 from gluonexp.errors import GluonexpError
-from gluonexp.export import agreement, divergence, files, guard, samples, score
+from gluonexp.export import agreement, divergence, files, guard, int8, samples, score
 from gluonexp.export.agreement import FILES, LIMITS, TOLERANCE, TRAINED, Agreement, Certificate
 from gluonexp.export.runtimes import RUNTIMES
 from gluonexp.export.samples import SAMPLES, Samples
@@ -321,7 +321,7 @@ def _unless_failed(outcome: Any, what: str) -> Any:
 def _untried(present: Iterable[str], tried: Iterable[str]) -> list[str]:
     """Say which of the files `present` no runtime has `tried`."""
     read = {name for runtime in tried for name in score.FILES.get(runtime, ())}
-    read |= {files.SIGNATURE, SAMPLES}
+    read |= {files.SIGNATURE, SAMPLES, int8.RECORD}
     return [
         f"{name} cannot be tried: what reads it is not installed here"
         for name in sorted(score.NAMES & {*present} - read)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gluonexp.errors import GluonexpError
-from gluonexp.export import files, params
+from gluonexp.export import extents, files, params
 from gluonexp.export.symbol import export
 from gluonexp.mx import gluon, mx, nd, sym
 
@@ -309,6 +309,11 @@ def _check_shapes(
         raise GluonexpError(
             f"{path} makes {shape} of two images, not (2, number of classes): no classifier"
         )
+    sizes = {name: value.shape for name, value in values.items()}
+    types = {name: value.dtype for name, value in values.items()}
+    image = extents.Input(INPUT, (1, *input_shape), "float32")
+    if (unsafe := extents.flaw(symbol, image, sizes, types)) is not None:
+        raise GluonexpError(f"{path}: refused: {unsafe}")
     return int(shape[1])
 
 

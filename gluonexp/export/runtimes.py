@@ -178,13 +178,13 @@ def session(path: Path) -> Callable[[NDArray[Any]], NDArray[np.float32]]:
     """Return an ONNX file's network of one input in ONNX Runtime, on the CPU."""
     import onnxruntime
 
-    guard.check_onnx(path)
+    content = guard.check_onnx(path)
     onnxruntime.disable_telemetry_events()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads()
     options.inter_op_num_threads = 1
     options.log_severity_level = 4  # what goes wrong is raised as well
-    loaded = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    loaded = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     name = loaded.get_inputs()[0].name
 
     def run(inputs: NDArray[Any]) -> NDArray[np.float32]:
@@ -198,13 +198,13 @@ def load_openvino(folder: Path) -> Runtime:
     """Load ``model.onnx`` in OpenVINO, on the CPU."""
     import openvino
 
-    guard.check_onnx(folder / files.ONNX)
+    content = guard.check_onnx(folder / files.ONNX)
     core = openvino.Core()
     settings: dict[str, Any] = {
         "INFERENCE_NUM_THREADS": threads(),
         "INFERENCE_PRECISION_HINT": "f32",  # its own choice is bfloat16, where the CPU has that
     }
-    compiled = core.compile_model(core.read_model(str(folder / files.ONNX)), "CPU", settings)
+    compiled = core.compile_model(core.read_model(content), "CPU", settings)
 
     def run(inputs: NDArray[np.float32]) -> NDArray[np.float32]:
         logits: NDArray[np.float32] = np.array(compiled([inputs])[0])  # its own memory is reused

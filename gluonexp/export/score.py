@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -17,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gluonexp.errors import GluonexpError
-from gluonexp.export import files, graph, runtimes, samples
+from gluonexp.export import files, graph, int8, runtimes, samples
 
 Inputs = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 """Images (N, H, W, C) to the network's input (N, C', H', W')."""
@@ -29,15 +28,10 @@ Prepare = Callable[[Path], Inputs]
 # is left: it goes alone, as an image to predict would.
 BATCH: Final = 17
 
-# Values of one input: 2048 x 2048 of three channels are less. An untrusted signature could ask
-# for any size.
-LARGEST_INPUT: Final = 2**24
-
-
 FILES: Final = {name: kind.files for name, kind in runtimes.RUNTIMES.items()} | graph.FILES
 """The files that each runtime reads, and each network that takes images as they rest."""
 
-NAMES: Final = {files.SIGNATURE, samples.SAMPLES}.union(*FILES.values())
+NAMES: Final = {files.SIGNATURE, samples.SAMPLES, int8.RECORD}.union(*FILES.values())
 """The files that an export may have besides its certificate."""
 
 
@@ -154,6 +148,4 @@ def _inputs(folder: Path, images: NDArray[np.uint8], prepare: Prepare) -> Inputs
             f"{folder / samples.SAMPLES}: its images are {images.shape[1:]}, but {image} in "
             f"{files.SIGNATURE}"
         )
-    if math.prod(signature["input"]["shape"][1:]) > LARGEST_INPUT:
-        raise GluonexpError(f"{folder / files.SIGNATURE}: its input is too large: refused")
     return prepare(folder)

@@ -53,7 +53,7 @@ def export(
             "layout": "NHWC",
         },
         "preprocess": {
-            "steps": ["scale to [0, 1]", "channels", "normalize", "resize (bilinear)", "NCHW"],
+            "steps": list(files.STEPS),
             **preprocess,
         },
         "input": {

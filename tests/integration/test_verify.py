@@ -184,6 +184,7 @@ def test_eight_bits_are_certified_by_their_accuracy(fresh, pool):
     samples.write(fresh, replace(known, labels=known.logits.argmax(1)))
     found = {each.runtime: each for each in verify.certify(fresh, pool=pool).agreements}["int8"]
     assert found.expected_correct == 40 and found.correct >= 39
+    assert verify.check(fresh, pool=pool).notes == ()
     others = np.roll(known.logits, 1, axis=1)
     scored = score.score(fresh, ["int8"], verify.prepare)["int8"]
     known = replace(known, logits=others, labels=others.argmax(1))

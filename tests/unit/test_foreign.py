@@ -359,12 +359,13 @@ def _two_inputs():
         (lambda: _body().get_internals()["relu_output"], "no classifier"),
         (lambda: sym.Reshape(_body(), shape=(1, -1)), r"makes \(1, 8\) of two images"),
         (lambda: sym.sum(_body()), "no classifier"),
+        (lambda: sym.Reshape(_body(), shape=(2, 3)), "not as many values"),
         (
             lambda: sym.broadcast_add(_body(), sym.sum(sym.zeros((40000, 40000)))),
             "needs 5 GiB of memory",
         ),
     ],
-    ids=["outputs", "label", "inputs", "map", "fixed batch", "scalar", "memory"],
+    ids=["outputs", "label", "inputs", "map", "fixed batch", "scalar", "beyond", "memory"],
 )
 def test_what_is_no_classifier_of_images(tmp_path, symbol, said):
     pair = _saved(tmp_path / "old", _body())

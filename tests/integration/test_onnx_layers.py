@@ -304,14 +304,19 @@ def export(made, folder):
         folder,
         image=(height, width, channels),
         input_shape=SHAPE,
-        preprocess={"height": height, "width": width, "channels": channels, "mean": [], "std": []},
+        preprocess={
+            **{"height": height, "width": width, "channels": channels},
+            **{"mean": [0.0], "std": [1.0]},
+        },
         classes=[f"class {label}" for label in range(CLASSES)],
     )
     return net, images
 
 
 def write(folder):
-    onnx.write(*files.read(folder, files.MODEL, "data", (1, *SHAPE)), folder, SHAPE)
+    """Write the ONNX file, also of what would not be read from a folder that anybody made."""
+    graph, params = files.paths(folder, files.MODEL)
+    onnx.write(mx.sym.load(str(graph)), *files.read_params(params), folder, SHAPE)
 
 
 @pytest.mark.parametrize("name", AGREE)

@@ -278,7 +278,7 @@ def _export(
 ) -> None:
     """Write the export, and its certificate: every runtime says what the network says."""
     folder, net, spec, steps = job.artifacts / "export", job.learner.net, job.spec, job.steps
-    symbol.export(
+    written = symbol.export(
         net,
         folder,
         image=(spec.height, spec.width, spec.channels),
@@ -291,6 +291,7 @@ def _export(
     wanted = job.config.export
     notes = formats.write(
         folder,
+        written,
         with_onnx=formats.with_onnx(wanted),
         with_graph=wanted.preprocess == "graph",
         calibration=job.data.train.images if wanted.int8 else None,

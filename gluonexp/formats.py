@@ -51,6 +51,7 @@ def with_onnx(wanted: ExportConfig) -> bool:
 
 def write(
     folder: Path,
+    network: files.Network | None = None,
     *,
     with_onnx: bool,
     with_graph: bool,
@@ -60,6 +61,8 @@ def write(
 
     Parameters
     ----------
+    network
+        What the symbol and the params in `folder` hold; it is read from there if not given.
     with_onnx
         ``model.onnx``.
     with_graph
@@ -78,7 +81,8 @@ def write(
     if with_onnx:
         name, (_, *shape) = signature["input"]["name"], signature["input"]["shape"]
         try:
-            onnx.write(*files.read(folder, files.MODEL, name, (1, *shape)), folder, shape)
+            network = network or files.read(folder, files.MODEL, name, (1, *shape))
+            onnx.write(*network, folder, shape)
         except onnx.Unexportable as error:  # all else of an export is of use without it
             notes.append(str(error))
     if with_graph:

@@ -51,7 +51,7 @@ class Kind:
 
     files: tuple[str, ...]
     library: str | None
-    load: Callable[[Path], Runtime]
+    load: Callable[..., Runtime]
 
 
 def available(folder: Path) -> list[str]:
@@ -63,8 +63,15 @@ def available(folder: Path) -> list[str]:
     ]
 
 
-def load(folder: Path, name: str) -> Runtime:
+def load(folder: Path, name: str, onnx: bytes | None = None) -> Runtime:
     """Load the export in `folder`; nothing in it is executed or imported.
+
+    Parameters
+    ----------
+    name
+        One of `RUNTIMES`.
+    onnx
+        The content of ``model.onnx``, if `guard.check_onnx` has looked at it already.
 
     Raises
     ------
@@ -90,7 +97,7 @@ def load(folder: Path, name: str) -> Runtime:
         if not (folder / file).is_file():
             raise GluonexpError(f"{folder / file} is missing, which runtime {name} needs")
     try:
-        run = kind.load(folder)
+        run = kind.load(folder) if onnx is None else kind.load(folder, onnx)
     except GluonexpError:
         raise
     except Exception as error:  # each library has its own, and they share no base
@@ -169,16 +176,18 @@ def load_int8(folder: Path) -> Runtime:
     return _block(folder, files.INT8, static_alloc=True, static_shape=True)
 
 
-def load_onnx(folder: Path) -> Runtime:
+def load_onnx(folder: Path, content: bytes | None = None) -> Runtime:
     """Load ``model.onnx`` in ONNX Runtime, on the CPU."""
-    return session(folder / files.ONNX)
+    return session(folder / files.ONNX, content)
 
 
-def session(path: Path) -> Callable[[NDArray[Any]], NDArray[np.float32]]:
+def session(
+    path: Path, content: bytes | None = None
+) -> Callable[[NDArray[Any]], NDArray[np.float32]]:
     """Return an ONNX file's network of one input in ONNX Runtime, on the CPU."""
     import onnxruntime
 
-    content = guard.check_onnx(path)
+    content = content or guard.check_onnx(path)
     onnxruntime.disable_telemetry_events()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads()
@@ -194,11 +203,11 @@ def session(path: Path) -> Callable[[NDArray[Any]], NDArray[np.float32]]:
     return run
 
 
-def load_openvino(folder: Path) -> Runtime:
+def load_openvino(folder: Path, content: bytes | None = None) -> Runtime:
     """Load ``model.onnx`` in OpenVINO, on the CPU."""
     import openvino
 
-    content = guard.check_onnx(folder / files.ONNX)
+    content = content or guard.check_onnx(folder / files.ONNX)
     core = openvino.Core()
     settings: dict[str, Any] = {
         "INFERENCE_NUM_THREADS": threads(),

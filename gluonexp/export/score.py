@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gluonexp.errors import GluonexpError
-from gluonexp.export import files, graph, int8, runtimes, samples
+from gluonexp.export import files, graph, guard, int8, runtimes, samples
 
 Inputs = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 """Images (N, H, W, C) to the network's input (N, C', H', W')."""
@@ -79,7 +79,11 @@ def score(folder: Path, names: Sequence[str], prepare: Prepare) -> dict[str, Sco
     """
     images = samples.read(folder).images
     inputs_of = _inputs(folder, images, prepare)
-    run = {name: _loaded(folder, name) for name in names}
+    onnx = None
+    if all(FILES[name] == (files.ONNX,) for name in names):  # which is looked at once
+        onnx = guard.check_onnx(folder / files.ONNX)
+    run = {name: _loaded(folder, name, onnx) for name in names}
+    del onnx
     logits: dict[str, list[NDArray[np.float32]]] = {name: [] for name in names}
     rates: dict[str, list[float]] = {name: [] for name in names}
     sums, squares, values = np.zeros(1), np.zeros(1), 0
@@ -136,8 +140,10 @@ def warm_up() -> None:
             import_module(name)
 
 
-def _loaded(folder: Path, name: str) -> Callable[[NDArray[Any]], NDArray[np.float32]]:
-    return graph.load(folder, name) if name in graph.RESTING else runtimes.load(folder, name)
+def _loaded(
+    folder: Path, name: str, onnx: bytes | None
+) -> Callable[[NDArray[Any]], NDArray[np.float32]]:
+    return graph.load(folder, name) if name in graph.RESTING else runtimes.load(folder, name, onnx)
 
 
 def _inputs(folder: Path, images: NDArray[np.uint8], prepare: Prepare) -> Inputs:

@@ -20,7 +20,7 @@ def export(
     input_shape: tuple[int, int, int],
     preprocess: dict[str, Any],
     classes: Sequence[str],
-) -> None:
+) -> files.Network:
     """Write ``model-symbol.json``, ``model-0000.params`` and ``signature.json`` into `folder`.
 
     Parameters
@@ -33,6 +33,11 @@ def export(
         (C, H, W) of the network's input, float32.
     preprocess
         The steps from one to the other.
+
+    Returns
+    -------
+    Network
+        What was written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     nd.waitall()  # device sync: what is read for saving must not be stale
@@ -67,3 +72,8 @@ def export(
     }
     text = json.dumps(signature, indent=2, ensure_ascii=False)
     (folder / files.SIGNATURE).write_text(text + "\n", encoding="utf-8")
+    symbol = files.read_symbol(files.paths(folder, files.MODEL)[0])
+    values = {name: each.data(each.list_ctx()[0]) for name, each in net.collect_params().items()}
+    statistics = {name: values[name] for name in symbol.list_auxiliary_states()}
+    arguments = {name: values[name] for name in symbol.list_arguments() if name in values}
+    return files.Network(symbol, arguments, statistics)

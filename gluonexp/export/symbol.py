@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gluonexp.export import files
-from gluonexp.mx import nd, nn
+from gluonexp.mx import nd, nn, sym
 
 
 def export(
@@ -72,7 +72,7 @@ def export(
     }
     text = json.dumps(signature, indent=2, ensure_ascii=False)
     (folder / files.SIGNATURE).write_text(text + "\n", encoding="utf-8")
-    symbol = files.read_symbol(files.paths(folder, files.MODEL)[0])
+    symbol = sym.load(str(files.paths(folder, files.MODEL)[0]))
     values = {name: each.data(each.list_ctx()[0]) for name, each in net.collect_params().items()}
     statistics = {name: values[name] for name in symbol.list_auxiliary_states()}
     arguments = {name: values[name] for name in symbol.list_arguments() if name in values}

@@ -21,7 +21,6 @@ from gluonexp.progress import transient_bar
 from gluonexp.report import plots
 from gluonexp.schema import Config
 
-
 # So many names are told in one message.
 _NAMED = 5
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import re
 import time
 import traceback
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,10 @@ Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 _FLUSH_COUNT = 200  # metrics; one log_batch of 200 costs a tenth of 200 single calls
 _FLUSH_S = 10.0
 _OUTAGE_S = 60.0  # between two attempts at a store that does not answer
+
+# MLflow looks whether an experiment has a data set, then adds it, without a lock between: of runs
+# that begin at once, one adds it, the others are told this by their database, and find it then.
+_ADDED_BY_ANOTHER = re.compile("unique|duplicate", re.IGNORECASE)
 
 
 class Tracker(Protocol):
@@ -229,6 +234,7 @@ class MlflowTracker:
         """Record a data set as an input of the run, with our digest of all its samples."""
         # Not mlflow.data.from_numpy: its digest reads only the first 10 000 numbers.
         from mlflow.entities import Dataset, DatasetInput, InputTag
+        from mlflow.exceptions import MlflowException
 
         by_address = source.startswith(("http://", "https://"))
         profile = {"num_rows": rows, "image_shape": list(shape), "classes": list(classes)}
@@ -242,7 +248,12 @@ class MlflowTracker:
         )
         entry = DatasetInput(dataset, [InputTag("mlflow.data.context", context)])
         with reported(f"data set {name} cannot be recorded"):
-            self.client.log_inputs(self.run_id, [entry])
+            try:
+                self.client.log_inputs(self.run_id, [entry])
+            except MlflowException as error:
+                if not _ADDED_BY_ANOTHER.search(str(error)):
+                    raise
+                self.client.log_inputs(self.run_id, [entry])
 
     def log_artifacts(self, folder: Path, artifact_path: str | None = None) -> None:
         """Keep all files under `folder`."""

@@ -17,6 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
 
 from gluonexp.errors import GluonexpError
 from gluonexp.tracking import (
@@ -321,6 +323,39 @@ def test_a_data_set_is_an_input_with_our_digest(
     }
     assert "[-1, 28, 28, 1]" in json.loads(entry.dataset.schema)["mlflow_tensorspec"]["features"]
     assert found["fashion_mnist test"].dataset.source_type == "local"
+
+
+def test_runs_that_begin_at_once_record_the_same_data_set(
+    tracker: MlflowTracker, client: MlflowClient
+) -> None:
+    data: dict[str, Any] = {"name": "raced", "digest": "0" * 36, "context": "training"}
+    data |= {"source": "/data", "rows": 1, "shape": (1, 1, 1), "classes": ["one"]}
+    faster = MlflowTracker(client, client.create_run(tracker.experiment_id).info.run_id)
+    added: list[str] = []
+
+    def overtake(*arguments: Any) -> None:  # between the look of `tracker` and its attempt to add
+        if arguments[2].startswith("INSERT INTO datasets"):
+            added.append("one")
+            if len(added) == 1:
+                faster.log_dataset(**data)
+
+    event.listen(Engine, "before_cursor_execute", overtake)
+    try:
+        tracker.log_dataset(**data)
+    finally:
+        event.remove(Engine, "before_cursor_execute", overtake)
+    assert added == ["one", "one"]
+    for run_id in (tracker.run_id, faster.run_id):
+        (entry,) = client.get_run(run_id).inputs.dataset_inputs
+        assert (entry.dataset.name, entry.dataset.digest) == ("raced", "0" * 36)
+
+
+def test_a_data_set_that_is_refused_is_told(tracker: MlflowTracker, client: MlflowClient) -> None:
+    client.delete_run(tracker.run_id)
+    with pytest.raises(GluonexpError, match=r"data set x cannot be recorded: .*state is deleted"):
+        tracker.log_dataset(
+            name="x", digest="0", context="test", source="/", rows=1, shape=(1,), classes=[]
+        )
 
 
 def test_files_are_kept(tracker: MlflowTracker, client: MlflowClient, tmp_path: Path) -> None:

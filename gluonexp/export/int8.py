@@ -2,6 +2,12 @@
 
 It is made of the exported files. The trained network is not touched: MXNet rewrites a network for
 oneDNN (`optimize_for("MKLDNN")`) such that every gradient of it is zero, silently.
+
+A processor without instructions for it (VNNI) multiplies unsigned by signed integers in pairs and
+adds each pair up in 16 bits, which hold two products of 7 and 8 bits, not of 8 and 8: what is too
+large becomes the largest, silently. So that the files give the same everywhere, unsigned values
+take 7 bits here, and a dense layer whose input has both signs stays float: oneDNN adds 128 to
+that. Of convolutions, it halves the weights then. (oneDNN, "Nuances of int8 computations")
 """
 
 from __future__ import annotations
@@ -42,7 +48,7 @@ class Quantized:
     layers
         How many layers have weights.
     kept_float
-        The names of those among them that oneDNN cannot quantize.
+        The names of those among them that oneDNN cannot quantize, or not for every processor.
     images
         So many images told the ranges of the layers' outputs.
     seconds
@@ -110,7 +116,7 @@ def quantize(folder: Path, calibration: NDArray[np.float32]) -> Quantized:
         raise GluonexpError(f"int8: the network in {folder} has no layer with weights to quantize")
     try:
         with _silent():
-            quantized = _quantized(_block(network, name), {name: calibration})
+            quantized = _quantized(network, {name: calibration})
     except (mx.MXNetError, ValueError) as error:
         raise GluonexpError(
             f"int8: MXNet cannot quantize the network in {folder}: {files.reason(error)}"
@@ -119,7 +125,10 @@ def quantize(folder: Path, calibration: NDArray[np.float32]) -> Quantized:
         draft = Path(place)
         quantized.export(str(draft / files.INT8), epoch=0)
         path, _ = files.paths(draft, files.INT8)
-        in_int8 = _in_int8(json.loads(path.read_text(encoding="utf-8"))["nodes"])
+        graph = json.loads(path.read_text(encoding="utf-8"))
+        _widen(graph, name)
+        path.write_text(json.dumps(graph), encoding="utf-8")
+        in_int8 = _in_int8(graph["nodes"])
         kept = tuple(layer for layer in layers if layer not in in_int8)
         if len(kept) == len(layers):
             raise GluonexpError(
@@ -135,23 +144,59 @@ def quantize(folder: Path, calibration: NDArray[np.float32]) -> Quantized:
 
 
 def _quantized(
-    block: gluon.SymbolBlock, calibration: dict[str, NDArray[np.float32]]
+    network: files.Network, calibration: dict[str, NDArray[np.float32]]
 ) -> gluon.SymbolBlock:
-    """Return `block` quantized, called once."""
-    (images,) = calibration.values()
-    net = mx.contrib.quantization.quantize_net_v2(
-        block,
-        quantized_dtype="auto",  # unsigned where a layer gives nothing negative
-        quantize_mode="smart",
-        quantize_granularity="channel-wise",
-        calib_mode="naive",
-        calib_data=mx.io.NDArrayIter(calibration, batch_size=min(BATCH, len(images))),
-        ctx=mx.cpu(),
-    )
-    net.hybridize()
-    net(nd.array(images[:1], dtype="float32"))
-    nd.waitall()  # device sync: what failed fails here
-    return net
+    """Return the network quantized, called once."""
+    ((name, images),) = calibration.items()
+    signed: list[str] = []
+    while True:
+        with mx.name.NameManager():  # names are made from 0 on, whatever was made before
+            net = mx.contrib.quantization.quantize_net_v2(
+                _block(network, name),
+                quantized_dtype="auto",  # unsigned where a layer gives nothing negative
+                quantize_mode="smart",
+                quantize_granularity="channel-wise",
+                exclude_layers=list(signed),
+                calib_mode="naive",
+                calib_data=mx.io.NDArrayIter(calibration, batch_size=min(BATCH, len(images))),
+                ctx=mx.cpu(),
+            )
+            net.hybridize()
+            net(nd.array(images[:1], dtype="float32"))
+            nd.waitall()  # device sync: what failed fails here
+        graph = json.loads(net(sym.var(name)).tojson())
+        if not (more := _signed_dense(graph, name)):
+            return net
+        signed += more
+
+
+def _signed_dense(graph: Mapping[str, Any], name: str) -> list[str]:
+    """Return the dense layers in integers whose input has both signs, as MXNet excludes them."""
+    nodes, types = graph["nodes"], _types(graph, name)
+    return [
+        node["name"].removeprefix("quantized_")
+        for node in nodes
+        if node["op"] == "_sg_mkldnn_fully_connected"
+        and _is_quantized(node)
+        and types[tuple(node["inputs"][0][:2])] == np.int8
+    ]
+
+
+def _widen(graph: Mapping[str, Any], name: str) -> None:
+    """Let unsigned values take 7 bits, by ranges that are twice as wide as those measured."""
+    types = _types(graph, name)
+    for index, node in enumerate(graph["nodes"]):
+        attributes = node.get("attrs", {})
+        if types.get((index, 0)) == np.uint8 and "max_calib_range" in attributes:
+            attributes["max_calib_range"] = repr(2 * float(attributes["max_calib_range"]))
+
+
+def _types(graph: Mapping[str, Any], name: str) -> dict[tuple[int, int], type[np.generic]]:
+    """Return the type of each output of each node of a network whose input is `name`."""
+    inner = sym.load_json(json.dumps(graph)).get_internals()
+    heads = json.loads(inner.tojson())["heads"]
+    _, types, _ = inner.infer_type(**{name: np.float32})
+    return {(node, output): each for (node, output, *_), each in zip(heads, types, strict=True)}
 
 
 def _block(network: files.Network, name: str) -> gluon.SymbolBlock:
@@ -165,14 +210,11 @@ def _block(network: files.Network, name: str) -> gluon.SymbolBlock:
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Name what is made from 0 on, whatever was made before, and say nothing of it.
-
-    MXNet's C++ side logs each activation that stays float, past Python and without a setting.
-    """
+    """Say nothing: MXNet's C++ side logs each activation that stays float, past Python."""
     stderr, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nothing, 2)
     try:
-        with mx.name.NameManager(), warnings.catch_warnings():
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of types that files do not say
             yield
     finally:
@@ -190,7 +232,12 @@ def _in_int8(nodes: Sequence[Mapping[str, Any]]) -> set[str]:
     """Return the names that the layers which now compute in integers had before."""
     names: set[str] = set()
     for node in nodes:
-        if node.get("attrs", {}).get("quantized", "").lower() == "true":
+        if _is_quantized(node):
             for inner in node.get("subgraphs", ()):
                 names |= set(_layers(inner["nodes"]))
     return names
+
+
+def _is_quantized(node: Mapping[str, Any]) -> bool:
+    attributes: Mapping[str, str] = node.get("attrs", {})
+    return attributes.get("quantized", "").lower() == "true"

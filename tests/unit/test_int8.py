@@ -169,7 +169,60 @@ def test_more_calibration_images_than_a_batch_that_do_not_fill_the_last(trained,
     assert runtimes.load(copied, "int8")(test[:3]).shape == (3, 10)
 
 
+@pytest.mark.parametrize("smallest", [0.5, -1])
+@pytest.mark.parametrize(
+    "layers",
+    [
+        lambda: (nn.Conv2D(16, 3), nn.Flatten()),
+        lambda: (nn.Conv2D(16, 3, activation="relu"), nn.Conv2D(16, 3), nn.Flatten()),
+        lambda: (nn.Conv2D(16, 3, activation="relu"), nn.Flatten(), nn.Dense(16)),
+        lambda: (nn.Conv2D(8, 3, activation="relu"), nn.Flatten(), nn.Dense(16), nn.Dense(4)),
+        lambda: (
+            nn.Conv2D(8, 3),
+            nn.BatchNorm(),
+            nn.Activation("relu"),
+            nn.Flatten(),
+            nn.Dense(9),
+        ),
+        lambda: (nn.Conv2D(8, 3), nn.MaxPool2D(), nn.Flatten(), nn.Dense(16)),
+    ],
+    ids=["conv", "conv-conv", "conv-dense", "conv-dense-dense", "batchnorm", "pool"],
+)
+def test_large_sums_are_not_cut_off(tmp_path, layers, smallest):
+    """Values and weights near the largest, of one sign: what 16 bits cannot add up."""
+    random = np.random.default_rng(0)
+    images = random.uniform(smallest, 1, size=(40, 6, 8, 8)).astype(np.float32)
+    net = _network(*layers())
+    net(nd.array(images))
+    for weight in net.collect_params(".*weight").values():
+        weight.set_data(nd.array(random.uniform(0.01, 0.05, size=weight.shape)))
+    expected = net(nd.array(images)).asnumpy()
+    folder = _exported(net, tmp_path, images.shape[1:], expected.shape[1])
+    int8.quantize(folder, images)
+    logits = runtimes.load(folder, "int8")(images)
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=0.02 * np.abs(expected).max())
+
+
+def test_unsigned_values_take_seven_bits_and_signed_ones_eight(tmp_path):
+    net = _network(
+        nn.Conv2D(4, 1, use_bias=False), nn.Activation("relu"), nn.Conv2D(2, 1), nn.Flatten()
+    )
+    images = np.linspace(-1, 0.5, 64, dtype=np.float32).reshape(1, 1, 8, 8)
+    net(nd.array(images))
+    net[0].weight.set_data(nd.array([-3, 2, 1, 1]).reshape((4, 1, 1, 1)))
+    folder = _exported(net, tmp_path, (1, 8, 8), 128)
+    int8.quantize(folder, images)
+    nodes = json.loads((folder / "int8-symbol.json").read_text())["nodes"]
+    ranges = [
+        (float(attributes["min_calib_range"]), float(attributes["max_calib_range"]))
+        for attributes in (node.get("attrs", {}) for node in nodes)
+        if "max_calib_range" in attributes
+    ]
+    assert ranges[:2] == [(-1.0, 0.5), (0.0, 6.0)]  # largest values 0.5, and 3
+
+
 def test_layers_that_cannot_be_quantized_stay_float_and_nothing_is_printed(tmp_path, capfd):
+    mx.random.seed(0)
     net = _network(
         nn.Conv2D(8, 3, activation="sigmoid"),
         nn.Conv2DTranspose(4, 3, prefix="up_"),
@@ -182,9 +235,9 @@ def test_layers_that_cannot_be_quantized_stay_float_and_nothing_is_printed(tmp_p
     done = int8.quantize(folder, images)
     assert capfd.readouterr() == ("", "")
     assert done.layers == 3
-    assert done.kept_float == ("up_fwd",)
-    assert done.sentence().startswith("2 of 3 layers in int8, ")
-    assert done.sentence().endswith("; float: up_fwd")
+    assert done.kept_float == ("up_fwd", net[3].name + "_fwd")  # whose input has both signs
+    assert done.sentence().startswith("1 of 3 layers in int8, ")
+    assert done.sentence().endswith(f"; float: up_fwd, {net[3].name}_fwd")
     expected = net(nd.array(images)).asnumpy()
     np.testing.assert_allclose(runtimes.load(folder, "int8")(images), expected, atol=0.1)
 

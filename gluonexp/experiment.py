@@ -32,6 +32,7 @@ from gluonexp.callbacks import (
     Track,
     Unfreezing,
 )
+from gluonexp.data.split import spread
 from gluonexp.data.types import Split
 from gluonexp.errors import GluonexpError
 from gluonexp.export import certificate, files, flavor, samples, symbol
@@ -286,15 +287,14 @@ def _export(
         preprocess=steps.to_json(),
         classes=spec.classes,
     )
-    labels = held_out.labels.astype(np.int64)
-    samples.write(folder, samples.Samples(held_out.images, labels, logits, tuple(spec.classes)))
     wanted = job.config.export
+    _keep_samples(job, folder, held_out, logits)
     notes = formats.write(
         folder,
         written,
         with_onnx=formats.with_onnx(wanted),
         with_graph=wanted.preprocess == "graph",
-        calibration=job.data.train.images if wanted.int8 else None,
+        calibration=formats.calibration_images(job.data.train) if wanted.int8 else None,
     )
 
     def trained(place: Path) -> None:
@@ -309,6 +309,20 @@ def _export(
     job.tracker.log_tags(
         {f"gluonexp.export.{each.runtime}": each.sentence() for each in proved.agreements}
         | {tracking.CERTIFICATE_TAG: certificate.digest(folder)}
+    )
+
+
+def _keep_samples(job: Job, folder: Path, held_out: Split, logits: NDArray[np.float32]) -> None:
+    """Write the images by which the export is proved into its folder, and the logits for them."""
+    wanted, classes = job.config.export, tuple(job.spec.classes)
+    available = min(len(held_out), wanted.images or len(held_out))
+    # Eight bits change what a network answers: how much, only many images tell.
+    macs = 0 if wanted.int8 or wanted.images else job.macs
+    kept = samples.count(available, held_out.images.shape[1:], len(classes), macs)
+    chosen = spread(held_out.labels, kept)
+    labels = held_out.labels[chosen].astype(np.int64)
+    samples.write(
+        folder, samples.Samples(held_out.images[chosen], labels, logits[chosen], classes)
     )
 
 

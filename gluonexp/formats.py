@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gluonexp import verify
+from gluonexp.data.split import spread
+from gluonexp.data.types import Split
 from gluonexp.errors import GluonexpError
 from gluonexp.export import files, graph, int8, onnx
 from gluonexp.export.agreement import Certificate
@@ -44,6 +46,11 @@ def check(wanted: ExportConfig) -> None:
         raise GluonexpError(f"export.int8=true: {why}")
 
 
+def calibration_images(train: Split) -> NDArray[np.uint8]:
+    """Return the training images that tell the ranges of a quantized network, of all classes."""
+    return train.images[spread(train.labels, CALIBRATION)]
+
+
 def with_onnx(wanted: ExportConfig) -> bool:
     """Say whether ONNX is wanted; where nothing is said, it is if it can be had."""
     return onnx.installed() if wanted.onnx is None else wanted.onnx
@@ -68,8 +75,7 @@ def write(
     with_graph
         ``uint8-symbol.json`` (and ``uint8.onnx``), which take images as they rest.
     calibration
-        Training images (N, H, W, C) for ``int8-symbol.json``, of which the first 256 count; None
-        for no such file.
+        Training images (N, H, W, C) for ``int8-symbol.json``; None for no such file.
 
     Raises
     ------
@@ -91,7 +97,7 @@ def write(
         except onnx.Unexportable as error:
             notes.append(str(error))
     if calibration is not None:
-        int8.quantize(folder, verify.prepare(folder)(calibration[:CALIBRATION]))
+        int8.quantize(folder, verify.prepare(folder)(calibration))
     return notes
 
 

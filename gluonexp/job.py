@@ -30,6 +30,8 @@ class Job:
         As composed, with what ``auto`` weights came to.
     frozen
         Carries out the freeze policy.
+    macs
+        Multiply-accumulates of the network for one image (forward).
     before
         The checkpoint to go on from, if any.
     identity
@@ -44,6 +46,7 @@ class Job:
     steps: Preprocessing
     learner: Learner
     frozen: freeze.Frozen
+    macs: int
     data: build.Data
     before: resume.Earlier | None
     identity: dict[str, Any]
@@ -130,6 +133,7 @@ def opened(
             steps=steps,
             learner=learner,
             frozen=frozen,
+            macs=layers.macs,
             data=data,
             before=before,
             identity=identity,

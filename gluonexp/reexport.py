@@ -11,6 +11,7 @@ from pathlib import Path
 
 from gluonexp import formats, verify
 from gluonexp.build import Data
+from gluonexp.data.split import spread
 from gluonexp.errors import GluonexpError
 from gluonexp.export import certificate, files, samples
 from gluonexp.export.agreement import Certificate
@@ -88,7 +89,8 @@ def complete(
         _, held_out = data.held_out()
         size = held_out.images.shape[1:]
         kept = samples.count(len(held_out), size, len(signature["classes"]))
-        images, labels = held_out.images[:kept], held_out.labels[:kept]
+        chosen = spread(held_out.labels, kept)
+        images, labels = held_out.images[chosen], held_out.labels[chosen]
         logits = Classifier(folder).logits(images)
         classes = tuple(signature["classes"])
         found = samples.Samples(images, labels, logits, classes, trained=False)
@@ -96,7 +98,7 @@ def complete(
     calibration = None
     if quantize:
         assert data is not None
-        calibration = data.train.images
+        calibration = formats.calibration_images(data.train)
     missing = formats.write(
         folder, with_onnx=with_onnx, with_graph=with_graph, calibration=calibration
     )

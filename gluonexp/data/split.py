@@ -1,4 +1,4 @@
-"""Hold out part of a split, class by class, the same part for the same seed."""
+"""Take part of a split, class by class, the same part each time."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +47,29 @@ def held_out(labels: NDArray[np.int64], fraction: float, seed: int) -> NDArray[n
             "use a larger fraction, or 0 to hold out nothing"
         )
     return marks
+
+
+def spread(labels: NDArray[np.int64], count: int) -> NDArray[np.intp]:
+    """Choose samples that are spread over the classes as evenly as the classes allow.
+
+    The first samples of a data set may all be of one class: that is how folders are read.
+
+    Parameters
+    ----------
+    labels
+        (N,) class indices.
+    count
+        How many; all where there are fewer.
+
+    Returns
+    -------
+    (min(N, count),) increasing indices: the first samples of each class.
+    """
+    ranks = np.empty(len(labels), dtype=np.intp)  # the first of its class, the second...
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        ranks[members] = np.arange(len(members))
+    return np.sort(np.argsort(ranks, kind="stable")[:count])
 
 
 def carve(split: Split, fraction: float, seed: int) -> tuple[Split, Split | None]:

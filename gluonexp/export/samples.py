@@ -21,6 +21,9 @@ SAMPLES: Final = "samples.safetensors"
 
 MOST_IMAGES: Final = 256
 MOST_BYTES: Final = 8 * 2**20  # of images and logits
+# Multiply-accumulates of one runtime that scores them: AlexNet gets 64, ResNet-50 and VGG get 32.
+MOST_MACS: Final = 5 * 10**10
+_FEWEST: Final = 32  # whatever the network computes
 
 # One image and its logits may be more than that. A signature takes images half as large as this,
 # and far fewer names.
@@ -59,13 +62,22 @@ class Samples:
         return len(self.images)
 
 
-def count(available: int, image: Sequence[int], classes: int = 0) -> int:
-    """Return how many images of shape (H, W, C) are kept out of `available`; one at least.
+def count(available: int, image: Sequence[int], classes: int = 0, macs: int = 0) -> int:
+    """Return how many images are kept out of `available`; one at least.
 
-    `classes` is how many logits are kept with each; `write` may keep fewer than without it.
+    Parameters
+    ----------
+    image
+        The shape of one, (H, W, C).
+    classes
+        How many logits are kept with each; `write` may keep fewer than without it.
+    macs
+        Multiply-accumulates of the network for one image, if fewer shall be kept of a network
+        that computes long: every runtime scores each of them.
     """
     each = math.prod(image) + classes * np.dtype(np.float32).itemsize  # bytes
-    return min(available, MOST_IMAGES, max(1, MOST_BYTES // each))
+    affordable = MOST_MACS // macs // _FEWEST * _FEWEST if macs else MOST_IMAGES
+    return min(available, MOST_IMAGES, max(_FEWEST, affordable), max(1, MOST_BYTES // each))
 
 
 def write(folder: Path, samples: Samples) -> Path:

@@ -63,10 +63,19 @@ class PlanRow:
 
 @dataclass(frozen=True)
 class Plan:
-    """One row a parameter, in structural order, and what else a reader should know."""
+    """One row a parameter, in structural order, and what else a reader should know.
+
+    Attributes
+    ----------
+    notes
+        Sentences for people.
+    macs
+        Multiply-accumulates of the network for one image (forward).
+    """
 
     rows: tuple[PlanRow, ...]
     notes: tuple[str, ...]
+    macs: int
 
 
 def plan(
@@ -118,7 +127,7 @@ def plan(
     depths = _depths(net, config)
     graph = Graph(net)
     macs = graph.macs(input_shape)
-    total = sum(macs.values()) or 1
+    total = sum(macs.values())
     rows = []
     for name, parameter in parameters.items():
         (path, layer), below = held[name], depths.get(_part(name), 0)
@@ -133,11 +142,11 @@ def plan(
                 lr_mult=learns,
                 unfreeze_epoch=releases.get(name),
                 batchnorm=_batchnorm(layer, path, states),
-                flops_share=macs.get(parameter.name, 0) / total,
+                flops_share=macs.get(parameter.name, 0) / max(1, total),
             )
         )
     notes += [*_too_late(net, releases, epochs), *_notes(net, rows, graph)]
-    return Plan(tuple(rows), tuple(notes))
+    return Plan(tuple(rows), tuple(notes), total)
 
 
 def _state(

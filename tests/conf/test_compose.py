@@ -76,6 +76,8 @@ def test_a_typo_dies_while_composing_with_its_key(compose, override, message):
         "tracking.backend=wandb",
         "export.preprocess=nowhere",
         "export.register=a/b",
+        "export.images=0",
+        "export.images=257",
         "seed=-1",
         "seed=2147483648",
     ],

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from gluonexp import build, experiment, formats, verify
 from gluonexp.errors import GluonexpError
@@ -169,3 +170,30 @@ def test_what_no_file_may_hold_is_told_before_training(compose, tmp_path, mode, 
     assert not (tmp_path / "job").exists()
     if mode == "reflect":
         experiment.run(compose(*words, "export=none"), tmp_path / "job")
+
+
+@pytest.mark.parametrize(("wanted", "kept"), [("null", 24), ("6", 6)])
+def test_the_proof_is_on_images_of_all_classes(compose, tmp_path, wanted, kept):
+    """Of a folder, which is read class by class."""
+    random = np.random.default_rng(0)
+    for split, count in (("train", 10), ("test", 8)):
+        for name in ("ant", "bee", "cat"):
+            folder = tmp_path / "photos" / split / name
+            folder.mkdir(parents=True)
+            for index in range(count):
+                pixels = random.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{index}.png")
+    config = compose(
+        "dataset=image_folder",
+        f"dataset.root={tmp_path / 'photos'}",
+        "dataset.resize=8",
+        "model=mlp",
+        "trainer.epochs=1",
+        "tracking=none",
+        f"export.images={wanted}",
+    )
+    experiment.run(config, tmp_path / "job")
+    export = tmp_path / "job" / "artifacts" / "export"
+    known = samples.read(export)
+    assert np.bincount(known.labels).tolist() == [kept // 3] * 3
+    assert verify.check(export).images == kept

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gluonexp.data.split import carve, held_out
+from gluonexp.data.split import carve, held_out, spread
 from gluonexp.data.types import Split
 from gluonexp.errors import GluonexpError
 
@@ -66,3 +66,22 @@ def test_a_fraction_out_of_range_is_refused(fraction):
 def test_a_fraction_too_small_for_the_data_is_refused():
     with pytest.raises(GluonexpError, match="takes none of any class"):
         carve(numbered([0, 0, 1, 1]), 0.1, 0)
+
+
+@given(labels=st.lists(st.integers(0, 4), min_size=1, max_size=60), count=st.integers(0, 70))
+def test_what_is_spread_has_of_each_class_as_many_as_there_are(labels, count):
+    labels = np.array(labels)
+    chosen = spread(labels, count)
+    assert len(chosen) == min(count, len(labels))
+    assert (np.diff(chosen) > 0).all()
+    kept, there = (np.bincount(each, minlength=5) for each in (labels[chosen], labels))
+    for one in range(5):
+        members = np.flatnonzero(labels == one)
+        assert set(chosen) >= set(members[: kept[one]])  # its first
+        for other in range(5):
+            assert kept[one] == there[one] or kept[one] >= kept[other] - 1
+
+
+def test_a_data_set_in_the_order_of_its_classes_is_spread_too():
+    labels = np.repeat(np.arange(10), 1000)
+    assert np.bincount(labels[spread(labels, 256)]).tolist() == [26] * 6 + [25] * 4

@@ -36,10 +36,11 @@ from gluonexp.data.split import spread
 from gluonexp.data.types import Split
 from gluonexp.errors import GluonexpError
 from gluonexp.export import certificate, files, flavor, samples, symbol
+from gluonexp.export.agreement import Certificate
 from gluonexp.job import Job, opened
 from gluonexp.loop import Callback
 from gluonexp.mx import nn
-from gluonexp.predict import Classifier, softmax
+from gluonexp.predict import softmax
 from gluonexp.report import plots
 from gluonexp.schema import Config
 from gluonexp.study import open_trial
@@ -159,13 +160,13 @@ def run(
         objective = _objective(config, fit.history)
         if pool is not None:
             try:
-                _export(job, held_out, logits, pool, console)
+                proved = _export(job, held_out, logits, pool, console)
             except GluonexpError:
                 for folder in artifacts.iterdir():  # all but the export is right, and is kept
                     if folder.is_dir() and folder.name != "export":
                         tracker.log_artifacts(folder, folder.name)
                 raise
-            _draw_prediction(artifacts, held_out, config.seed)
+            _draw_prediction(artifacts, proved, config.seed)
         record.parameters_file(artifacts, workdir)
         tracker.log_artifacts(artifacts)
         registered = _hand_over(job, best_epoch, objective)
@@ -276,7 +277,7 @@ def _export(
     logits: NDArray[np.float32],
     pool: Workers,
     console: Console,
-) -> None:
+) -> Certificate:
     """Write the export, and its certificate: every runtime says what the network says."""
     folder, net, spec, steps = job.artifacts / "export", job.learner.net, job.spec, job.steps
     written = symbol.export(
@@ -310,6 +311,7 @@ def _export(
         {f"gluonexp.export.{each.runtime}": each.sentence() for each in proved.agreements}
         | {tracking.CERTIFICATE_TAG: certificate.digest(folder)}
     )
+    return proved
 
 
 def _keep_samples(job: Job, folder: Path, held_out: Split, logits: NDArray[np.float32]) -> None:
@@ -352,17 +354,17 @@ def _hand_over(job: Job, best_epoch: int, objective: float | None) -> Registered
     )
 
 
-def _draw_prediction(artifacts: Path, held_out: Split, seed: int) -> None:
-    """Classify one random held-out image with the export, and draw it with both labels."""
-    classifier = Classifier(artifacts / "export")
-    chosen = np.random.default_rng(seed).integers(len(held_out), size=1)
-    images = held_out.images[chosen]
-    row = classifier.probabilities(images)[0]
+def _draw_prediction(artifacts: Path, proved: Certificate, seed: int) -> None:
+    """Draw one random image of the proof, with its label and with what the export says."""
+    known = samples.read(artifacts / "export")
+    assert proved.logits is not None
+    chosen = np.random.default_rng(seed).integers(len(known), size=1)
+    (row,) = softmax(proved.logits[chosen])
     plots.prediction(
-        images,
-        [classifier.classes[row.argmax()]],
+        known.images[chosen],
+        [known.classes[row.argmax()]],
         [float(row.max())],
-        [classifier.classes[held_out.labels[chosen[0]]]],
+        [known.classes[known.labels[chosen[0]]]],
         artifacts / "plots" / "prediction.png",
     )
 

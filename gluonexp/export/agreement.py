@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 import numpy as np
@@ -117,6 +117,8 @@ class Certificate:
         What the runtimes were compared with: `TRAINED`, or `FILES`.
     notes
         Sentences for people, of what was not proved; they are not written.
+    logits
+        (N, K), what Module made of the samples; not written either.
     """
 
     gluonexp: str
@@ -131,6 +133,7 @@ class Certificate:
     versions: dict[str, str]
     reference: str = TRAINED
     notes: tuple[str, ...] = ()
+    logits: NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
 
     def sentence(self) -> str:
         """Say it for people, in one line."""
@@ -170,7 +173,7 @@ class Certificate:
     def to_json(self) -> dict[str, Any]:
         """Return what `from_json` reads, for people too."""
         fields = asdict(self)
-        del fields["notes"], fields["agreements"]
+        del fields["notes"], fields["logits"], fields["agreements"]
         runtimes = {}
         for each in self.agreements:
             row = asdict(each)

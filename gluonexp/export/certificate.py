@@ -102,6 +102,7 @@ def certify(
         },
         reference=_reference(known),
         notes=tuple(_untried(digests, possible)),
+        logits=scores["module"].logits,
     )
     text = json.dumps(certificate.to_json(), indent=2, ensure_ascii=False)
     unfinished = folder / f"{CERTIFICATE}.part"

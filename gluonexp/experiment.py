@@ -142,7 +142,7 @@ def run(
             return Result(tracker.run_id, fit.metrics, objective, fit.history, workdir, True)
 
         # 3. The best network, and the test split once. Meanwhile clean processes warm up for 4.
-        pool = proofs.enter_context(verify.workers()) if config.export.enabled else None
+        pool = proofs.enter_context(verify.workers(job.macs)) if config.export.enabled else None
         if pool is not None:
             pool.start()
         metrics, best_epoch = _restore_best(workdir, learner.net, fit)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,14 +21,24 @@ from gluonexp.models.preprocess import Preprocess, Preprocessing
 from gluonexp.mx import nd
 from gluonexp.workers import Workers, cores
 
+# Multiply-accumulates for one image, of a network that is scored faster than a process imports.
+_LIGHT: Final = 10**8
 
-def workers() -> Workers:
+
+def workers(macs: int | None = None) -> Workers:
     """Return the clean processes that `certify` needs, at most two; `start` warms them up.
 
     Each imports MXNet and the other runtimes, which takes seconds: start them while there is
     something else to wait for.
+
+    Parameters
+    ----------
+    macs
+        Multiply-accumulates of the network for one image, where the processes start beside other
+        work: of a light network one does all, and takes less of the processor from that work.
     """
-    return Workers(min(2, cores()), score.warm_up)
+    light = macs is not None and macs < _LIGHT
+    return Workers(1 if light else min(2, cores()), score.warm_up)
 
 
 def certify(

@@ -20,7 +20,7 @@ done
 
 # Every weight is trained and every running statistic moves: none shall be what it began as.
 little=(dataset=cifar10_images dataset.root="$PWD/data" freeze=none optim=sgd optim.lr=0.003
-    trainer.epochs=1 trainer.batch_size=16 tracking.experiment=export_families)
+    trainer.epochs=1 trainer.batch_size=16 tracking.experiment=export_families export.images=256)
 python -m gluonexp.run -m model=cnn "${little[@]}"
 python -m gluonexp.run -m model=alexnet_ft model.weights=none "${little[@]}"
 python -m gluonexp.run -m model=zoo_ft model.weights=none "${little[@]}" model.backbone=\

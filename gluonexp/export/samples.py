@@ -21,9 +21,9 @@ SAMPLES: Final = "samples.safetensors"
 
 MOST_IMAGES: Final = 256
 MOST_BYTES: Final = 8 * 2**20  # of images and logits
-# Multiply-accumulates of one runtime that scores them: AlexNet gets 64, ResNet-50 and VGG get 32.
-MOST_MACS: Final = 5 * 10**10
-_FEWEST: Final = 32  # whatever the network computes
+# Multiply-accumulates of one runtime that scores them: AlexNet gets 33, MobileNet (0.25) all.
+MOST_MACS: Final = 2 * 10**10
+_FEWEST: Final = 33  # whatever the network computes: one alone, and a batch
 
 # One image and its logits may be more than that. A signature takes images half as large as this,
 # and far fewer names.
@@ -76,8 +76,8 @@ def count(available: int, image: Sequence[int], classes: int = 0, macs: int = 0)
         that computes long: every runtime scores each of them.
     """
     each = math.prod(image) + classes * np.dtype(np.float32).itemsize  # bytes
-    affordable = MOST_MACS // macs // _FEWEST * _FEWEST if macs else MOST_IMAGES
-    return min(available, MOST_IMAGES, max(_FEWEST, affordable), max(1, MOST_BYTES // each))
+    affordable = max(_FEWEST, MOST_MACS // macs) if macs else MOST_IMAGES
+    return min(available, MOST_IMAGES, affordable, max(1, MOST_BYTES // each))
 
 
 def write(folder: Path, samples: Samples) -> Path:

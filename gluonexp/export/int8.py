@@ -165,9 +165,9 @@ def _quantized(
             net(nd.array(images[:1], dtype="float32"))
             nd.waitall()  # device sync: what failed fails here
         graph = json.loads(net(sym.var(name)).tojson())
-        if not (more := _signed_dense(graph, name)):
+        if not (more := set(_signed_dense(graph, name)) - set(signed)):
             return net
-        signed += more
+        signed += sorted(more)
 
 
 def _signed_dense(graph: Mapping[str, Any], name: str) -> list[str]:
@@ -194,9 +194,11 @@ def _widen(graph: Mapping[str, Any], name: str) -> None:
 def _types(graph: Mapping[str, Any], name: str) -> dict[tuple[int, int], type[np.generic]]:
     """Return the type of each output of each node of a network whose input is `name`."""
     inner = sym.load_json(json.dumps(graph)).get_internals()
-    heads = json.loads(inner.tojson())["heads"]
+    same = json.loads(inner.tojson())
+    assert [node["name"] for node in same["nodes"]] == [node["name"] for node in graph["nodes"]]
     _, types, _ = inner.infer_type(**{name: np.float32})
-    return {(node, output): each for (node, output, *_), each in zip(heads, types, strict=True)}
+    places = [(node, output) for node, output, *_ in same["heads"]]
+    return dict(zip(places, types, strict=True))
 
 
 def _block(network: files.Network, name: str) -> gluon.SymbolBlock:

@@ -71,6 +71,14 @@ def distribution(folder, name):
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.9.1\n")
 
 
+def test_what_mxnet_need_not_import_is_not_imported_and_can_be():
+    done = python(
+        "from gluonexp.mx import mx; import sys; print({'sklearn', 'scipy.stats'} & {*sys.modules});"
+        "from scipy import stats; import sklearn.metrics; print(stats.norm.cdf(0))"
+    )
+    assert done.stdout.split() == ["set()", "0.5"], done.stderr
+
+
 def test_importing_the_package_loads_nothing_heavy():
     done = python("import gluonexp, sys; print({'numpy', 'hydra', 'mxnet'} & set(sys.modules))")
     assert done.stdout == "set()\n"

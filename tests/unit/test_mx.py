@@ -73,7 +73,8 @@ def distribution(folder, name):
 
 def test_what_mxnet_need_not_import_is_not_imported_and_can_be():
     done = python(
-        "from gluonexp.mx import mx; import sys; print({'sklearn', 'scipy.stats'} & {*sys.modules});"
+        "import sys; from gluonexp.mx import mx\n"
+        "print({'sklearn', 'scipy.stats'} & {*sys.modules})\n"
         "from scipy import stats; import sklearn.metrics; print(stats.norm.cdf(0))"
     )
     assert done.stdout.split() == ["set()", "0.5"], done.stderr

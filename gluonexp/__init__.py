@@ -1,8 +1,9 @@
 """gluonexp: tracked experiments for MXNet Gluon.
 
-Importing the package is cheap: it loads no NumPy, no Hydra, no MXNet. It does one thing for the
+Importing the package is cheap: it loads no NumPy, no Hydra, no MXNet. It does two things for the
 whole process: whoever imports MXNet from now on (also ``pickle``, in a worker process) finds the
-NumPy alias which MXNet 1.9.1 needs and NumPy 1.24 removed.
+NumPy alias which MXNet 1.9.1 needs and NumPy 1.24 removed. Names under which modules were known
+before still lead to them (`gluonexp.base.aliases`).
 """
 
 # This file must parse on every Python 3.7+, so that a wrong one is refused with a sentence.
@@ -17,6 +18,8 @@ if not (3, 10) <= sys.version_info[:2] <= (3, 12):
 from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+
+from gluonexp.base.aliases import AliasFinder
 
 __version__ = "0.1.0"
 
@@ -44,6 +47,7 @@ class _BeforeMXNet:
         return None
 
 
-# By name: a reload makes a new class, and must not add a second finder.
-if not any(type(finder).__name__ == _BeforeMXNet.__name__ for finder in sys.meta_path):
-    sys.meta_path.insert(0, _BeforeMXNet())
+# By name: a reload makes new classes, and must not add a second finder of a kind.
+for _finder in (_BeforeMXNet(), AliasFinder()):
+    if not any(type(known).__name__ == type(_finder).__name__ for known in sys.meta_path):
+        sys.meta_path.insert(0, _finder)

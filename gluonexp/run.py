@@ -23,12 +23,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from gluonexp import schema
-from gluonexp.errors import GluonexpError
+from gluonexp.base.errors import GluonexpError
+from gluonexp.config import schema
 
 if TYPE_CHECKING:
     from gluonexp import experiment
-    from gluonexp.outcomes import Summary
+    from gluonexp.sweep.outcomes import Summary
 
 # What a sweep tells its jobs, besides what the user typed.
 OF_SWEEPS = ("tracking.run_id=", "trainer.resume=", "sweep.")
@@ -256,7 +256,7 @@ def again(overrides: Sequence[str]) -> list[str]:
     GluonexpError
         There is no such sweep.
     """
-    from gluonexp.tracking.runs import reader
+    from gluonexp.tracking.read.runs import reader
     from gluonexp.tracking.sweeps import arguments_of
 
     parent = reader(_typed(overrides, "tracking.uri")).parent(

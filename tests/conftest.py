@@ -20,7 +20,7 @@ import pytest
 from hypothesis import settings
 
 from gluonexp import run
-from gluonexp.schema import Config
+from gluonexp.config.schema import Config
 
 # On a shared machine a slow example says nothing of the code.
 settings.register_profile("gluonexp", deadline=None)

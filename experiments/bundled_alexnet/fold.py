@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from pretrain import CONVOLUTIONS, RECIPE, alexnet_bn
 from safetensors.numpy import save_file
 
-from gluonexp import build, loop, tracking
+from gluonexp import assembly, tracking
+from gluonexp.base.mx import gluon, mx, nd, nn
 from gluonexp.models.finetune import alexnet_ft
-from gluonexp.mx import gluon, mx, nd, nn
 from gluonexp.run import compose
+from gluonexp.training import loop
 
 EPSILON = 1e-5  # of BatchNorm
 
@@ -65,8 +66,8 @@ def main() -> None:
         parameter.initialize(mx.init.Constant(nd.array(values[name])))
 
     config = compose(*RECIPE, f"dataset.resize={run.data.params['dataset.resize']}")
-    plan = build.plan(config)
-    val = build.data(config, plan.source).val
+    plan = assembly.plan(config)
+    val = assembly.data(config, plan.source).val
     assert val is not None
     accuracy = {
         name: _accuracy(net, config, plan, val)
@@ -91,7 +92,7 @@ def main() -> None:
 
 def _accuracy(net: nn.HybridBlock, config, plan, split) -> float:
     spec = plan.source.spec()
-    block = build.preprocess(build.preprocessing(config.dataset, spec), spec)
+    block = assembly.preprocess(assembly.preprocessing(config.dataset, spec), spec)
     loss = gluon.loss.SoftmaxCrossEntropyLoss()
     trainer = gluon.Trainer(net.collect_params(), "sgd")
     net.hybridize(static_alloc=True, static_shape=True)

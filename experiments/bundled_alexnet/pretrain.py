@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 from gluonexp import experiment, tracking
-from gluonexp.mx import mx, nd, nn
+from gluonexp.base.mx import mx, nd, nn
 from gluonexp.run import compose
 
 # Filters, kernel, stride, padding, and whether 3x3/2 max pooling follows: AlexNet's.

@@ -4,10 +4,11 @@ import csv
 import sys
 from pathlib import Path
 
-from gluonexp.export import certificate, samples
+from gluonexp.model_folder import samples
 from gluonexp.tracking import models
-from gluonexp.tracking.runs import reader
+from gluonexp.tracking.read.runs import reader
 from gluonexp.tracking.store import open_store
+from gluonexp.verification import certificate
 
 client = open_store(None)
 rows = csv.writer(sys.stdout, lineterminator="\n")

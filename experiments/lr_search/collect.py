@@ -3,7 +3,7 @@
 import csv
 import sys
 
-from gluonexp.tracking.runs import reader
+from gluonexp.tracking.read.runs import reader
 
 store = reader(None)
 rows = csv.writer(sys.stdout, lineterminator="\n")

@@ -1,7 +1,7 @@
 """Images per second of three loops over one network, timed in one process, in turns.
 
 bare      the network, loss and Trainer on batches already in memory as float32: nothing else
-gluonexp  gluonexp.loop.fit: bytes to batches, metrics, MLflow tracking, checkpoints
+gluonexp  gluonexp.training.loop.fit: bytes to batches, metrics, MLflow tracking, checkpoints
 tutorial  DataLoader with a per-sample transform, and `asscalar` after every batch
 
 The machine is shared and noisy: what counts is the ratio within a round, where the loops ran one
@@ -21,25 +21,27 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from gluonexp import build, callbacks, loop, run, runtime
+from gluonexp import assembly, run
+from gluonexp.base import seeds
+from gluonexp.base.mx import autograd, gluon, mx, nd
 from gluonexp.data.batches import batches
 from gluonexp.data.types import Split
-from gluonexp.mx import autograd, gluon, mx, nd
 from gluonexp.tracking import tracked_run
+from gluonexp.training import callbacks, loop
 
 
 def network(config, plan, spec):
-    runtime.seed_everything(config.seed)
-    steps = build.preprocessing(config.dataset, spec)
-    net = build.network(config, plan.model, spec, steps)
-    build.initialize(config, net, spec, mx.cpu())
-    return net, build.preprocess(steps, spec)
+    seeds.seed_everything(config.seed)
+    steps = assembly.preprocessing(config.dataset, spec)
+    net = assembly.network(config, plan.model, spec, steps)
+    assembly.initialize(config, net, spec, mx.cpu())
+    return net, assembly.preprocess(steps, spec)
 
 
 def bare(config, plan, spec, train):
     """Return a function that trains one epoch and returns its seconds."""
     net, preprocess = network(config, plan, spec)
-    learner = build.learner(config, plan, net, preprocess, mx.cpu(), len(train))
+    learner = assembly.learner(config, plan, net, preprocess, mx.cpu(), len(train))
     ready = [
         learner.put(batch.images, batch.labels)
         for batch in batches(train, config.trainer.batch_size)
@@ -74,7 +76,7 @@ def ours(config, plan, spec, train, folder):
 
     def epoch():
         net, preprocess = network(config, plan, spec)
-        learner = build.learner(config, plan, net, preprocess, mx.cpu(), len(train))
+        learner = assembly.learner(config, plan, net, preprocess, mx.cpu(), len(train))
         clock = Clock()
         uri = f"sqlite:///{folder}/mlflow.db"
         with tracked_run(
@@ -139,7 +141,7 @@ def main():
     options = parser.parse_args()
 
     config = run.compose("experiment=fashion_mnist_cnn", "device=cpu")
-    plan = build.plan(config)
+    plan = assembly.plan(config)
     spec = plan.source.spec()
     title, train = load(config, plan, options)
     train = Split(train.images[: options.images], train.labels[: options.images])
@@ -195,7 +197,7 @@ def load(config, plan, options):
             options.data == "fashion"
             or (data_root(config.dataset.root) / "fashion-mnist").exists()
         ):
-            data = build.data(config, plan.source)
+            data = assembly.data(config, plan.source)
             return data.title, data.train
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, size=(options.images, 28, 28, 1), dtype=np.uint8)

@@ -9,11 +9,11 @@ from typing import Any
 import click
 
 from gluonexp import __version__
+from gluonexp.base.errors import GluonexpError
 from gluonexp.cli.files import download, export
 from gluonexp.cli.models import evaluate, predict, verify
 from gluonexp.cli.options import URI, complete_overrides
 from gluonexp.cli.runs import compare, runs, ui
-from gluonexp.errors import GluonexpError
 
 __all__ = ["compare", "main"]
 
@@ -66,7 +66,7 @@ def run(overrides: tuple[str, ...]) -> None:
 @URI
 def doctor(tracking_uri: str | None) -> None:
     """Check Python, MXNet, devices, the MLflow store and the caches, one line each."""
-    from gluonexp import doctor as checkup
+    from gluonexp.cli import doctor as checkup
 
     checks = checkup.checks(tracking_uri)
     checkup.render(checks)

@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
+from gluonexp.base.errors import GluonexpError
 from gluonexp.cli.options import MODEL, URI, complete_models
-from gluonexp.errors import GluonexpError
 
 
 @click.command()
@@ -172,13 +172,13 @@ def export(
     """  # noqa: D301 (click wants the backspace itself)
     from rich.console import Console
 
-    from gluonexp import evaluate, reexport
     from gluonexp.cli import render
     from gluonexp.cli.model import opened
     from gluonexp.cli.settings import settings, trained_on
-    from gluonexp.export import files
     from gluonexp.export.foreign import adopt
-    from gluonexp.predict import Classifier, image_shape
+    from gluonexp.inference import evaluate, reexport
+    from gluonexp.inference.predict import Classifier, image_shape
+    from gluonexp.model_folder import files
 
     foreign = symbol is not None or params is not None
     if not foreign and not words:

@@ -46,9 +46,9 @@ def predict(
     """  # noqa: D301 (click wants the backspace itself)
     from rich.console import Console
 
-    from gluonexp import predict as use
     from gluonexp.cli import render
     from gluonexp.cli.model import opened
+    from gluonexp.inference import predict as use
 
     with opened(model, tracking_uri) as found:
         given = list(images)
@@ -115,11 +115,11 @@ def evaluate(
     """  # noqa: D301 (click wants the backspace itself)
     from rich.console import Console
 
-    from gluonexp import evaluate as scoring
     from gluonexp.cli import render
     from gluonexp.cli.model import opened
     from gluonexp.cli.settings import names_data, settings, trained_on
-    from gluonexp.predict import image_shape
+    from gluonexp.inference import evaluate as scoring
+    from gluonexp.inference.predict import image_shape
 
     with opened(model, tracking_uri) as found:
         recorded = found.beside("config/resolved.yaml")
@@ -161,9 +161,9 @@ def verify(model: str, tracking_uri: str | None) -> None:
     """  # noqa: D301 (click wants the backspace itself)
     from rich.console import Console
 
-    from gluonexp import verify as proving
     from gluonexp.cli import render
     from gluonexp.cli.model import opened
+    from gluonexp.verification import verify as proving
 
     with opened(model, tracking_uri) as found:
         render.certificate(

@@ -7,7 +7,7 @@ from contextlib import suppress
 import click
 from click.shell_completion import CompletionItem
 
-from gluonexp.errors import GluonexpError
+from gluonexp.base.errors import GluonexpError
 
 URI = click.option(
     "--tracking-uri",
@@ -37,7 +37,7 @@ def complete_experiments(
     ctx: click.Context, param: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
     """Complete the name of an experiment in the store."""
-    from gluonexp.tracking.runs import reader
+    from gluonexp.tracking.read.runs import reader
 
     try:
         names = reader(ctx.params.get("tracking_uri")).experiments()
@@ -60,7 +60,7 @@ def complete_models(
                 f"models:/{model.name}@{alias}" for model in models for alias in model.aliases
             ]
         else:
-            from gluonexp.tracking.runs import reader
+            from gluonexp.tracking.read.runs import reader
 
             newest = reader(uri).newest(50, status="FINISHED")
             names += [run.run_id for run in newest]
@@ -69,7 +69,7 @@ def complete_models(
 
 
 MODEL = click.argument("model", shell_complete=complete_models)
-# As in gluonexp.export.runtimes, which imports MXNet.
+# As in gluonexp.verification.runtimes, which imports MXNet.
 RUNTIMES = ("module", "symbolblock", "onnx", "openvino", "int8")
 RUNTIME = click.option(
     "--runtime",

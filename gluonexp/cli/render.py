@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from gluonexp.evaluate import Evaluation
-from gluonexp.export.agreement import Certificate
-from gluonexp.predict import Prediction, Predictions
+from gluonexp.inference.evaluate import Evaluation
+from gluonexp.inference.predict import Prediction, Predictions
+from gluonexp.verification.agreement import Certificate
 
 
 def predictions(console: Console, answers: Sequence[Prediction], top: int) -> None:

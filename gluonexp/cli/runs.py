@@ -58,7 +58,7 @@ def runs(
     from rich.console import Console
 
     from gluonexp.compare import listing, machine
-    from gluonexp.tracking.runs import reader
+    from gluonexp.tracking.read.runs import reader
 
     if sweep and experiment:
         raise click.UsageError("--sweep and --experiment: name one of them")
@@ -111,7 +111,7 @@ def compare(
 
     from gluonexp import compare as comparing
     from gluonexp.compare import machine, terminal
-    from gluonexp.tracking.runs import reader
+    from gluonexp.tracking.read.runs import reader
 
     if sum((bool(run_ids), sweep is not None, experiment is not None)) != 1:
         raise click.UsageError("name what to compare: run ids, or --sweep, or --experiment")

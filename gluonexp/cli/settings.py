@@ -20,8 +20,9 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from gluonexp import run, schema
-from gluonexp.errors import GluonexpError
+from gluonexp import run
+from gluonexp.base.errors import GluonexpError
+from gluonexp.config import schema
 
 # What decides on which images a model is scored, and how.
 _KNOWN = ("dataset", "loss", "seed", "build", "experiment")

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from gluonexp.base.text import brief, digits, short_keys
 from gluonexp.compare.comparison import Comparison
-from gluonexp.outcomes import FINISHED, brief, digits, short_keys
-from gluonexp.tracking.records import RunRecord
+from gluonexp.tracking.read.records import RunRecord
+from gluonexp.tracking.statuses import FINISHED
 
 SHORT_ID = 8
 _CHOICES = (".name", "._target_")

@@ -10,10 +10,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 
-from gluonexp.errors import GluonexpError
-from gluonexp.outcomes import best_of
-from gluonexp.tracking.records import RunRecord
-from gluonexp.tracking.runs import Reader
+from gluonexp.base.better import best_of
+from gluonexp.base.errors import GluonexpError
+from gluonexp.tracking.read.records import RunRecord
+from gluonexp.tracking.read.runs import Reader
 from gluonexp.tracking.store import KIND
 
 DEFAULT_METRIC = "val/acc"

@@ -11,11 +11,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from gluonexp.base.better import best_of
+from gluonexp.base.text import digits, duration
 from gluonexp.compare.columns import SHORT_ID
 from gluonexp.compare.comparison import DEFAULT_METRIC, direction
-from gluonexp.outcomes import FINISHED, RUNNING, best_of, digits, duration
-from gluonexp.tracking.records import RunRecord
-from gluonexp.tracking.runs import Reader
+from gluonexp.tracking.read.records import RunRecord
+from gluonexp.tracking.read.runs import Reader
+from gluonexp.tracking.statuses import FINISHED, RUNNING
 from gluonexp.tracking.store import KIND
 from gluonexp.tracking.sweeps import BEST
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TextIO
 
 from gluonexp.compare.comparison import Comparison, Row
-from gluonexp.tracking.records import RunRecord
+from gluonexp.tracking.read.records import RunRecord
 
 
 def comparison_csv(comparison: Comparison, out: TextIO) -> None:

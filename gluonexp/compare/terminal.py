@@ -11,7 +11,7 @@ from rich.text import Text
 
 from gluonexp.compare.columns import Column, identity, measured, names, ranking, settings
 from gluonexp.compare.comparison import Comparison
-from gluonexp.outcomes import FINISHED
+from gluonexp.tracking.statuses import FINISHED
 
 _GAP = 2  # columns of the terminal between two of the table
 _WIDEST = 24  # longer values are folded

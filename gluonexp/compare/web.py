@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from gluonexp.base.errors import GluonexpError
+from gluonexp.base.text import duration
 from gluonexp.compare.columns import Column, identity, measured, names, ranking, settings
 from gluonexp.compare.comparison import Comparison, Row
-from gluonexp.errors import GluonexpError
-from gluonexp.outcomes import FINISHED, duration
 from gluonexp.report.charts import Line, curves
 from gluonexp.report.page import Picture, Pictures, Section, Table, Text, page
+from gluonexp.tracking.statuses import FINISHED
 
 _FEW = 6  # so many runs are read side by side rather than one below the other
 

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from gluonexp.errors import GluonexpError
+from gluonexp.base.errors import GluonexpError
 
 
 @dataclass(frozen=True)

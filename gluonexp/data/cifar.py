@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from gluonexp.base.download import fetch
+from gluonexp.base.errors import GluonexpError
 from gluonexp.data.root import data_root
 from gluonexp.data.types import Samples, Spec, Split
-from gluonexp.download import fetch
-from gluonexp.errors import GluonexpError
 
 MIRRORS = (
     "https://www.cs.toronto.edu/~kriz/",

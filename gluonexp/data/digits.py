@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from gluonexp.base.errors import GluonexpError
 from gluonexp.data.split import held_out
 from gluonexp.data.types import Samples, Spec, Split
-from gluonexp.errors import GluonexpError
 
 TEST_FRACTION = 0.2
 TEST_SEED = 0

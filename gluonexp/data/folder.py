@@ -9,11 +9,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from gluonexp.base.errors import GluonexpError
 from gluonexp.data.images import SUFFIXES, UnreadableImageError, decode_all
 from gluonexp.data.root import data_root
 from gluonexp.data.split import held_out
 from gluonexp.data.types import Samples, Spec, Split
-from gluonexp.errors import GluonexpError
 
 TEST_SEED = 0  # fixed, so that the test split does not change with the run's own seed
 _NAMED = 5  # examples that a message gives; it counts them all

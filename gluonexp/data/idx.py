@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from gluonexp.base.download import fetch
+from gluonexp.base.errors import GluonexpError
 from gluonexp.data.root import data_root
 from gluonexp.data.types import Samples, Spec, Split
-from gluonexp.download import fetch
-from gluonexp.errors import GluonexpError
 
 MIRRORS = (
     # The authors' own, plain http: the digests below are what makes it safe.

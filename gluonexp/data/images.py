@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
 
-from gluonexp.errors import GluonexpError
-from gluonexp.progress import transient_bar
+from gluonexp.base.errors import GluonexpError
+from gluonexp.base.progress import transient_bar
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})

@@ -3,8 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from gluonexp.base.errors import GluonexpError
 from gluonexp.data.types import Split
-from gluonexp.errors import GluonexpError
 
 
 def held_out(labels: NDArray[np.int64], fraction: float, seed: int) -> NDArray[np.bool_]:

@@ -3,8 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from gluonexp.base.errors import GluonexpError
 from gluonexp.data.types import Samples, Spec, Split
-from gluonexp.errors import GluonexpError
 
 GRID = 4  # cells a side of a class's pattern: coarse, so that pooling and resizing keep it
 

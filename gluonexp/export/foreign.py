@@ -14,10 +14,10 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from gluonexp.errors import GluonexpError
-from gluonexp.export import extents, files, params
+from gluonexp.base.errors import GluonexpError
+from gluonexp.base.mx import gluon, mx, nd, sym
 from gluonexp.export.symbol import export
-from gluonexp.mx import gluon, mx, nd, sym
+from gluonexp.model_folder import extents, files, params
 
 # The export's input has this name, whatever it had.
 INPUT: Final = "data"

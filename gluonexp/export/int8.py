@@ -27,9 +27,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from gluonexp.errors import GluonexpError
-from gluonexp.export import files
-from gluonexp.mx import gluon, mx, nd, sym
+from gluonexp.base.errors import GluonexpError
+from gluonexp.base.mx import gluon, mx, nd, sym
+from gluonexp.model_folder import files
 
 RECORD: Final = "int8.json"
 

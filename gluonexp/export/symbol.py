@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gluonexp.export import files
-from gluonexp.mx import nd, nn, sym
+from gluonexp.base.mx import nd, nn, sym
+from gluonexp.model_folder import files
 
 
 def export(

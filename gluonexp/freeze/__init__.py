@@ -3,7 +3,6 @@
 `plan` says it for every parameter before anything is trained, `apply` makes it so.
 """
 
-from gluonexp.freeze.frozen import Frozen, apply
 from gluonexp.freeze.planning import Plan, PlanRow, plan
 
-__all__ = ["Frozen", "Plan", "PlanRow", "apply", "plan"]
+__all__ = ["Plan", "PlanRow", "plan"]

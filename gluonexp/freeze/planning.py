@@ -7,21 +7,21 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from gluonexp.errors import GluonexpError
+from gluonexp.base.errors import GluonexpError
+from gluonexp.base.mx import gluon, nn
+from gluonexp.base.text import listed
+from gluonexp.config.schema import FreezeConfig
 from gluonexp.freeze import rules
-from gluonexp.freeze.graph import Graph
-from gluonexp.freeze.layers import (
+from gluonexp.models.layers import (
     BATCHNORM,
     STATISTICS,
     blocks,
     holders,
     is_statistic,
-    listed,
     parts,
     walk,
 )
-from gluonexp.mx import gluon, nn
-from gluonexp.schema import FreezeConfig
+from gluonexp.models.work import Graph
 
 # Below this multiplier a layer hardly learns; the plan says so.
 HARDLY = 1e-4

@@ -6,9 +6,9 @@ import difflib
 import re
 from collections.abc import Sequence
 
-from gluonexp.errors import GluonexpError
-from gluonexp.freeze.layers import blocks, walk
-from gluonexp.mx import nn
+from gluonexp.base.errors import GluonexpError
+from gluonexp.base.mx import nn
+from gluonexp.models.layers import blocks, walk
 
 _BLOCK = re.compile(r"([\w.]+)\[(-?\d+)\]")
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from gluonexp.mx import nn
+from gluonexp.base.mx import nn
 
 
 class TwoDense(nn.HybridBlock):

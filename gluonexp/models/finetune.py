@@ -6,8 +6,8 @@ import difflib
 import re
 from collections.abc import Sequence
 
-from gluonexp.errors import GluonexpError
-from gluonexp.mx import gluon, mx, nn
+from gluonexp.base.errors import GluonexpError
+from gluonexp.base.mx import gluon, mx, nn
 from gluonexp.weights.find import Weights
 from gluonexp.weights.torchvision import adapt
 

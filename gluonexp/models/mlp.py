@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from gluonexp.mx import nn
+from gluonexp.base.mx import nn
 
 
 def mlp(classes: int, hidden: Sequence[int] = (128, 64)) -> nn.HybridBlock:

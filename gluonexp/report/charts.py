@@ -15,7 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from gluonexp.outcomes import best_of, digits
+from gluonexp.base.better import best_of
+from gluonexp.base.text import digits
 from gluonexp.report.canvas import (
     BLUE,
     GRAY,

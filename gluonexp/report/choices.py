@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import Locator, LogLocator, MaxNLocator
 
-from gluonexp.outcomes import brief, digits
+from gluonexp.base.text import brief, digits
 from gluonexp.report.canvas import (
     BLUE,
     GRAY,

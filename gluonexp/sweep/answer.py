@@ -10,12 +10,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from gluonexp.errors import GluonexpError
-from gluonexp.outcomes import FAILED, FINISHED, KILLED, PRUNED, RUNNING, Outcome, Summary
-from gluonexp.runtime import redact
-from gluonexp.schema import Config
+from gluonexp.base.errors import GluonexpError
+from gluonexp.base.text import redact
+from gluonexp.config.schema import Config
 from gluonexp.sweep import screen
 from gluonexp.sweep.best import IsGroup, best_yaml
+from gluonexp.sweep.outcomes import Outcome, Summary
 from gluonexp.sweep.table import sweep_table
 from gluonexp.tracking import (
     MlflowTracker,
@@ -26,7 +26,8 @@ from gluonexp.tracking import (
     tracked_run,
 )
 from gluonexp.tracking.lifecycle import create_run, run_tags
-from gluonexp.tracking.runs import RunRecord, reader
+from gluonexp.tracking.read.runs import RunRecord, reader
+from gluonexp.tracking.statuses import FAILED, FINISHED, KILLED, PRUNED, RUNNING
 from gluonexp.tracking.store import reported
 from gluonexp.tracking.sweeps import BEST, METRIC, MODE, SWEEP, SweepRun, argument_tags
 
@@ -167,7 +168,7 @@ def give(
 def _write(
     summary: Summary, run: SweepRun, best: Outcome | None, folder: Path, is_group: IsGroup
 ) -> None:
-    from gluonexp.report import sweep as report  # matplotlib: after the jobs is early enough
+    from gluonexp.sweep import report as report  # matplotlib: after the jobs is early enough
 
     report.results_csv(summary, folder / "results.csv")
     report.html(summary, folder / "report.html")

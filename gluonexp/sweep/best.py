@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from gluonexp.outcomes import Outcome, Summary
+from gluonexp.sweep.outcomes import Outcome, Summary
 
 # Tells whether a key is a group of configuration files.
 IsGroup = Callable[[str], bool]

@@ -12,16 +12,18 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import CompactHydraException
 from rich.console import Console
 
-from gluonexp.errors import GluonexpError
-from gluonexp.outcomes import FAILED, FINISHED, KILLED, PRUNED, Outcome, Summary, short_keys
-from gluonexp.schema import Config
+from gluonexp.base.errors import GluonexpError
+from gluonexp.base.text import short_keys
+from gluonexp.base.workers import WorkerDied
+from gluonexp.config.schema import Config
 from gluonexp.sweep import answer
 from gluonexp.sweep.best import IsGroup
 from gluonexp.sweep.ledger import Ledger, Recorded, Unrecorded
+from gluonexp.sweep.outcomes import Outcome, Summary
 from gluonexp.sweep.points import Point
 from gluonexp.sweep.screen import Jobs, announce
+from gluonexp.tracking.statuses import FAILED, FINISHED, KILLED, PRUNED
 from gluonexp.tracking.sweeps import SweepRun
-from gluonexp.workers import WorkerDied
 
 # A job as a launcher takes it: its number in the sweep, and its overrides.
 Job = tuple[int, Sequence[str]]

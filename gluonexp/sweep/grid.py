@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from hydra.core.override_parser.types import Override
 from hydra.errors import CompactHydraException
 
-from gluonexp.errors import GluonexpError
-from gluonexp.outcomes import Outcome
-from gluonexp.schema import Config
+from gluonexp.base.errors import GluonexpError
+from gluonexp.config.schema import Config
+from gluonexp.sweep.outcomes import Outcome
 from gluonexp.sweep.points import Composer, Point
 
 # What the points of one sweep must share, since their parent run has one of each.

@@ -12,11 +12,13 @@ from typing import Protocol
 
 from filelock import FileLock
 
-from gluonexp import runtime
-from gluonexp.errors import GluonexpError
-from gluonexp.outcomes import FAILED, FINISHED, KILLED, PRUNED, RUNNING, Outcome, best_of
-from gluonexp.schema import Config, ObjectiveConfig
+from gluonexp.base import provenance
+from gluonexp.base.better import best_of
+from gluonexp.base.errors import GluonexpError
+from gluonexp.config.schema import Config, ObjectiveConfig
+from gluonexp.sweep.outcomes import Outcome
 from gluonexp.sweep.points import Point, quoted
+from gluonexp.tracking.statuses import FAILED, FINISHED, KILLED, PRUNED, RUNNING
 from gluonexp.tracking.sweeps import Attempt, SweepRun
 
 
@@ -178,7 +180,7 @@ class Recorded:
 
     def _checkpoint(self, attempt: Attempt, point: Point) -> Path | None:
         """Return the checkpoint that a job can go on from, if the code is still the same."""
-        from gluonexp import checkpoint
+        from gluonexp.training import checkpoint
 
         if attempt.folder is None or not self._same_code(attempt, point):
             return None
@@ -227,13 +229,13 @@ class Recorded:
 
     def _same_code(self, attempt: Attempt, point: Point) -> bool:
         allowed = () if point.config is None else point.config.build.allow
-        return attempt.code == runtime.code_digest(allowed)
+        return attempt.code == provenance.code_digest(allowed)
 
     def _data_digest(self, config: Config) -> str:
         """Return the digest of the data as they are now; read once for each data set."""
-        from gluonexp import build  # MXNet comes with it, which only a resumed sweep needs here
+        from gluonexp import assembly  # MXNet comes with it, which only a resumed sweep needs here
 
         key = json.dumps(asdict(config.dataset), sort_keys=True, default=str)
         if key not in self._digests:
-            self._digests[key] = build.data(config, build.plan(config).source).digest
+            self._digests[key] = assembly.data(config, assembly.plan(config).source).digest
         return self._digests[key]

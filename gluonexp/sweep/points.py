@@ -11,9 +11,10 @@ from typing import Any
 from hydra.core.config_loader import ConfigLoader
 from omegaconf import DictConfig, open_dict, read_write
 
-from gluonexp import schema
-from gluonexp.errors import GluonexpError
-from gluonexp.outcomes import ONLY, brief, named
+from gluonexp.base.errors import GluonexpError
+from gluonexp.base.text import brief
+from gluonexp.config import schema
+from gluonexp.sweep.outcomes import ONLY, named
 
 # They say where a run is kept and what it goes on from, not what it computes.
 _APART = ("tracking", "sweep")

@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from gluonexp.outcomes import FAILED, FINISHED, KILLED, PRUNED, RUNNING, Outcome
-from gluonexp.runtime import redact
+from gluonexp.base.text import redact
+from gluonexp.sweep.outcomes import Outcome
+from gluonexp.tracking.statuses import FAILED, FINISHED, KILLED, PRUNED, RUNNING
 from gluonexp.tracking.sweeps import SweepRun
 
 

@@ -9,12 +9,13 @@ from pathlib import Path
 
 from hydra.core.override_parser.types import Override
 
-from gluonexp.errors import GluonexpError
-from gluonexp.outcomes import FAILED, FINISHED, PRUNED, RUNNING, Outcome
-from gluonexp.study import PRUNERS, Trial, open_study
+from gluonexp.base.errors import GluonexpError
 from gluonexp.sweep.grid import shared
+from gluonexp.sweep.outcomes import Outcome
 from gluonexp.sweep.points import Composer, Point, quoted
 from gluonexp.sweep.space import parse
+from gluonexp.sweep.study import PRUNERS, Trial, open_study
+from gluonexp.tracking.statuses import FAILED, FINISHED, PRUNED, RUNNING
 
 STUDIES = Path("mlruns", "studies")
 

@@ -10,7 +10,8 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from gluonexp.outcomes import Outcome, Summary, brief, called, digits, duration, short_keys
+from gluonexp.base.text import brief, digits, duration, short_keys
+from gluonexp.sweep.outcomes import Outcome, Summary, called
 
 
 def sweep_table(console: Console, summary: Summary, limit: int = 20) -> None:

@@ -3,7 +3,7 @@
 import os
 
 from gluonexp.tracking.lifecycle import Interrupted, tracked_run
-from gluonexp.tracking.records import CERTIFICATE_TAG, PRUNED_TAG
+from gluonexp.tracking.read.records import CERTIFICATE_TAG, PRUNED_TAG
 from gluonexp.tracking.store import (
     KIND,
     download,

@@ -29,9 +29,9 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from gluonexp.errors import GluonexpError
-from gluonexp.progress import transient_bar
-from gluonexp.tracking import parts
+from gluonexp.base import parts
+from gluonexp.base.errors import GluonexpError
+from gluonexp.base.progress import transient_bar
 from gluonexp.tracking.registry import find_model
 from gluonexp.tracking.store import KIND, find_run, reported, silent
 from gluonexp.tracking.sweeps import BEST

@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
-from gluonexp.errors import GluonexpError
-from gluonexp.processes import this_process
+from gluonexp.base.errors import GluonexpError
+from gluonexp.base.processes import this_process
 from gluonexp.tracking.store import ensure_experiment, open_store, reported
 from gluonexp.tracking.tracker import MlflowTracker, NullTracker, Status, Tracker
 from gluonexp.tracking.uri import displayed, resolve_uri

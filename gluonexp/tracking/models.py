@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gluonexp.errors import GluonexpError
+from gluonexp.base.errors import GluonexpError
 from gluonexp.tracking.registry import FORMS, find_model
 from gluonexp.tracking.store import find_run, reported, silent
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from filelock import FileLock
 
-from gluonexp.errors import GluonexpError
+from gluonexp.base.errors import GluonexpError
 from gluonexp.tracking import interface
 from gluonexp.tracking.store import download, reported, silent
 from gluonexp.tracking.uri import sqlite_path

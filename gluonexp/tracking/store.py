@@ -23,8 +23,8 @@ from urllib.parse import urlsplit
 
 from filelock import FileLock
 
-from gluonexp.errors import GluonexpError
-from gluonexp.tracking.records import PRUNED_TAG
+from gluonexp.base.errors import GluonexpError
+from gluonexp.tracking.read.records import PRUNED_TAG
 from gluonexp.tracking.uri import displayed, kind, resolve_uri, sqlite_path
 from gluonexp.tracking.values import one_line
 

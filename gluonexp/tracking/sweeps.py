@@ -18,13 +18,13 @@ from pathlib import Path
 import platformdirs
 import yaml
 
-from gluonexp.errors import GluonexpError
-from gluonexp.outcomes import RUNNING
-from gluonexp.processes import lives, this_process
+from gluonexp.base.errors import GluonexpError
+from gluonexp.base.processes import lives, this_process
 from gluonexp.tracking.lifecycle import create_run, run_tags
 from gluonexp.tracking.models import logged_model
+from gluonexp.tracking.read.runs import PARENT, RunRecord, reader
 from gluonexp.tracking.registry import Registered, register
-from gluonexp.tracking.runs import PARENT, RunRecord, reader
+from gluonexp.tracking.statuses import RUNNING
 from gluonexp.tracking.store import KIND, download, reported, silent
 from gluonexp.tracking.tracker import MlflowTracker, Status
 from gluonexp.tracking.uri import sqlite_path

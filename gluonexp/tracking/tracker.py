@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, SupportsFloat
 
-from gluonexp.errors import GluonexpError
+from gluonexp.base.errors import GluonexpError
 from gluonexp.tracking.store import impatient, reported
 from gluonexp.tracking.uri import displayed, run_link
 from gluonexp.tracking.values import flatten, number, one_line, sanitised, tag_text

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import requests
 
-from gluonexp.errors import GluonexpError
-from gluonexp.tracking.runs import RunRecord, reader
+from gluonexp.base.errors import GluonexpError
+from gluonexp.tracking.read.runs import RunRecord, reader
 from gluonexp.tracking.store import open_store
 from gluonexp.tracking.uri import displayed, existing, experiment_link, run_link, sqlite_path
 from gluonexp.tracking.views import share_sweep, shown_sweep, sweep_of

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
-from gluonexp.errors import GluonexpError
+from gluonexp.base.errors import GluonexpError
 
 _SQLITE = "sqlite:///"
 

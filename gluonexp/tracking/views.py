@@ -12,8 +12,8 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from gluonexp.errors import GluonexpError
-from gluonexp.tracking.runs import RunRecord, reader
+from gluonexp.base.errors import GluonexpError
+from gluonexp.tracking.read.runs import RunRecord, reader
 from gluonexp.tracking.sweeps import METRIC, MODE, SWEEP, Attempt
 from gluonexp.tracking.uri import metric_column, sweep_link, sweep_runs, view_link
 from gluonexp.tracking.values import MAX_TAG

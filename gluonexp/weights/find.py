@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gluonexp import tracking
-from gluonexp.download import NoMirror, obstacles
-from gluonexp.errors import GluonexpError
-from gluonexp.export import params
+from gluonexp.base.download import NoMirror, obstacles
+from gluonexp.base.errors import GluonexpError
+from gluonexp.model_folder import params
 from gluonexp.tracking import registry
 from gluonexp.weights import names, origin, pth, torchvision, zoo
 from gluonexp.weights.origin import Origin

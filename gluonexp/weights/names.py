@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from gluonexp.errors import GluonexpError
-from gluonexp.mx import gluon, sym
-from gluonexp.schema import zoo_input
+from gluonexp.base.errors import GluonexpError
+from gluonexp.base.mx import gluon, sym
+from gluonexp.config.schema import zoo_input
 
 _FLOATS = ("float16", "float32", "float64")
 

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, deserialize, safe_open
 
-from gluonexp.errors import GluonexpError
+from gluonexp.base.errors import GluonexpError
 from gluonexp.weights import unpickle
 from gluonexp.weights.unpickle import Storage, Tensor
 

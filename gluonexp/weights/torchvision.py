@@ -20,8 +20,8 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from gluonexp.errors import GluonexpError
-from gluonexp.mx import gluon, nn
+from gluonexp.base.errors import GluonexpError
+from gluonexp.base.mx import gluon, nn
 from gluonexp.weights.names import layout
 
 _BASE: Final = "https://download.pytorch.org/models/"

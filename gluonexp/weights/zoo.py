@@ -17,9 +17,9 @@ from typing import IO
 
 import platformdirs
 
-from gluonexp.download import fetch
-from gluonexp.errors import GluonexpError
-from gluonexp.mx import gluon
+from gluonexp.base.download import fetch
+from gluonexp.base.errors import GluonexpError
+from gluonexp.base.mx import gluon
 from gluonexp.weights import names, pth, torchvision
 
 _BLOCK = 1 << 20  # bytes

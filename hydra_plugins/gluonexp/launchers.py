@@ -17,7 +17,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 if TYPE_CHECKING:
-    from gluonexp.workers import Workers
+    from gluonexp.base.workers import Workers
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ class JoblibLauncher(Launcher):
     @property
     def n_workers(self) -> int:
         """How many jobs run at a time."""
-        from gluonexp.workers import cores
+        from gluonexp.base.workers import cores
 
         if self._workers is not None:
             return self._workers.n
@@ -69,7 +69,7 @@ class JoblibLauncher(Launcher):
         warm_up
             Called in each worker as soon as it runs, to import what the jobs will need.
         """
-        from gluonexp.workers import Workers
+        from gluonexp.base.workers import Workers
 
         if self._workers is None:
             n = self.n_workers if count is None else max(1, min(self.n_workers, count))
@@ -84,7 +84,7 @@ class JoblibLauncher(Launcher):
         A job is its number in the sweep and its overrides, and is drawn only when a worker is
         free for it. The workers end with the iterator; those that are busy when it is closed get
         SIGTERM first. A job that failed has its exception in `_return_value`, a
-        ``gluonexp.workers.WorkerDied`` if its process died.
+        ``gluonexp.base.workers.WorkerDied`` if its process died.
         """
         from gluonexp.sweep import remote
 

@@ -21,8 +21,8 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
 
 if TYPE_CHECKING:
-    from gluonexp.outcomes import Summary
     from gluonexp.sweep.conduct import Job, Source
+    from gluonexp.sweep.outcomes import Summary
     from gluonexp.sweep.points import Composer
 
 
@@ -44,7 +44,7 @@ class _Sweeper(BasicSweeper):
 
     def sweep(self, arguments: list[str]) -> Summary:
         """Run the sweep that `arguments` mean."""
-        from gluonexp.errors import GluonexpError
+        from gluonexp.base.errors import GluonexpError
         from gluonexp.sweep.conduct import Plan, conduct
         from gluonexp.sweep.points import Composer
 
@@ -161,7 +161,7 @@ def _warm_up() -> None:
     import mlflow  # noqa: F401
 
     import gluonexp.experiment  # noqa: F401
-    from gluonexp.mx import mx  # noqa: F401
+    from gluonexp.base.mx import mx  # noqa: F401
 
 
 def _launched(

@@ -15,14 +15,15 @@ from PIL import Image
 from rich.console import Console
 
 from gluonexp import experiment
+from gluonexp.base.mx import mx
 from gluonexp.cli import main
 from gluonexp.cli.options import RUNTIMES
 from gluonexp.data.images import decode
-from gluonexp.export import runtimes, samples
-from gluonexp.mx import mx
-from gluonexp.predict import Classifier
+from gluonexp.inference.predict import Classifier
+from gluonexp.model_folder import samples
 from gluonexp.run import compose as composed
 from gluonexp.tracking import ensure_experiment, open_store
+from gluonexp.verification import runtimes
 
 COMMANDS = ("predict", "evaluate", "verify", "export", "download")
 

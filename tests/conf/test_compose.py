@@ -7,8 +7,9 @@ import pytest
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from gluonexp import run, schema
-from gluonexp.errors import GluonexpError
+from gluonexp import run
+from gluonexp.base.errors import GluonexpError
+from gluonexp.config import schema
 
 CONF = Path(run.conf_dir())
 CHOICES = sorted(

@@ -4,7 +4,7 @@ import os
 import signal
 from pathlib import Path
 
-from gluonexp.loop import Callback, Fit
+from gluonexp.training.loop import Callback, Fit
 
 
 class Bomb(Callback):

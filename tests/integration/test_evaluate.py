@@ -12,12 +12,12 @@ from click.testing import CliRunner
 from PIL import Image
 from rich.console import Console
 
-from gluonexp import build, experiment
+from gluonexp import assembly, experiment
+from gluonexp.base.errors import GluonexpError
 from gluonexp.cli import main
 from gluonexp.cli.settings import names_data, settings, trained_on
 from gluonexp.data.digits import Digits
-from gluonexp.errors import GluonexpError
-from gluonexp.predict import Classifier
+from gluonexp.inference.predict import Classifier
 from gluonexp.run import compose as composed
 from gluonexp.tracking import open_store
 
@@ -197,7 +197,7 @@ def test_a_folder_is_read_in_the_models_size_and_whole_if_asked(trained, evaluat
     own = photos("own", **{str(label): label for label in range(10)})
     whole = json.loads(evaluate("last", *own, "--split", "all", "--json"))
     config = settings(trained.recorded, own, (9, 9, 1))
-    read = build.constructor(config.dataset.source, "dataset.source", ["gluonexp"])().load()
+    read = assembly.constructor(config.dataset.source, "dataset.source", ["gluonexp"])().load()
     images = np.concatenate([read.train.images, read.test.images])
     labels = np.concatenate([read.train.labels, read.test.labels])
     assert images.shape == (120, 9, 9, 1)

@@ -5,12 +5,14 @@ import json
 import numpy as np
 import pytest
 
-from gluonexp import build, runtime
-from gluonexp.errors import GluonexpError
-from gluonexp.export import runtimes, symbol
-from gluonexp.models.preprocess import Preprocessing
-from gluonexp.mx import autograd, gluon, mx, nd, nn
-from gluonexp.predict import Classifier, softmax
+from gluonexp import assembly
+from gluonexp.base import seeds
+from gluonexp.base.errors import GluonexpError
+from gluonexp.base.mx import autograd, gluon, mx, nd, nn
+from gluonexp.export import symbol
+from gluonexp.inference.predict import Classifier, softmax
+from gluonexp.model_folder.preprocess import Preprocessing
+from gluonexp.verification import runtimes
 
 CLASSES = ("circle", "square", "t-shirt/top")
 
@@ -28,8 +30,8 @@ def exported(tmp_path_factory):
     net.hybridize(static_alloc=True, static_shape=True)
     images = np.random.default_rng(0).integers(0, 256, size=(40, 6, 6, 1), dtype=np.uint8)
     steps = Preprocessing(12, 12, 3, (0.5,), (0.25,))
-    spec = build.Spec(6, 6, 1, CLASSES)
-    inputs = build.preprocess(steps, spec)(nd.array(images, dtype="uint8"))
+    spec = assembly.Spec(6, 6, 1, CLASSES)
+    inputs = assembly.preprocess(steps, spec)(nd.array(images, dtype="uint8"))
     trainer = gluon.Trainer(net.collect_params(), "sgd", {"learning_rate": 0.1})
     for _ in range(3):
         with autograd.record():
@@ -111,12 +113,12 @@ def test_what_is_missing_or_broken_is_named(exported, tmp_path, missing):
 def test_exports_do_not_depend_on_what_the_process_made_before(compose, tmp_path):
     def made(name):
         config = compose("model=cnn")
-        plan = build.plan(config)
+        plan = assembly.plan(config)
         spec = plan.source.spec()
-        steps = build.preprocessing(config.dataset, spec)
-        runtime.seed_everything(0)
-        net = build.network(config, plan.model, spec, steps)
-        build.initialize(config, net, spec, mx.cpu())
+        steps = assembly.preprocessing(config.dataset, spec)
+        seeds.seed_everything(0)
+        net = assembly.network(config, plan.model, spec, steps)
+        assembly.initialize(config, net, spec, mx.cpu())
         net(nd.zeros((1, 1, 28, 28)))
         net.export(str(tmp_path / name))
         return [

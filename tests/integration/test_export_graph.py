@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 
-from gluonexp import build
+from gluonexp import assembly
+from gluonexp.base.errors import GluonexpError
+from gluonexp.base.mx import gluon, mx, nd, nn
 from gluonexp.data.types import Spec
-from gluonexp.errors import GluonexpError
-from gluonexp.export import files, graph, symbol
-from gluonexp.models.preprocess import Preprocessing
-from gluonexp.mx import gluon, mx, nd, nn
+from gluonexp.export import symbol, uint8
+from gluonexp.model_folder import files
+from gluonexp.model_folder.preprocess import Preprocessing
 
 CLASSES = ("a", "b", "c")
 PLAIN = (0.0,), (1.0,)
@@ -32,7 +33,7 @@ def exported(request, tmp_path):
     """A network behind its preprocessing: (folder, block, images, logits)."""
     image, entry, (mean, std) = PIPELINES[request.param]
     steps = Preprocessing(entry[1], entry[2], entry[0], mean, std)
-    block = build.preprocess(steps, Spec(*image, CLASSES))
+    block = assembly.preprocess(steps, Spec(*image, CLASSES))
     images = np.random.default_rng(1).integers(0, 256, (5, *image), dtype=np.uint8)
     mx.random.seed(1)
     with mx.name.NameManager():
@@ -60,19 +61,19 @@ def relative(found, expected):
 
 def test_bytes_in_give_the_logits_of_training(exported):
     folder, block, images, logits = exported
-    graph.write(folder, block)
-    run = graph.load(folder)
+    uint8.write(folder, block)
+    run = uint8.load(folder)
     for count in (1, 5, 3):
         assert relative(run(images[:count]), logits[:count]) < 1e-5
 
 
 def test_mxnet_reads_it_by_its_own_name(exported):
     folder, block, images, logits = exported
-    graph.write(folder, block)
-    uint8, arguments, statistics = mx.model.load_checkpoint(str(folder / "uint8"), 0)
-    assert uint8.list_arguments()[0] == "data"
+    uint8.write(folder, block)
+    graph, arguments, statistics = mx.model.load_checkpoint(str(folder / "uint8"), 0)
+    assert graph.list_arguments()[0] == "data"
     for dtype in ("uint8", "float32"):  # whoever binds it as usual gives the bytes as floats
-        module = mx.mod.Module(uint8, data_names=["data"], label_names=None)
+        module = mx.mod.Module(graph, data_names=["data"], label_names=None)
         description = mx.io.DataDesc("data", images.shape, dtype)
         module.bind(for_training=False, data_shapes=[description])
         module.set_params(arguments, statistics)
@@ -86,7 +87,7 @@ def test_mxnet_reads_it_by_its_own_name(exported):
 def test_onnx_takes_bytes_too(exported):
     onnxruntime, openvino = map(pytest.importorskip, ("onnxruntime", "openvino"))
     folder, block, images, logits = exported
-    graph.write(folder, block, with_onnx=True)
+    uint8.write(folder, block, with_onnx=True)
     path = str(folder / "uint8.onnx")
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     (entry,) = session.get_inputs()
@@ -106,16 +107,16 @@ def test_onnx_takes_bytes_too(exported):
 def test_it_does_not_depend_on_what_the_process_made_before(exported):
     folder, block, _, _ = exported
     path = folder / "uint8-symbol.json"
-    graph.write(folder, block)
+    uint8.write(folder, block)
     first = path.read_bytes()
-    graph.write(folder, block)
+    uint8.write(folder, block)
     assert path.read_bytes() == first
     assert not list(folder.glob(".*"))
 
 
 def test_other_steps_than_the_networks_are_refused(exported):
     folder, _, images, _ = exported
-    other = build.preprocess(Preprocessing(4, 4, 1, *PLAIN), Spec(*images.shape[1:], CLASSES))
+    other = assembly.preprocess(Preprocessing(4, 4, 1, *PLAIN), Spec(*images.shape[1:], CLASSES))
     with pytest.raises(GluonexpError, match=r"gives \[\(1, 1, 4, 4\)\], the network takes"):
-        graph.write(folder, other)
+        uint8.write(folder, other)
     assert not files.paths(folder, files.UINT8)[0].exists()

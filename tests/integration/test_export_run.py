@@ -4,13 +4,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gluonexp import build, experiment, formats, verify
-from gluonexp.errors import GluonexpError
-from gluonexp.export import files, graph, samples, symbol
+from gluonexp import assembly, experiment
+from gluonexp.base.errors import GluonexpError
+from gluonexp.base.mx import mx, nd, nn
+from gluonexp.export import formats, symbol, uint8
+from gluonexp.model_folder import files, samples
+from gluonexp.model_folder.preprocess import Preprocessing
 from gluonexp.models.mlp import mlp
-from gluonexp.models.preprocess import Preprocessing
-from gluonexp.mx import mx, nd, nn
 from gluonexp.tracking import open_store
+from gluonexp.verification import verify
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -81,7 +83,7 @@ def exported(tmp_path):
     net.hybridize()
     steps = Preprocessing(4, 4, 1, (0.5,), (0.25,))
     images = np.random.default_rng(0).integers(0, 256, (20, 4, 4, 1), dtype=np.uint8)
-    block = build.preprocess(steps, build.Spec(4, 4, 1, ("a", "b", "c")))
+    block = assembly.preprocess(steps, assembly.Spec(4, 4, 1, ("a", "b", "c")))
     logits = net(block(nd.array(images, dtype="uint8"))).asnumpy()
     symbol.export(
         net,
@@ -105,7 +107,7 @@ def no_layers(place):
     ("name", "left"),
     [
         (files.ONNX, ["module", "symbolblock", "uint8"]),
-        (graph.ONNX, ["module", "symbolblock", "onnx", "openvino", "uint8"]),
+        (uint8.ONNX, ["module", "symbolblock", "onnx", "openvino", "uint8"]),
     ],
 )
 def test_what_no_runtime_can_load_is_left_out_and_said(exported, name, left):

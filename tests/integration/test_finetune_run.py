@@ -8,10 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gluonexp import build, experiment, loop, tracking
-from gluonexp.errors import GluonexpError
-from gluonexp.mx import mx
-from gluonexp.predict import Classifier, softmax
+from gluonexp import assembly, experiment, tracking
+from gluonexp.base.errors import GluonexpError
+from gluonexp.base.mx import mx
+from gluonexp.inference.predict import Classifier, softmax
+from gluonexp.training import loop
 from gluonexp.weights.find import BUNDLED
 
 # AlexNet at 64 pixels on a few digits: everything of the real thing but its size.
@@ -88,17 +89,17 @@ def test_a_run_goes_on_from_an_earlier_one_with_the_same_logits(settings, train,
     _, earlier = train(*settings)
     run_id = earlier.info.run_id
     config = compose(store, *settings, f"model.weights=runs:/{run_id[:8]}", "seed=7")
-    plan = build.plan(config)
+    plan = assembly.plan(config)
     spec = plan.source.spec()
-    steps = build.preprocessing(config.dataset, spec)
-    net = build.network(config, plan.model, spec, steps)
-    pretrained = build.initialize(config, net, spec, mx.cpu())
+    steps = assembly.preprocessing(config.dataset, spec)
+    net = assembly.network(config, plan.model, spec, steps)
+    pretrained = assembly.initialize(config, net, spec, mx.cpu())
     assert pretrained.choice == f"runs:/{run_id}/checkpoint/model.params"
     assert pretrained.taken == "backbone and head"
 
-    data = build.data(config, plan.source)
-    block = build.preprocess(steps, spec)
-    learner = build.learner(config, plan, net, block, mx.cpu(), len(data.train))
+    data = assembly.data(config, plan.source)
+    block = assembly.preprocess(steps, spec)
+    learner = assembly.learner(config, plan, net, block, mx.cpu(), len(data.train))
     split = data.test
     logits = loop.predict(learner, split, 32)
     ended = pd.read_csv(artifact(earlier, "predictions/test.csv"))
@@ -167,7 +168,7 @@ def test_going_on_with_other_settings_is_refused_before_anything_is_removed(
 
 def test_what_moves_although_it_is_frozen_fails_the_run(train, tmp_path, monkeypatch, store):
     (tmp_path / "vandal.py").write_text(
-        "from gluonexp.loop import Callback\n"
+        "from gluonexp.training.loop import Callback\n"
         "class Vandal(Callback):\n"
         "    def epoch_end(self, fit):\n"
         "        weight = fit.learner.net.backbone[6].bias\n"

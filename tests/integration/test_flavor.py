@@ -27,13 +27,15 @@ from mlflow.exceptions import MlflowException
 from PIL import Image
 
 from gluonexp import tracking
+from gluonexp.base.errors import GluonexpError
+from gluonexp.base.mx import autograd, gluon, mx, nd, nn
 from gluonexp.data.digits import Digits
 from gluonexp.data.idx import FashionMNIST
-from gluonexp.errors import GluonexpError
-from gluonexp.export import flavor, samples, symbol
-from gluonexp.models.preprocess import Preprocess, Preprocessing
-from gluonexp.mx import autograd, gluon, mx, nd, nn
-from gluonexp.predict import Classifier
+from gluonexp.export import symbol
+from gluonexp.inference import flavor
+from gluonexp.inference.predict import Classifier
+from gluonexp.model_folder import samples
+from gluonexp.model_folder.preprocess import Preprocess, Preprocessing
 from gluonexp.tracking import models, registry
 from gluonexp.weights.find import find
 
@@ -140,7 +142,7 @@ def saved(export, tmp_path):
 def test_a_model_says_what_it_is(saved, export):
     model = yaml.safe_load((saved / "MLmodel").read_text())
     pyfunc = model["flavors"]["python_function"]
-    assert pyfunc["loader_module"] == "gluonexp.export.flavor"
+    assert pyfunc["loader_module"] == "gluonexp.inference.flavor"
     assert pyfunc["data"] == model["flavors"]["gluonexp"]["data"] == "data"
     assert model["flavors"]["gluonexp"]["classes"] == list(CLASSES)
     assert model["flavors"]["gluonexp"]["image"]["height"] == 28

@@ -5,12 +5,15 @@ import itertools
 import numpy as np
 import pytest
 
-from gluonexp import callbacks, checkpoint, freeze, loop, optim, runtime
+from gluonexp import freeze
+from gluonexp.base import seeds
+from gluonexp.base.errors import GluonexpError
+from gluonexp.base.mx import autograd, gluon, mx, nd, nn
+from gluonexp.config.schema import FreezeConfig, FreezeRule, Unfreeze
 from gluonexp.data.types import Split
-from gluonexp.errors import GluonexpError
-from gluonexp.models.preprocess import Preprocess, Preprocessing
-from gluonexp.mx import autograd, gluon, mx, nd, nn
-from gluonexp.schema import FreezeConfig, FreezeRule, Unfreeze
+from gluonexp.engines.mxnet import freezing, optimizers
+from gluonexp.model_folder.preprocess import Preprocess, Preprocessing
+from gluonexp.training import callbacks, checkpoint, loop
 
 FROZEN_BACKBONE = [FreezeRule("backbone.*", "frozen"), FreezeRule("*")]
 STATISTICS = ("running_mean", "running_var")
@@ -45,7 +48,7 @@ class Topped(nn.HybridBlock):
 
 def ready(net, image):
     """Initialize `net` and compile it as a run does."""
-    runtime.seed_everything(0)
+    seeds.seed_everything(0)
     net.initialize(mx.init.Xavier())
     with autograd.pause():
         net(nd.zeros((1, *image)))  # settles the shapes
@@ -78,7 +81,7 @@ def train(net, optimizer, image, steps=2, batch=2):
 
 
 def sgd():
-    return optim.optimizer("sgd", lr=0.01, weight_decay=0.1, momentum=0.9)
+    return optimizers.optimizer("sgd", lr=0.01, weight_decay=0.1, momentum=0.9)
 
 
 @pytest.mark.parametrize(("name", "cut", "pixels"), FAMILIES)
@@ -92,7 +95,7 @@ def test_a_family_of_the_zoo_stays_frozen(name, cut, pixels):
     unreached = {f"backbone.0.{leaf}" for leaf in STATISTICS}
     for batchnorm in ("moving", "frozen"):  # in this order the compiled network has to change
         plan = freeze.plan(net, FreezeConfig("", rules, batchnorm=batchnorm), image)
-        frozen = freeze.apply(net, plan)
+        frozen = freezing.apply(net, plan)
         before = values(net)
         train(net, sgd(), image)
         held = {row.parameter for row in plan.rows if row.state == "frozen"}
@@ -111,7 +114,7 @@ def test_statistics_below_everything_trained_do_not_move(batchnorm):
     assert any("MXNet moves their statistics on a GPU only" in note for note in plan.notes) == (
         batchnorm == "moving"
     )
-    freeze.apply(net, plan)
+    freezing.apply(net, plan)
     before = values(net)
     train(net, sgd(), IMAGE)
     assert moved(before, values(net)) == {"head.0.weight", "head.0.bias"}
@@ -127,7 +130,7 @@ def test_no_optimizer_touches_what_is_frozen(compose, name):
     config = compose(f"optim={name}", "optim.lr=0.01", "optim.weight_decay=0.5").optim
     net = ready(tiny(), IMAGE)
     plan = freeze.plan(net, FreezeConfig("", FROZEN_BACKBONE), IMAGE)
-    frozen = freeze.apply(net, plan)
+    frozen = freezing.apply(net, plan)
     before = values(net)
     train(net, optimizer(config), IMAGE)
     assert moved(before, values(net)) == {"head.0.weight", "head.0.bias"}
@@ -139,11 +142,11 @@ def test_a_multiplier_scales_the_step():
     steps = {}
     for decay in (1.0, 0.5):
         net = ready(tiny(), IMAGE)
-        freeze.apply(
+        freezing.apply(
             net, freeze.plan(net, FreezeConfig("", [FreezeRule("*")], decay=decay), IMAGE)
         )
         before = values(net)
-        train(net, optim.optimizer("sgd", lr=0.01, weight_decay=0.1), IMAGE, steps=1)
+        train(net, optimizers.optimizer("sgd", lr=0.01, weight_decay=0.1), IMAGE, steps=1)
         after = values(net)
         steps[decay] = {
             name: np.linalg.norm(after[name] - before[name])
@@ -160,7 +163,7 @@ def test_a_multiplier_scales_the_step():
 
 def test_an_audit_names_what_moved():
     net = ready(tiny(), IMAGE)
-    frozen = freeze.apply(net, freeze.plan(net, FreezeConfig("", FROZEN_BACKBONE), IMAGE))
+    frozen = freezing.apply(net, freeze.plan(net, FreezeConfig("", FROZEN_BACKBONE), IMAGE))
     frozen.audit()
     layers = net._collect_params_with_prefix()
     for name in ("backbone.0.weight", "backbone.4.running_var"):
@@ -172,10 +175,10 @@ def test_an_audit_names_what_moved():
 def test_what_is_frozen_after_training_is_taken_as_training_left_it():
     # A compiled network shows stale statistics until its device is waited for.
     net = ready(tiny(), IMAGE)
-    freeze.apply(net, freeze.plan(net, FreezeConfig(), IMAGE))
+    freezing.apply(net, freeze.plan(net, FreezeConfig(), IMAGE))
     train(net, sgd(), IMAGE, steps=8, batch=64)
     rules = [FreezeRule("*.running_*", "frozen"), FreezeRule("*")]
-    frozen = freeze.apply(net, freeze.plan(net, FreezeConfig("", rules), IMAGE))
+    frozen = freezing.apply(net, freeze.plan(net, FreezeConfig("", rules), IMAGE))
     nd.waitall()
     assert frozen.audit() == 4
 
@@ -184,7 +187,7 @@ def test_a_gamma_that_is_no_gamma_is_not_audited():
     # MXNet writes 1 into the gamma of scale=False, which it takes for 1 anyway.
     net = ready(Topped([nn.Conv2D(2, 3), nn.BatchNorm(scale=False)], [nn.Dense(3)]), IMAGE)
     net.backbone[1].gamma.data()[:] = 2
-    frozen = freeze.apply(net, freeze.plan(net, FreezeConfig("", FROZEN_BACKBONE), IMAGE))
+    frozen = freezing.apply(net, freeze.plan(net, FreezeConfig("", FROZEN_BACKBONE), IMAGE))
     train(net, sgd(), IMAGE)
     assert frozen.audit() == 5
     assert values(net)["backbone.1.gamma"].tolist() == [1, 1]
@@ -195,7 +198,7 @@ def test_resuming_releases_what_epochs_behind_had_released_and_no_more():
     config = FreezeConfig("", FROZEN_BACKBONE, unfreeze=[Unfreeze(1, "backbone[-1].*")])
     plan = freeze.plan(net, config, IMAGE)
     for behind, due in ((1, ["backbone.6"]), (2, [])):
-        frozen = freeze.apply(net, plan)
+        frozen = freezing.apply(net, plan)
         frozen.resume(behind, frozen.digests)
         assert net.backbone[6].weight.grad_req == ("null" if due else "write")
         assert frozen.unfreeze(1) == due
@@ -205,7 +208,7 @@ def test_resuming_releases_what_epochs_behind_had_released_and_no_more():
 def test_digests_tell_all_that_was_frozen_at_the_start_also_when_it_is_released():
     net = ready(tiny(), IMAGE)
     config = FreezeConfig("", FROZEN_BACKBONE, unfreeze=[Unfreeze(1, "backbone[-1].*")])
-    frozen = freeze.apply(net, freeze.plan(net, config, IMAGE))
+    frozen = freezing.apply(net, freeze.plan(net, config, IMAGE))
     began = frozen.digests
     assert set(began) == set(values(net)) - HEAD
     frozen.unfreeze(1)
@@ -217,20 +220,20 @@ def test_resuming_compares_with_the_digests_given():
     net = ready(tiny(), IMAGE)
     config = FreezeConfig("", FROZEN_BACKBONE, unfreeze=[Unfreeze(1, "backbone[-1].*")])
     plan = freeze.plan(net, config, IMAGE)
-    began = freeze.apply(net, plan).digests
+    began = freezing.apply(net, plan).digests
     for parameter in net.backbone[6].collect_params().values():  # as training moves it
         parameter.data()[0] += 1
-    frozen = freeze.apply(net, plan)
+    frozen = freezing.apply(net, plan)
     frozen.resume(2, began)
     assert frozen.digests == began  # for the next checkpoint
     assert frozen.audit() == len(began) - 2
     with pytest.raises(GluonexpError, match=r": backbone\.6\.weight, backbone\.6\.bias;"):
-        freeze.apply(net, plan).resume(1, began)  # not yet released then
+        freezing.apply(net, plan).resume(1, began)  # not yet released then
     del began["backbone.0.weight"]
     with pytest.raises(GluonexpError, match=r": backbone\.0\.weight;"):
-        freeze.apply(net, plan).resume(2, began)
+        freezing.apply(net, plan).resume(2, began)
     # A checkpoint that does not say.
-    frozen = freeze.apply(net, plan)
+    frozen = freezing.apply(net, plan)
     net.backbone[0].weight.data()[0] += 1
     frozen.resume(1, None)
     assert frozen.audit() == len(frozen.digests)
@@ -243,7 +246,7 @@ def test_a_recurrent_layer_is_frozen_in_part_and_released(layer):
     net = ready(Topped(backbone, [nn.Dense(2)]), image)
     rules = [FreezeRule("backbone.0._unfused.0.*", "frozen"), FreezeRule("*")]
     config = FreezeConfig("", rules, unfreeze=[Unfreeze(1, "*i2h*")])
-    frozen = freeze.apply(net, freeze.plan(net, config, image))
+    frozen = freezing.apply(net, freeze.plan(net, config, image))
     lower = {f"backbone.0._unfused.0.{g}_{t}" for g in ("i2h", "h2h") for t in ("weight", "bias")}
     before = values(net)
     train(net, sgd(), image)
@@ -262,7 +265,7 @@ def test_a_recurrent_layer_is_frozen_in_part_and_released(layer):
 def test_an_unfreeze_audits_first():
     net = ready(tiny(), IMAGE)
     config = FreezeConfig("", FROZEN_BACKBONE, unfreeze=[Unfreeze(1, "backbone[-1].*")])
-    frozen = freeze.apply(net, freeze.plan(net, config, IMAGE))
+    frozen = freezing.apply(net, freeze.plan(net, config, IMAGE))
     net.backbone[6].weight.data()[0] += 1
     assert frozen.unfreeze(0) == []
     with pytest.raises(GluonexpError, match=r"backbone\.6\.weight"):
@@ -314,7 +317,7 @@ def optimizer(config):
         for key, value in vars(config).items()
         if key not in ("decay_bias_and_norm", "clip_norm")  # not the optimizer's, but the step's
     }
-    return optim.optimizer(**options)
+    return optimizers.optimizer(**options)
 
 
 class Snapshots(loop.Callback):
@@ -335,7 +338,7 @@ class Run:
     def __init__(self, compose, name, policy=GRADUAL):
         self.net = ready(tiny(), IMAGE)
         self.plan = freeze.plan(self.net, policy, IMAGE)
-        self.frozen = freeze.apply(self.net, self.plan)
+        self.frozen = freezing.apply(self.net, self.plan)
         self.said = []
         config = compose(f"optim={name}", "optim.lr=0.01", "optim.weight_decay=0.1").optim
         steps = Preprocessing(6, 6, 1, (0.0,), (1.0,))
@@ -436,7 +439,7 @@ def test_resumed_training_may_start_from_other_values_than_the_network_it_is_loa
 ):
     first, second, third = (Run(compose, "sgd", FreezeConfig("", FROZEN_BACKBONE)) for _ in "123")
     first.net.backbone[0].weight.data()[0] += 1  # as if its weights came from elsewhere
-    first.frozen = freeze.apply(first.net, first.plan)
+    first.frozen = freezing.apply(first.net, first.plan)
     first.fit(tmp_path, 1)
     second.fit(tmp_path, 2, second.resume(tmp_path))
     third.fit(tmp_path, 3, third.resume(tmp_path))  # the digests go from checkpoint to checkpoint

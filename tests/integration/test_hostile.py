@@ -19,10 +19,11 @@ from click.testing import CliRunner
 from PIL import Image
 from rich.console import Console
 
-from gluonexp import experiment, reexport
+from gluonexp import experiment
 from gluonexp.cli import main
-from gluonexp.evaluate import data_for
-from gluonexp.predict import Classifier
+from gluonexp.inference import reexport
+from gluonexp.inference.evaluate import data_for
+from gluonexp.inference.predict import Classifier
 from gluonexp.run import compose as composed
 from gluonexp.tracking import open_store
 from gluonexp.tracking.artifacts import sha256
@@ -238,7 +239,7 @@ TARGETS = {
     "class": ("evil.Data", "build.allow=[evil]"),
     "system": ("os.system", "build.allow=[os]"),
     "imported": ("gluonexp.data.folder.os.system", "is not what gluonexp itself has there"),
-    "other-part": ("gluonexp.download.fetch", "is not what gluonexp itself has there"),
+    "other-part": ("gluonexp.base.download.fetch", "is not what gluonexp itself has there"),
     "other-data": ("gluonexp.data.cifar.Cifar10", "is not what gluonexp itself has there"),
 }
 

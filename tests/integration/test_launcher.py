@@ -26,9 +26,9 @@ from hydra.errors import CompactHydraException, ConfigCompositionException
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from gluonexp.base.workers import WorkerDied, cores
 from gluonexp.run import conf_dir
 from gluonexp.tracking import open_store
-from gluonexp.workers import WorkerDied, cores
 
 # Workers cannot import the tests.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])

@@ -3,12 +3,14 @@
 import numpy as np
 import pytest
 
-from gluonexp import build, callbacks, checkpoint, loop, runtime
+from gluonexp import assembly
+from gluonexp.base import better, seeds
+from gluonexp.base.errors import GluonexpError
+from gluonexp.base.mx import gluon, mx, nn
 from gluonexp.data import augment
 from gluonexp.data.types import Batch, Split
-from gluonexp.errors import GluonexpError
-from gluonexp.mx import gluon, mx, nn
-from gluonexp.predict import softmax
+from gluonexp.inference.predict import softmax
+from gluonexp.training import callbacks, checkpoint, loop
 
 
 def _split(count, seed=0):
@@ -41,14 +43,14 @@ def learner(compose):
 
     def made(*overrides, network=_network):
         config = compose("dataset=synthetic", "trainer.batch_size=16", *overrides)
-        plan = build.plan(config)
-        spec = build.Spec(6, 6, 1, ("a", "b", "c"))
-        steps = build.preprocessing(config.dataset, spec)
-        runtime.seed_everything(config.seed)
-        net = build.network(config, network, spec, steps)
-        build.initialize(config, net, spec, mx.cpu())
-        block = build.preprocess(steps, spec)
-        return build.learner(config, plan, net, block, mx.cpu(), 70)
+        plan = assembly.plan(config)
+        spec = assembly.Spec(6, 6, 1, ("a", "b", "c"))
+        steps = assembly.preprocessing(config.dataset, spec)
+        seeds.seed_everything(config.seed)
+        net = assembly.network(config, network, spec, steps)
+        assembly.initialize(config, net, spec, mx.cpu())
+        block = assembly.preprocess(steps, spec)
+        return assembly.learner(config, plan, net, block, mx.cpu(), 70)
 
     return made
 
@@ -335,8 +337,8 @@ def test_divergence_is_an_error_with_a_remedy(learner, tmp_path):
     ],
 )
 def test_better_has_a_declared_direction(mode, values, improved):
-    better = callbacks.Better("m", mode)
-    assert [better.improved({"m": value}) for value in values] == improved
+    watched = better.Better("m", mode)
+    assert [watched.improved({"m": value}) for value in values] == improved
 
 
 def test_cut_off_between_best_and_last_nothing_is_lost(learner, tmp_path, monkeypatch):

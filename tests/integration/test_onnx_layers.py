@@ -3,8 +3,11 @@
 import numpy as np
 import pytest
 
-from gluonexp.export import files, onnx, runtimes, symbol
-from gluonexp.mx import gluon, mx, nd, nn
+from gluonexp.base.mx import gluon, mx, nd, nn
+from gluonexp.export import symbol
+from gluonexp.export.onnx import convert
+from gluonexp.model_folder import files
+from gluonexp.verification import runtimes
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -316,7 +319,7 @@ def export(made, folder):
 def write(folder):
     """Write the ONNX file, also of what would not be read from a folder that anybody made."""
     graph, params = files.paths(folder, files.MODEL)
-    onnx.write(mx.sym.load(str(graph)), *files.read_params(params), folder, SHAPE)
+    convert.write(mx.sym.load(str(graph)), *files.read_params(params), folder, SHAPE)
 
 
 @pytest.mark.parametrize("name", AGREE)
@@ -338,13 +341,13 @@ def test_a_layer_that_would_not_is_refused_by_its_name(name, tmp_path):
     made, operator, reason = REFUSED[name]
     export(made, tmp_path)
     expected = rf"^no ONNX: operator {operator} \(net_\w+\) cannot be translated: .*{reason}"
-    with pytest.raises(onnx.Unexportable, match=expected):
+    with pytest.raises(convert.Unexportable, match=expected):
         write(tmp_path)
     assert not list(tmp_path.glob("*.onnx"))
 
 
 def test_a_network_for_one_image_at_a_time_is_refused(tmp_path, capfd):
     export(lambda F, x: F.elemwise_add(x, F.ones((1, 4, 11, 9))), tmp_path)
-    with pytest.raises(onnx.Unexportable, match="does not take every number of images: "):
+    with pytest.raises(convert.Unexportable, match="does not take every number of images: "):
         write(tmp_path)
     assert capfd.readouterr() == ("", "")

@@ -16,7 +16,7 @@ import yaml
 from PIL import Image
 
 from gluonexp import experiment, tracking
-from gluonexp.errors import GluonexpError
+from gluonexp.base.errors import GluonexpError
 from gluonexp.tracking import open_store, resolve_uri
 
 SMALL = ["model=mlp", "model.hidden=[32]", "trainer.epochs=3", "trainer.batch_size=64"]
@@ -187,16 +187,16 @@ def test_predict_uses_the_export(tracked, tmp_path):
 
 
 def test_the_gluon_parameters_load_as_gluon_parameters(tracked, compose):
-    from gluonexp import build
-    from gluonexp.mx import mx
+    from gluonexp import assembly
+    from gluonexp.base.mx import mx
 
     config = compose()
-    plan = build.plan(config)
+    plan = assembly.plan(config)
     spec = plan.source.spec()
-    net = build.network(config, plan.model, spec, build.preprocessing(config.dataset, spec))
-    build.initialize(config, net, spec, mx.cpu())
+    net = assembly.network(config, plan.model, spec, assembly.preprocessing(config.dataset, spec))
+    assembly.initialize(config, net, spec, mx.cpu())
     net.load_parameters(str(_artifact(tracked, "checkpoint/model.params")))
-    data = build.data(config, plan.source)
+    data = assembly.data(config, plan.source)
     inputs = mx.nd.array(data.test.images.transpose(0, 3, 1, 2) / 255)
     right = (net(inputs).asnumpy().argmax(1) == data.test.labels).mean()
     assert right == pytest.approx(tracked[3].data.metrics["test/acc"])

@@ -8,14 +8,17 @@ import re
 import numpy as np
 import pytest
 
+from gluonexp.base.errors import GluonexpError
+from gluonexp.base.mx import autograd, gluon, mx, nd, nn
 from gluonexp.data.digits import Digits
-from gluonexp.errors import GluonexpError
-from gluonexp.export import files, onnx, runtimes, symbol
+from gluonexp.export import symbol
+from gluonexp.export.onnx import convert
+from gluonexp.model_folder import files
+from gluonexp.model_folder.preprocess import Preprocess, Preprocessing
 from gluonexp.models.cnn import cnn
 from gluonexp.models.finetune import alexnet_ft, zoo_ft
 from gluonexp.models.mlp import mlp
-from gluonexp.models.preprocess import Preprocess, Preprocessing
-from gluonexp.mx import autograd, gluon, mx, nd, nn
+from gluonexp.verification import runtimes
 
 onnx_library = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -117,7 +120,7 @@ def unfix(folder, rng):
 def write_onnx(folder):
     shape = files.read_signature(folder)["input"]["shape"][1:]
     network = files.read(folder, files.MODEL, "data", (1, *shape))
-    return onnx.write(*network, folder, shape)
+    return convert.write(*network, folder, shape)
 
 
 def read(graph):
@@ -296,11 +299,11 @@ def test_writing_onnx_is_silent_and_leaves_the_libraries_as_they_were(exported, 
     network = files.read(exported[0], files.MODEL, "data", (1, 1, 8, 8))
     onnx_library.mapping = "another library's"
     before = state()
-    onnx.write(*network, tmp_path, (1, 8, 8))
+    convert.write(*network, tmp_path, (1, 8, 8))
     assert state() == before
     del onnx_library.mapping
     before = state()
-    onnx.write(*network, tmp_path, (1, 8, 8))
+    convert.write(*network, tmp_path, (1, 8, 8))
     assert state() == before
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
     assert capfd.readouterr() == ("", "")
@@ -321,7 +324,7 @@ def test_writing_onnx_is_silent_and_leaves_the_libraries_as_they_were(exported, 
 def test_an_operator_that_onnx_cannot_have_is_named(layer, match, tmp_path):
     export(small(layer), (1, 8, 8), tmp_path)
     before = vars(onnx_library).get("mapping"), mx.onnx.mx2onnx._export_onnx.MXNetGraph.__dict__
-    with pytest.raises(onnx.Unexportable, match=match):
+    with pytest.raises(convert.Unexportable, match=match):
         write_onnx(tmp_path)
     after = vars(onnx_library).get("mapping"), mx.onnx.mx2onnx._export_onnx.MXNetGraph.__dict__
     assert after == before
@@ -399,6 +402,6 @@ def test_the_c_predictor_reads_the_pair(exported):
 
 def test_a_network_that_one_file_cannot_hold_is_told(tmp_path, monkeypatch):
     export(small(nn.Activation("relu")), (1, 8, 8), tmp_path)
-    monkeypatch.setattr(onnx, "LARGEST", 1000)  # the real limit is two thousand million
-    with pytest.raises(onnx.Unexportable, match=r"no ONNX: the parameters take 0\.00 GB"):
+    monkeypatch.setattr(convert, "LARGEST", 1000)  # the real limit is two thousand million
+    with pytest.raises(convert.Unexportable, match=r"no ONNX: the parameters take 0\.00 GB"):
         write_onnx(tmp_path)

@@ -17,10 +17,11 @@ from mlflow.entities import Run
 from gluonexp import run as app
 from gluonexp.data import synthetic
 from gluonexp.data.types import Samples
-from gluonexp.outcomes import FAILED, FINISHED, KILLED, PRUNED, Summary
 from gluonexp.sweep.answer import command as answer_command
+from gluonexp.sweep.outcomes import Summary
 from gluonexp.sweep.points import digest_of
 from gluonexp.tracking import open_store
+from gluonexp.tracking.statuses import FAILED, FINISHED, KILLED, PRUNED
 from gluonexp.tracking.sweeps import argument_tags
 
 ROOT = Path(__file__).parents[2]
@@ -239,7 +240,8 @@ def test_a_run_left_by_a_dead_process_is_tried_again() -> None:
         return [run.info.status for run in children(client, summary.parent_id)]
 
     code = (
-        "from gluonexp.processes import this_process; print(this_process(), flush=True); input()"
+        "from gluonexp.base.processes import this_process\n"
+        "print(this_process(), flush=True); input()"
     )
     sleeper = subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

@@ -8,25 +8,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from gluonexp import verify
-from gluonexp.errors import GluonexpError
-from gluonexp.export import (
-    agreement,
-    certificate,
-    divergence,
-    files,
-    graph,
-    int8,
-    onnx,
-    samples,
-    score,
-    symbol,
-)
-from gluonexp.export.runtimes import available
-from gluonexp.export.samples import Samples
-from gluonexp.models.preprocess import Preprocess, Preprocessing
-from gluonexp.mx import autograd, gluon, mx, nd, nn
-from gluonexp.workers import Workers
+from gluonexp.base.errors import GluonexpError
+from gluonexp.base.mx import autograd, gluon, mx, nd, nn
+from gluonexp.base.workers import Workers
+from gluonexp.export import int8, symbol, uint8
+from gluonexp.export.onnx import convert
+from gluonexp.model_folder import files, samples
+from gluonexp.model_folder.preprocess import Preprocess, Preprocessing
+from gluonexp.model_folder.samples import Samples
+from gluonexp.verification import agreement, certificate, divergence, score, verify
+from gluonexp.verification.runtimes import available
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("openvino")
@@ -83,8 +74,8 @@ def exported(trained, tmp_path_factory):
         classes=CLASSES,
     )
     network = files.read(folder, files.MODEL, "data", (1, *SHAPE))
-    onnx.write(*network, folder, SHAPE)
-    graph.write(folder, steps, with_onnx=True)
+    convert.write(*network, folder, SHAPE)
+    uint8.write(folder, steps, with_onnx=True)
     samples.write(folder, known)
     return folder
 

@@ -5,26 +5,28 @@ import gc
 import numpy as np
 import pytest
 
-from gluonexp import build, freeze, runtime
+from gluonexp import assembly, freeze
+from gluonexp.base import seeds
+from gluonexp.base.mx import mx, nd
+from gluonexp.engines.mxnet import freezing
 from gluonexp.models.finetune import zoo_names
-from gluonexp.mx import mx, nd
 
 
 @pytest.mark.parametrize("backbone", zoo_names())
 def test_every_backbone_composes_and_classifies(backbone, compose):
     config = compose("model=zoo_ft", f"model.backbone={backbone}", "model.weights=none")
     assert config.freeze.name == "features"
-    source = build.plan(config).source
-    steps = build.preprocessing(config.dataset, source.spec())
+    source = assembly.plan(config).source
+    steps = assembly.preprocessing(config.dataset, source.spec())
     size = 299 if backbone == "inceptionv3" else 224
     assert (steps.channels, steps.height, steps.width) == (3, size, size)
 
-    runtime.seed_everything(config.seed)
-    net = build.network(config, build.plan(config).model, source.spec(), steps)
+    seeds.seed_everything(config.seed)
+    net = assembly.network(config, assembly.plan(config).model, source.spec(), steps)
     plan = freeze.plan(net, config.freeze, (3, size, size))
-    pretrained = build.initialize(config, net, source.spec(), mx.cpu())
+    pretrained = assembly.initialize(config, net, source.spec(), mx.cpu())
     assert pretrained.choice == "none"
-    freeze.apply(net, plan)
+    freezing.apply(net, plan)
     trained = {row.parameter for row in plan.rows if row.state == "trained"}
     assert trained == {"head.1.weight", "head.1.bias"}
     assert sum(row.flops_share for row in plan.rows) == pytest.approx(1)

@@ -22,8 +22,9 @@ from mlflow.store.artifact.mlflow_artifacts_repo import MlflowArtifactsRepositor
 from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.rest_utils import http_request
 
-from gluonexp.errors import GluonexpError
-from gluonexp.tracking import artifacts, ensure_experiment, open_store, parts
+from gluonexp.base import parts
+from gluonexp.base.errors import GluonexpError
+from gluonexp.tracking import artifacts, ensure_experiment, open_store
 from gluonexp.tracking.artifacts import JOURNAL, Artifacts, File
 
 FILES = {

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from gluonexp import build, runtime
+from gluonexp import assembly
+from gluonexp.base import seeds
+from gluonexp.base.errors import GluonexpError
+from gluonexp.base.mx import mx
 from gluonexp.data.types import Samples, Spec, Split
-from gluonexp.errors import GluonexpError
-from gluonexp.mx import mx
 
 TEN = tuple("0123456789")
 
@@ -17,36 +18,36 @@ TEN = tuple("0123456789")
         "os.system",
         "builtins.eval",
         "gluonexpx.models.mlp",
-        "gluonexp.checkpoint.os.system",
-        "gluonexp.checkpoint.shutil.rmtree",
-        "gluonexp.build.importlib.import_module",
-        "gluonexp.predict.np.load",
+        "gluonexp.training.checkpoint.os.system",
+        "gluonexp.training.checkpoint.shutil.rmtree",
+        "gluonexp.assembly.importlib.import_module",
+        "gluonexp.inference.predict.np.load",
     ],
 )
 def test_a_target_outside_the_allowed_packages_is_refused(target):
     with pytest.raises(GluonexpError, match=r"^model\._target_="):
-        build.constructor({"_target_": target}, "model", ["gluonexp"])
+        assembly.constructor({"_target_": target}, "model", ["gluonexp"])
 
 
 @pytest.mark.parametrize("target", ["gluonexp.models.nothing.at_all", "gluonexp.models.mlp.nope"])
 def test_a_target_that_does_not_exist_is_named(target):
     with pytest.raises(GluonexpError, match=f"model._target_={target}"):
-        build.constructor({"_target_": target}, "model", ["gluonexp"])
+        assembly.constructor({"_target_": target}, "model", ["gluonexp"])
 
 
 def test_an_own_package_can_be_allowed():
     node = {"_target_": "fractions.Fraction", "numerator": 3}
     with pytest.raises(GluonexpError, match=r"build\.allow=\[fractions\]"):
-        build.constructor(node, "model", ["gluonexp"])
-    assert build.constructor(node, "model", ["gluonexp", "fractions"])() == 3
+        assembly.constructor(node, "model", ["gluonexp"])
+    assert assembly.constructor(node, "model", ["gluonexp", "fractions"])() == 3
 
 
 def test_arguments_are_checked_before_anything_is_called():
     node = {"_target_": "gluonexp.models.mlp.mlp", "hiden": [8]}
     with pytest.raises(GluonexpError, match=r"model\.hiden: .* did you mean hidden\?"):
-        build.constructor(node, "model", ["gluonexp"], provided=("classes",))
+        assembly.constructor(node, "model", ["gluonexp"], provided=("classes",))
     with pytest.raises(GluonexpError, match=r"model\.classes: .* needs a value"):
-        build.constructor({"_target_": "gluonexp.models.mlp.mlp"}, "model", ["gluonexp"])
+        assembly.constructor({"_target_": "gluonexp.models.mlp.mlp"}, "model", ["gluonexp"])
 
 
 def test_nested_targets_are_built_too():
@@ -55,24 +56,24 @@ def test_nested_targets_are_built_too():
         "numerator": {"_target_": "fractions.Fraction", "numerator": 1, "denominator": 2},
         "denominator": 2,
     }
-    assert build.constructor(node, "x", ["fractions"])() == 0.25
+    assert assembly.constructor(node, "x", ["fractions"])() == 0.25
 
 
 def test_a_constructor_that_refuses_its_values_is_one_message():
     node = {"_target_": "gluonexp.models.cnn.cnn", "channels": [1, 2, 3]}
-    construct = build.constructor(node, "model", ["gluonexp"], provided=("classes",))
+    construct = assembly.constructor(node, "model", ["gluonexp"], provided=("classes",))
     with pytest.raises(GluonexpError, match=r"^model: gluonexp\.models\.cnn\.cnn refused"):
         construct(classes=10)
 
 
 def _network(compose, *overrides, spec=None):
     config = compose(*overrides)
-    plan = build.plan(config)
+    plan = assembly.plan(config)
     spec = spec or plan.source.spec()
-    steps = build.preprocessing(config.dataset, spec)
-    runtime.seed_everything(config.seed)
-    net = build.network(config, plan.model, spec, steps)
-    build.initialize(config, net, spec, mx.cpu())
+    steps = assembly.preprocessing(config.dataset, spec)
+    seeds.seed_everything(config.seed)
+    net = assembly.network(config, plan.model, spec, steps)
+    assembly.initialize(config, net, spec, mx.cpu())
     return net
 
 
@@ -106,20 +107,20 @@ def test_the_seed_decides_the_initial_weights(compose):
 def test_mean_and_std_must_fit_the_channels(compose):
     config = compose("dataset.mean=[0.1,0.2]")
     with pytest.raises(GluonexpError, match=r"dataset\.mean=\[0\.1, 0\.2\]"):
-        build.preprocessing(config.dataset, Spec(28, 28, 1, TEN))
+        assembly.preprocessing(config.dataset, Spec(28, 28, 1, TEN))
 
 
 def test_a_callback_must_watch_something_that_is_measured(compose):
     with pytest.raises(GluonexpError, match=r"callbacks\.checkpoint\.metric=val/accuracy"):
-        build.plan(compose("callbacks.checkpoint.metric=val/accuracy"))
+        assembly.plan(compose("callbacks.checkpoint.metric=val/accuracy"))
     with pytest.raises(GluonexpError, match=r"callbacks\.early_stopping watches val/acc"):
-        build.plan(compose("callbacks=early_stopping", "dataset.val_fraction=0"))
-    build.plan(compose("dataset.val_fraction=0"))  # the checkpoint keeps the last epoch then
+        assembly.plan(compose("callbacks=early_stopping", "dataset.val_fraction=0"))
+    assembly.plan(compose("dataset.val_fraction=0"))  # the checkpoint keeps the last epoch then
 
 
 def test_a_callback_must_be_one(compose):
     with pytest.raises(GluonexpError, match=r"callbacks\.mine: .* is no"):
-        build.plan(compose("+callbacks.mine._target_=gluonexp.data.digits.Digits"))
+        assembly.plan(compose("+callbacks.mine._target_=gluonexp.data.digits.Digits"))
 
 
 @pytest.mark.parametrize(
@@ -128,7 +129,7 @@ def test_a_callback_must_be_one(compose):
 )
 def test_only_the_public_parts_of_gluonexp_may_be_named(target):
     with pytest.raises(GluonexpError, match=r"^model\._target_="):
-        build.constructor({"_target_": target}, "model", ["gluonexp"])
+        assembly.constructor({"_target_": target}, "model", ["gluonexp"])
 
 
 class _Own:
@@ -163,11 +164,11 @@ LABELS = np.arange(9) % 3
 )
 def test_samples_must_be_what_their_spec_says(compose, images, labels, message):
     with pytest.raises(GluonexpError, match=f"dataset digits, train split: {message}"):
-        build.data(compose(), _Own(images, labels))
+        assembly.data(compose(), _Own(images, labels))
 
 
 def test_right_samples_are_taken_and_split(compose):
-    data = build.data(compose("dataset.val_fraction=0.34"), _Own(IMAGES, LABELS))
+    data = assembly.data(compose("dataset.val_fraction=0.34"), _Own(IMAGES, LABELS))
     assert [len(split) for split in data.splits().values()] == [6, 3]
     assert data.held_out() == ("val", data.val)
 
@@ -182,7 +183,7 @@ def test_right_samples_are_taken_and_split(compose):
 def test_wrong_values_are_found_before_data_are_read(compose, override, message):
     config = compose(override, "callbacks.checkpoint=null")
     if message is None:
-        build.plan(config)
+        assembly.plan(config)
         return
     with pytest.raises(GluonexpError, match=message):
-        build.plan(config)
+        assembly.plan(config)

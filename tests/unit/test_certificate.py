@@ -13,11 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from gluonexp.errors import GluonexpError
-from gluonexp.export import agreement, certificate, guard, samples
-from gluonexp.export.agreement import INT8_DROP, TOLERANCE, Agreement, Certificate
-from gluonexp.export.samples import Samples
-from gluonexp.export.score import Score
+from gluonexp.base.errors import GluonexpError
+from gluonexp.model_folder import guard, samples
+from gluonexp.model_folder.samples import Samples
+from gluonexp.verification import agreement, certificate
+from gluonexp.verification.agreement import INT8_DROP, TOLERANCE, Agreement, Certificate
+from gluonexp.verification.score import Score
 
 CLASSES = ("circle", "square", "t-shirt/top")
 

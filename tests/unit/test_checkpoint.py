@@ -5,9 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from gluonexp import checkpoint, optim
-from gluonexp.errors import GluonexpError
-from gluonexp.mx import autograd, gluon, mx, nd, nn
+from gluonexp.base.errors import GluonexpError
+from gluonexp.base.mx import autograd, gluon, mx, nd, nn
+from gluonexp.engines.mxnet import optimizers
+from gluonexp.training import checkpoint
 
 
 def _made(name="adam", units=3, seed=0):
@@ -16,7 +17,9 @@ def _made(name="adam", units=3, seed=0):
         net = nn.HybridSequential()
         net.add(nn.Dense(4, in_units=2), nn.BatchNorm(in_channels=4), nn.Dense(units, in_units=4))
         net.initialize(mx.init.Xavier())
-    return net, gluon.Trainer(net.collect_params(), optim.optimizer(name, lr=0.1, weight_decay=0))
+    return net, gluon.Trainer(
+        net.collect_params(), optimizers.optimizer(name, lr=0.1, weight_decay=0)
+    )
 
 
 def _step(net, trainer):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from gluonexp.compare import Comparison, Row, columns, comparison, machine, terminal
-from gluonexp.tracking.records import RunRecord
+from gluonexp.tracking.read.records import RunRecord
 
 START = datetime(2026, 11, 22, 10, 0, tzinfo=timezone.utc)
 

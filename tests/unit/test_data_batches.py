@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gluonexp.base.errors import GluonexpError
 from gluonexp.data.augment import flip_crop, mixup, none
 from gluonexp.data.batches import batches
 from gluonexp.data.types import Split
-from gluonexp.errors import GluonexpError
 
 
 def numbered(count: int) -> Split:

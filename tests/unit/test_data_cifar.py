@@ -9,9 +9,9 @@ import tarfile
 import numpy as np
 import pytest
 
+from gluonexp.base.errors import GluonexpError
 from gluonexp.data import cifar
 from gluonexp.data.cifar import CIFAR10, FORMS, read_binary, read_pickle
-from gluonexp.errors import GluonexpError
 
 PYTHON, BINARY = FORMS
 ROWS = 4  # images a batch

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from gluonexp.base.errors import GluonexpError
 from gluonexp.data.folder import ImageFolder
-from gluonexp.errors import GluonexpError
 
 
 def add(folder, *values, suffix="png"):

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from gluonexp.base.errors import GluonexpError
 from gluonexp.data import idx
 from gluonexp.data.idx import FashionMNIST, parse_idx, read_gzip_or_plain
-from gluonexp.errors import GluonexpError
 
 
 def idx_bytes(array):

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from gluonexp.base.errors import GluonexpError
 from gluonexp.data.images import UnreadableImageError, decode, decode_all
-from gluonexp.errors import GluonexpError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, size=(6, 4, 3), dtype=np.uint8)
 # Smooth, so that JPEG changes little.

@@ -8,11 +8,11 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from PIL import Image
 
+from gluonexp.base.errors import GluonexpError
 from gluonexp.data.augment import flip_crop
 from gluonexp.data.digits import Digits
 from gluonexp.data.root import data_root
 from gluonexp.data.synthetic import Synthetic
-from gluonexp.errors import GluonexpError
 
 CONF = Path(__file__).parents[2] / "conf"
 DATASETS = sorted(path.stem for path in (CONF / "dataset").glob("*.yaml"))

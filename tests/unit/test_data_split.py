@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gluonexp.base.errors import GluonexpError
 from gluonexp.data.split import carve, held_out, spread
 from gluonexp.data.types import Split
-from gluonexp.errors import GluonexpError
 
 LABELS = st.lists(st.integers(0, 4), min_size=8, max_size=200)
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 from rich.console import Console
 
-from gluonexp.doctor import Check, checks, render
+from gluonexp.cli.doctor import Check, checks, render
 
 
 @pytest.fixture(autouse=True)

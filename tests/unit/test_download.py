@@ -11,8 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 
-from gluonexp.download import NoMirror, fetch, obstacles, shown
-from gluonexp.errors import GluonexpError
+from gluonexp.base.download import NoMirror, fetch, obstacles, shown
+from gluonexp.base.errors import GluonexpError
 
 NAME = "data.gz"
 CONTENT = np.random.default_rng(0).integers(0, 256, size=300_000, dtype=np.uint8).tobytes()

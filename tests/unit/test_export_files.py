@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gluonexp.errors import GluonexpError
-from gluonexp.export import files, runtimes, symbol
-from gluonexp.mx import mx, nd, nn, sym
+from gluonexp.base.errors import GluonexpError
+from gluonexp.base.mx import mx, nd, nn, sym
+from gluonexp.export import symbol
+from gluonexp.model_folder import files
+from gluonexp.verification import runtimes
 
 RUNTIMES = ["module", "symbolblock"]
 STEPS = {"height": 6, "width": 5, "channels": 2, "mean": [0.5], "std": [0.25, 1]}

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from gluonexp.errors import GluonexpError
+from gluonexp.base.errors import GluonexpError
+from gluonexp.base.mx import gluon, mx, nd
 from gluonexp.models.finetune import FineTune, SpatialMean, alexnet_ft, zoo_ft, zoo_names
-from gluonexp.mx import gluon, mx, nd
 from gluonexp.weights.find import Weights
 
 SMALL = "squeezenet1.1"

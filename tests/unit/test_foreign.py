@@ -10,10 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gluonexp.errors import GluonexpError
-from gluonexp.export import files, foreign, runtimes
-from gluonexp.mx import gluon, mx, nd, nn, sym
-from gluonexp.predict import softmax
+from gluonexp.base.errors import GluonexpError
+from gluonexp.base.mx import gluon, mx, nd, nn, sym
+from gluonexp.export import foreign
+from gluonexp.inference.predict import softmax
+from gluonexp.model_folder import files
+from gluonexp.verification import runtimes
 
 SHAPE = (3, 8, 8)
 CLASSES = ("circle", "square", "größe", "star")

@@ -8,12 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gluonexp import freeze
-from gluonexp.errors import GluonexpError
+from gluonexp.base.errors import GluonexpError
+from gluonexp.base.mx import gluon, mx, nn
+from gluonexp.base.text import listed
+from gluonexp.config.schema import FreezeConfig, FreezeRule, Unfreeze
 from gluonexp.freeze import rules
-from gluonexp.freeze.graph import Graph
-from gluonexp.freeze.layers import blocks, listed, parts
-from gluonexp.mx import gluon, mx, nn
-from gluonexp.schema import FreezeConfig, FreezeRule, Unfreeze
+from gluonexp.models.layers import blocks, parts
+from gluonexp.models.work import Graph
 
 IMAGE = (3, 8, 8)  # C, H, W
 

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from gluonexp.errors import GluonexpError
-from gluonexp.export import files, int8, runtimes, symbol
-from gluonexp.mx import autograd, gluon, mx, nd, nn
+from gluonexp.base.errors import GluonexpError
+from gluonexp.base.mx import autograd, gluon, mx, nd, nn
+from gluonexp.export import int8, symbol
+from gluonexp.model_folder import files
+from gluonexp.verification import runtimes
 
 WRITTEN = {"int8-0000.params", "int8-symbol.json", "int8.json"}
 

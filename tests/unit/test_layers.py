@@ -13,41 +13,51 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # From top to bottom. A room imports rooms of lower floors only: none above, none beside it.
 FLOORS = (
-    {"__main__"},
-    {"cli"},
-    {"run"},
-    {"experiment", "doctor", "sweep", "evaluate"},
-    {"job"},
-    {"resume"},
-    {"reexport"},
-    {"record", "show", "compare", "flavor", "formats"},
-    {"predict", "verify"},
-    {"build"},
-    {"callbacks", "lr_find"},
-    {"loop"},
-    {"data", "models", "freeze", "optim", "loss", "metrics", "checkpoint"},
-    {"weights"},
-    {"tracking", "export", "report", "study"},
-    {"schema", "runtime", "download", "outcomes"},
-    {"workers"},
-    {"mx", "progress", "processes"},
-    {"errors"},
-    {"__init__"},
+    "__main__",
+    "cli",
+    "run",
+    "experiment",
+    "sweep",
+    "compare",
+    "inference",
+    "assembly",
+    "verification",
+    "export",
+    "engines",
+    "training",
+    "freeze",
+    "weights",
+    "tracking",
+    "models",
+    "model_folder",
+    "graph",
+    "data",
+    "report",
+    "config",
+    "base",
+    "__init__",
 )
-# Plain types, which everybody may speak of.
-PLAIN = "gluonexp.data.types"
+# Nothing lies beside these at the root of the package.
+ROOT_FILES = {"__init__.py", "__main__.py", "py.typed", "run.py"}
+# Plain types, which everybody may speak of; and the table of old names, which the package reads.
+PLAIN = ("gluonexp.data.types", "gluonexp.base.aliases")
+# What a run is made of without knowing which engine computes it.
+WITHOUT_MXNET = {
+    *("training", "freeze", "experiment", "sweep", "compare", "tracking", "report", "data"),
+    "config",
+}
 
 ALLOWED = {
-    "mxnet": {"mx"},
-    "mlflow": {"tracking", "export/flavor.py", "cli"},
+    "mxnet": {"base/mx.py"},
+    "mlflow": {"tracking", "inference/flavor.py", "cli"},
     "matplotlib": {"report"},
-    "hydra": {"run", "build", "schema", "cli", "sweep"},
-    "omegaconf": {"run", "build", "schema", "cli", "sweep"},
-    "optuna": {"study"},
-    "cloudpickle": {"sweep", "workers"},
-    "onnx": {"export"},
-    "onnxruntime": {"export"},
-    "openvino": {"export"},
+    "hydra": {"run", "assembly", "config", "cli", "sweep"},
+    "omegaconf": {"run", "assembly", "config", "cli", "sweep"},
+    "optuna": {"sweep"},
+    "cloudpickle": {"sweep", "base/workers.py"},
+    "onnx": {"export", "verification", "model_folder/guard.py"},
+    "onnxruntime": {"verification"},
+    "openvino": {"verification"},
 }
 
 LONGEST = 400  # lines
@@ -58,8 +68,6 @@ def place(module):
 
 
 def room(module):
-    if place(module) == "export/flavor.py":  # it is made of what is above the export, too
-        return "flavor"
     return module.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
@@ -75,23 +83,27 @@ def imported(module):
     return names
 
 
-def floor(name):
-    return next(index for index, rooms in enumerate(FLOORS) if name in rooms)
-
-
 def imported_room(name):
     """Return the room of an imported `gluonexp` name."""
-    if name.startswith("gluonexp.export.flavor"):
-        return "flavor"
     part = name.split(".")[1]
     known = (PACKAGE / f"{part}.py").exists() or (PACKAGE / part).is_dir()
     return part if known else "__init__"
 
 
-def test_every_room_is_on_one_floor():
-    rooms = [name for rooms in FLOORS for name in rooms]
-    assert len(rooms) == len(set(rooms))
-    assert {room(module) for module in MODULES} == set(rooms)
+def test_the_rooms_are_those_of_the_floors():
+    assert len(FLOORS) == len(set(FLOORS))
+    assert {room(module) for module in MODULES} == set(FLOORS)
+
+
+def test_the_root_holds_rooms_only():
+    files = {path.name for path in PACKAGE.iterdir() if path.is_file()}
+    assert files == ROOT_FILES
+
+
+def test_each_room_says_in_a_line_what_lives_there():
+    for folder in {module.parent for module in MODULES}:
+        said = ast.get_docstring(ast.parse((folder / "__init__.py").read_text("utf-8")))
+        assert said and said.splitlines()[0].endswith((".", ":")), folder
 
 
 @pytest.mark.parametrize("module", MODULES, ids=place)
@@ -100,7 +112,17 @@ def test_imports_point_down(module):
     for name in imported(module):
         if name.startswith("gluonexp.") and not name.startswith(PLAIN):
             there = imported_room(name)
-            assert there == here or floor(there) > floor(here), f"{place(module)} imports {name}"
+            down = FLOORS.index(there) > FLOORS.index(here)
+            assert there == here or down, f"{place(module)} imports {name}"
+
+
+@pytest.mark.parametrize(
+    "module", [path for path in MODULES if room(path) in WITHOUT_MXNET], ids=place
+)
+def test_what_does_not_compute_is_without_mxnet(module):
+    doors = ("mxnet", "gluonexp.base.mx", "gluonexp.base.device")
+    for name in imported(module):
+        assert not f"{name}.".startswith(tuple(f"{door}." for door in doors)), name
 
 
 @pytest.mark.parametrize("module", MODULES, ids=place)

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gluonexp.errors import GluonexpError
-from gluonexp.loss import softmax_cross_entropy
-from gluonexp.mx import autograd, nd
+from gluonexp.base.errors import GluonexpError
+from gluonexp.base.mx import autograd, nd
+from gluonexp.models.loss import softmax_cross_entropy
 
 
 def _log_softmax(logits):

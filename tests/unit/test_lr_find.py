@@ -9,12 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from gluonexp import build, loop, lr_find, runtime
+from gluonexp import assembly
+from gluonexp.base import seeds
+from gluonexp.base.errors import GluonexpError
+from gluonexp.base.mx import gluon, mx, nd, nn
 from gluonexp.data.types import Split
-from gluonexp.errors import GluonexpError
-from gluonexp.mx import gluon, mx, nd, nn
+from gluonexp.experiment import lr_find
 from gluonexp.report.lr_curve import lr_curve
 from gluonexp.tracking import NullTracker
+from gluonexp.training import loop
 
 STAR = (230, 159, 0)
 
@@ -43,15 +46,15 @@ def digits():
 
     def made(*overrides):
         config = run.compose("model=mlp", "model.hidden=[32]", *overrides)
-        plan = build.plan(config)
+        plan = assembly.plan(config)
         spec = plan.source.spec()
-        steps = build.preprocessing(config.dataset, spec)
-        runtime.seed_everything(config.seed)
-        net = build.network(config, plan.model, spec, steps)
-        build.initialize(config, net, spec, mx.cpu())
-        data = build.data(config, plan.source)
-        block = build.preprocess(steps, spec)
-        return build.learner(config, plan, net, block, mx.cpu(), len(data.train)), data.train
+        steps = assembly.preprocessing(config.dataset, spec)
+        seeds.seed_everything(config.seed)
+        net = assembly.network(config, plan.model, spec, steps)
+        assembly.initialize(config, net, spec, mx.cpu())
+        data = assembly.data(config, plan.source)
+        block = assembly.preprocess(steps, spec)
+        return assembly.learner(config, plan, net, block, mx.cpu(), len(data.train)), data.train
 
     return made
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 import gluonexp
-from gluonexp import mx as door
-from gluonexp.errors import GluonexpError
+from gluonexp.base import mx as door
+from gluonexp.base.errors import GluonexpError
 
 SOURCE = Path(gluonexp.__file__)
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="Linux only")
@@ -40,8 +40,8 @@ def refusal(folder, body):
     (folder / "mxnet" / "__init__.py").write_text(body)
     done = python(
         f"import sys; sys.path.insert(0, {str(folder)!r})\n"
-        "from gluonexp.errors import GluonexpError\n"
-        "try:\n    from gluonexp.mx import mx\n"
+        "from gluonexp.base.errors import GluonexpError\n"
+        "try:\n    from gluonexp.base.mx import mx\n"
         "except GluonexpError as error:\n    print(error)"
     )
     assert (done.returncode, done.stderr) == (0, "")
@@ -73,7 +73,7 @@ def distribution(folder, name):
 
 def test_what_mxnet_need_not_import_is_not_imported_and_can_be():
     done = python(
-        "import sys; from gluonexp.mx import mx\n"
+        "import sys; from gluonexp.base.mx import mx\n"
         "print({'sklearn', 'scipy.stats'} & {*sys.modules})\n"
         "from scipy import stats; import sklearn.metrics; print(stats.norm.cdf(0))"
     )
@@ -91,12 +91,12 @@ def test_any_import_of_mxnet_after_gluonexp_works_and_says_nothing():
 
 
 def test_the_door_works_and_says_nothing_even_where_warnings_are_errors():
-    done = python("from gluonexp.mx import mx, nd, nn; nd.ones(2).asnumpy()", "-W", "error")
+    done = python("from gluonexp.base.mx import mx, nd, nn; nd.ones(2).asnumpy()", "-W", "error")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_a_spawned_process_that_imported_gluonexp_can_unpickle_an_array():
-    from gluonexp.mx import nd
+    from gluonexp.base.mx import nd
 
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, spawn, importlib.import_module, ("gluonexp",)) as pool:
@@ -113,7 +113,7 @@ def test_the_import_hook_is_there_once():
 def test_names_are_mxnets_modules_and_others_are_refused():
     import mxnet
 
-    from gluonexp.mx import autograd, gluon, mx, nd, nn, sym
+    from gluonexp.base.mx import autograd, gluon, mx, nd, nn, sym
 
     assert (mx, nd, autograd, gluon) == (mxnet, mxnet.nd, mxnet.autograd, mxnet.gluon)
     assert (nn, sym) == (mxnet.gluon.nn, mxnet.sym)
@@ -183,7 +183,8 @@ def test_mxnet_uses_the_usable_cores_unless_told_otherwise():
     cores = door.usable_cores()
     assert 1 <= cores <= len(os.sched_getaffinity(0))
     code = (
-        "import os; from gluonexp.mx import mx; from gluonexp.runtime import omp_threads\n"
+        "import os; from gluonexp.base.mx import mx\n"
+        "from gluonexp.base.provenance import omp_threads\n"
         "print(omp_threads(), os.environ.get('OMP_NUM_THREADS'))"
     )
     assert python(code, OMP_NUM_THREADS=None).stdout == f"{cores} None\n"
@@ -204,7 +205,7 @@ int cuDeviceGetAttribute(int *value, int attribute, int device) {
 
 def test_gpus_are_read_from_the_driver(compiled):
     folder = compiled("libcuda.so.1", FAKE_DRIVER).parent
-    code = "from gluonexp.mx import gpus\nfor gpu in gpus(): print(gpu, gpu.supported)"
+    code = "from gluonexp.base.mx import gpus\nfor gpu in gpus(): print(gpu, gpu.supported)"
     done = python(code, LD_LIBRARY_PATH=str(folder))
     assert done.stdout.splitlines() == [
         "Old (compute capability 8.9) True",

@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-from gluonexp.export import operators
-from gluonexp.export.structure import flaw
-from gluonexp.mx import gluon, mx, sym
+from gluonexp.base.mx import gluon, mx, sym
+from gluonexp.model_folder import operators
+from gluonexp.model_folder.structure import flaw
 
 
 @pytest.fixture(autouse=True)

@@ -7,9 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gluonexp import build, optim
-from gluonexp.errors import GluonexpError
-from gluonexp.mx import autograd, gluon, mx, nd, nn
+from gluonexp import assembly
+from gluonexp.base.errors import GluonexpError
+from gluonexp.base.mx import autograd, gluon, mx, nd, nn
+from gluonexp.engines.mxnet import optimizers
+from gluonexp.training import schedules
 
 NAMES = ["sgd", "nag", "adam", "adamw", "rmsprop", "adagrad"]
 
@@ -36,14 +38,14 @@ def test_adamw_is_the_published_rule():
         m, v = beta1 * m + (1 - beta1) * g, beta2 * v + (1 - beta2) * g**2
         step = (m / (1 - beta1**t)) / (np.sqrt(v / (1 - beta2**t)) + epsilon)
         expected -= lr * step + lr * decay * expected
-    made = optim.optimizer(
+    made = optimizers.optimizer(
         "adamw", lr=lr, weight_decay=decay, beta1=beta1, beta2=beta2, epsilon=epsilon
     )
     np.testing.assert_allclose(_trained(made, weights, gradients), expected, rtol=1e-5)
 
 
 def test_sgd_takes_momentum_and_weight_decay():
-    made = optim.optimizer("sgd", lr=0.1, weight_decay=0.5, momentum=0.9)
+    made = optimizers.optimizer("sgd", lr=0.1, weight_decay=0.5, momentum=0.9)
     one, two = np.array([2.0]), np.array([[1.0], [1.0]])
     # v = momentum * v - lr * (g + wd * w); w += v
     w1 = 2.0 - 0.1 * (1 + 0.5 * 2.0)
@@ -59,13 +61,13 @@ def test_adagrad_is_the_published_rule_with_decoupled_weight_decay():
     for g in gradients:
         squares += g**2
         expected -= lr * (g / np.sqrt(squares + epsilon) + decay * expected)
-    made = optim.optimizer("adagrad", lr=lr, weight_decay=decay, epsilon=epsilon)
+    made = optimizers.optimizer("adagrad", lr=lr, weight_decay=decay, epsilon=epsilon)
     np.testing.assert_allclose(_trained(made, weights, gradients), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_configured_optimizer_is_made_with_its_values(compose, name):
-    made = build.plan(
+    made = assembly.plan(
         compose(f"optim={name}", "optim.lr=0.0625", "optim.weight_decay=0.5")
     ).optimizer
     assert made.learning_rate == 0.0625
@@ -89,7 +91,7 @@ def _decayed(compose, name, exempt):
         if parameter._differentiable:
             parameter.set_data(nd.full(parameter.shape, 2.0))
     parameters["4.weight"].grad_req = parameters["4.bias"].grad_req = "null"
-    learner = build.learner(config, build.plan(config), net, net, mx.cpu(), 2)
+    learner = assembly.learner(config, assembly.plan(config), net, net, mx.cpu(), 2)
     for _ in range(2):
         with autograd.record():
             loss = (net(images) * 0).sum()
@@ -110,7 +112,7 @@ def test_weight_decay_spares_biases_and_norms_where_asked_and_always_what_is_fro
 
 def test_recurrent_biases_are_exempt_too():
     net = gluon.rnn.LSTM(2, input_size=3)
-    optim.exempt_bias_and_norm(net)
+    optimizers.exempt_bias_and_norm(net)
     mults = {name: p.wd_mult for name, p in net._collect_params_with_prefix().items()}
     assert len(mults) == 4
     assert mults == {name: float(name.endswith("_weight")) for name in mults}
@@ -133,9 +135,9 @@ def test_schedules_warm_up_to_the_base_and_never_exceed_it(steps_per_epoch, epoc
     common = {"base_lr": lr, "steps_per_epoch": steps_per_epoch, "epochs": epochs}
     start = round(warmup * steps_per_epoch)
     for schedule in (
-        optim.constant(**common, warmup_epochs=warmup),
-        optim.cosine(**common, warmup_epochs=warmup),
-        optim.step(**common, milestones=[warmup + 1], warmup_epochs=warmup),
+        schedules.constant(**common, warmup_epochs=warmup),
+        schedules.cosine(**common, warmup_epochs=warmup),
+        schedules.step(**common, milestones=[warmup + 1], warmup_epochs=warmup),
     ):
         rates = [schedule(step) for step in range(start + steps_per_epoch * epochs)]
         assert all(0 <= rate <= lr * (1 + 1e-12) for rate in rates)
@@ -145,12 +147,14 @@ def test_schedules_warm_up_to_the_base_and_never_exceed_it(steps_per_epoch, epoc
 
 
 def test_cosine_ends_where_it_should():
-    schedule = optim.cosine(base_lr=1.0, steps_per_epoch=10, epochs=2, final_fraction=0.1)
+    schedule = schedules.cosine(base_lr=1.0, steps_per_epoch=10, epochs=2, final_fraction=0.1)
     assert schedule(0) == 1.0
     assert schedule(10) == pytest.approx(0.55)
     assert schedule(20) == pytest.approx(0.1)
 
 
 def test_step_drops_at_its_milestones():
-    schedule = optim.step(base_lr=1.0, steps_per_epoch=10, epochs=3, milestones=[1, 2], factor=0.5)
+    schedule = schedules.step(
+        base_lr=1.0, steps_per_epoch=10, epochs=3, milestones=[1, 2], factor=0.5
+    )
     assert [schedule(step) for step in (0, 9, 10, 19, 20)] == [1.0, 1.0, 0.5, 0.5, 0.25]

@@ -9,22 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gluonexp.outcomes import (
-    FAILED,
-    FINISHED,
-    KILLED,
-    PRUNED,
-    RUNNING,
-    Outcome,
-    Summary,
-    best_of,
-    brief,
-    called,
-    digits,
-    duration,
-    named,
-    short_keys,
-)
+from gluonexp.base.better import best_of
+from gluonexp.base.text import brief, digits, duration, short_keys
+from gluonexp.sweep.outcomes import Outcome, Summary, called, named
+from gluonexp.tracking.statuses import FAILED, FINISHED, KILLED, PRUNED, RUNNING
 
 STATUSES = (FINISHED, PRUNED, RUNNING, KILLED, FAILED)
 NUMBERS = st.one_of(st.none(), st.floats(), st.sampled_from([0.5, 0.9]))

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gluonexp.models.preprocess import Preprocess, Preprocessing
-from gluonexp.mx import nd
+from gluonexp.base.mx import nd
+from gluonexp.model_folder.preprocess import Preprocess, Preprocessing
 
 
 def _run(images, steps, hybridize=True):

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from gluonexp.processes import lives, this_process
+from gluonexp.base.processes import lives, this_process
 
 
 def test_this_process_lives_and_its_number_with_another_start_does_not() -> None:
@@ -23,7 +23,8 @@ def test_what_names_no_process_does_not_live(text: str) -> None:
 @pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="only /proc tells a zombie")
 def test_one_that_ended_does_not_live_even_before_anybody_notices() -> None:
     code = (
-        "from gluonexp.processes import this_process; print(this_process(), flush=True); input()"
+        "from gluonexp.base.processes import this_process\n"
+        "print(this_process(), flush=True); input()"
     )
     with subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

@@ -1,12 +1,13 @@
 """What a run writes down of its configuration."""
 
-from gluonexp import record, runtime
+from gluonexp.base import provenance
+from gluonexp.experiment import record
 
 SECRET = "tracking.uri=postgresql://me:hunter2@db.example/runs"
 
 
 def test_a_password_in_the_tracking_uri_is_written_nowhere(compose, tmp_path):
-    origin = runtime.provenance()
+    origin = provenance.provenance()
     record.config(tmp_path, compose(SECRET), [SECRET], origin)
     written = "".join(path.read_text() for path in tmp_path.rglob("*.*") if path.is_file())
     assert "db.example" in written

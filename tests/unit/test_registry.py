@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gluonexp import tracking
-from gluonexp.errors import GluonexpError
+from gluonexp.base.errors import GluonexpError
 from gluonexp.tracking import artifacts, registry
 
 DIGITS = [str(digit) for digit in range(10)]

@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gluonexp.errors import GluonexpError
-from gluonexp.tracking import ensure_experiment, find_run, open_store, runs, sqlite
-from gluonexp.tracking.records import Query
+from gluonexp.base.errors import GluonexpError
+from gluonexp.tracking import ensure_experiment, find_run, open_store
+from gluonexp.tracking.read import runs, sqlite
+from gluonexp.tracking.read.records import Query
 
 START = 1_790_000_000_000  # ms since 1970
 ODD = "a.b-c d/e:f_ü"

@@ -10,22 +10,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gluonexp import __version__, runtime
-from gluonexp.errors import GluonexpError
-from gluonexp.mx import Gpu, mx
+from gluonexp import __version__
+from gluonexp.base import device, provenance, seeds
+from gluonexp.base.errors import GluonexpError
+from gluonexp.base.mx import Gpu, mx
 
 OLD, NEW = Gpu("A100", (8, 0)), Gpu("H200", (9, 0))
 
 
 def test_cpu_is_a_device_and_auto_is_one():
-    assert runtime.device("cpu") == mx.cpu()
-    assert runtime.device("auto").device_type in ("cpu", "gpu")
+    assert device.device("cpu") == mx.cpu()
+    assert device.device("auto").device_type in ("cpu", "gpu")
 
 
 @pytest.mark.parametrize("name", ["", "tpu", "gpu:", "gpu:-1", "gpu:x", "cpu:1", " cpu"])
 def test_an_unknown_device_is_refused_with_the_choices(name):
     with pytest.raises(GluonexpError, match="none of auto, cpu, gpu, gpu:N"):
-        runtime.device(name)
+        device.device(name)
 
 
 @pytest.mark.skipif(
@@ -33,7 +34,7 @@ def test_an_unknown_device_is_refused_with_the_choices(name):
 )
 def test_a_gpu_with_the_cpu_wheel_is_an_error_not_an_abort():
     with pytest.raises(GluonexpError, match=r"device=gpu:0: "):
-        runtime.device("gpu:0")
+        device.device("gpu:0")
 
 
 @pytest.mark.parametrize(
@@ -50,7 +51,7 @@ def test_a_gpu_with_the_cpu_wheel_is_an_error_not_an_abort():
     ],
 )
 def test_choice_of_gpu(name, cuda, wheel, gpus, expected):
-    assert runtime.choose_gpu(name, cuda=cuda, wheel=wheel, gpus=gpus) == expected
+    assert device.choose_gpu(name, cuda=cuda, wheel=wheel, gpus=gpus) == expected
 
 
 @pytest.mark.parametrize(
@@ -65,7 +66,7 @@ def test_choice_of_gpu(name, cuda, wheel, gpus, expected):
 )
 def test_a_gpu_that_cannot_be_used_is_refused(name, cuda, gpus, message):
     with pytest.raises(GluonexpError, match=message):
-        runtime.choose_gpu(name, cuda=cuda, wheel=True, gpus=gpus)
+        device.choose_gpu(name, cuda=cuda, wheel=True, gpus=gpus)
 
 
 def draws(generator):
@@ -83,20 +84,20 @@ epochs = st.none() | st.integers(0, 10**6)
 
 @given(seed=st.integers(0, 2**31 - 1), epoch=epochs)
 def test_the_same_pair_gives_the_same_numbers_whatever_was_drawn_before(seed, epoch):
-    first = draws(runtime.seed_everything(seed, epoch))
+    first = draws(seeds.seed_everything(seed, epoch))
     draws(np.random.default_rng())
-    assert draws(runtime.seed_everything(seed, epoch)) == first
+    assert draws(seeds.seed_everything(seed, epoch)) == first
 
 
 @given(pairs=st.lists(st.tuples(st.integers(0, 100), epochs), min_size=2, max_size=2, unique=True))
 def test_another_pair_gives_other_numbers_in_every_stream(pairs):
-    one, other = (draws(runtime.seed_everything(*pair)) for pair in pairs)
+    one, other = (draws(seeds.seed_everything(*pair)) for pair in pairs)
     assert all(a != b for a, b in zip(one, other, strict=True))
 
 
 def test_the_numbers_of_a_pair_never_change():
     """A recorded seed must mean the same in a later release."""
-    generator = runtime.seed_everything(0, 0)
+    generator = seeds.seed_everything(0, 0)
     assert generator.permutation(8).tolist() == [3, 1, 6, 5, 7, 2, 0, 4]
     assert round(random.random(), 6) == 0.338763
 
@@ -130,7 +131,7 @@ def test_a_clean_commit(repository):
     commit(repository)
     (repository / "sub").mkdir()
     os.chdir(repository / "sub")
-    origin = runtime.provenance()
+    origin = provenance.provenance()
     assert origin.git_commit == git("rev-parse", "HEAD")
     assert origin.git_branch == "trunk"
     assert (origin.git_dirty, origin.git_diff, origin.git_untracked) == (False, "", ())
@@ -142,7 +143,7 @@ def test_changes_are_recorded_from_any_folder_below(repository):
     (repository / "new file.py").touch()
     (repository / "sub").mkdir()
     os.chdir(repository / "sub")
-    origin = runtime.provenance()
+    origin = provenance.provenance()
     assert origin.git_dirty
     assert "-epochs = 1\n+epochs = 2\n" in origin.git_diff
     assert origin.git_untracked == ("new file.py",)
@@ -152,27 +153,27 @@ def test_what_runs_write_does_not_make_a_commit_dirty(repository):
     commit(repository)
     (repository / "mlruns").mkdir()
     (repository / "mlruns" / "mlflow.db").touch()
-    assert runtime.provenance().git_dirty is False
+    assert provenance.provenance().git_dirty is False
 
 
 def test_a_huge_diff_is_cut_and_says_so(repository):
     commit(repository)
-    (repository / "train.py").write_text("x" * 2 * runtime.MAX_DIFF)
-    diff = runtime.provenance().git_diff
-    assert len(diff) < runtime.MAX_DIFF + 100
+    (repository / "train.py").write_text("x" * 2 * provenance.MAX_DIFF)
+    diff = provenance.provenance().git_diff
+    assert len(diff) < provenance.MAX_DIFF + 100
     assert "[cut here: the whole diff has 2" in diff
 
 
 def test_before_the_first_commit(repository):
     (repository / "train.py").touch()
-    origin = runtime.provenance()
+    origin = provenance.provenance()
     assert (origin.git_commit, origin.git_diff) == (None, None)
     assert (origin.git_branch, origin.git_dirty) == ("trunk", True)
 
 
 def test_without_git_the_rest_is_still_known(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
-    origin = runtime.provenance()
+    origin = provenance.provenance()
     assert origin.git_commit is origin.git_branch is origin.git_dirty is origin.git_diff is None
     assert origin.python == ".".join(map(str, sys.version_info[:3]))
     assert origin.versions["gluonexp"] == __version__
@@ -183,4 +184,4 @@ def test_without_git_the_rest_is_still_known(monkeypatch, tmp_path):
 
 def test_passwords_in_addresses_are_not_recorded():
     text = "tracking.uri=postgresql://user:secret@host/db dataset.root=/a@b x=http://host/"
-    assert runtime.redact(text) == text.replace("user:secret", "***")
+    assert text.redact(text) == text.replace("user:secret", "***")

@@ -8,9 +8,9 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gluonexp.errors import GluonexpError
-from gluonexp.study import Choice, Number
+from gluonexp.base.errors import GluonexpError
 from gluonexp.sweep import space
+from gluonexp.sweep.study import Choice, Number
 
 PARSER = OverridesParser.create()
 

@@ -5,10 +5,10 @@ import json
 
 import pytest
 
-from gluonexp.errors import GluonexpError
-from gluonexp.export import files
-from gluonexp.export.structure import flaw
-from gluonexp.mx import gluon, sym
+from gluonexp.base.errors import GluonexpError
+from gluonexp.base.mx import gluon, sym
+from gluonexp.model_folder import files
+from gluonexp.model_folder.structure import flaw
 
 
 def _graph():

@@ -12,12 +12,14 @@ import optuna
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from gluonexp import build, callbacks, checkpoint, loop, runtime
+from gluonexp import assembly
+from gluonexp.base import seeds
+from gluonexp.base.errors import GluonexpError
+from gluonexp.base.mx import mx, nn
 from gluonexp.data.types import Split
-from gluonexp.errors import GluonexpError
-from gluonexp.mx import mx, nn
-from gluonexp.study import Choice, Number, open_study, open_trial
 from gluonexp.sweep import space
+from gluonexp.sweep.study import Choice, Number, open_study, open_trial
+from gluonexp.training import callbacks, checkpoint, loop
 
 X = {"x": Number(0.0, 1.0)}
 
@@ -417,19 +419,19 @@ def fit(compose, tmp_path):
 
     def trained(lr, *around, history=()):
         config = replace(composed, optim=replace(composed.optim, lr=lr))
-        spec = build.Spec(4, 4, 1, ("dark", "light"))
-        steps = build.preprocessing(config.dataset, spec)
-        runtime.seed_everything(0)
+        spec = assembly.Spec(4, 4, 1, ("dark", "light"))
+        steps = assembly.preprocessing(config.dataset, spec)
+        seeds.seed_everything(0)
 
         def network(classes):
             net = nn.HybridSequential()
             net.add(nn.Flatten(), nn.Dense(classes))
             return net
 
-        net = build.network(config, network, spec, steps)
-        build.initialize(config, net, spec, mx.cpu())
-        block = build.preprocess(steps, spec)
-        learner = build.learner(config, build.plan(config), net, block, mx.cpu(), 32)
+        net = assembly.network(config, network, spec, steps)
+        assembly.initialize(config, net, spec, mx.cpu())
+        block = assembly.preprocess(steps, spec)
+        learner = assembly.learner(config, assembly.plan(config), net, block, mx.cpu(), 32)
         if history:
             checkpoint.load(tmp_path / "checkpoints" / "last", net, learner.trainer)
         rng = np.random.default_rng(0)

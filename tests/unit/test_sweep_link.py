@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mlflow import MlflowClient
 
-from gluonexp.errors import GluonexpError
+from gluonexp.base.errors import GluonexpError
 from gluonexp.tracking import ensure_experiment, open_store
-from gluonexp.tracking.runs import reader
+from gluonexp.tracking.read.runs import reader
 from gluonexp.tracking.uri import sweep_link, view_link
 from gluonexp.tracking.views import share_sweep, shown_sweep, sweep_of
 

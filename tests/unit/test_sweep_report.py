@@ -16,20 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from gluonexp.outcomes import (
-    FAILED,
-    FINISHED,
-    KILLED,
-    PRUNED,
-    RUNNING,
-    Outcome,
-    Summary,
-    best_of,
-    called,
-    digits,
-)
-from gluonexp.report import charts, choices, page, sweep
+from gluonexp.base.better import best_of
+from gluonexp.base.text import digits
+from gluonexp.report import charts, choices, page
+from gluonexp.sweep import report
+from gluonexp.sweep.outcomes import Outcome, Summary, called
 from gluonexp.sweep.table import sweep_table
+from gluonexp.tracking.statuses import FAILED, FINISHED, KILLED, PRUNED, RUNNING
 
 NASTY = "<b>&amp; $x^2$ 'q' \"r\"</b><script>alert(1)</script>"
 
@@ -219,7 +212,7 @@ def written(summary: Summary, folder: Path) -> str:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", "Glyph .* missing")  # the page's font may have it
-        sweep.html(summary, folder / "new" / "report.html")
+        report.html(summary, folder / "new" / "report.html")
     return (folder / "new" / "report.html").read_text(encoding="utf-8")
 
 
@@ -332,7 +325,7 @@ def test_what_a_user_wrote_is_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize("summary", CASES.values(), ids=CASES)
 def test_the_csv_is_the_summary(summary: Summary, tmp_path: Path) -> None:
     path = tmp_path / "new" / "results.csv"
-    sweep.results_csv(summary, path)
+    report.results_csv(summary, path)
     table = pd.read_csv(path, dtype=str, keep_default_na=False)
     ranks, ranked = summary.ranks(), summary.ranked()
     assert list(table["job"]) == [str(one.job) for one in ranked]
@@ -358,7 +351,7 @@ def test_the_csv_is_the_summary(summary: Summary, tmp_path: Path) -> None:
 
 
 def test_the_columns_of_the_csv(tmp_path: Path) -> None:
-    sweep.results_csv(grid(), tmp_path / "a.csv")
+    report.results_csv(grid(), tmp_path / "a.csv")
     head, first, *_ = (tmp_path / "a.csv").read_text().splitlines()
     assert head == (
         "rank,job,status,optim.lr,val/acc (best),epoch,test/acc,test/loss,train/loss (last),"
@@ -527,10 +520,10 @@ def test_any_sweep_can_be_reported(
         ],
         mode,
     )
-    sweep.results_csv(summary, folder / "a.csv")
+    report.results_csv(summary, folder / "a.csv")
     printed(summary)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of glyphs that are missing
-        sweep.html(summary, folder / "a.html")
+        report.html(summary, folder / "a.html")
     parsed = Page((folder / "a.html").read_text(encoding="utf-8"))
     assert [row[-1] for row in parsed.tables[0][1:]] == [one.run_id for one in summary.ranked()]

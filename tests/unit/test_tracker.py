@@ -20,7 +20,7 @@ from mlflow.entities import Run
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
-from gluonexp.errors import GluonexpError
+from gluonexp.base.errors import GluonexpError
 from gluonexp.tracking import (
     Interrupted,
     MlflowTracker,

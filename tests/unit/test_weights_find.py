@@ -18,8 +18,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from gluonexp import tracking
-from gluonexp.errors import GluonexpError
-from gluonexp.mx import gluon, nd
+from gluonexp.base.errors import GluonexpError
+from gluonexp.base.mx import gluon, nd
 from gluonexp.weights import find as weights
 from gluonexp.weights import names, pth, torchvision, zoo
 from gluonexp.weights.find import find

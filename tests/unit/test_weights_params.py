@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gluonexp.errors import GluonexpError
-from gluonexp.export import params
+from gluonexp.base.errors import GluonexpError
+from gluonexp.base.mx import gluon, mx, nd, nn
+from gluonexp.model_folder import params
 from gluonexp.models.mlp import mlp
-from gluonexp.mx import gluon, mx, nd, nn
 from gluonexp.weights import names
 
 # A plain chain of convolutions, and one with branches, batch norms and running statistics.

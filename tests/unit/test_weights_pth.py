@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
-from gluonexp.errors import GluonexpError
+from gluonexp.base.errors import GluonexpError
 from gluonexp.weights import pth, unpickle
 
 VALUES = np.arange(12, dtype=np.float32) / 7  # the data of the files written here

@@ -6,8 +6,8 @@ import sys
 import numpy as np
 import pytest
 
-from gluonexp.errors import GluonexpError
-from gluonexp.mx import gluon, mx, nd, sym
+from gluonexp.base.errors import GluonexpError
+from gluonexp.base.mx import gluon, mx, nd, sym
 from gluonexp.weights import pth
 from gluonexp.weights.names import layout
 from gluonexp.weights.torchvision import ADAPTED, PUBLISHED, adapt, convert

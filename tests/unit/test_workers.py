@@ -17,8 +17,8 @@ from typing import Any
 import cloudpickle
 import pytest
 
-from gluonexp import workers
-from gluonexp.workers import TaskError, WorkerDied, Workers, cores
+from gluonexp.base import workers
+from gluonexp.base.workers import TaskError, WorkerDied, Workers, cores
 
 # Workers cannot import the tests.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])

@@ -1,0 +1,206 @@
+"""From configuration to objects: the only place that resolves a ``_target_``.
+
+`plan` resolves and checks every constructor of a run before anything is read or recorded; the
+functions after it call them once what they need (classes, steps per epoch) is known.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from gluonexp.assembly.networks import (
+    Pretrained,
+    initialize,
+    network,
+    pinned,
+    preprocess,
+    preprocessing,
+)
+from gluonexp.assembly.targets import Constructor, constructor, resolve
+from gluonexp.base.errors import GluonexpError
+from gluonexp.base.mx import gluon, mx, nn
+from gluonexp.config.schema import Config
+from gluonexp.data.augment import Augment
+from gluonexp.data.digest import digest
+from gluonexp.data.split import carve
+from gluonexp.data.types import Source, Spec, Split
+from gluonexp.engines.mxnet import optimizers
+from gluonexp.training.loop import Callback, Learner
+
+__all__ = [
+    "Data",
+    "Plan",
+    "Pretrained",
+    "constructor",
+    "data",
+    "initialize",
+    "learner",
+    "network",
+    "pinned",
+    "plan",
+    "preprocess",
+    "preprocessing",
+]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run is made of: made, or its constructor resolved; nothing is read yet."""
+
+    source: Source
+    augment: Augment
+    model: Constructor
+    loss: gluon.loss.Loss
+    optimizer: mx.optimizer.Optimizer
+    scheduler: Constructor
+    callbacks: list[Callback]
+
+
+@dataclass(frozen=True)
+class Data:
+    """The splits of a run and the digest of all their samples."""
+
+    classes: tuple[str, ...]
+    train: Split
+    val: Split | None
+    test: Split | None
+    title: str
+    notes: tuple[str, ...]
+    digest: str
+
+    def splits(self) -> dict[str, Split]:
+        """Return the splits that exist, by name."""
+        named = {"train": self.train, "val": self.val, "test": self.test}
+        return {name: split for name, split in named.items() if split is not None}
+
+    def held_out(self) -> tuple[str, Split]:
+        """Return what is farthest from training and its name: test, else val, else train."""
+        return list(self.splits().items())[-1]
+
+
+def plan(config: Config) -> Plan:
+    """Resolve every ``_target_`` of `config`.
+
+    Raises
+    ------
+    GluonexpError
+        A target that is not allowed or does not exist, an argument it does not take, a callback
+        that watches a metric nobody measures; the message names the key.
+    """
+    allow = ["gluonexp", *config.build.allow]
+
+    def made(node: Mapping[str, Any], key: str) -> Any:
+        return constructor(node, key, allow)()
+
+    callbacks = [
+        _callback(config, node, f"callbacks.{name}", allow)
+        for name, node in config.callbacks.items()
+        if node
+    ]
+    _check_metric(config, "objective", config.objective.metric, without_validation=True)
+    arguments = ("base_lr", "steps_per_epoch", "epochs")
+    scheduler = constructor(config.scheduler, "scheduler", allow, provided=arguments)
+    # Tried here, where a wrong value is still cheap; `learner` knows the steps.
+    scheduler(base_lr=config.optim.lr, steps_per_epoch=1, epochs=config.trainer.epochs)
+    settings = asdict(config.optim)
+    for name in ("decay_bias_and_norm", "clip_norm"):  # not the optimizer's: see `learner`
+        del settings[name]
+    return Plan(
+        source=made(config.dataset.source, "dataset.source"),
+        augment=made(config.augment, "augment"),
+        model=constructor(config.model, "model", allow, provided=("classes",)),
+        loss=made(config.loss, "loss"),
+        optimizer=optimizers.optimizer(**settings),
+        scheduler=scheduler,
+        callbacks=callbacks,
+    )
+
+
+def data(config: Config, source: Source) -> Data:
+    """Read every sample; carve the validation split, then what is trained on, from train."""
+    spec, samples = source.spec(), source.load()
+    for name, split in {"train": samples.train, "test": samples.test}.items():
+        if split is not None:
+            _check_split(f"dataset {config.dataset.name}, {name} split", split, spec)
+    train, val = carve(samples.train, config.dataset.val_fraction, config.seed)
+    train, _ = carve(train, 1 - config.dataset.train_fraction, config.seed)
+    published = {"train": samples.train, "test": samples.test}
+    existing = {name: split for name, split in published.items() if split is not None}
+    return Data(
+        spec.classes,
+        train,
+        val,
+        samples.test,
+        samples.title,
+        samples.notes,
+        digest(spec.classes, existing),
+    )
+
+
+def learner(
+    config: Config,
+    plan: Plan,
+    net: nn.HybridBlock,
+    block: nn.HybridBlock,
+    device: mx.Context,
+    train_size: int,
+) -> Learner:
+    """Return `net` with its loss, optimizer and schedule."""
+    plan.loss.hybridize(static_alloc=True, static_shape=True)
+    if not config.optim.decay_bias_and_norm:
+        optimizers.exempt_bias_and_norm(net)
+    trainer = gluon.Trainer(net.collect_params(), plan.optimizer)
+    schedule = plan.scheduler(
+        base_lr=config.optim.lr,
+        steps_per_epoch=-(-train_size // config.trainer.batch_size),
+        epochs=config.trainer.epochs,
+    )
+    return Learner(net, block, plan.loss, trainer, schedule, device, config.optim.clip_norm)
+
+
+def _callback(config: Config, node: Mapping[str, Any], key: str, allow: Sequence[str]) -> Callback:
+    target = resolve(str(node.get("_target_")), key, allow)
+    if not (inspect.isclass(target) and issubclass(target, Callback)):
+        raise GluonexpError(f"{key}: {node['_target_']} is no gluonexp.training.loop.Callback")
+    callback: Callback = constructor(node, key, allow)()
+    if (metric := getattr(callback, "metric", None)) is not None:
+        free = getattr(callback, "without_validation", False)
+        _check_metric(config, key, metric, without_validation=free)
+    return callback
+
+
+def _check_metric(config: Config, key: str, metric: str, *, without_validation: bool) -> None:
+    """Refuse a metric that nobody measures."""
+    measured = [f"{split}/{score}" for split in ("train", "val") for score in ("loss", "acc")]
+    if metric not in measured:
+        raise GluonexpError(f"{key}.metric={metric}: choose one of {', '.join(measured)}")
+    if metric.startswith("val/") and config.dataset.val_fraction == 0 and not without_validation:
+        raise GluonexpError(
+            f"{key} watches {metric}, but dataset.val_fraction=0 leaves nothing to validate on; "
+            "choose a train/ metric or a fraction above 0"
+        )
+
+
+def _check_split(what: str, split: Split, spec: Spec) -> None:
+    """Refuse samples that are not what their `Spec` says: MXNet would train on them silently."""
+    shape = (len(split.labels), spec.height, spec.width, spec.channels)
+    if split.images.dtype != np.uint8 or split.images.shape != shape:
+        raise GluonexpError(
+            f"{what}: images are {split.images.dtype} {split.images.shape}, but its labels and "
+            f"spec ask for uint8 {shape} (N, H, W, C)"
+        )
+    if not len(split):
+        raise GluonexpError(f"{what}: holds no images")
+    if not np.issubdtype(split.labels.dtype, np.integer) or split.labels.ndim != 1:
+        raise GluonexpError(f"{what}: labels are {split.labels.dtype}, not whole numbers (N,)")
+    low, high, classes = int(split.labels.min()), int(split.labels.max()), len(spec.classes)
+    if low < 0 or high >= classes:
+        raise GluonexpError(
+            f"{what}: labels run from {low} to {high}, for {classes} classes from 0 to "
+            f"{classes - 1} are right"
+        )

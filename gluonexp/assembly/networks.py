@@ -1,0 +1,209 @@
+"""The network of a run: constructed, its shapes inferred, pretrained, initialized, compiled."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from typing import Final
+
+from gluonexp.assembly.targets import Constructor
+from gluonexp.base.errors import GluonexpError
+from gluonexp.base.mx import gluon, mx, nn
+from gluonexp.config.schema import Config, DatasetConfig
+from gluonexp.data.types import Spec
+from gluonexp.model_folder import files
+from gluonexp.model_folder.preprocess import Preprocess, Preprocessing
+from gluonexp.models.finetune import FineTune
+from gluonexp.weights.find import find
+
+# What gives probabilities; log_softmax does not: softmax of it is softmax.
+_PROBABILITIES: Final = {"softmax", "SoftmaxActivation", "SoftmaxOutput"}
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """Where a network's first parameters came from.
+
+    Attributes
+    ----------
+    choice
+        A `model.weights` that gives the same again: what ``auto`` came to.
+    title, warning
+        Sentences for people.
+    sha256
+        Of the weights' file; None where there is none.
+    adapted
+        The backbone has torchvision's strides, which are not Gluon's (ResNet-50 and deeper).
+    taken
+        Which part of the network has them.
+    """
+
+    choice: str
+    title: str
+    sha256: str | None
+    adapted: bool
+    taken: str
+    warning: str | None
+
+
+def preprocessing(config: DatasetConfig, spec: Spec) -> Preprocessing:
+    """Return the steps from images of `spec` to the network's input."""
+    channels = config.channels or spec.channels
+    for name, values in (("mean", config.mean), ("std", config.std)):
+        if len(values) not in (1, channels):
+            raise GluonexpError(
+                f"dataset.{name}={values}: give one value, or one for each of {channels} "
+                "channel(s), as in dataset.mean=[0.5] dataset.std=[0.25]"
+            )
+    return Preprocessing(
+        height=config.resize or spec.height,
+        width=config.resize or spec.width,
+        channels=channels,
+        mean=tuple(config.mean),
+        std=tuple(config.std),
+    )
+
+
+def preprocess(steps: Preprocessing, spec: Spec) -> Preprocess:
+    """Return the block for `steps`, compiled."""
+    block = Preprocess(steps, height=spec.height, width=spec.width, channels=spec.channels)
+    block.hybridize(static_alloc=True, static_shape=True)
+    return block
+
+
+def network(
+    config: Config, construct: Constructor, spec: Spec, steps: Preprocessing
+) -> nn.HybridBlock:
+    """Return the network, its shapes inferred from the data's; no parameter has a value yet.
+
+    Parameter names do not depend on how many networks this process made before: the optimizer
+    state and the exported files go by name.
+
+    Raises
+    ------
+    GluonexpError
+        The network cannot take the data's shape, or does not return (N, classes).
+    """
+    with mx.name.NameManager():
+        net = construct(classes=len(spec.classes))
+        if not isinstance(net, gluon.HybridBlock):
+            raise GluonexpError(f"model: {config.model['_target_']} returned no HybridBlock")
+        shape = (1, steps.channels, steps.height, steps.width)
+        _infer_shapes(net, shape, len(spec.classes), config)
+    return net
+
+
+def initialize(
+    config: Config,
+    net: nn.HybridBlock,
+    spec: Spec,
+    device: mx.Context,
+    earlier: Pretrained | None = None,
+) -> Pretrained | None:
+    """Give every parameter of `net` a value, and compile it; call it under the run's seed.
+
+    A fine-tuning network gets its pretrained parameters, everything else Xavier's.
+
+    Parameters
+    ----------
+    net
+        Of `network`.
+    earlier
+        Of training that goes on: its checkpoint will be loaded, so nothing is looked for.
+
+    Returns
+    -------
+    Pretrained or None
+        None where the network is not a fine-tuning one.
+
+    Raises
+    ------
+    GluonexpError
+        The pretrained parameters cannot be had, or are another network's.
+    """
+    pretrained = earlier
+    if isinstance(net, FineTune):
+        if earlier is None:
+            pretrained = _adopted(net, spec, config.tracking.uri)
+        elif earlier.adapted:
+            net.adapt()
+    for parameter in net.collect_params().values():
+        if parameter._data is None:
+            parameter.initialize(ctx=device, default_init=mx.init.Xavier())
+        else:
+            parameter.reset_ctx(device)
+    net.hybridize(static_alloc=True, static_shape=True)
+    return pretrained
+
+
+def _adopted(net: FineTune, spec: Spec, tracking_uri: str | None) -> Pretrained:
+    found = find(
+        net.weights,
+        net.zoo_name,
+        needed=net.needed(),
+        sha256=net.sha256,
+        tracking_uri=tracking_uri,
+    )
+    return Pretrained(
+        choice=found.choice,
+        title=found.title,
+        sha256=found.sha256,
+        adapted=found.adapted,
+        taken=net.adopt(found, spec.classes),
+        warning=found.warning,
+    )
+
+
+def pinned(config: Config, pretrained: Pretrained | None) -> Config:
+    """Return `config` with what its weights came to: repeated, it takes the same or none."""
+    if pretrained is None:
+        return config
+    settled = {"weights": pretrained.choice, "sha256": pretrained.sha256}
+    return replace(config, model={**config.model, **settled})
+
+
+def _infer_shapes(
+    net: nn.HybridBlock, shape: tuple[int, ...], classes: int, config: Config
+) -> None:
+    """Infer every parameter's shape symbolically, without computing anything."""
+    takes = "x".join(map(str, shape[1:]))  # (C, H, W)
+    where = f"model {config.model['_target_'].rpartition('.')[2]} cannot take {takes} images"
+    remedy = f"dataset {config.dataset.name}; change dataset.resize, dataset.channels or the model"
+    try:
+        output = net(mx.sym.var("data"))
+    except (mx.MXNetError, TypeError, ValueError) as error:
+        raise GluonexpError(f"model {config.model['_target_']}: {_reason(error)}") from error
+    if isinstance(output, (list, tuple)):
+        raise GluonexpError(f"model: returns {len(output)} outputs; gluonexp trains on one")
+    try:
+        arguments, outputs, statistics = output.infer_shape(data=shape)
+    except mx.MXNetError as error:
+        raise GluonexpError(f"{where} ({remedy}): {_reason(error)}") from None
+    if outputs is None or any(not all(s) for s in [*arguments, *outputs, *statistics]):
+        raise GluonexpError(f"{where} ({remedy}): a layer's output would be empty")
+    if outputs != [(shape[0], classes)]:
+        raise GluonexpError(
+            f"model: gives {outputs[0][1:]} values for each image; the data set has {classes} "
+            "classes, so logits of that many are needed"
+        )
+    graph = json.loads(output.tojson())
+    if (last := graph["nodes"][graph["heads"][0][0]])["op"] in _PROBABILITIES:
+        raise GluonexpError(
+            f"model: ends in {last['name']} ({last['op']}), but the loss and the export take "
+            "logits and do that themselves: leave it out"
+        )
+    # Found out after the training, it would cost that.
+    if config.export.enabled and (why := files.refusal(output, "data", shape)) is not None:
+        raise GluonexpError(f"model: cannot be exported: {why}; export=none trains it without")
+    names = [*output.list_arguments(), *output.list_auxiliary_states()]
+    parameters = net.collect_params()
+    for name, inferred in zip(names, [*arguments, *statistics], strict=True):
+        if name in parameters:
+            parameters[name].shape = inferred
+
+
+def _reason(error: Exception) -> str:
+    """Return the sentence of an MXNet error that says what is wrong."""
+    text = str(error).strip().splitlines()[-1]
+    reason = text.rpartition("Check failed: ")[2]
+    return reason.rpartition(") : ")[2].strip() or reason or text

@@ -1,0 +1,1 @@
+"""What every room stands on: errors, MXNet's door, devices, processes, downloads, files, text."""

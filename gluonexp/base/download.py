@@ -1,0 +1,293 @@
+"""Download one file from the first mirror that has it."""
+
+import hashlib
+import os
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import requests
+import urllib3
+from filelock import FileLock, Timeout
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+from gluonexp.base.errors import GluonexpError
+from gluonexp.base.progress import transient_bar
+
+_CONNECTING = 10.0  # seconds
+_ATTEMPTS = 5  # connections to one mirror; every further one goes on where the last one broke
+_BLOCK = 1 << 16  # bytes
+_ENCODING = {"Accept-Encoding": "identity"}
+_OFFLINE = "not asked, because GLUONEXP_OFFLINE is set"
+
+# urllib3's own errors come from reading the raw stream, where requests does not wrap them.
+_NETWORK = (requests.RequestException, urllib3.exceptions.HTTPError)
+
+_NO_ADDRESS = (
+    requests.exceptions.InvalidURL,
+    requests.exceptions.InvalidSchema,
+    requests.exceptions.MissingSchema,
+)
+
+
+class NoMirror(GluonexpError):
+    """No mirror delivered a file; `failures` are lines that say of each why."""
+
+    def __init__(self, message: str, failures: Sequence[str]) -> None:
+        super().__init__(message)
+        self.failures = list(failures)
+
+
+class _Bounds(NamedTuple):
+    """What a download may take; see `fetch`."""
+
+    size: int | None
+    limit: int | None
+    patience: float
+
+
+def offline() -> bool:
+    """Whether ``GLUONEXP_OFFLINE`` forbids downloads."""
+    return os.environ.get("GLUONEXP_OFFLINE", "0") not in ("", "0")
+
+
+def shown(url: str) -> str:
+    """Return `url` without the user name and password it may hold, for messages."""
+    return re.sub(r"//[^/?#]*@", "//", url)
+
+
+def obstacles(urls: Sequence[str], seconds: float = 3.0) -> list[str | None]:
+    """Say within `seconds` what keeps each of `urls` from being downloaded; None: nothing does.
+
+    A timeout of a request would not do: it counts for every address of a host and for every byte
+    of an answer, and there is none for the search of a host's name.
+    """
+    if offline():
+        return [_OFFLINE for _ in urls]
+    replies: dict[int, str | None] = {}
+
+    def ask(place: int, url: str) -> None:
+        try:
+            with requests.get(url, headers=_ENCODING, stream=True, timeout=seconds) as response:
+                response.raise_for_status()
+            replies[place] = None
+        except _NETWORK as error:
+            replies[place] = _reason(error)
+
+    until = time.monotonic() + seconds
+    asking = [
+        threading.Thread(target=ask, args=numbered, daemon=True) for numbered in enumerate(urls)
+    ]
+    for thread in asking:
+        thread.start()
+    for thread in asking:
+        thread.join(max(0.0, until - time.monotonic()))
+    return [replies.get(place, "no answer") for place in range(len(urls))]
+
+
+def fetch(
+    filename: str,
+    mirrors: Sequence[str],
+    dest: Path,
+    *,
+    check: Callable[[Path], object],
+    needed: Mapping[str, str],
+    size: int | None = None,
+    limit: int | None = None,
+    remote: str | None = None,
+    place: Callable[[Path, Path], object] = os.replace,
+    ready: Callable[[], bool] | None = None,
+    patience: float = 60.0,
+    remedy: str = "or set dataset.root (or GLUONEXP_DATA) to a folder that has them.",
+) -> Path:
+    """Return ``dest/filename``, downloading it if it is not there.
+
+    The mirrors are tried in turn. An interrupted download goes on where it stopped, in this call
+    or in a later one. The file appears under its name only once `check` has passed; what fails
+    it is removed. Processes that need the same file at the same time download it once.
+
+    Parameters
+    ----------
+    filename
+        Name in `dest`, and at the mirrors unless `remote` says another.
+    mirrors
+        Base addresses, ending in ``/``.
+    dest
+        Folder, made if missing.
+    check
+        Raises `GluonexpError` if the file it is given has the wrong content.
+    needed, remedy
+        What to put into `dest` by hand if no mirror works (file names, and what identifies each:
+        its digest), and what else helps. Only the message uses them.
+    size
+        Exact size in bytes, if every mirror has the very same file.
+    limit
+        Most bytes that it may have, where the size is not known.
+    remote
+        Name at the mirrors.
+    place
+        Given the checked download and ``dest/filename``, makes the latter of the former, in one
+        step, and leaves nothing else.
+    ready
+        Whether ``dest/filename`` is the right file already; by default it is if it exists. Asked
+        again after another process has downloaded it.
+    patience
+        How long a mirror may send nothing, seconds.
+
+    Raises
+    ------
+    GluonexpError
+        If no mirror delivers the file (`NoMirror`), or `dest` cannot be written.
+    """
+    target = dest / filename
+    ready = ready or target.exists
+    files = [f"  {name}  ({identity})" for name, identity in needed.items()]
+    advice = [f"Without a download, put into {dest}:", *files, remedy]
+    try:
+        if ready():
+            return target
+        dest.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(dest / f".{filename}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            _say(f"waiting for another process that downloads {target}")
+            lock.acquire()
+        try:
+            if not ready():
+                urls = [mirror + (remote or filename) for mirror in mirrors]
+                bounds = _Bounds(size, limit if size is None else size, patience)
+                place(_from_first(urls, target, check, bounds, advice), target)
+        finally:
+            lock.release()
+    except OSError as error:
+        raise GluonexpError(f"cannot download {filename} to {dest}: {error}") from error
+    return target
+
+
+def _from_first(
+    urls: Sequence[str],
+    target: Path,
+    check: Callable[[Path], object],
+    bounds: _Bounds,
+    advice: Sequence[str],
+) -> Path:
+    """Return the checked download, which lies beside `target`."""
+    failures = []
+    for url in urls:
+        if offline():
+            failures.append(f"  {shown(url)}: {_OFFLINE}")
+            continue
+        # One part file a mirror: mirrors compress differently, so that a download which began at
+        # one cannot go on at another.
+        tag = hashlib.sha256(url.encode()).hexdigest()[:8]
+        part = target.with_name(f".{target.name}.{tag}.part")
+        try:
+            _download(url, part, check, bounds)
+        except (*_NETWORK, GluonexpError) as error:
+            failures.append(f"  {shown(url)}: {_reason(error)}")
+            continue
+        return part
+    message = [f"{target.name} cannot be downloaded:", *failures, *advice]
+    raise NoMirror("\n".join(message), failures)
+
+
+def _download(url: str, part: Path, check: Callable[[Path], object], bounds: _Bounds) -> None:
+    """Complete `part` from `url`, reconnecting as long as that brings bytes, and check it."""
+    for attempt in range(1, _ATTEMPTS + 1):
+        before = part.stat().st_size if part.exists() else 0
+        try:
+            _receive(url, part, before, bounds)
+        except _NETWORK:
+            after = part.stat().st_size if part.exists() else 0
+            if after <= before or attempt == _ATTEMPTS:
+                raise
+            continue
+        try:
+            check(part)
+        except Exception as error:  # whatever it is: the next download must not go on from this
+            part.unlink()
+            # A part left by an earlier download may be of a file that has changed since.
+            if not isinstance(error, GluonexpError) or before == 0 or attempt == _ATTEMPTS:
+                raise
+            continue
+        return
+
+
+def _receive(url: str, part: Path, offset: int, bounds: _Bounds) -> None:
+    """Append what `url` has after `offset` bytes to `part`, or write all of it anew.
+
+    Raises
+    ------
+    requests.RequestException, urllib3.exceptions.HTTPError
+        If the transfer fails; what had arrived stays in `part`, unless it is too much.
+    """
+    size, limit, patience = bounds
+    headers = dict(_ENCODING)
+    if offset:
+        headers["Range"] = f"bytes={offset}-"
+    waiting = (_CONNECTING, patience)
+    with requests.get(url, headers=headers, stream=True, timeout=waiting) as response:
+        if offset and response.status_code == requests.codes.requested_range_not_satisfiable:
+            return  # nothing comes after `offset`; whether the part is right, the check will tell
+        response.raise_for_status()
+        if response.status_code != requests.codes.partial_content:
+            offset = 0  # the server ignores Range and sends the whole file
+        elif not response.headers.get("Content-Range", "").startswith(f"bytes {offset}-"):
+            raise requests.RequestException("the server sent another range than asked for")
+        length = response.headers.get("Content-Length", "")
+        total = offset + int(length) if length.isdecimal() else size
+        if size is not None and total != size:
+            raise requests.RequestException(f"the file has {total} bytes, not {size}")
+        if limit is not None and (total or 0) > limit:
+            raise requests.RequestException(f"the file has {total} bytes, more than {limit}")
+        with (
+            transient_bar(
+                "{task.description}",
+                BarColumn(),
+                DownloadColumn(),
+                TransferSpeedColumn(),
+                TimeRemainingColumn(),
+            ) as bar,
+            part.open("ab" if offset else "wb") as file,
+        ):
+            if bar.disable:
+                _say(f"downloading {shown(url)}" + (f" ({total / 1e6:.1f} MB)" if total else ""))
+            task = bar.add_task(part.name.split(".")[1], total=total, completed=offset)
+            # The bytes as they are stored at the mirror: no server's Content-Encoding is undone.
+            for block in response.raw.stream(_BLOCK, decode_content=False):
+                file.write(block)
+                bar.advance(task, len(block))
+                if limit is not None and file.tell() > limit:
+                    part.unlink()
+                    raise requests.RequestException(f"the file has more than {limit} bytes")
+
+
+def _reason(error: Exception) -> str:
+    """Put a network error in a few words; its own text is long and names internals."""
+    if isinstance(error, requests.HTTPError) and error.response is not None:
+        return f"{error.response.status_code} {error.response.reason}"
+    if isinstance(error, requests.Timeout | urllib3.exceptions.TimeoutError):
+        return "timed out"
+    if isinstance(error, requests.exceptions.SSLError):
+        return "no secure connection"
+    if isinstance(error, _NO_ADDRESS):  # its text quotes the address, with what is secret in it
+        return "not an address that files can be downloaded from"
+    if isinstance(error, requests.ConnectionError):
+        return "no connection"
+    if isinstance(error, urllib3.exceptions.HTTPError):
+        return "the connection broke"
+    return str(error)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,183 @@
+"""What a run ran on: code, machine, versions."""
+
+import ctypes
+import hashlib
+import importlib.util
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import gluonexp
+from gluonexp.base import mx as door
+from gluonexp.base.text import redact
+
+# The packages whose version can change a result.
+PACKAGES = (
+    *(door.CPU_WHEEL, *door.GPU_WHEELS),
+    *("numpy", "scikit-learn", "pillow", "pandas", "mlflow", "hydra-core", "omegaconf"),
+)
+
+# A longer diff is cut (characters): it would be data somebody forgot to ignore, not code.
+MAX_DIFF = 1 << 20
+
+GIT_TIMEOUT = 30.0  # seconds
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What a run ran on.
+
+    Attributes
+    ----------
+    git_commit, git_branch, git_dirty, git_diff
+        Of the repository around the working directory, or else of gluonexp's own checkout; None
+        without one. `git_dirty` counts changed and untracked files (but those under ``mlruns``);
+        `git_diff` is the change of tracked files since the commit.
+    git_untracked
+        Files and folders git neither tracks nor ignores; their content is in no diff.
+    cpu_count
+        Processors this process may use.
+    omp_threads
+        Threads MXNet computes with, None if unknown; on the CPU results depend on it.
+    versions
+        Installed packages by name.
+    command
+        The command line, without passwords in addresses.
+    code
+        The digest of the source that computes, see `code_digest`.
+    """
+
+    git_commit: str | None
+    git_branch: str | None
+    git_dirty: bool | None
+    git_diff: str | None
+    git_untracked: tuple[str, ...]
+    python: str
+    platform: str
+    hostname: str
+    pid: int
+    cpu_count: int
+    omp_threads: int | None
+    versions: dict[str, str]
+    command: str
+    code: str
+
+
+def provenance(packages: Sequence[str] = ()) -> Provenance:
+    """Describe code, machine and versions of this process; git may be absent.
+
+    `packages` besides gluonexp belong to the code.
+    """
+    repository = _repository()
+    status = _git(repository, "status", "--porcelain", "-z", "--", ":(exclude,top)mlruns")
+    untracked = [entry[3:] for entry in (status or "").split("\0") if entry.startswith("??")]
+    return Provenance(
+        git_commit=_stripped(_git(repository, "rev-parse", "HEAD")),
+        git_branch=_stripped(_git(repository, "symbolic-ref", "--short", "HEAD")),
+        git_dirty=None if status is None else bool(status),
+        git_diff=_cut(_git(repository, "diff", "HEAD", "--no-ext-diff", "--no-color")),
+        git_untracked=tuple(untracked),
+        python=platform.python_version(),
+        platform=platform.platform(),
+        hostname=platform.node(),
+        pid=os.getpid(),
+        cpu_count=_cpu_count(),
+        omp_threads=omp_threads(),
+        versions=_versions(),
+        command=redact(shlex.join(sys.orig_argv)),
+        code=code_digest(packages),
+    )
+
+
+def code_digest(packages: Sequence[str] = ()) -> str:
+    """Return a digest of the code a result depends on, 16 hex digits.
+
+    It covers the source of gluonexp and of `packages`, as it lies on the disk, and MXNet's
+    version: unlike a commit, it is there without git and does not change with the documentation.
+    """
+    digest = hashlib.sha256(str(_versions().get(door.gpu_wheel() or door.CPU_WHEEL)).encode())
+    for package in sorted({"gluonexp", *packages}):
+        for path in _sources(package):
+            digest.update(f"\0{package}/{path.name}\0".encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _sources(package: str) -> list[Path]:
+    """Return the Python files of a package or module that can be imported, none if it cannot."""
+    try:
+        spec = importlib.util.find_spec(package)
+    except (ImportError, ValueError):
+        return []
+    if spec is None:
+        return []
+    folders = [Path(folder) for folder in spec.submodule_search_locations or ()]
+    files = [path for folder in folders for path in sorted(folder.rglob("*.py"))]
+    return files or [Path(str(spec.origin))][: bool(spec.has_location)]
+
+
+def omp_threads() -> int | None:
+    """Return how many threads MXNet's OpenMP uses; it is settled once MXNet is imported."""
+    try:
+        return int(ctypes.CDLL("libgomp.so.1").omp_get_max_threads())
+    except OSError:
+        return None
+
+
+def _versions() -> dict[str, str]:
+    found = {"gluonexp": gluonexp.__version__}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _cpu_count() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _repository() -> Path | None:
+    """Return the root of the user's repository, or of gluonexp's own checkout."""
+    root = _stripped(_git(Path.cwd(), "rev-parse", "--show-toplevel"))
+    if root:
+        return Path(root)
+    # An installed package may lie in somebody's repository without belonging to it.
+    checkout = Path(gluonexp.__file__).resolve().parent.parent
+    return checkout if (checkout / ".git").exists() else None
+
+
+def _git(folder: Path | None, *arguments: str) -> str | None:
+    """Return the output of a git command in `folder`; None if it fails or there is no git."""
+    if folder is None:
+        return None
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments],
+            capture_output=True,
+            timeout=GIT_TIMEOUT,
+            # Runs beside each other must not wait for, nor break, each other's index lock.
+            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.decode(errors="replace")
+
+
+def _stripped(text: str | None) -> str | None:
+    return None if text is None else text.strip() or None
+
+
+def _cut(diff: str | None) -> str | None:
+    if diff is None or len(diff) <= MAX_DIFF:
+        return diff
+    return f"{diff[:MAX_DIFF]}\n[cut here: the whole diff has {len(diff)} characters]\n"

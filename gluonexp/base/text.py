@@ -1,0 +1,69 @@
+"""Texts for people: numbers, times and names as tables show them."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+
+
+def short_keys(keys: Sequence[str]) -> list[str]:
+    """Return the last part of each dotted key, and more of it where two would be the same."""
+    lengths = [1] * len(keys)
+    while True:
+        shortened = [
+            ".".join(key.split(".")[-length:]) for key, length in zip(keys, lengths, strict=True)
+        ]
+        same = [
+            shortened.count(name) > 1 and name != key
+            for name, key in zip(shortened, keys, strict=True)
+        ]
+        if not any(same):
+            return shortened
+        lengths = [length + again for length, again in zip(lengths, same, strict=True)]
+
+
+def brief(text: str) -> str:
+    """Return a value for a table: of a long fraction four digits, anything else as it is."""
+    if len(text) <= 8 or text.lstrip("-").isdigit():
+        return text
+    try:
+        return f"{float(text):.4g}"
+    except ValueError:
+        return text
+
+
+def digits(value: float | None) -> str:
+    """Return a number as tables show it: ``0.9931``, ``1.2e-05``, ``-`` for none."""
+    if value is None:
+        return "-"
+    if value == 0 or 1e-3 <= abs(value) < 1e4:
+        return f"{value:.4f}"
+    return f"{value:.3g}"
+
+
+def duration(seconds: float) -> str:
+    """Return a time as people say it: ``4.2 s``, ``3 min 05 s``, ``2 h 05 min``; ``-`` for NaN."""
+    if math.isnan(seconds):
+        return "-"
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def redact(text: str) -> str:
+    """Hide user names and passwords in the addresses of a text, ``//user:password@host``."""
+    return re.sub(r"://[^/\s@]+@", "://***@", text)
+
+
+# A message names so many parameters or layers.
+NAMED = 5
+
+
+def listed(names: Sequence[str]) -> str:
+    """Name the first of many."""
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more

@@ -1,0 +1,216 @@
+"""``gluonexp doctor``: whether this machine can run the main job, and what it lacks if not."""
+
+import os
+import platform
+import re
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, metadata, requires, version
+from pathlib import Path
+
+import platformdirs
+from rich.console import Console
+from rich.text import Text
+
+from gluonexp import tracking
+from gluonexp.base import device, provenance
+from gluonexp.base import mx as door
+from gluonexp.base.errors import GluonexpError
+from gluonexp.data.root import data_root
+
+MIN_FREE = 200 * 10**6  # bytes; a digits run writes about a hundredth of it
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing looked at.
+
+    Attributes
+    ----------
+    name
+        What was looked at, two words at most.
+    ok
+        True: as it should be; False: the main job cannot run; None: something optional is
+        missing, or unused.
+    detail
+        What was found.
+    remedy
+        What to do about it; empty if there is nothing to do.
+    """
+
+    name: str
+    ok: bool | None
+    detail: str
+    remedy: str = ""
+
+
+def checks(tracking_uri: str | None = None) -> list[Check]:
+    """Look at everything a run needs, for real: MXNet computes, the store is written to.
+
+    Parameters
+    ----------
+    tracking_uri
+        The MLflow store to probe; None is the default one, under the working directory.
+    """
+    looks: list[tuple[str, Callable[[], Check]]] = [
+        ("Python", _python),
+        ("NumPy", _numpy),
+        ("libraries", _libraries),
+        ("MXNet", _mxnet),
+        ("devices", _devices),
+        ("MLflow", _mlflow),
+        ("store", lambda: _store(tracking_uri)),
+        ("data", _data),
+        ("weights", _weights),
+        ("disk", _disk),
+        ("extras", _extras),
+    ]
+    found = []
+    for name, look in looks:
+        try:
+            found.append(look())
+        except GluonexpError as error:
+            found.append(Check(name, False, str(error)))
+    return found
+
+
+def render(checks: Sequence[Check], console: Console | None = None) -> None:
+    """Print one line a check."""
+    console = console or Console()
+    marks = {True: ("ok  ", "green"), None: ("-   ", "yellow"), False: ("FAIL", "bold red")}
+    width = max(len(check.name) for check in checks)
+    for check in checks:
+        # Not markup: it would swallow the brackets of gluonexp[cpu].
+        line = Text.assemble(marks[check.ok], f"  {check.name:<{width}}  {check.detail}")
+        if check.remedy:
+            line.append(f"  -> {check.remedy}", "bold")
+        console.print(line, soft_wrap=True, highlight=False)
+
+
+def _python() -> Check:
+    # The package itself refuses other versions.
+    return Check("Python", True, f"{platform.python_version()} ({sys.executable})")
+
+
+def _numpy() -> Check:
+    installed = version("numpy")
+    if int(installed.split(".")[0]) > 1:
+        return Check("NumPy", False, f"{installed}, MXNet needs 1.x", "pip install 'numpy<2'")
+    return Check("NumPy", True, installed)
+
+
+def _libraries() -> Check:
+    missing = door.missing_libraries()
+    if missing:
+        detail = f"no {', '.join(missing)}"
+        return Check("libraries", False, detail, door.library_remedy(missing))
+    return Check("libraries", True, ", ".join(door.system_libraries()) or "all in MXNet's wheel")
+
+
+def _mxnet() -> Check:
+    from gluonexp.base.mx import mx
+
+    ones = mx.nd.ones((2, 2))
+    if mx.nd.dot(ones, ones).sum().asscalar() != 8:
+        return Check("MXNet", False, "it adds up wrong", f"{door.INSTALL_CPU} --force-reinstall")
+    features = mx.runtime.Features()
+    names = {"MKLDNN": "oneDNN", "BLAS_OPEN": "OpenBLAS", "CUDA": "CUDA", "CUDNN": "cuDNN"}
+    built = [title for name, title in names.items() if features.is_enabled(name)]
+    wheels = ", ".join(door.installed_wheels()) or "own build"
+    return Check("MXNet", True, f"{mx.__version__} ({wheels}) with {', '.join(built)}")
+
+
+def _devices() -> Check:
+    gpus = door.gpus()
+    try:
+        from gluonexp.base.mx import mx
+    except GluonexpError:  # the check of MXNet says why
+        return Check("devices", None, f"none without MXNet; {len(gpus)} NVIDIA GPUs are visible")
+    cuda = mx.runtime.Features().is_enabled("CUDA")
+    detail = f"auto is {device.device('auto')}; CPU with {provenance.omp_threads()} threads"
+    for ordinal, gpu in enumerate(gpus):
+        detail += f"; GPU {ordinal}: {gpu}"
+    usable = [cuda and (gpu.supported or door.gpu_wheel() is None) for gpu in gpus]
+    if gpus and not any(usable):
+        return Check("devices", None, detail, device.unusable(gpus[0]))
+    return Check("devices", True, detail if gpus else f"{detail}; no NVIDIA GPU")
+
+
+def _mlflow() -> Check:
+    try:
+        return Check("MLflow", True, version("mlflow"))
+    except PackageNotFoundError:
+        return Check("MLflow", False, "not installed", door.INSTALL_CPU)
+
+
+def _store(tracking_uri: str | None) -> Check:
+    return Check("store", True, tracking.probe(tracking_uri))
+
+
+def _data() -> Check:
+    """Look for data sets; the default one, digits, comes with scikit-learn and needs no folder."""
+    named = os.environ.get("GLUONEXP_DATA")
+    root = data_root(named)
+    if not root.is_dir():
+        detail = f"{root} does not exist"
+        if named:
+            return Check("data", None, detail, "set GLUONEXP_DATA to the folder of your data sets")
+        return Check("data", None, f"{detail}; a download will make it")
+    held = sorted(path.name for path in root.iterdir() if path.is_dir())
+    origin = "GLUONEXP_DATA" if named else "cache"
+    return Check("data", True, f"{root} ({origin}): {', '.join(held) or 'empty'}")
+
+
+def _weights() -> Check:
+    """Look for published weights: MXNet's in its cache, torchvision's in ours."""
+    home = os.environ.get("MXNET_HOME") or "~/.mxnet"
+    cache = platformdirs.user_cache_path("gluonexp", appauthor=False)
+    held = []
+    for folder, kind in (
+        (Path(home).expanduser() / "models", ".params"),
+        (cache / "weights", ".pth"),
+    ):
+        if sizes := [path.stat().st_size for path in folder.glob(f"*{kind}")]:
+            held.append(f"{len(sizes)} in {folder}, {sum(sizes) / 1e6:.0f} MB")
+    if not held:
+        return Check(
+            "weights", None, "none but the bundled; model.weights=imagenet downloads some"
+        )
+    return Check("weights", True, "; ".join(held))
+
+
+def _disk() -> Check:
+    free = shutil.disk_usage(".").free
+    detail = f"{free / 1e9:.1f} GB free here"
+    if free < MIN_FREE:
+        return Check("disk", False, detail, f"free at least {MIN_FREE / 1e6:.0f} MB")
+    return Check("disk", True, detail)
+
+
+def _extras() -> Check:
+    """Say which of gluonexp's own extras are complete."""
+    try:
+        extras = metadata("gluonexp").get_all("Provides-Extra") or []
+        needs = requires("gluonexp") or []
+    except PackageNotFoundError:
+        return Check("extras", None, "gluonexp runs from a folder", "pip install -e '.[cpu]'")
+    missing: dict[str, list[str]] = {extra: [] for extra in extras}
+    for need in needs:
+        package = re.match(r"[\w.-]+", need)
+        extra = re.search(r"extra == ['\"]([\w-]+)['\"]", need)
+        if package and extra and not _installed(package[0]):
+            missing[extra[1]].append(package[0])
+    complete = [extra for extra, packages in missing.items() if not packages]
+    absent = [extra for extra, packages in missing.items() if packages]
+    detail = f"{', '.join(complete) or 'none'}; not installed: {', '.join(absent) or 'none'}"
+    return Check("extras", None if absent else True, detail)
+
+
+def _installed(package: str) -> bool:
+    try:
+        version(package)
+    except PackageNotFoundError:
+        return False
+    return True

@@ -1,0 +1,1 @@
+"""The typed part of the configuration, and Hydra's private interfaces."""

@@ -1,0 +1,341 @@
+"""The typed part of the configuration: every field that gluonexp itself reads.
+
+Hydra merges the YAML files under ``conf/`` into these dataclasses, so a misspelt key or a wrong
+type is refused while composing, with its full name. `to_config` then checks ranges and returns
+plain objects: past `gluonexp.assembly` nothing knows of OmegaConf.
+
+A ``dict[str, Any]`` field is a node of the other kind: a ``_target_`` (one of many constructors,
+possibly the user's own) and its arguments, resolved by `gluonexp.assembly`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from gluonexp.base.errors import GluonexpError
+
+
+def _ranged(
+    default: Any = MISSING, *, low: float = -math.inf, below: float = math.inf, above: bool = False
+) -> Any:
+    """Declare a number that must lie in [low, below), or in (low, below) where `above`."""
+    return field(default=default, metadata={"low": low, "below": below, "above": above})
+
+
+def _chosen(default: str, *choices: str) -> Any:
+    """Declare a name that must be one of `choices`."""
+    return field(default=default, metadata={"choices": choices})
+
+
+@dataclass
+class DatasetConfig:
+    """What is common to every data set; what is particular to one is under `source`."""
+
+    name: str = MISSING
+    root: str | None = None
+    val_fraction: float = _ranged(0.1, low=0, below=1)
+    train_fraction: float = _ranged(1.0, low=0, above=True)
+    resize: int | None = _ranged(None, low=1)
+    channels: int | None = None
+    mean: list[float] = field(default_factory=lambda: [0.0])
+    std: list[float] = field(default_factory=lambda: [1.0])
+    source: dict[str, Any] = MISSING
+
+
+@dataclass
+class FreezeRule:
+    """What happens to the parameters whose structural name matches."""
+
+    match: str = MISSING
+    state: str = _chosen("trainable", "frozen", "trainable")
+    lr_mult: float = _ranged(1.0, low=0, above=True)
+
+
+@dataclass
+class Unfreeze:
+    """What is released when an epoch (counted from 0) begins."""
+
+    epoch: int = _ranged(low=1)
+    match: str = MISSING
+    lr_mult: float = _ranged(1.0, low=0, above=True)
+
+
+@dataclass
+class FreezeConfig:
+    """Which parameters training leaves alone, and how fast the others learn."""
+
+    name: str = "none"
+    # The first rule that matches a parameter decides; each parameter needs one.
+    rules: list[FreezeRule] = field(default_factory=lambda: [FreezeRule("*")])
+    # What frozen BatchNorm layers normalize by: their frozen statistics, or batches as before.
+    batchnorm: str = _chosen("frozen", "frozen", "moving")
+    # Multiplies the learning rate once for each block of the backbone below the classifier.
+    decay: float = _ranged(1.0, low=0, above=True)
+    unfreeze: list[Unfreeze] = field(default_factory=list)
+
+
+@dataclass
+class OptimConfig:
+    """What every optimizer has."""
+
+    name: str = _chosen(MISSING, "sgd", "nag", "adam", "adamw", "rmsprop", "adagrad")
+    lr: float = _ranged(low=0, above=True)
+    weight_decay: float = _ranged(0.0, low=0)
+    # MXNet decays every parameter; false exempts biases and BatchNorm's gamma and beta.
+    decay_bias_and_norm: bool = True
+    # The longest the batch's mean gradient, of all parameters together, may be; null: any length.
+    clip_norm: float | None = _ranged(None, low=0, above=True)
+
+
+@dataclass
+class MomentumConfig(OptimConfig):
+    """SGD and Nesterov's accelerated gradient."""
+
+    momentum: float = _ranged(0.9, low=0, below=1)
+
+
+@dataclass
+class AdamConfig(OptimConfig):
+    """Adam and AdamW."""
+
+    beta1: float = _ranged(0.9, low=0, below=1)
+    beta2: float = _ranged(0.999, low=0, below=1)
+    epsilon: float = _ranged(1e-8, low=0, above=True)
+
+
+@dataclass
+class RmspropConfig(OptimConfig):
+    """RMSProp: `rho` decays the mean square, `momentum` is used only when `centered`."""
+
+    rho: float = _ranged(0.9, low=0, below=1)
+    momentum: float = _ranged(0.9, low=0, below=1)
+    epsilon: float = _ranged(1e-8, low=0, above=True)
+    centered: bool = False
+
+
+@dataclass
+class AdagradConfig(OptimConfig):
+    """AdaGrad: `epsilon` is added to the sum of squares, under the root."""
+
+    epsilon: float = _ranged(1e-7, low=0, above=True)
+
+
+@dataclass
+class LrFindConfig:
+    """The learning-rate range test: `steps` rates from `start` to `end`, equal ratios apart."""
+
+    steps: int = _ranged(0, low=0)  # 0: train instead
+    start: float = _ranged(1e-6, low=0, above=True)
+    end: float = _ranged(10.0, low=0, above=True)
+
+
+@dataclass
+class TrainerConfig:
+    """The epoch loop."""
+
+    epochs: int = _ranged(20, low=1)
+    batch_size: int = _ranged(32, low=1)
+    # Steps between two points of the `batch/` curves; 0: none, and no sync within an epoch.
+    log_every: int = _ranged(0, low=0)
+    # Also evaluate the test split after each epoch, as tutorials do; nothing is chosen by it.
+    test_each_epoch: bool = False
+    # A checkpoint folder to continue from; the run goes on with the epoch after it.
+    resume: str | None = None
+    # Look for a learning rate instead of training; see `gluonexp.experiment.lr_find`.
+    lr_find: LrFindConfig = field(default_factory=LrFindConfig)
+
+
+@dataclass
+class ObjectiveConfig:
+    """What "better" means: chooses the best checkpoint and is what a sweep optimizes."""
+
+    metric: str = _chosen("val/acc", "train/loss", "train/acc", "val/loss", "val/acc")
+    mode: str = _chosen("max", "min", "max")
+
+
+@dataclass
+class TrackingConfig:
+    """Where runs are recorded."""
+
+    backend: str = _chosen("mlflow", "mlflow", "none")
+    uri: str | None = None
+    experiment: str = "gluonexp"
+    run_name: str | None = None
+    # A run that waits for this job, made by the sweep it belongs to; null: a new run.
+    run_id: str | None = None
+
+
+@dataclass
+class ExportConfig:
+    """What is made of the trained network."""
+
+    enabled: bool = True
+    # null: where the library is installed
+    onnx: bool | None = None
+    # graph: also write a symbol that takes images as they rest, and prepares them itself.
+    preprocess: str = _chosen("signature", "signature", "graph")
+    # By how many held-out images it is proved, which travel with it; null: as many as 256, and
+    # fewer where the network computes long.
+    images: int | None = _ranged(None, low=1, below=257)
+    # Also write a network of 8-bit integers, calibrated on training images.
+    int8: bool = False
+    # Log the export as an MLflow model, which can be served.
+    mlflow_model: bool = True
+    # Register that model under this name; `champion` is the best version so far.
+    register: str | None = None
+
+
+@dataclass
+class BuildConfig:
+    """Which packages besides gluonexp a ``_target_`` may name."""
+
+    allow: list[str] = field(default_factory=list)
+
+
+@dataclass
+class TrialConfig:
+    """Which trial of which Optuna study a job is; set by the sweep for each of its jobs."""
+
+    journal: str | None = None
+    study: str | None = None
+    number: int | None = None
+    pruner: str = _chosen("none", "none", "median", "asha")
+
+
+@dataclass
+class SweepConfig:
+    """What a sweep (``--multirun``) does with its jobs; nothing to a single run."""
+
+    # Start no job after so many have failed; fail_fast: after the first.
+    max_failures: int | None = _ranged(None, low=1)
+    fail_fast: bool = False
+    # The parent run of an earlier sweep: run only what it has not finished.
+    resume: str | None = None
+    # Also run what another host has left RUNNING; nobody but you can tell that it is dead.
+    take_over: bool = False
+    # Register the best point's export in the model registry, under this name.
+    register: str | None = None
+    trial: TrialConfig = field(default_factory=TrialConfig)
+
+
+@dataclass
+class Config:
+    """One run, whole."""
+
+    seed: int = _ranged(0, low=0, below=2**31)
+    device: str = "auto"
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    augment: dict[str, Any] = MISSING
+    model: dict[str, Any] = MISSING
+    freeze: FreezeConfig = field(default_factory=FreezeConfig)
+    loss: dict[str, Any] = MISSING
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    scheduler: dict[str, Any] = MISSING
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    callbacks: dict[str, Any] = field(default_factory=dict)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    export: ExportConfig = field(default_factory=ExportConfig)
+    build: BuildConfig = field(default_factory=BuildConfig)
+    sweep: SweepConfig = field(default_factory=SweepConfig)
+
+
+def zoo_input(backbone: str) -> int:
+    """Return the input size of a model-zoo network, in pixels: ``${zoo_input:NAME}`` in YAML."""
+    return 299 if backbone == "inceptionv3" else 224
+
+
+def register() -> None:
+    """Make the schemas and resolvers known to Hydra (idempotent)."""
+    OmegaConf.register_new_resolver("zoo_input", zoo_input, replace=True)
+    store = ConfigStore.instance()
+    store.store(name="schema", node=Config)
+    optimizers = {
+        "sgd": MomentumConfig,
+        "nag": MomentumConfig,
+        "adam": AdamConfig,
+        "adamw": AdamConfig,
+        "rmsprop": RmspropConfig,
+        "adagrad": AdagradConfig,
+    }
+    for name, node in optimizers.items():
+        store.store(group="schema/optim", name=name, node=node)
+
+
+def to_config(composed: DictConfig) -> Config:
+    """Return the composed configuration as plain typed objects, every range checked.
+
+    Raises
+    ------
+    GluonexpError
+        A value is missing or out of its range; the message names the key.
+    """
+    missing = sorted(OmegaConf.missing_keys(composed))
+    if missing:
+        raise GluonexpError(f"{missing[0]} has no value: give one with {missing[0]}=VALUE")
+    config = OmegaConf.to_object(composed)
+    assert isinstance(config, Config)
+    _check(config, "")
+    if config.freeze.decay > 1:
+        raise GluonexpError(f"freeze.decay={config.freeze.decay}: at most 1")
+    search = config.trainer.lr_find
+    if 0 < search.steps < 50:
+        raise GluonexpError(f"trainer.lr_find.steps={search.steps}: at least 50 make a curve")
+    if search.end <= search.start:
+        raise GluonexpError(
+            f"trainer.lr_find.end={search.end:g}: must be above "
+            f"trainer.lr_find.start={search.start:g}"
+        )
+    if search.steps and config.trainer.resume is not None:
+        raise GluonexpError("trainer.resume: trainer=lr_find starts anew; leave one of them out")
+    names = {"sweep.register": config.sweep.register, "export.register": config.export.register}
+    for key, name in names.items():
+        if name is not None and not re.fullmatch(r"[^/:]+", name):
+            raise GluonexpError(f"{key}={name}: a model's name has no '/' and no ':'")
+    if config.export.register is not None:
+        if config.tracking.backend == "none" or not config.export.enabled:
+            raise GluonexpError(
+                f"export.register={config.export.register}: there is nothing to register with "
+                "tracking=none or export=none"
+            )
+        if search.steps:
+            raise GluonexpError("export.register: trainer=lr_find trains no model to register")
+    dataset = config.dataset
+    if dataset.train_fraction > 1:
+        raise GluonexpError(f"dataset.train_fraction={dataset.train_fraction}: at most 1")
+    if dataset.channels not in (None, 1, 3):
+        raise GluonexpError(f"dataset.channels={dataset.channels}: choose 1, 3 or null")
+    if not all(map(math.isfinite, dataset.mean)):
+        raise GluonexpError(f"dataset.mean={dataset.mean}: every value must be a finite number")
+    if not all(0 < value < math.inf for value in dataset.std):
+        raise GluonexpError(f"dataset.std={dataset.std}: every value must be above 0")
+    return config
+
+
+def _check(node: Any, prefix: str) -> None:
+    for item in dataclasses.fields(node):
+        value, key = getattr(node, item.name), f"{prefix}{item.name}"
+        if dataclasses.is_dataclass(value):
+            _check(value, f"{key}.")
+        elif isinstance(value, list):
+            for index, element in enumerate(value):
+                if dataclasses.is_dataclass(element):
+                    _check(element, f"{key}[{index}].")
+        elif "choices" in item.metadata and value not in item.metadata["choices"]:
+            raise GluonexpError(
+                f"{key}={value}: choose one of {', '.join(item.metadata['choices'])}"
+            )
+        elif "low" in item.metadata and value is not None:
+            low, below, above = (item.metadata[name] for name in ("low", "below", "above"))
+            # Written so that NaN fails too.
+            if not ((value > low if above else value >= low) and value < below):
+                floor = f"above {low:g}" if above else f"at least {low:g}"
+                ceiling = f" and below {below:g}" if math.isfinite(below) else ", and finite"
+                raise GluonexpError(f"{key}={value}: must be {floor}{ceiling}")

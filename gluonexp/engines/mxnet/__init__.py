@@ -1,0 +1,1 @@
+"""The MXNet engine: steps, evaluation, optimizers, freezing and random numbers by MXNet."""

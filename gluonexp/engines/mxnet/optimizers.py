@@ -1,0 +1,83 @@
+"""Optimizers by name, and what they may not decay."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from gluonexp.base.mx import mx, nd, nn
+
+"""Step (counted from 0 over the whole run) to learning rate."""
+
+
+_RENAMED = {
+    "adagrad": {"epsilon": "eps"},
+    "rmsprop": {"rho": "gamma1", "momentum": "gamma2"},
+}
+
+
+class AdamW(mx.optimizer.Optimizer):
+    """Adam with decoupled weight decay (Loshchilov & Hutter, 2019, algorithm 2).
+
+    MXNet 1.9.1 has the operator but no optimizer for it.
+    """
+
+    def __init__(
+        self, beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.beta1, self.beta2, self.epsilon = beta1, beta2, epsilon
+
+    def create_state(self, index: int, weight: nd.NDArray) -> tuple[nd.NDArray, nd.NDArray]:
+        """Return the first and second moment, both zero."""
+        return nd.zeros_like(weight), nd.zeros_like(weight)
+
+    def update(
+        self,
+        index: int,
+        weight: nd.NDArray,
+        grad: nd.NDArray,
+        state: tuple[nd.NDArray, nd.NDArray],
+    ) -> None:
+        """Take one step on `weight` in place."""
+        self._update_count(index)
+        count = self._index_update_count[index]
+        # The operator computes w -= eta * (lr * m / (sqrt(v) + epsilon) + wd * w): with eta as the
+        # learning rate, its `lr` is left to carry the correction of the moments' bias.
+        correction = math.sqrt(1 - self.beta2**count) / (1 - self.beta1**count)
+        nd.contrib.adamw_update(
+            weight,
+            grad,
+            *state,
+            nd.full((1,), self.rescale_grad, ctx=weight.context),
+            out=weight,
+            lr=correction,
+            eta=self._get_lr(index),
+            wd=self._get_wd(index),
+            beta1=self.beta1,
+            beta2=self.beta2,
+            epsilon=self.epsilon,
+        )
+
+
+def optimizer(
+    name: str, *, lr: float, weight_decay: float, **options: Any
+) -> mx.optimizer.Optimizer:
+    """Return the optimizer `name`; options carry the field's usual names, not MXNet's."""
+    arguments: dict[str, Any] = {"learning_rate": lr, "wd": weight_decay}
+    renamed = _RENAMED.get(name, {})
+    arguments |= {renamed.get(key, key): value for key, value in options.items()}
+    return AdamW(**arguments) if name == "adamw" else mx.optimizer.create(name, **arguments)
+
+
+def exempt_bias_and_norm(net: nn.HybridBlock) -> None:
+    """Keep weight decay off every bias and off what normalisation layers scale and shift by.
+
+    To pull those towards zero does not make a network simpler (He et al., 2019, "Bag of Tricks",
+    section 3.1). A parameter's role is the name that its block has for it: ``bias``, ``gamma``,
+    ``beta``, in recurrent layers ``l0_i2h_bias``. What is frozen is exempt too, so that it stays
+    so when it is unfrozen later.
+    """
+    for name, parameter in net._collect_params_with_prefix().items():
+        if name.rpartition(".")[2].rpartition("_")[2] in ("bias", "gamma", "beta"):
+            parameter.wd_mult = 0.0

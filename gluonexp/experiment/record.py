@@ -1,0 +1,156 @@
+"""What a run writes down: the files of its artifact folder, its parameters and tags."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import yaml
+from numpy.typing import NDArray
+from PIL import Image
+
+from gluonexp.assembly import Data, Pretrained
+from gluonexp.base.provenance import Provenance
+from gluonexp.base.text import redact
+from gluonexp.config.schema import Config
+from gluonexp.data.types import Split
+from gluonexp.freeze import Plan
+from gluonexp.inference.predict import folder_name
+from gluonexp.report import plots
+from gluonexp.training import checkpoint
+
+# One example image a class, for at most so many classes.
+EXAMPLES = 20
+
+
+def config(folder: Path, settings: Config, overrides: Sequence[str], origin: Provenance) -> None:
+    """Write ``config/``: what was asked for, typed, from which code, on what machine."""
+    target = _made(folder / "config")
+    _yaml(target / "resolved.yaml", asdict(settings))
+    _yaml(target / "overrides.yaml", list(overrides))
+    environment = asdict(origin)
+    diff = environment.pop("git_diff")
+    text = json.dumps(environment, indent=2, default=str)
+    (target / "environment.json").write_text(text + "\n", encoding="utf-8")
+    if diff:
+        (target / "git.diff").write_text(diff, encoding="utf-8")
+
+
+def layers(folder: Path, plan: Plan) -> None:
+    """Write ``plan/layers.csv``: how each parameter trains."""
+    table = pd.DataFrame([asdict(row) for row in plan.rows])
+    table["shape"] = ["x".join(map(str, row.shape)) for row in plan.rows]
+    table["unfreeze_epoch"] = table["unfreeze_epoch"].astype("Int64")
+    table.to_csv(_made(folder / "plan") / "layers.csv", index=False)
+
+
+def samples(folder: Path, data: Data) -> None:
+    """Write ``data/``: a labelled grid, and one held-out image file of each class."""
+    target = _made(folder / "data")
+    train = data.train
+    plots.sample_grid(
+        train.images, train.labels, data.classes, target / "samples.png", title=data.title
+    )
+    _, held_out = data.held_out()
+    for label, name in enumerate(data.classes[:EXAMPLES]):
+        positions = np.flatnonzero(held_out.labels == label)
+        if len(positions):
+            index = int(positions[0])
+            image = held_out.images[index]
+            example = _made(target / "examples" / folder_name(name)) / f"{index:05d}.png"
+            Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(example)
+
+
+def parameters(
+    settings: Config, data: Data, plan: Plan, pretrained: Pretrained | None
+) -> dict[str, object]:
+    """Return the run's parameters: the configuration, and what it came to."""
+    named = asdict(settings)
+    # These say where and under which name a run is kept, not what it computes.
+    del named["tracking"], named["build"], named["sweep"]
+    came_from = {} if pretrained is None else {"weights": asdict(pretrained)}
+    return {
+        **named,
+        **came_from,
+        "data": {
+            "title": data.title,
+            "digest": data.digest,
+            "classes": len(data.classes),
+            **{f"{name}_images": len(split) for name, split in data.splits().items()},
+        },
+        "network": {
+            "parameters": sum(row.size for row in plan.rows),
+            "trained": sum(row.size for row in plan.rows if row.state == "trained"),
+        },
+    }
+
+
+def tags(origin: Provenance, overrides: Sequence[str], device: str) -> dict[str, str]:
+    """Return the run's tags: where it ran and from which code."""
+    named = {
+        "git_commit": origin.git_commit,
+        "git_dirty": None if origin.git_dirty is None else str(origin.git_dirty).lower(),
+        "code": origin.code,
+        "device": device,
+        "overrides": redact(" ".join(overrides)),
+    }
+    return {f"gluonexp.{name}": value for name, value in named.items() if value}
+
+
+def curves(folder: Path, history: Sequence[dict[str, float]], title: str) -> None:
+    """Write ``metrics/history.csv`` and ``plots/curves.png``."""
+    table = pd.DataFrame(history)
+    table["epoch"] = table["epoch"].astype(int)
+    table.to_csv(_made(folder / "metrics") / "history.csv", index=False)
+    plots.curves(table, _made(folder / "plots") / "curves.png", title=title)
+
+
+def predictions(
+    folder: Path,
+    name: str,
+    split: Split,
+    probabilities: NDArray[np.float64],
+    classes: Sequence[str],
+) -> None:
+    """Write ``predictions/<name>.csv`` in data-set order, confusion matrix and worst mistakes."""
+    predicted = probabilities.argmax(axis=1)
+    top = probabilities.max(axis=1)
+    names = np.asarray(classes, dtype=object)
+    pd.DataFrame(
+        {
+            "index": np.arange(len(split)),
+            "label": split.labels,
+            "predicted": predicted,
+            "probability": top.round(6),
+            "label_name": names[split.labels],
+            "predicted_name": names[predicted],
+        }
+    ).to_csv(_made(folder / "predictions") / f"{name}.csv", index=False)
+    target = _made(folder / "plots")
+    plots.confusion_matrix(split.labels, predicted, classes, target / "confusion_matrix.png")
+    plots.worst_mistakes(
+        split.images, split.labels, predicted, top, classes, target / "worst_mistakes.png"
+    )
+
+
+def parameters_file(folder: Path, workdir: Path) -> None:
+    """Copy the best checkpoint's Gluon parameters and meta (not its optimizer state)."""
+    source = workdir / "checkpoints" / "best"
+    if source.exists():
+        for name in (checkpoint.PARAMETERS, checkpoint.META):
+            shutil.copyfile(source / name, _made(folder / "checkpoint") / name)
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _yaml(path: Path, value: object) -> None:
+    text = yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=1000)
+    path.write_text(redact(text), encoding="utf-8")  # tracking.uri may hold a password

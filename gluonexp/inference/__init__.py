@@ -1,0 +1,1 @@
+"""What was exported, used: predictions, evaluations, the MLflow model."""

@@ -1,0 +1,277 @@
+"""Score an export on a split of a data set: how good it is, and at what."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
+
+from gluonexp import assembly
+from gluonexp.base.errors import GluonexpError
+from gluonexp.base.mx import nd
+from gluonexp.base.progress import transient_bar
+from gluonexp.config.schema import Config
+from gluonexp.data.types import Source, Spec, Split
+from gluonexp.inference.predict import BATCH, Classifier, check_plot, folder_name
+from gluonexp.report import plots
+
+# So many names are told in one message.
+_NAMED = 5
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """One class: the shares (0 where nothing is to be shared), and how many images it has."""
+
+    name: str
+    precision: float
+    recall: float
+    f1: float
+    support: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an export is worth on some images.
+
+    Attributes
+    ----------
+    data, digest
+        Title of the data set, and the digest of all its samples.
+    split, total
+        Which images were scored, and of how many.
+    loss, accuracy
+        Means over the images; the loss is the configuration's.
+    classes
+        All K of the model, in its order; those that the data lack have no images.
+    confusion
+        (K, K) counts: true classes in rows, predicted ones in columns.
+    notes
+        What a reader of the numbers must know: of the data, and of how their classes were taken.
+    """
+
+    data: str
+    digest: str
+    split: str
+    total: int
+    runtime: str
+    loss: float
+    accuracy: float
+    classes: tuple[ClassScore, ...]
+    confusion: NDArray[np.int64]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def images(self) -> int:
+        """How many were scored."""
+        return int(self.confusion.sum())
+
+
+def evaluate(
+    folder: Path,
+    config: Config,
+    *,
+    split: str = "test",
+    runtime: str = "module",
+    plot: Path | None = None,
+    trained_on: str | None = None,
+) -> Evaluation:
+    """Score the export in `folder` on the data set of `config`.
+
+    Of `config` count ``dataset``, ``loss``, ``seed`` (it draws the validation split) and
+    ``build.allow``; nothing else of it is built.
+
+    Parameters
+    ----------
+    split
+        ``test``, ``val`` or ``train``, each as a run with this configuration has it; ``all`` the
+        images of the data set.
+    runtime
+        One of `gluonexp.verification.runtimes.RUNTIMES`.
+    plot
+        Where to draw the confusion matrix, if anywhere.
+    trained_on
+        As for `data_for`.
+
+    Raises
+    ------
+    GluonexpError
+        The export or the configuration is not right, or the one was not made for the data of the
+        other; the message says what differs.
+    """
+    check_plot(plot)
+    classifier = Classifier(folder, runtime)
+    loss = assembly.constructor(config.loss, "loss", ["gluonexp", *config.build.allow])()
+    validation = config.dataset.val_fraction > 0
+    if split in ("test", "all"):  # whatever a run would have held out of the rest
+        config = replace(config, dataset=replace(config.dataset, val_fraction=0, train_fraction=1))
+    data = data_for(classifier, config, trained_on)
+    splits = data.splits()
+    if split != "all" and split not in splits:
+        others = [*splits, *(["val"] if validation and "val" not in splits else []), "all"]
+        raise GluonexpError(
+            f"{data.title} has no {split} split; choose --split {' or '.join(others)}"
+        )
+    chosen = list(splits.values()) if split == "all" else [splits[split]]
+    labels = np.concatenate([part.labels for part in chosen])
+    logits = np.concatenate([_logits(classifier, part) for part in chosen])
+    predicted = logits.argmax(axis=1)
+    losses = loss(nd.array(logits), nd.array(labels, dtype="float32")).asnumpy()
+    if plot is not None:
+        plots.confusion_matrix(labels, predicted, data.classes, plot)
+    return Evaluation(
+        data=data.title,
+        digest=data.digest,
+        split=split,
+        total=sum(map(len, splits.values())),
+        runtime=runtime,
+        loss=float(losses.astype(np.float64).mean()),
+        accuracy=float((predicted == labels).mean()),
+        classes=_scores(data.classes, labels, predicted),
+        confusion=_confusion(len(data.classes), labels, predicted),
+        notes=data.notes,
+    )
+
+
+def classes_of(config: Config) -> tuple[str, ...]:
+    """Return the names of the classes in the data set of `config`; no sample is read."""
+    return _source(config).spec().classes
+
+
+def data_for(
+    classifier: Classifier, config: Config, trained_on: str | None = None
+) -> assembly.Data:
+    """Read the data set of `config`, if its classes are the export's, or some of them.
+
+    Classes are matched by their names, or by the names that folders for them have; labels are in
+    the order of the export's classes then. Its digest remains that of the data as they are.
+
+    Parameters
+    ----------
+    trained_on
+        The data set that the export's run recorded, as one would type it; for messages.
+
+    Raises
+    ------
+    GluonexpError
+        The data have a class that the export has not, or images of another size; or they cannot
+        be read.
+    """
+    source = _source(config)
+    spec = source.spec()
+    labels = _matched(classifier.classes, spec.classes, config.dataset.name, trained_on)
+    _check_size(classifier.shape, spec, config)
+    data = assembly.data(config, source)
+    if classifier.classes == spec.classes:
+        return data
+    count = len(classifier.classes)
+    note = f"classes are matched by name: {len(labels)} of the model's {count}"
+    relabelled: dict[str, Any] = {
+        name: Split(part.images, labels[part.labels]) for name, part in data.splits().items()
+    }
+    return replace(data, classes=classifier.classes, notes=(*data.notes, note), **relabelled)
+
+
+def _source(config: Config) -> Source:
+    allow = ["gluonexp", *config.build.allow]
+    source: Source = assembly.constructor(config.dataset.source, "dataset.source", allow)()
+    return source
+
+
+def _matched(
+    ours: Sequence[str], theirs: Sequence[str], name: str, trained_on: str | None
+) -> NDArray[np.int64]:
+    """Return for each class of the data which of the model's it is."""
+    if ours == theirs:
+        return np.arange(len(ours))
+    # Of each name, if only one class has it, its place; the names themselves come first.
+    places = _once(map(folder_name, ours)) | _once(ours)
+    unknown = [each for each in theirs if each not in places]
+    if not unknown:
+        return np.array([places[each] for each in theirs], np.int64)
+    recorded = f"; it was trained on {trained_on}" if trained_on else ""
+    raise GluonexpError(
+        f"dataset={name} is not what this model was trained for: of its {len(theirs)} classes, "
+        f"{_listed(unknown)} {'is' if len(unknown) == 1 else 'are'} not among the model's "
+        f"{len(ours)}: {_listed(ours)}{recorded}"
+    )
+
+
+def _once(names: Iterable[str]) -> dict[str, int]:
+    """Return the places of the names that occur once."""
+    names = list(names)
+    counts = Counter(names)
+    return {name: place for place, name in enumerate(names) if counts[name] == 1}
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Name the first few."""
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(map(repr, names[:_NAMED])) + more
+
+
+def _check_size(wanted: tuple[int, int, int], spec: Spec, config: Config) -> None:
+    """Refuse images that the model does not take, and say which keys make them others."""
+    found = spec.height, spec.width, spec.channels
+    if found == wanted:
+        return
+    dataset, keys = config.dataset, []
+    sizes = (
+        ("resize", "size", found[0], wanted[0]),
+        ("channels", "channels", found[2], wanted[2]),
+    )
+    for key, argument, has, takes in sizes:
+        if has != takes and argument in dataset.source:
+            follows = getattr(dataset, key) == dataset.source[argument]
+            keys.append(f"dataset.{key if follows else f'source.{argument}'}={takes}")
+    remedy = f"; type {' '.join(keys)}" if keys else ""
+    raise GluonexpError(
+        f"dataset={dataset.name}: its images are {_size(found)}, but the model takes "
+        f"{_size(wanted)}{remedy}"
+    )
+
+
+def _size(shape: tuple[int, int, int]) -> str:
+    height, width, channels = shape
+    return f"{height}x{width} with {channels} channel{'s' if channels > 1 else ''}"
+
+
+def _logits(classifier: Classifier, split: Split) -> NDArray[np.float32]:
+    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with transient_bar(*columns) as bar:
+        starts = range(0, len(split), BATCH)
+        task = bar.add_task("classifying", total=len(split))
+        parts = []
+        for start in starts:
+            parts.append(classifier.logits(split.images[start : start + BATCH]))
+            bar.update(task, completed=start + BATCH)
+    return np.concatenate(parts)
+
+
+def _scores(
+    names: tuple[str, ...], labels: NDArray[np.int64], predicted: NDArray[np.int64]
+) -> tuple[ClassScore, ...]:
+    from sklearn.metrics import precision_recall_fscore_support
+
+    columns = precision_recall_fscore_support(
+        labels, predicted, labels=range(len(names)), zero_division=0
+    )
+    return tuple(
+        ClassScore(name, float(precision), float(recall), float(f1), int(support))
+        for name, precision, recall, f1, support in zip(names, *columns, strict=True)
+    )
+
+
+def _confusion(
+    count: int, labels: NDArray[np.int64], predicted: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    from sklearn.metrics import confusion_matrix
+
+    matrix: NDArray[np.int64] = confusion_matrix(labels, predicted, labels=range(count))
+    return matrix

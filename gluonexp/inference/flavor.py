@@ -1,0 +1,386 @@
+"""MLflow's flavor `gluonexp`: an export as a model that MLflow keeps, registers and serves.
+
+MLflow dropped its own flavor for Gluon in 2.20. This one holds the folder of the export as it is,
+under ``data/``, and no pickle: ``MLmodel`` names this module, which reads the export's files.
+It uses no global state of MLflow's: neither an active run nor an active experiment.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import os
+import shutil
+import tempfile
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+import gluonexp
+from gluonexp.base.errors import GluonexpError
+from gluonexp.data.images import UnreadableImageError, decode
+from gluonexp.inference import environment
+from gluonexp.inference.predict import Classifier
+from gluonexp.model_folder import samples
+from gluonexp.model_folder.files import read_signature
+from gluonexp.tracking.models import fetch, local_export, local_path
+from gluonexp.tracking.store import reported
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from mlflow import MlflowClient
+    from mlflow.entities import LoggedModel, Metric
+    from mlflow.exceptions import MlflowException
+    from mlflow.models import Model, ModelSignature
+
+FLAVOR_NAME: Final = "gluonexp"
+IMAGES: Final = "images"  # the name of the input
+_DATA: Final = "data"
+
+
+def save_model(
+    export_folder: Path | str, path: Path | str, mlflow_model: Model | None = None
+) -> None:
+    """Write an MLflow model with a copy of an export to `path`, a new folder.
+
+    Parameters
+    ----------
+    mlflow_model
+        What is known of the model already; it is added to.
+
+    Raises
+    ------
+    GluonexpError
+        There is no export, or something at `path`.
+    """
+    path = Path(path)
+    if path.exists():
+        raise GluonexpError(f"{path} exists: name a new folder")
+    _write(Path(export_folder), path, mlflow_model, links=False)
+
+
+def log_model(
+    export_folder: Path | str,
+    client: MlflowClient,
+    run_id: str,
+    *,
+    name: str = "model",
+    step: int = 0,
+) -> LoggedModel:
+    """Keep an export as a logged model of a run; return it, ``models:/<model_id>``.
+
+    Its files lie beside the run's artifacts. In a store on this machine's disk they are links to
+    those of `export_folder` where the disk allows it, which costs neither time nor space: do not
+    write into these files afterwards, but replace or remove them.
+
+    Parameters
+    ----------
+    name
+        Of the model; several may have the same.
+    step
+        Of the metrics that the run has of this network: its best epoch. They become the model's.
+
+    Raises
+    ------
+    GluonexpError
+        There is no export, or the store refuses. The model is marked FAILED then.
+    """
+    from mlflow.entities import LoggedModelOutput
+    from mlflow.exceptions import MlflowException
+    from mlflow.models import Model
+
+    export_folder = Path(export_folder)
+    read_signature(export_folder)
+    with reported(f"the model of run {run_id} cannot be kept"):
+        run = client.get_run(run_id)
+        logged = client.create_logged_model(
+            run.info.experiment_id, name, run_id, params=run.data.params, model_type="classifier"
+        )
+        try:
+            meta = Model(
+                artifact_path=logged.artifact_location,
+                run_id=run_id,
+                model_uuid=logged.model_id,
+                model_id=logged.model_id,
+            )
+            with _staged(logged.artifact_location, export_folder, meta) as (staged, final):
+                if final is None:
+                    client.log_model_artifacts(logged.model_id, str(staged))
+                else:
+                    os.replace(staged, final)
+            client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step)])
+            measured = _measured(client, run_id, list(run.data.metrics), step, logged.model_id)
+            client.log_batch(run_id, metrics=measured)
+        except BaseException:
+            with suppress(MlflowException):
+                client.finalize_logged_model(logged.model_id, "FAILED")
+            raise
+        return client.finalize_logged_model(logged.model_id, "READY")
+
+
+def load_model(model_uri: str, runtime: str = "module") -> Classifier:
+    """Return the network of a model, ready to classify.
+
+    Parameters
+    ----------
+    model_uri
+        A folder, or what MLflow understands: ``models:/NAME@champion``, ``runs:/ID/model``...
+    runtime
+        One of `gluonexp.verification.runtimes.RUNTIMES`.
+
+    Raises
+    ------
+    GluonexpError
+        There is no such thing, or no export of gluonexp's in it.
+    """
+    export = local_export(model_uri)
+    if export is not None:
+        return Classifier(export, runtime)
+    import mlflow.artifacts
+
+    # A copy that had to be made is not needed once its network is in memory.
+    with tempfile.TemporaryDirectory(prefix="gluonexp-") as temporary:
+        if "://" not in model_uri:
+            export = fetch(mlflow.MlflowClient(), model_uri, Path(temporary))
+        else:  # a folder elsewhere: s3://...
+            with reported(f"{model_uri} cannot be read"):
+                copy = mlflow.artifacts.download_artifacts(model_uri, dst_path=temporary)
+            export = local_export(copy)
+        assert export is not None  # what was downloaded is a folder
+        return Classifier(export, runtime)
+
+
+def _load_pyfunc(path: str, model_config: dict[str, Any] | None = None) -> _Served:
+    """Return what `mlflow.pyfunc.load_model` and `mlflow models serve` ask for predictions."""
+    return _Served(load_model(path, (model_config or {}).get("runtime", "module")))
+
+
+class _Served:
+    """A classifier as MLflow's pyfunc: images in, a table out.
+
+    Requests come in several threads, and MXNet's executors serve one at a time.
+    """
+
+    def __init__(self, classifier: Classifier) -> None:
+        self._classifier = classifier
+        self._turn = threading.Lock()
+
+    def get_raw_model(self) -> Classifier:
+        """Return the classifier itself."""
+        return self._classifier
+
+    def predict(self, model_input: Any) -> pd.DataFrame:
+        """Return for each image its class, that class's probability, and those of all classes.
+
+        Parameters
+        ----------
+        model_input
+            Whole numbers from 0 to 255, of shape (N, H, W, C), or (N, H, W) where C is 1, as an
+            array or as lists; or the contents of N image files in base64. Alone or as
+            ``{"images": ...}``.
+
+        Returns
+        -------
+        pandas.DataFrame
+            A row for each image. Classes of one name (ImageNet has two cranes) get their numbers,
+            ``crane #134``: each has a probability of its own.
+
+        Raises
+        ------
+        MlflowException
+            It is something else; a server answers 400 with the message.
+        """
+        import pandas as pd
+
+        given = model_input
+        if isinstance(given, dict | pd.DataFrame):
+            given = given.get(IMAGES)
+        try:
+            images = self._images(given)
+        except GluonexpError as error:
+            raise _refusal(str(error)) from None
+        with self._turn:
+            table = self._classifier.probabilities(images)
+        classes = _told_apart(self._classifier.classes)
+        answer: pd.DataFrame = pd.DataFrame(
+            {
+                "class": [classes[index] for index in table.argmax(axis=1)],
+                "probability": table.max(axis=1),
+                "probabilities": [dict(zip(classes, row, strict=True)) for row in table.tolist()],
+            }
+        )
+        return answer
+
+    def _images(self, given: Any) -> NDArray[np.uint8]:
+        """Return images (N, H, W, C) uint8, or say what is wrong with what was given."""
+        height, width, channels = self._classifier.shape
+        shapes = f"(N, {height}, {width}, {channels})"
+        if channels == 1:
+            shapes += f" or (N, {height}, {width})"
+        wanted = f"wanted are images of shape {shapes} and type uint8, whole numbers 0 to 255"
+
+        array = np.asarray(given, dtype=object) if isinstance(given, list) else np.asarray(given)
+        if array.dtype == object:
+            values = array.tolist()
+            if array.ndim == 1 and len(array) and all(isinstance(v, str) for v in values):
+                return np.stack([_decoded(v, self._classifier.shape) for v in values])
+            try:
+                array = np.asarray(values)
+            except ValueError:  # lists of unequal lengths
+                raise GluonexpError(f"{wanted}; these have no common shape") from None
+        came = f"{wanted}; these are of shape {array.shape} and type {array.dtype}"
+        one = [(height, width, channels), *([(height, width)] if channels == 1 else [])]
+        if array.shape in one or (array.shape == () and array.dtype.kind == "U"):
+            came += "; one image? wrap it in a list: [image]"
+        if array.dtype.kind == "f" and array.size and 0 <= array.min() <= array.max() <= 1:
+            came += "; values from 0 to 1? multiply them by 255 and round them to whole numbers"
+        if array.ndim == 3 and channels == 1:
+            array = array[..., np.newaxis]
+        if array.shape[1:] != self._classifier.shape or not len(array):
+            raise GluonexpError(came)
+        if array.dtype.kind not in "iu":
+            raise GluonexpError(came)
+        if array.min() < 0 or array.max() > 255:
+            raise GluonexpError(f"{came}, from {array.min()} to {array.max()}")
+        return array.astype(np.uint8)
+
+
+def _refusal(sentence: str) -> MlflowException:
+    """Return the error for which a server answers 400, with `sentence` and nothing else."""
+    from mlflow.exceptions import MlflowException
+
+    class Refusal(MlflowException):
+        """MLflow's server would put all the data that came before the message: it stays."""
+
+        @property
+        def message(self) -> str:
+            return sentence
+
+        @message.setter
+        def message(self, changed: str) -> None:
+            pass
+
+    refusal: MlflowException = Refusal.invalid_parameter_value(sentence)
+    return refusal
+
+
+def _told_apart(classes: Sequence[str]) -> list[str]:
+    """Return the names of classes; of those that share one, each with its number."""
+    times = Counter(classes)
+    return [
+        name if times[name] == 1 else f"{name} #{number}" for number, name in enumerate(classes)
+    ]
+
+
+def _decoded(text: str, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
+    try:
+        content = base64.b64decode(text, validate=True)
+        return decode(io.BytesIO(content), *shape)
+    except (binascii.Error, UnreadableImageError):
+        raise GluonexpError(
+            "an image given as text must be a JPEG, PNG, WebP or BMP file in base64"
+        ) from None
+
+
+def _write(export_folder: Path, path: Path, meta: Model | None, *, links: bool) -> None:
+    """Make the folder of a model; `links` where that is possible, instead of copies."""
+    import mlflow.pyfunc
+    from mlflow.models import Model
+    from mlflow.models.utils import _save_example
+
+    signature = read_signature(export_folder)
+    shutil.copytree(export_folder, path / _DATA, copy_function=_link if links else shutil.copyfile)
+    model = Model() if meta is None else meta
+    model.signature = _signature()
+    _save_example(model, _example(export_folder, signature["image"]), str(path))
+    # What the signature cannot say, see there.
+    model.add_flavor(
+        FLAVOR_NAME,
+        gluonexp_version=gluonexp.__version__,
+        data=_DATA,
+        image=signature["image"],
+        classes=signature["classes"],
+    )
+    mlflow.pyfunc.add_to_model(
+        model,
+        loader_module="gluonexp.inference.flavor",
+        data=_DATA,
+        conda_env=environment.CONDA,
+        python_env=environment.VIRTUALENV,
+        model_config={"runtime": "module"},  # what may be changed when it is loaded
+    )
+    environment.write(path)
+    model.save(str(path / "MLmodel"))
+
+
+def _signature() -> ModelSignature:
+    """Return MLflow's signature: anything in, checked here; the table out.
+
+    A tensor of uint8 would be the obvious input, but MLflow's server casts what comes to the type
+    of the signature: 0.5 to 0, 300 to 44, in silence. Objects it leaves alone.
+    """
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, Schema, TensorSpec
+    from mlflow.types.schema import Map
+
+    inputs = Schema([TensorSpec(np.dtype(object), (-1,), IMAGES)])
+    outputs = Schema(
+        [
+            ColSpec(DataType.string, "class"),
+            ColSpec(DataType.double, "probability"),
+            ColSpec(Map(DataType.double), "probabilities"),
+        ]
+    )
+    return ModelSignature(inputs, outputs)
+
+
+def _example(export_folder: Path, image: dict[str, Any]) -> NDArray[np.uint8]:
+    """Return a real image of those that travel with the export, else a black one: (1, H, W, C)."""
+    try:
+        return samples.read(export_folder).images[:1]
+    except GluonexpError:
+        shape = (1, image["height"], image["width"], image["channels"])
+        return np.zeros(shape, dtype=np.uint8)
+
+
+@contextmanager
+def _staged(location: str, export_folder: Path, meta: Model) -> Iterator[tuple[Path, Path | None]]:
+    """Make a model's folder; yield it and where it belongs, None if that is not on this disk."""
+    final = local_path(location)
+    beside = export_folder if final is None else final
+    beside.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=beside.parent, prefix=".new-") as temporary:
+        folder = Path(temporary, "model")
+        _write(export_folder, folder, meta, links=True)
+        yield folder, final
+
+
+def _measured(
+    client: MlflowClient, run_id: str, names: list[str], step: int, model_id: str
+) -> list[Metric]:
+    """Return what a run measured at `step`, as the model's.
+
+    With their own times: MLflow drops a point that the run has already.
+    """
+    from mlflow.entities import Metric
+
+    return [
+        Metric(point.key, point.value, point.timestamp, step, model_id=model_id, run_id=run_id)
+        for name in names
+        for point in client.get_metric_history(run_id, name)
+        if point.step == step and point.model_id is None
+    ]
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another disk, or one without links
+        shutil.copyfile(source, target)

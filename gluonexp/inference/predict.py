@@ -1,0 +1,284 @@
+"""Classify images with an export: what was trained, used."""
+
+from __future__ import annotations
+
+import glob
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
+
+from gluonexp.base.errors import GluonexpError
+from gluonexp.base.mx import nd
+from gluonexp.base.progress import transient_bar
+from gluonexp.data.images import SUFFIXES, UnreadableImageError, decode
+from gluonexp.model_folder import files, samples
+from gluonexp.model_folder.preprocess import Preprocess, Preprocessing
+from gluonexp.report import plots
+from gluonexp.verification import runtimes
+
+PLOT_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg"}
+BATCH = 64
+# A picture holds at most so many images.
+DRAWN = 60
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What an export says of one image.
+
+    Attributes
+    ----------
+    path
+        Its file; ``samples.safetensors/3`` for the fourth sample of an export.
+    classes, probabilities
+        Names and probabilities of all K classes, in label order.
+    true_name
+        The name of the file's folder, if that is a class; a sample's own class.
+    """
+
+    path: Path
+    classes: tuple[str, ...]
+    probabilities: NDArray[np.float64]
+    true_name: str | None
+
+    @property
+    def name(self) -> str:
+        """The likeliest class."""
+        return self.classes[self.probabilities.argmax()]
+
+    @property
+    def probability(self) -> float:
+        """Of the likeliest class."""
+        return float(self.probabilities.max())
+
+    def top(self, count: int) -> list[tuple[str, float]]:
+        """Return the `count` likeliest classes and their probabilities, the likeliest first."""
+        order = np.argsort(-self.probabilities, kind="stable")[:count]
+        return [(self.classes[index], float(self.probabilities[index])) for index in order]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What an export says of many images, in their order; a sentence for each unreadable one."""
+
+    classes: tuple[str, ...]
+    answers: tuple[Prediction, ...]
+    unreadable: tuple[str, ...]
+
+
+class Classifier:
+    """An export and its preprocessing, loaded.
+
+    Parameters
+    ----------
+    folder
+        Holds ``signature.json``, ``model-symbol.json`` and ``model-0000.params``.
+    runtime
+        One of `gluonexp.verification.runtimes.RUNTIMES`.
+    """
+
+    def __init__(self, folder: Path, runtime: str = "module") -> None:
+        self.folder = folder
+        signature = files.read_signature(folder)
+        self.shape = image_shape(folder)
+        self.classes: tuple[str, ...] = tuple(signature["classes"])
+        height, width, channels = self.shape
+        self._preprocess = Preprocess(
+            Preprocessing.from_json(signature["preprocess"]),
+            height=height,
+            width=width,
+            channels=channels,
+        )
+        self._run = runtimes.load(folder, runtime)
+
+    def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return the logits (N, K) of images (N, H, W, C) uint8, `BATCH` by `BATCH`."""
+        parts = []
+        for start in range(0, len(images), BATCH):
+            pixels = nd.array(images[start : start + BATCH], dtype="uint8")
+            parts.append(self._run(self._preprocess(pixels).asnumpy()))
+            if parts[-1].shape[1:] != (len(self.classes),):
+                raise GluonexpError(
+                    f"{self.folder}: the network has {parts[-1].shape[1:]} outputs, its signature "
+                    f"{len(self.classes)} classes"
+                )
+        return np.concatenate(parts)
+
+    def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """Return softmax probabilities (N, K) of images (N, H, W, C) uint8."""
+        return softmax(self.logits(images))
+
+
+def predict_files(
+    folder: Path,
+    paths: Sequence[str | Path],
+    *,
+    runtime: str = "module",
+    plot: Path | None = None,
+) -> Predictions:
+    """Classify the image files that `paths` mean with the export in `folder`.
+
+    Parameters
+    ----------
+    paths
+        As for `image_files`.
+    plot
+        Where to draw the images with their labels, if anywhere.
+
+    Raises
+    ------
+    GluonexpError
+        The export, a path or `plot` is not right. A file that cannot be read as an image is no
+        error: it is among the `unreadable`.
+    """
+    check_plot(plot)
+    found = image_files(paths)
+    classifier = Classifier(folder, runtime)
+    folders = {folder_name(name): name for name in classifier.classes}
+    answers: list[Prediction] = []
+    unreadable: list[str] = []
+    drawn: list[NDArray[np.uint8]] = []
+    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with transient_bar(*columns) as bar:
+        task = bar.add_task("classifying", total=len(found))
+        for start in range(0, len(found), BATCH):
+            images: list[NDArray[np.uint8]] = []
+            read: list[Path] = []
+            for path in found[start : start + BATCH]:
+                try:
+                    images.append(decode(path, *classifier.shape))
+                except UnreadableImageError as error:
+                    unreadable.append(str(error))
+                else:
+                    read.append(path)
+            if images:
+                rows = classifier.probabilities(np.stack(images))
+                for path, row in zip(read, rows, strict=True):
+                    true_name = folders.get(path.resolve().parent.name)
+                    answers.append(Prediction(path, classifier.classes, row, true_name))
+            if plot is not None and len(drawn) < DRAWN:
+                drawn += images
+            bar.update(task, completed=start + BATCH)
+    if plot is not None and answers:
+        # Of the others, of which only the number counts, none is kept.
+        _draw(drawn + drawn[-1:] * (len(answers) - len(drawn)), answers, plot)
+    return Predictions(classifier.classes, tuple(answers), tuple(unreadable))
+
+
+def predict_samples(
+    folder: Path, *, runtime: str = "module", plot: Path | None = None
+) -> Predictions:
+    """Classify the images that travel with the export in `folder`.
+
+    Parameters
+    ----------
+    runtime, plot
+        As for `predict_files`.
+
+    Raises
+    ------
+    GluonexpError
+        The export, its samples or `plot` is not right.
+    """
+    check_plot(plot)
+    held = samples.read(folder)
+    classifier = Classifier(folder, runtime)
+    count = len(classifier.classes)
+    if (
+        held.images.shape[1:] != classifier.shape
+        or held.classes != classifier.classes
+        or not ((held.labels >= 0) & (held.labels < count)).all()
+    ):
+        raise GluonexpError(f"{folder / samples.SAMPLES} is not of this network")
+    answers = [
+        Prediction(
+            Path(samples.SAMPLES, str(index)), held.classes, row, held.classes[held.labels[index]]
+        )
+        for index, row in enumerate(classifier.probabilities(held.images))
+    ]
+    if plot is not None:
+        _draw(list(held.images), answers, plot)
+    return Predictions(held.classes, tuple(answers), ())
+
+
+def check_plot(plot: Path | None) -> None:
+    """Refuse a name that no picture can be written under."""
+    if plot is not None and plot.suffix.lower() not in PLOT_SUFFIXES:
+        raise GluonexpError(f"{plot}: name a picture ({' '.join(sorted(PLOT_SUFFIXES))})")
+
+
+def _draw(images: list[NDArray[np.uint8]], answers: Sequence[Prediction], plot: Path) -> None:
+    plots.prediction(
+        images,
+        [answer.name for answer in answers],
+        [answer.probability for answer in answers],
+        [answer.true_name for answer in answers],
+        plot,
+        [answer.path.name for answer in answers],
+    )
+
+
+def image_shape(folder: Path) -> tuple[int, int, int]:
+    """Return (H, W, C) of the images that the export in `folder` takes, as they rest."""
+    image = files.read_signature(folder)["image"]
+    return int(image["height"]), int(image["width"]), int(image["channels"])
+
+
+def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return probabilities (N, K) of logits (N, K)."""
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    exponentials = np.exp(shifted)
+    probabilities: NDArray[np.float64] = exponentials / exponentials.sum(axis=1, keepdims=True)
+    return probabilities
+
+
+def folder_name(name: str) -> str:
+    """Return the folder for examples of class `name`: one safe part of a path."""
+    return re.sub(r"[^\w .\-]", "_", name).strip(". ") or "_"
+
+
+def image_files(paths: Sequence[str | Path]) -> list[Path]:
+    """Return the files that `paths` mean, in order.
+
+    Parameters
+    ----------
+    paths
+        Files, folders (the images in and below them) and patterns such as ``photos/**/*.jpg``,
+        which match what a shell would match.
+
+    Raises
+    ------
+    GluonexpError
+        A path that does not exist, a pattern that matches nothing, a folder without images.
+    """
+    files: list[Path] = []
+    for path in map(Path, paths):
+        found = [path] if path.exists() else _matching(path)
+        for each in found:
+            files += _images_below(each, alone=len(found) == 1) if each.is_dir() else [each]
+    return files
+
+
+def _matching(path: Path) -> list[Path]:
+    if not glob.has_magic(str(path)):
+        raise GluonexpError(f"{path}: no such image or folder")
+    found = [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]
+    if not found:
+        raise GluonexpError(f"{path}: nothing matches this pattern")
+    return found
+
+
+def _images_below(folder: Path, *, alone: bool) -> list[Path]:
+    found = sorted(
+        inner
+        for inner in folder.rglob("*")
+        if inner.suffix.lower() in SUFFIXES and inner.is_file() and inner.name[0] != "."
+    )
+    if not found and alone:
+        raise GluonexpError(f"{folder}: no images ({' '.join(sorted(SUFFIXES))}) here")
+    return found

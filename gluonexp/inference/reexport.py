@@ -1,0 +1,108 @@
+"""An export made again, in more formats and with a certificate."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from gluonexp.assembly import Data
+from gluonexp.base.errors import GluonexpError
+from gluonexp.data.split import spread
+from gluonexp.export import formats
+from gluonexp.inference.predict import Classifier
+from gluonexp.model_folder import files, samples
+from gluonexp.verification import certificate, verify
+from gluonexp.verification.agreement import Certificate
+
+
+def needs_data(folder: Path, quantize: bool) -> bool:
+    """Tell whether `complete` needs data for the export in `folder`."""
+    return quantize or not (folder / samples.SAMPLES).is_file()
+
+
+@contextmanager
+def made(source: Path, to: Path) -> Iterator[Path]:
+    """Give a folder with the network, signature and samples of `source`; it becomes `to`.
+
+    Raises
+    ------
+    GluonexpError
+        `to` holds something already, or `source` lacks a file, or one of them is not what its
+        certificate says: damage shall not get a new one. Nothing is left of what failed.
+    """
+    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+        raise GluonexpError(f"{to} exists: name a new folder for the export")
+    try:
+        to.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".export-", dir=to.parent) as place:
+            draft = Path(place) / "export"
+            draft.mkdir()
+            files.read_signature(source)
+            needed = (*files.paths(source, files.MODEL), source / files.SIGNATURE)
+            for path in (*needed, source / samples.SAMPLES):
+                if path.is_file() or path in needed:
+                    shutil.copyfile(path, draft / path.name)
+            if (source / certificate.CERTIFICATE).is_file():
+                certificate.check_copies(source, draft)
+            try:
+                yield draft
+            except GluonexpError as error:  # the draft is nothing that anybody knows
+                raise GluonexpError(str(error).replace(str(draft), str(source))) from error
+            os.replace(draft, to)
+    except OSError as error:
+        raise GluonexpError(f"{to}: cannot be made: {error}") from error
+
+
+def complete(
+    folder: Path,
+    *,
+    data: Data | None = None,
+    with_onnx: bool = False,
+    with_graph: bool = False,
+    quantize: bool = False,
+) -> Certificate | None:
+    """Write the formats asked for beside the network in `folder`, and its certificate.
+
+    Parameters
+    ----------
+    data
+        What the network was trained on: held-out images become the samples, training images
+        calibrate the quantized copy. Where there are no samples of the trained network, what the
+        files themselves say is certified. Without samples there is no certificate.
+    with_onnx
+        ``model.onnx``.
+    with_graph
+        ``uint8-symbol.json`` (and ``uint8.onnx``), which take images as they rest.
+    quantize
+        ``int8-symbol.json``.
+
+    Raises
+    ------
+    GluonexpError
+        A format is not possible here or for this network, or a runtime disagrees.
+    """
+    signature = files.read_signature(folder)
+    if data is not None and needs_data(folder, quantize=False):
+        _, held_out = data.held_out()
+        size = held_out.images.shape[1:]
+        kept = samples.count(len(held_out), size, len(signature["classes"]))
+        chosen = spread(held_out.labels, kept)
+        images, labels = held_out.images[chosen], held_out.labels[chosen]
+        logits = Classifier(folder).logits(images)
+        classes = tuple(signature["classes"])
+        found = samples.Samples(images, labels, logits, classes, trained=False)
+        samples.write(folder, found)
+    calibration = None
+    if quantize:
+        assert data is not None
+        calibration = formats.calibration_images(data.train)
+    missing = formats.write(
+        folder, with_onnx=with_onnx, with_graph=with_graph, calibration=calibration
+    )
+    if missing:  # it was asked for by name
+        raise GluonexpError("; ".join(missing))
+    return None if needs_data(folder, quantize=False) else verify.certify(folder)

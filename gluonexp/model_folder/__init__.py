@@ -1,0 +1,1 @@
+"""The files of a model folder: their names, and how each is read without trusting it."""

@@ -1,0 +1,156 @@
+"""Real images that travel with an export, with what the trained network said of them."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from gluonexp.base.errors import GluonexpError
+
+SAMPLES: Final = "samples.safetensors"
+
+MOST_IMAGES: Final = 256
+MOST_BYTES: Final = 8 * 2**20  # of images and logits
+# Multiply-accumulates of one runtime that scores them: AlexNet gets 33, MobileNet (0.25) all.
+MOST_MACS: Final = 2 * 10**10
+_FEWEST: Final = 33  # whatever the network computes: one alone, and a batch
+
+# One image and its logits may be more than that. A signature takes images half as large as this,
+# and far fewer names.
+_LARGEST_FILE: Final = 4 * MOST_BYTES
+
+
+_NOT_TRAINED: Final = "of the files themselves"
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Held-out images, their labels, and the trained network's logits.
+
+    Attributes
+    ----------
+    images
+        (N, H, W, C) uint8.
+    labels
+        (N,) int64.
+    logits
+        (N, K) float32.
+    classes
+        Names of the K classes, in the order of the logits.
+    trained
+        Whether the logits are the trained network's. Otherwise they are what Module made of the
+        files that were at hand.
+    """
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    logits: NDArray[np.float32]
+    classes: tuple[str, ...]
+    trained: bool = True
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+def count(available: int, image: Sequence[int], classes: int = 0, macs: int = 0) -> int:
+    """Return how many images are kept out of `available`; one at least.
+
+    Parameters
+    ----------
+    image
+        The shape of one, (H, W, C).
+    classes
+        How many logits are kept with each; `write` may keep fewer than without it.
+    macs
+        Multiply-accumulates of the network for one image, if fewer shall be kept of a network
+        that computes long: every runtime scores each of them.
+    """
+    each = math.prod(image) + classes * np.dtype(np.float32).itemsize  # bytes
+    affordable = max(_FEWEST, MOST_MACS // macs) if macs else MOST_IMAGES
+    return min(available, MOST_IMAGES, affordable, max(1, MOST_BYTES // each))
+
+
+def write(folder: Path, samples: Samples) -> Path:
+    """Write ``samples.safetensors`` into `folder`: the first images that `count` allows.
+
+    Raises
+    ------
+    GluonexpError
+        A single image is larger than `read` would take.
+    """
+    kept = count(len(samples), samples.images.shape[1:], len(samples.classes))
+    tensors: dict[str, NDArray[Any]] = {
+        "images": np.ascontiguousarray(samples.images[:kept], dtype=np.uint8),
+        "labels": np.ascontiguousarray(samples.labels[:kept], dtype=np.int64),
+        "logits": np.ascontiguousarray(samples.logits[:kept], dtype=np.float32),
+    }
+    classes = json.dumps(list(samples.classes), ensure_ascii=False)
+    metadata = {"format": "1", "classes": classes}
+    if not samples.trained:
+        metadata["logits"] = _NOT_TRAINED
+    content = save(tensors, metadata=metadata)
+    if len(content) > _LARGEST_FILE:
+        raise GluonexpError(
+            f"images of {samples.images.shape[1:]} with {len(samples.classes)} classes are too "
+            "large to travel with an export as samples"
+        )
+    path = folder / SAMPLES
+    unfinished = path.with_name(f"{path.name}.part")
+    unfinished.write_bytes(content)
+    os.replace(unfinished, path)
+    return path
+
+
+def read(folder: Path) -> Samples:
+    """Return the samples of an export.
+
+    Raises
+    ------
+    GluonexpError
+        There are none, or the file is not what `write` makes.
+    """
+    path = folder / SAMPLES
+    try:
+        if path.stat().st_size > _LARGEST_FILE:
+            raise GluonexpError(f"{path} is larger than samples are: refused")
+        with safe_open(path, framework="numpy") as file:
+            names = set(file.keys())
+            tensors = {name: file.get_tensor(name) for name in names & _LAYOUT.keys()}
+            metadata = file.metadata() or {}
+            classes = json.loads(metadata.get("classes", "null"))
+    except FileNotFoundError:
+        raise GluonexpError(
+            f"{path} is missing: without sample images an export cannot be certified"
+        ) from None
+    except (OSError, ValueError, RecursionError, SafetensorError) as error:
+        raise GluonexpError(f"{path} is not a file of samples: {error}") from None
+    for name, (dtype, dimensions) in _LAYOUT.items():
+        tensor = tensors.get(name)
+        if tensor is None or tensor.dtype != dtype or tensor.ndim != dimensions:
+            raise GluonexpError(f"{path}: {name} is missing, or not {np.dtype(dtype)}")
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise GluonexpError(f"{path} does not name the classes")
+    trained = metadata.get("logits") != _NOT_TRAINED
+    samples = Samples(**tensors, classes=tuple(classes), trained=trained)
+    if not len(samples) or not len(samples) == len(samples.labels) == len(samples.logits):
+        raise GluonexpError(f"{path}: images, labels and logits are not equally many")
+    if samples.logits.shape[1] != len(classes):
+        raise GluonexpError(f"{path}: the logits are not of {len(classes)} classes")
+    return samples
+
+
+_LAYOUT: Final[dict[str, tuple[type[np.generic], int]]] = {
+    "images": (np.uint8, 4),
+    "labels": (np.int64, 1),
+    "logits": (np.float32, 2),
+}

@@ -1,0 +1,220 @@
+"""The report of a sweep: one table as CSV, and one page that needs nothing else."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pandas as pd
+
+from gluonexp.base.text import brief, digits, duration, short_keys
+from gluonexp.report.charts import Line, curves, spread
+from gluonexp.report.choices import Dot, Scale, against, parallel
+from gluonexp.report.page import Code, Facts, Pictures, Section, Table, Text, page
+from gluonexp.sweep.outcomes import Summary, called
+from gluonexp.tracking.statuses import FAILED, FINISHED, KILLED, PRUNED, RUNNING
+
+# A status by a sign and a word: no reader needs to see colours.
+SIGNS = {FINISHED: "✓", PRUNED: "✂", FAILED: "✗", KILLED: "■", RUNNING: "…"}
+MOST_GROUPS = 30  # drawn; the table has all
+
+
+def results_csv(summary: Summary, path: Path) -> None:
+    """Write one row a point, the best first.
+
+    Columns: ``rank`` (of points that finished; equal ones share it), ``job``, ``status``, what
+    varied by override key, the objective (such as ``val/acc (best)``) and its ``epoch``, what the
+    best checkpoint came to on the test split, what was measured last of everything else (such as
+    ``val/loss (last)``), ``seconds``, ``attempts``, ``run_id``, ``error``.
+    """
+    keys, ranks = summary.varied_keys(), summary.ranks()
+    metrics = sorted(
+        {name for outcome in summary.outcomes for name in outcome.metrics},
+        key=lambda name: (name != "test/acc", not _of_test(name), name),
+    )
+    columns = [
+        *("rank", "job", "status", *keys, f"{summary.metric} (best)", "epoch"),
+        *(name if _of_test(name) else f"{name} (last)" for name in metrics),
+        *("seconds", "attempts", "run_id", "error"),
+    ]
+    rows = [
+        [
+            *(ranks.get(outcome.job), outcome.job, outcome.status),
+            *(outcome.varied.get(key) for key in keys),
+            *(_measured(outcome.objective), outcome.epoch),
+            *(_measured(outcome.metrics.get(name)) for name in metrics),
+            *(outcome.seconds, outcome.attempts, outcome.run_id, outcome.error),
+        ]
+        for outcome in summary.ranked()
+    ]
+    # As objects, or whole numbers beside empty cells become floats.
+    table = pd.DataFrame(rows, columns=columns, dtype=object)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table.to_csv(path, index=False, lineterminator="\n", errors="replace")
+
+
+def html(summary: Summary, path: Path) -> None:
+    """Write the page: the winner, the ranked table, what failed, curves, choices, seeds."""
+    sections = [
+        _answer(summary),
+        Section("All points", [_table(summary)]),
+        *_failures(summary),
+        *_pictures(summary),
+        *_over_seeds(summary),
+        _meaning(summary),
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = page(summary.title, sections, _counts(summary))
+    path.write_text(text, encoding="utf-8", errors="replace")
+
+
+def _measured(value: float | None) -> float | str | None:
+    """Return a value that tells NaN, which pandas leaves out, from what was not measured."""
+    return "nan" if value is not None and math.isnan(value) else value
+
+
+def _of_test(name: str) -> bool:
+    return name.startswith("test/")
+
+
+def _counts(summary: Summary) -> str:
+    total = len(summary.outcomes)
+    parts = [
+        f"{summary.count(status)} {status.lower()}" for status in SIGNS if summary.count(status)
+    ]
+    return f"{total} point{'s' * (total != 1)}: {', '.join(parts)}" if parts else "no points"
+
+
+def _answer(summary: Summary) -> Section:
+    best = summary.best()
+    if best is None:
+        return Section("", [Text(f"No point finished with a value of {summary.metric}.")])
+    facts = [
+        (f"best {summary.metric}", digits(best.objective)),
+        ("with", called(best)),
+        ("epoch", "-" if best.epoch is None else str(best.epoch)),
+    ]
+    if "test/acc" in best.metrics:
+        facts.append(("test/acc", digits(best.metrics["test/acc"])))
+    if best.run_id is not None:
+        facts.append(("run", best.run_id))
+    parts: list[Facts | Text] = [Facts(facts)]
+    ties = sum(rank == 1 for rank in summary.ranks().values())
+    if ties > 1:
+        parts.append(Text(f"{ties} points share this value; the first of them is named.", True))
+    return Section("", parts)
+
+
+def _table(summary: Summary) -> Table:
+    keys, ranks = summary.varied_keys(), summary.ranks()
+    tests = [
+        name
+        for name in dict.fromkeys(("test/acc", f"test/{summary.metric.rpartition('/')[2]}"))
+        if any(name in outcome.metrics for outcome in summary.outcomes)
+    ]
+    varied = dict(zip(keys, short_keys(keys), strict=True))
+    numbers = [summary.metric, "epoch", *tests, "time"]
+    best = summary.best()
+    rows = []
+    for outcome in summary.ranked():
+        again = f" (attempt {outcome.attempts})" if outcome.attempts > 1 else ""
+        rows.append(
+            [
+                str(ranks.get(outcome.job, "")),
+                *(brief(outcome.varied.get(key, "-")) for key in keys),
+                digits(outcome.objective),
+                "-" if outcome.epoch is None else str(outcome.epoch),
+                *(digits(outcome.metrics.get(name)) for name in tests),
+                duration(outcome.seconds),
+                f"{SIGNS[outcome.status]} {outcome.status.lower()}{again}",
+                outcome.run_id or "-",
+            ]
+        )
+    return Table(
+        ["rank", *varied.values(), *numbers, "status", "run"],
+        rows,
+        right=["rank", *numbers],
+        ids=["run"],
+        marked=[] if best is None else [0],
+    )
+
+
+def _pictures(summary: Summary) -> list[Section]:
+    best, metric = summary.best(), summary.metric
+    lines, dots = [], []
+    for one in summary.ranked():
+        name, ended = called(one), "" if one.status == FINISHED else one.status.lower()
+        lines.append(Line(name, one.curve, one is best, ended))
+        # How far a pruned point had come says something; a failed one's numbers do not.
+        value = one.objective if one.status == PRUNED else one.value
+        dots.append(Dot(name, one.varied, value, one is best, ended))
+    title = "Curves and choices"
+    if not any(line.points for line in lines) and all(math.isnan(dot.height) for dot in dots):
+        return [Section(title, [Text("There is no value to draw.", quiet=True)])]
+    # A seed is no choice: it has a section of its own.
+    keys = [key for key in _varying(summary) if key != "seed"]
+    by_key = []
+    for key in keys:
+        having = [dot for dot in dots if key in dot.chosen]
+        # More names than these would not be legible side by side; the poles have room.
+        if len(Scale.of(key, [dot.chosen[key] for dot in having]).names) <= 8:
+            by_key.append(against(key, having, metric, summary.mode, joined=len(keys) == 1))
+    wide = len(by_key) > 0 and len(by_key) % 2 == 0  # the others stand in twos without the curves
+    pictures = [curves(lines, metric, summary.mode, wide), *by_key]
+    if len(keys) > 1:
+        pictures.append(parallel(keys, dots, metric, summary.mode))
+    return [Section(title, [Pictures(pictures)])]
+
+
+def _varying(summary: Summary) -> list[str]:
+    return [
+        key
+        for key in summary.varied_keys()
+        if len({outcome.varied.get(key) for outcome in summary.outcomes}) > 1
+    ]
+
+
+def _over_seeds(summary: Summary) -> list[Section]:
+    groups = summary.over_seeds()
+    if not groups:
+        return []
+    headings = ["mean", "standard deviation", "n", "min", "max"]
+    rows = [[group.name, *group.row()] for group in groups]
+    marked = [0] if groups[0].values else []
+    table = Table(["points", *headings], rows, right=headings, marked=marked)
+    drawn = groups[:MOST_GROUPS]
+    names, values = [group.name for group in drawn], [group.values for group in drawn]
+    picture = spread(names, values, summary.metric)
+    note = "Over the seeds of points that finished; the deviation is a sample's (n - 1)."
+    return [Section("Over the seeds", [table, Text(note, True), Pictures([picture])])]
+
+
+def _failures(summary: Summary) -> list[Section]:
+    failures = summary.failures()
+    if not failures:
+        return []
+    rows = [
+        [
+            str(outcome.job),
+            called(outcome),
+            f"{SIGNS[outcome.status]} {outcome.status.lower()}",
+            reason,
+            outcome.run_id or "-",
+        ]
+        for outcome, reason in failures
+    ]
+    headings = ["job", "point", "status", "reason", "run"]
+    return [Section("What failed", [Table(headings, rows, verbatim=["reason"], ids=["run"])])]
+
+
+def _meaning(summary: Summary) -> Section:
+    which = "highest" if summary.mode == "max" else "lowest"
+    text = (
+        f"The objective is {summary.metric}: of each point, its {which} value of all epochs. "
+        "The network of that epoch is the point's result, and the test split was measured once, "
+        "with it; no choice was made by the test split."
+    )
+    parts: list[Text | Code] = [Text(text), Text("The same sweep again:"), Code(summary.command)]
+    if summary.parent_id is not None:
+        parts.append(Text(f"Parent run: {summary.parent_id}", True))
+    return Section("How to read and repeat this", parts)

@@ -1,0 +1,87 @@
+"""One trial, seen from its job: each epoch's value is reported, and may end it early."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gluonexp.base.errors import GluonexpError
+from gluonexp.sweep.study import journal_file
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.storages import JournalStorage
+
+PRUNERS = ("none", "median", "asha")
+
+
+class Reporter:
+    """Tells the study how one trial goes on; see `open_trial`."""
+
+    def __init__(
+        self, study: optuna.Study, storage: JournalStorage, number: int, prunes: bool
+    ) -> None:
+        self._study = study
+        self._storage = storage
+        self._prunes = prunes
+        self._trial_id = journal_file.trial_id(storage, study, number)
+        self._known = set(storage.get_trial(self._trial_id).intermediate_values)
+
+    def report(self, value: float, epoch: int) -> bool:
+        """Report the value after an epoch (from 0); return whether the trial is not worth more.
+
+        What the study knows already, from before the job was resumed, is not reported again, and
+        nothing follows from it. A value that is not a number has no hope.
+        """
+        if epoch in self._known:
+            return False
+        if math.isnan(value):
+            return self._prunes
+        self._storage.set_trial_intermediate_value(self._trial_id, epoch, value)
+        trial = self._storage.get_trial(self._trial_id)
+        return bool(self._study.pruner.prune(self._study, trial))  # it may be NumPy's
+
+
+def open_trial(path: Path, name: str, number: int, pruner: str, epochs: int) -> Reporter:
+    """Return what reports trial `number` of study `name` in the journal at `path`.
+
+    Parameters
+    ----------
+    pruner
+        ``none``; ``median``, which ends a trial whose best value is worse than the median of the
+        complete trials at that epoch, once three are complete and after a tenth of the epochs; or
+        ``asha``, which lets the best quarter of the trials pass a tenth of the epochs, and of
+        these the best quarter pass four tenths (asynchronous successive halving; Li et al., A
+        System for Massively Parallel Hyperparameter Tuning, 2020).
+    epochs
+        Of a whole run.
+
+    Raises
+    ------
+    GluonexpError
+        There is no such trial, or the journal cannot be read.
+    """
+    import optuna
+
+    if pruner not in PRUNERS:
+        raise GluonexpError(f"pruner={pruner}: choose one of {', '.join(PRUNERS)}")
+    first = max(1, round(epochs / 10))
+    chosen: optuna.pruners.BasePruner
+    if pruner == "median":
+        chosen = optuna.pruners.MedianPruner(n_startup_trials=3, n_warmup_steps=first)
+    elif pruner == "asha":
+        # Gates at the first epoch and 4 times that; the next, at 16 times, is past the end.
+        chosen = optuna.pruners.SuccessiveHalvingPruner(min_resource=first, reduction_factor=4)
+    else:
+        chosen = optuna.pruners.NopPruner()
+    path = path.expanduser().resolve()
+    missing = GluonexpError(f"{path} has no trial {number} of study {name}")
+    if not path.exists():
+        raise missing
+    storage = journal_file.storage(path)
+    try:
+        study = optuna.load_study(study_name=name, storage=storage, pruner=chosen)
+        return Reporter(study, storage, number, prunes=pruner != "none")
+    except KeyError:
+        raise missing from None

@@ -1,0 +1,1 @@
+"""Recorded runs read back, many at a time, as plain types."""

@@ -1,0 +1,107 @@
+"""Runs as plain types, and what can be asked of a store of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import Protocol
+
+from gluonexp.tracking.statuses import FINISHED, PRUNED, RUNNING
+
+PARENT, PRUNED_TAG = "mlflow.parentRunId", "gluonexp.pruned"
+# The SHA-256 of the export's certificate.
+CERTIFICATE_TAG = "gluonexp.verification.certificate"
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One run as the store has it.
+
+    Attributes
+    ----------
+    run_id, name
+        MLflow's id, 32 hex digits, and the run's name.
+    status
+        FINISHED, PRUNED, FAILED, KILLED, RUNNING or SCHEDULED.
+    experiment, experiment_id
+        Name and MLflow's id of its experiment.
+    start
+        When it started, in UTC.
+    seconds
+        From its start to its end; NaN while it runs.
+    params, tags
+        Texts by key.
+    metrics
+        The value of the largest step by name: ``val/acc``, ``test/acc``...
+    """
+
+    run_id: str
+    name: str
+    status: str
+    experiment: str
+    experiment_id: str
+    start: datetime
+    seconds: float = math.nan
+    params: Mapping[str, str] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def parent_id(self) -> str | None:
+        """The run that this one is a child of."""
+        return self.tags.get(PARENT)
+
+
+@dataclass(frozen=True)
+class Query:
+    """Which runs, that are not deleted, and in which order; a None restricts nothing."""
+
+    ids: Sequence[str] | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+    experiment_id: str | None = None
+    status: str | None = None
+    top: bool = False  # only runs without a parent
+    newest_first: bool = False
+    limit: int | None = None
+
+
+class Source(Protocol):
+    """A store that is read."""
+
+    uri: str
+
+    def find(self, ref: str) -> str:
+        """Return the id of the run that `ref` means; see `store.find_run`."""
+
+    def experiments(self) -> dict[str, str]:
+        """Return the names of the experiments by their ids."""
+
+    def select(self, query: Query) -> list[RunRecord]:
+        """Return the runs of `query`, in order of their start."""
+
+    def count_children(self, parents: Sequence[str]) -> dict[str, int]:
+        """Return how many children each of `parents` has; those without are left out."""
+
+    def points(self, run_ids: Sequence[str], metric: str) -> Iterable[tuple[str, int, float]]:
+        """Yield run, step and value of each point of `metric`; of a run, in order of time."""
+
+
+def status_of(status: str, tags: Mapping[str, str]) -> str:
+    """Return how a run ended; MLflow has no word for a run that was pruned."""
+    return PRUNED if status == FINISHED and PRUNED_TAG in tags else status
+
+
+def moment(milliseconds: int | None) -> datetime:
+    """Return the time `milliseconds` after 1970, in UTC."""
+    return datetime.fromtimestamp((milliseconds or 0) / 1000, timezone.utc)
+
+
+def duration(status: str, start: int | None, end: int | None) -> float:
+    """Return the seconds between two times in milliseconds, NaN for a run without an end.
+
+    A run that was gone on with keeps its earlier end while it is RUNNING.
+    """
+    ended = status != RUNNING and start is not None and end is not None
+    return (end - start) / 1000 if ended else math.nan  # type: ignore[operator]

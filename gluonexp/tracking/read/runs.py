@@ -1,0 +1,261 @@
+"""What was recorded, many runs at a time, in plain types: to compare, to list, to sum up.
+
+Nothing is written here. A SQLite store of the layout known here is read without MLflow, whose
+import alone takes longer than the answer should; every other store is read through MLflow.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from gluonexp.base.errors import GluonexpError
+from gluonexp.tracking.read import sqlite
+from gluonexp.tracking.read.records import (
+    PARENT,
+    Query,
+    RunRecord,
+    Source,
+    duration,
+    moment,
+    status_of,
+)
+from gluonexp.tracking.statuses import FINISHED, PRUNED
+from gluonexp.tracking.store import KIND, find_run, open_store, reported
+from gluonexp.tracking.uri import displayed, existing, sqlite_path
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric, Run
+
+_THREADS = 8  # requests to a server at a time
+
+__all__ = ["PARENT", "Reader", "RunRecord", "reader"]
+
+
+def reader(uri: str | None) -> Reader:
+    """Open the store at `uri` (None: ``./mlruns/mlflow.db``) for reading.
+
+    Raises
+    ------
+    GluonexpError
+        There is no store, or it cannot be read with this version of MLflow.
+    """
+    uri = existing(uri)
+    database = sqlite_path(uri)
+    if database is not None and sqlite.is_known(database):
+        return Reader(sqlite.Database(uri, database))
+    return Reader(_Mlflow(open_store(uri)))
+
+
+class Reader:
+    """Answers questions about the runs of one store. A run may be named by the start of its id.
+
+    All methods raise `GluonexpError` where the store fails, or does not have what was asked for.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self.uri = source.uri
+
+    def fetch(self, refs: Sequence[str]) -> list[RunRecord]:
+        """Return these runs, each once, in order of their start."""
+        whole = [ref for ref in refs if re.fullmatch("[0-9a-f]{32}", ref)]
+        found = [self._source.find(ref) for ref in refs if ref not in whole]
+        runs = self.existing([*whole, *found])
+        for missing in set(whole) - {run.run_id for run in runs}:
+            self._source.find(missing)  # it says what is wrong
+        return runs
+
+    def existing(self, run_ids: Sequence[str]) -> list[RunRecord]:
+        """Return those of `run_ids` (whole ids) that are there, in order of their start."""
+        return self._source.select(Query(ids=run_ids)) if run_ids else []
+
+    def children(self, parent: str) -> list[RunRecord]:
+        """Return the runs of the sweep `parent`, in order of their start; it may have none."""
+        (run,) = self.fetch([parent])
+        return self._source.select(Query(tags={PARENT: run.run_id}))
+
+    def parent(self, ref: str) -> RunRecord:
+        """Return the parent run of a sweep; ``last`` is the sweep that was begun last."""
+        parent = self._parent(ref)
+        if parent.tags.get(KIND) != "sweep":
+            raise self._no_sweep(parent)
+        return parent
+
+    def sweep(self, ref: str) -> tuple[RunRecord, list[RunRecord]]:
+        """Return a sweep's parent, and its runs in order of their start; there is at least one.
+
+        Any run that has children is a sweep here, whoever made it.
+        """
+        parent = self._parent(ref)
+        runs = self._source.select(Query(tags={PARENT: parent.run_id}))
+        if runs:
+            return parent, runs
+        if parent.tags.get(KIND) == "sweep":
+            raise GluonexpError(f"sweep {parent.run_id} has no runs yet")
+        raise self._no_sweep(parent)
+
+    def of_experiment(self, name: str) -> list[RunRecord]:
+        """Return all runs of an experiment, in order of their start."""
+        return self._source.select(Query(experiment_id=self._experiment_id(name)))
+
+    def newest(
+        self,
+        limit: int | None = None,
+        *,
+        experiment: str | None = None,
+        status: str | None = None,
+        top: bool = False,
+    ) -> list[RunRecord]:
+        """Return runs, the newest first: of any or one experiment, of any or one status.
+
+        With `top`, runs that belong to a parent are left out.
+        """
+        experiment_id = None if experiment is None else self._experiment_id(experiment)
+        query = Query(
+            experiment_id=experiment_id, status=status, top=top, newest_first=True, limit=limit
+        )
+        return self._source.select(query)
+
+    def count_children(self, parents: Sequence[str]) -> dict[str, int]:
+        """Return how many children each of `parents` (whole ids) has, if it has any."""
+        return self._source.count_children(parents)
+
+    def experiments(self) -> list[str]:
+        """Return the names of all experiments, sorted."""
+        return sorted(self._source.experiments().values())
+
+    def curves(self, run_ids: Sequence[str], metric: str) -> dict[str, list[tuple[int, float]]]:
+        """Return `metric` by step for each of `run_ids` (whole ids), empty where it is not there.
+
+        Of a step that was logged twice, as by a run that was gone on with, the later value counts.
+        """
+        found: dict[str, dict[int, float]] = {run_id: {} for run_id in run_ids}
+        for run_id, step, value in self._source.points(run_ids, metric):
+            found[run_id][step] = value
+        return {run_id: sorted(points.items()) for run_id, points in found.items()}
+
+    def _parent(self, ref: str) -> RunRecord:
+        if ref != "last":
+            (run,) = self.fetch([ref])
+            return run
+        for run in self._source.select(Query(tags={KIND: "sweep"}, newest_first=True, limit=1)):
+            return run
+        raise GluonexpError(
+            f"there is no sweep in {displayed(self.uri)} yet: "
+            "`python -m gluonexp.run -m optim.lr=0.001,0.01` makes one"
+        )
+
+    def _no_sweep(self, run: RunRecord) -> GluonexpError:
+        belongs = f": it belongs to sweep {run.parent_id}" if run.parent_id else ""
+        return GluonexpError(f"run {run.run_id} is no sweep{belongs}")
+
+    def _experiment_id(self, name: str) -> str:
+        ids = {name: number for number, name in self._source.experiments().items()}
+        if name in ids:
+            return ids[name]
+        near = difflib.get_close_matches(name, ids, n=3, cutoff=0.5) or sorted(ids)[:8]
+        raise GluonexpError(
+            f"no experiment {name} in {displayed(self.uri)}; there is {', '.join(near)}"
+        )
+
+
+class _Mlflow:
+    """Any store, read through MLflow."""
+
+    def __init__(self, client: MlflowClient) -> None:
+        self._client = client
+        self.uri: str = client.tracking_uri
+
+    def find(self, ref: str) -> str:
+        return str(find_run(self._client, ref).info.run_id)
+
+    def experiments(self) -> dict[str, str]:
+        names: dict[str, str] = {}
+        token: str | None = None
+        with self._reported():
+            while True:
+                page = self._client.search_experiments(page_token=token)
+                names |= {experiment.experiment_id: experiment.name for experiment in page}
+                token = page.token
+                if not token:
+                    return names
+
+    def select(self, query: Query) -> list[RunRecord]:
+        names = self.experiments()
+        runs = (
+            _record(run, names[run.info.experiment_id])
+            for run in self._search(query, [query.experiment_id] if query.experiment_id else names)
+        )
+        # MLflow's filters do not know the status PRUNED, nor that a tag is absent.
+        wanted = (
+            run
+            for run in runs
+            if query.status in (None, run.status) and not (query.top and run.parent_id)
+        )
+        return list(islice(wanted, query.limit))
+
+    def count_children(self, parents: Sequence[str]) -> dict[str, int]:
+        counts = {parent: len(self.select(Query(tags={PARENT: parent}))) for parent in parents}
+        return {parent: count for parent, count in counts.items() if count}
+
+    def points(self, run_ids: Sequence[str], metric: str) -> Iterator[tuple[str, int, float]]:
+        def history(run_id: str) -> list[Metric]:
+            return list(self._client.get_metric_history(run_id, metric))
+
+        # MLflow has no public call for several runs; one after the other, 200 take 10 s.
+        with self._reported(), ThreadPoolExecutor(_THREADS) as pool:
+            histories = list(pool.map(history, run_ids))
+        for run_id, points in zip(run_ids, histories, strict=True):
+            for point in sorted(points, key=lambda point: point.timestamp):
+                yield run_id, point.step, point.value
+
+    def _search(self, query: Query, experiment_ids: Iterable[str]) -> Iterator[Run]:
+        filters = []
+        if query.ids is not None:
+            quoted = ", ".join(f"'{run_id}'" for run_id in query.ids)
+            filters.append(f"attributes.run_id IN ({quoted})")
+        filters += [f"tags.`{key}` = '{value}'" for key, value in query.tags.items()]
+        if query.status is not None:
+            status = FINISHED if query.status == PRUNED else query.status
+            filters.append(f"attributes.status = '{status}'")
+        order = "DESC" if query.newest_first else "ASC"
+        token: str | None = None
+        while True:
+            with self._reported():
+                page = self._client.search_runs(
+                    list(experiment_ids),
+                    " AND ".join(filters),
+                    max_results=1000 if query.limit is None else 100,
+                    order_by=[f"attributes.start_time {order}", f"attributes.run_id {order}"],
+                    page_token=token,
+                )
+            yield from page
+            token = page.token
+            if not token:
+                return
+
+    def _reported(self) -> AbstractContextManager[None]:
+        return reported(f"the runs in {displayed(self.uri)} cannot be read")
+
+
+def _record(run: Run, experiment: str) -> RunRecord:
+    info, data = run.info, run.data
+    return RunRecord(
+        run_id=info.run_id,
+        name=info.run_name or "",
+        status=status_of(info.status, data.tags),
+        experiment=experiment,
+        experiment_id=info.experiment_id,
+        start=moment(info.start_time),
+        seconds=duration(info.status, info.start_time, info.end_time),
+        params=data.params,
+        metrics=data.metrics,
+        tags=data.tags,
+    )

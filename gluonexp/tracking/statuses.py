@@ -1,0 +1,5 @@
+"""How a recorded run stands."""
+
+from __future__ import annotations
+
+FINISHED, PRUNED, FAILED, KILLED, RUNNING = "FINISHED", "PRUNED", "FAILED", "KILLED", "RUNNING"

@@ -1,0 +1,254 @@
+"""What happens around the loop: tracking, progress, checkpoints, stopping."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from gluonexp.base.better import Better
+from gluonexp.base.errors import GluonexpError
+from gluonexp.base.text import listed
+from gluonexp.training import checkpoint
+from gluonexp.training.loop import Callback, Fit, Pruned, StopFit
+
+if TYPE_CHECKING:
+    from gluonexp.engines.mxnet.freezing import Frozen
+    from gluonexp.sweep.study import Reporter
+    from gluonexp.tracking import Tracker
+
+# Seconds between two looks at the running sums, which wait for the device: on a terminal as often
+# as the eye wants; elsewhere (a log file) a line now and then shows that a long epoch is alive.
+REFRESH_SECONDS = 0.5
+LINE_SECONDS = 30.0
+
+# The test split after every epoch (`trainer.test_each_epoch`) has a name of its own, so that
+# `test/acc` is one number: the chosen network's.
+TEST_CURVE = "test_curve"
+
+
+class Track(Callback):
+    """Send metrics to the tracker: each epoch's, and the running means every `log_every` steps."""
+
+    def __init__(self, tracker: Tracker, log_every: int) -> None:
+        self._tracker = tracker
+        self._log_every = log_every
+
+    def batch_end(self, fit: Fit) -> None:
+        """Log the epoch's running means by step (device sync, only every `log_every` steps)."""
+        if self._log_every and fit.step % self._log_every == 0:
+            running = {f"batch/{key}": value for key, value in fit.meter.read().items()}
+            self._tracker.log_metrics({**running, "batch/lr": fit.lr}, step=fit.step)
+
+    def epoch_end(self, fit: Fit) -> None:
+        """Log the epoch's metrics by epoch, and hand over everything buffered."""
+        self._tracker.log_metrics(fit.metrics, step=fit.epoch)
+        self._tracker.flush()
+
+
+class Unfreezing(Callback):
+    """Release frozen parameters when the epoch begins that the freeze policy states.
+
+    Parameters
+    ----------
+    say
+        Takes one line about each release.
+    """
+
+    def __init__(self, frozen: Frozen, say: Callable[[str], None]) -> None:
+        self._frozen = frozen
+        self._say = say
+
+    def fit_start(self, fit: Fit) -> None:
+        """Take up where the epochs already trained left off: what they had released, and held."""
+        if fit.history:
+            self._frozen.resume(len(fit.history), fit.identity.get("frozen"))
+
+    def epoch_start(self, fit: Fit) -> None:
+        """Release what is due, once it is known that nothing frozen has moved."""
+        if parts := self._frozen.unfreeze(fit.epoch):
+            learn = "learns" if len(parts) == 1 else "learn"
+            self._say(f"epoch {fit.epoch}: {listed(parts)} {learn} now")
+
+
+class StopOnDivergence(Callback):
+    """End the run with an error once the training loss is no longer a number."""
+
+    def epoch_end(self, fit: Fit) -> None:
+        """Raise if the epoch's training loss is NaN or infinite."""
+        loss = fit.metrics["train/loss"]
+        if not math.isfinite(loss):
+            raise GluonexpError(
+                f"training diverged: train/loss is {loss} in epoch {fit.epoch}; lower optim.lr "
+                f"(now {fit.lr:g}) or warm up (scheduler.warmup_epochs=1)"
+            )
+
+
+class ShowProgress(Callback):
+    """A progress bar on a terminal, lines elsewhere, and one line after each epoch."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._interval = REFRESH_SECONDS if console.is_terminal else LINE_SECONDS
+        self._bar: Progress | None = None
+        self._task = TaskID(0)
+        self._started = self._next = 0.0
+
+    def epoch_start(self, fit: Fit) -> None:
+        """Show an empty bar for this epoch."""
+        self._started = time.perf_counter()
+        self._next = self._started + self._interval
+        if not self._console.is_terminal:
+            return
+        self._bar = Progress(
+            TextColumn("epoch {task.fields[epoch]}"),
+            BarColumn(),
+            TextColumn("{task.completed}/{task.total}"),
+            TextColumn("{task.fields[scores]}"),
+            TimeRemainingColumn(),
+            console=self._console,
+            transient=True,
+            refresh_per_second=1 / REFRESH_SECONDS,
+        )
+        self._task = self._bar.add_task(
+            "train", total=fit.steps_per_epoch, epoch=f"{fit.epoch}/{fit.epochs - 1}", scores=""
+        )
+        self._bar.start()
+
+    def batch_end(self, fit: Fit) -> None:
+        """Show the running means now and then (device sync then)."""
+        if (now := time.perf_counter()) < self._next:
+            return
+        self._next = now + self._interval
+        means, rate = fit.meter.read(), fit.meter.samples / (now - self._started)
+        scores = f"loss {means['loss']:.3f}  acc {means['acc']:.3f}  {rate:,.0f} images/s"
+        done = fit.step - fit.epoch * fit.steps_per_epoch
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done, scores=scores)
+        else:
+            where = f"epoch {fit.epoch}/{fit.epochs - 1}  {done}/{fit.steps_per_epoch}"
+            self._console.print(f"{where}  {scores}", highlight=False)
+
+    def epoch_end(self, fit: Fit) -> None:
+        """Print the epoch's line: loss, and the accuracy of each split evaluated."""
+        self._stop()
+        accuracies = [
+            f"{name} acc {fit.metrics[f'{split}/acc']:.3f}"
+            for split, name in (("train", "Train"), ("val", "Val"), (TEST_CURVE, "Test"))
+            if f"{split}/acc" in fit.metrics
+        ]
+        line = f"Epoch {fit.epoch}. Loss: {fit.metrics['train/loss']:.3f}, {', '.join(accuracies)}"
+        self._console.print(line, highlight=False)
+
+    def fit_end(self, fit: Fit) -> None:
+        """Leave the terminal as it was."""
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+class Checkpoint(Callback):
+    """Keep the checkpoints ``last`` and ``best`` under ``checkpoints/`` of the job's folder.
+
+    Where there is no validation split, a `val/` metric has no value: then the last epoch counts
+    as the best.
+    """
+
+    without_validation = True
+
+    def __init__(self, metric: str, mode: str) -> None:
+        self._better = Better(metric, mode)
+        self.metric = metric
+
+    def fit_start(self, fit: Fit) -> None:
+        """Take up the best value of the epochs already trained."""
+        for row in fit.history:
+            self._is_best(row)
+
+    def epoch_end(self, fit: Fit) -> None:
+        """Save ``last``, and ``best`` where this epoch is."""
+        meta = {
+            "epoch": fit.epoch,
+            "metrics": fit.metrics,
+            "history": fit.history,
+            "identity": fit.identity,
+        }
+        # The best first: cut off between the two, training goes on from the epoch before and
+        # finds the same best again.
+        for name in [*(["best"] if self._is_best(fit.metrics) else []), "last"]:
+            folder = fit.workdir / "checkpoints" / name
+            checkpoint.save(folder, fit.learner.net, fit.learner.trainer, meta)
+
+    def _is_best(self, metrics: dict[str, float]) -> bool:
+        return self._better.metric not in metrics or self._better.improved(metrics)
+
+
+class EarlyStopping(Callback):
+    """Stop when `metric` has not improved by more than `min_delta` for `patience` epochs."""
+
+    def __init__(self, metric: str, mode: str, patience: int = 3, min_delta: float = 0.0) -> None:
+        if patience < 1:
+            raise GluonexpError(f"early_stopping.patience={patience}: must be at least 1")
+        self._better = Better(metric, mode, min_delta)
+        self.metric = metric
+        self._patience = patience
+        self._waited = 0
+
+    def fit_start(self, fit: Fit) -> None:
+        """Count the epochs already trained as if they had just ended."""
+        for row in fit.history:
+            self._count(row)
+        self._check()
+
+    def epoch_end(self, fit: Fit) -> None:
+        """Raise `StopFit` when patience is used up."""
+        self._count(fit.metrics)
+        self._check()
+
+    def _count(self, metrics: dict[str, float]) -> None:
+        self._waited = 0 if self._better.improved(metrics) else self._waited + 1
+
+    def _check(self) -> None:
+        if self._waited >= self._patience:
+            raise StopFit(f"{self._better.metric} has not improved for {self._waited} epochs")
+
+
+class Prune(Callback):
+    """Report each epoch to the study the run is a trial of, and end it where that is hopeless.
+
+    What is reported is the best value so far: that is what a run is measured by, and a dip in one
+    epoch does not end it.
+    """
+
+    def __init__(self, reporter: Reporter, metric: str, mode: str) -> None:
+        self._reporter = reporter
+        self._better = Better(metric, mode)
+
+    def fit_start(self, fit: Fit) -> None:
+        """Report the epochs already trained, as far as the study does not know them."""
+        for row in fit.history:
+            self._report(row, int(row["epoch"]))
+
+    def epoch_end(self, fit: Fit) -> None:
+        """Raise `Pruned` where the study has no hope; the last epoch makes a whole run."""
+        hopeless = self._report(fit.metrics, fit.epoch)
+        if hopeless and fit.epoch + 1 < fit.epochs:
+            best = f"{self._better.metric} {self._better.value:.4g}"
+            raise Pruned(f"pruned, {best} after epoch {fit.epoch} promises too little")
+
+    def _report(self, metrics: dict[str, float], epoch: int) -> bool:
+        if self._better.metric not in metrics:
+            raise GluonexpError(
+                f"objective.metric={self._better.metric} is not measured, so there is nothing to "
+                "search by; choose another one, or a dataset.val_fraction above 0"
+            )
+        self._better.improved(metrics)
+        best = self._better.value
+        return self._reporter.report(best if math.isfinite(best) else math.nan, epoch)

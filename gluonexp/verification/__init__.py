@@ -1,0 +1,1 @@
+"""The proof that an export is the trained network: every runtime, scores, certificate."""

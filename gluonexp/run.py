@@ -164,6 +164,7 @@ def main(composed: DictConfig) -> float | None:
 def _job_of_sweep(composed: DictConfig, workdir: Path, overrides: list[str]) -> float | None:
     """Run one job of several: what it says goes into its folder, how it ends to the sweep."""
     from gluonexp.sweep.conduct import Failed, Pruned
+    from gluonexp.tracking.statuses import PRUNED
 
     own = [word for word in overrides if not word.startswith(OF_SWEEPS)]
     with (workdir / "console.log").open("w", encoding="utf-8") as log:
@@ -177,7 +178,7 @@ def _job_of_sweep(composed: DictConfig, workdir: Path, overrides: list[str]) -> 
             trace = traceback.format_exc()
             console.print(trace, markup=False, highlight=False, soft_wrap=True)
             raise Failed(reason, trace) from None
-    if result.pruned:
+    if result.ending.status == PRUNED:
         raise Pruned(result.objective)
     return result.objective
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +31,7 @@ from gluonexp.sweep.study import open_trial
 from gluonexp.tracking import MlflowTracker, Tracker, registry
 from gluonexp.tracking.models import local_path
 from gluonexp.tracking.registry import Registered
+from gluonexp.tracking.statuses import FINISHED, PRUNED, Ending
 from gluonexp.training import checkpoint, loop
 from gluonexp.training.callbacks import (
     TEST_CURVE,
@@ -55,22 +56,24 @@ class Result:
         MLflow's id; None with ``tracking=none``.
     metrics
         By `split/name`, of the best checkpoint; `test/` was measured once, with it.
-    objective
-        The best value of `objective.metric`, or None where that was not measured.
     history
         The metrics of each epoch.
     folder
         The job's folder; with ``tracking=none`` it holds ``artifacts/`` and ``checkpoints/``.
-    pruned
-        Whether it was ended early because better is known elsewhere; it has no export then.
+    ending
+        FINISHED or PRUNED, with the objective; a pruned run has no export.
     """
 
     run_id: str | None
     metrics: dict[str, float]
-    objective: float | None
     history: list[dict[str, float]]
     folder: Path
-    pruned: bool = False
+    ending: Ending
+
+    @property
+    def objective(self) -> float | None:
+        """The best value of `objective.metric`; None where that was not measured."""
+        return self.ending.objective
 
 
 def run(
@@ -99,6 +102,7 @@ def run(
         return _find_lr(config, workdir, overrides, console)
     # 1. The network, its pretrained weights and freeze policy; the tracked run; the data.
     formats.check(config.export)
+    exported = config.export.enabled
     with ExitStack() as proofs, opened(config, workdir, overrides, console) as job:
         config, learner, data = job.config, job.learner, job.data
         tracker, artifacts = job.tracker, job.artifacts
@@ -126,50 +130,49 @@ def run(
             history=_resume(job),
             identity=job.identity,
         )
-        show.stopped(console, fit.stopped)
+        show.stopped(console, fit.ending.reason)
         _audit(job.frozen, console, tracker)
-        if fit.pruned:
-            record.curves(artifacts, fit.history, title=data.title)
+        objective = _objective(config, fit.history)
+        ending = replace(fit.ending, objective=objective)
+        record.curves(artifacts, fit.history, title=data.title)
+        registered, metrics, best_epoch = None, fit.metrics, fit.epoch
+        if ending.status == PRUNED:
             tracker.log_tags({tracking.PRUNED_TAG: f"epoch {fit.epoch}"})
             tracker.log_artifacts(artifacts)
-            _leave(job, console, usable=False)
-            objective = _objective(config, fit.history)
-            return Result(tracker.run_id, fit.metrics, objective, fit.history, workdir, True)
+        else:
+            # 3. The best network, and the test split once. Clean processes warm up for 4.
+            pool = proofs.enter_context(verify.workers(job.macs)) if exported else None
+            if pool is not None:
+                pool.start()
+            metrics, best_epoch = _restore_best(workdir, learner.net, fit)
+            name, held_out = data.held_out()
+            logits = loop.predict(learner, held_out, config.trainer.batch_size)
+            if data.test is not None:
+                scores = loop.score(learner, logits, data.test)
+                tested = {f"test/{key}": value for key, value in scores.items()}
+                tracker.log_metrics(tested, step=best_epoch)
+                metrics |= tested
+            record.predictions(artifacts, name, held_out, softmax(logits), data.classes)
 
-        # 3. The best network, and the test split once. Meanwhile clean processes warm up for 4.
-        pool = proofs.enter_context(verify.workers(job.macs)) if config.export.enabled else None
-        if pool is not None:
-            pool.start()
-        metrics, best_epoch = _restore_best(workdir, learner.net, fit)
-        name, held_out = data.held_out()
-        logits = loop.predict(learner, held_out, config.trainer.batch_size)
-        if data.test is not None:
-            scores = loop.score(learner, logits, data.test)
-            tested = {f"test/{key}": value for key, value in scores.items()}
-            tracker.log_metrics(tested, step=best_epoch)
-            metrics |= tested
-        record.curves(artifacts, fit.history, title=data.title)
-        record.predictions(artifacts, name, held_out, softmax(logits), data.classes)
+            # 4. The exported files, loaded back and proved equal to what was trained.
+            if pool is not None:
+                try:
+                    proved = _export(job, held_out, logits, pool, console)
+                except GluonexpError:
+                    for folder in artifacts.iterdir():  # all but the export is right, and is kept
+                        if folder.is_dir() and folder.name != "export":
+                            tracker.log_artifacts(folder, folder.name)
+                    raise
+                _draw_prediction(artifacts, proved, config.seed)
+            record.parameters_file(artifacts, workdir)
+            tracker.log_artifacts(artifacts)
+            registered = _hand_over(job, best_epoch, objective)
 
-        # 4. The exported files, loaded back and proved equal to what was trained.
-        objective = _objective(config, fit.history)
-        if pool is not None:
-            try:
-                proved = _export(job, held_out, logits, pool, console)
-            except GluonexpError:
-                for folder in artifacts.iterdir():  # all but the export is right, and is kept
-                    if folder.is_dir() and folder.name != "export":
-                        tracker.log_artifacts(folder, folder.name)
-                raise
-            _draw_prediction(artifacts, proved, config.seed)
-        record.parameters_file(artifacts, workdir)
-        tracker.log_artifacts(artifacts)
-        registered = _hand_over(job, best_epoch, objective)
-
-    show.result(console, metrics, best_epoch)
-    show.registered(console, registered)
-    _leave(job, console)
-    return Result(tracker.run_id, metrics, objective, fit.history, workdir)
+    if ending.status == FINISHED:
+        show.result(console, metrics, best_epoch)
+        show.registered(console, registered)
+    _leave(job, console, usable=ending.status == FINISHED)
+    return Result(tracker.run_id, metrics, fit.history, workdir, ending)
 
 
 def _find_lr(config: Config, workdir: Path, overrides: Sequence[str], console: Console) -> Result:
@@ -190,7 +193,8 @@ def _find_lr(config: Config, workdir: Path, overrides: Sequence[str], console: C
         suggestion = lr_find.record(curve, job.artifacts, job.tracker, title)
     show.suggestion(console, suggestion)
     _leave(job, console, usable=False)
-    return Result(job.tracker.run_id, {"lr_find/suggestion": suggestion}, None, [], workdir)
+    metrics = {"lr_find/suggestion": suggestion}
+    return Result(job.tracker.run_id, metrics, [], workdir, Ending(FINISHED))
 
 
 def _leave(job: Job, console: Console, usable: bool = True) -> None:

@@ -114,9 +114,9 @@ def data(console: Console, data: Data) -> None:
         console.print(f"  note: {note}", highlight=False)
 
 
-def stopped(console: Console, reason: str | None) -> None:
+def stopped(console: Console, reason: str) -> None:
     """Say why training ended before its last epoch, if it did."""
-    if reason is not None:
+    if reason:
         console.print(f"stopped early: {reason}", highlight=False)
 
 

@@ -1,5 +1,29 @@
-"""How a recorded run stands."""
+"""How a run stands, and how a job ended."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 FINISHED, PRUNED, FAILED, KILLED, RUNNING = "FINISHED", "PRUNED", "FAILED", "KILLED", "RUNNING"
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How one job ended.
+
+    Attributes
+    ----------
+    status
+        FINISHED, PRUNED (stopped early because better is known elsewhere), FAILED or KILLED.
+    objective
+        The best value of ``objective.metric``; None where it was not measured.
+    reason
+        Why it has no result, in one line; or why training stopped early.
+    trace
+        The traceback of a failure.
+    """
+
+    status: str
+    objective: float | None = None
+    reason: str = ""
+    trace: str | None = None

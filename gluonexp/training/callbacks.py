@@ -13,8 +13,9 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from gluonexp.base.better import Better
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.text import listed
+from gluonexp.tracking.statuses import PRUNED
 from gluonexp.training import checkpoint
-from gluonexp.training.loop import Callback, Fit, Pruned, StopFit
+from gluonexp.training.loop import Callback, Fit, StopFit
 
 if TYPE_CHECKING:
     from gluonexp.engines.mxnet.freezing import Frozen
@@ -237,11 +238,11 @@ class Prune(Callback):
             self._report(row, int(row["epoch"]))
 
     def epoch_end(self, fit: Fit) -> None:
-        """Raise `Pruned` where the study has no hope; the last epoch makes a whole run."""
+        """End training as PRUNED where the study has no hope; the last epoch makes a whole run."""
         hopeless = self._report(fit.metrics, fit.epoch)
         if hopeless and fit.epoch + 1 < fit.epochs:
             best = f"{self._better.metric} {self._better.value:.4g}"
-            raise Pruned(f"pruned, {best} after epoch {fit.epoch} promises too little")
+            raise StopFit(f"pruned, {best} after epoch {fit.epoch} promises too little", PRUNED)
 
     def _report(self, metrics: dict[str, float], epoch: int) -> bool:
         if self._better.metric not in metrics:

@@ -19,6 +19,7 @@ from gluonexp.data.augment import Augment
 from gluonexp.data.batches import batches
 from gluonexp.data.types import Batch, Split
 from gluonexp.engines.mxnet.metrics import Meter
+from gluonexp.tracking.statuses import FINISHED, Ending
 
 # How many steps Python may be ahead of the device. Without a bound the whole epoch would be
 # queued (memory, and a progress bar that lies); waiting for an old step leaves no gap.
@@ -26,11 +27,19 @@ RUN_AHEAD = 4
 
 
 class StopFit(Exception):
-    """Raised by a callback to end training after this epoch, early but in order."""
+    """Raised by a callback to end training after this epoch, early but in order.
 
+    Parameters
+    ----------
+    reason
+        One line for people.
+    status
+        FINISHED: what was reached is a result; PRUNED: it is not, better is known elsewhere.
+    """
 
-class Pruned(StopFit):
-    """Training ends because better is known elsewhere: what it has reached is no result."""
+    def __init__(self, reason: str, status: str = FINISHED) -> None:
+        super().__init__(reason)
+        self.status = status
 
 
 @dataclass(frozen=True)
@@ -127,10 +136,8 @@ class Fit:
         Of the epoch that just ended, by `split/name`.
     history
         One such dict an epoch, with its `epoch`.
-    stopped
-        Why a callback ended training early, if one did.
-    pruned
-        Whether that was for `Pruned` alone.
+    ending
+        Its `reason` says why a callback ended training early, if one did.
     """
 
     learner: Learner
@@ -145,8 +152,7 @@ class Fit:
     lr: float = 0.0
     metrics: dict[str, float] = field(default_factory=dict)
     history: list[dict[str, float]] = field(default_factory=list)
-    stopped: str | None = None
-    pruned: bool = False
+    ending: Ending = field(default_factory=lambda: Ending(FINISHED))
     # What training that goes on from here must have in common with this one, by key.
     identity: Mapping[str, Any] = field(default_factory=dict)
 
@@ -300,6 +306,6 @@ def _each(callbacks: Sequence[Callback], hook: str, state: Fit) -> None:
             stops.append(reason)
     if stops:
         # One that has come to its own end as well is a whole run.
-        stop = min(stops, key=lambda reason: isinstance(reason, Pruned))
-        state.stopped, state.pruned = str(stop), isinstance(stop, Pruned)
+        stop = min(stops, key=lambda stop: stop.status != FINISHED)
+        state.ending = Ending(stop.status, reason=str(stop))
         raise stop

@@ -290,7 +290,7 @@ def test_early_stopping_waits_for_patience_and_keeps_the_history(learner, tmp_pa
     stopping = callbacks.EarlyStopping("val/acc", "max", patience=2, min_delta=1.0)
     result = _fit(learner(), tmp_path, epochs=10, callbacks=[stopping])
     assert len(result.history) == 3  # the first sets the mark, two more do not pass it
-    assert "val/acc has not improved for 2 epochs" in result.stopped
+    assert "val/acc has not improved for 2 epochs" in result.ending.reason
 
 
 def test_the_best_checkpoint_is_the_best_epoch(learner, tmp_path):
@@ -379,7 +379,7 @@ def test_one_callback_that_stops_does_not_cut_off_the_others(learner, tmp_path):
 
     spy = _Spy()
     result = _fit(learner(), tmp_path, callbacks=[Stop(), spy])
-    assert result.stopped == "enough"
+    assert result.ending.reason == "enough"
     assert spy.calls[-2:] == ["epoch_end 0", "fit_end"]
 
 

@@ -42,7 +42,7 @@ LOOK_AGAIN: Final = 1.0
 _BOOT: Final = """\
 import sys; sys.path[:] = sys.argv[2:]
 import atexit, os; atexit.register(lambda: (sys.stdout.flush(), os._exit(0)))
-from gluonexp.workers import work; work(int(sys.argv[1]))
+from gluonexp.base.workers import work; work(int(sys.argv[1]))
 """
 
 

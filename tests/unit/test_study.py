@@ -109,7 +109,7 @@ def test_what_is_chosen_is_an_override_that_hydra_reads(journal):
 WORKER = """
 import json, sys
 from pathlib import Path
-from gluonexp.study import Number, open_study, open_trial
+from gluonexp.sweep.study import Number, open_study, open_trial
 
 journal, me = Path(sys.argv[1]), sys.argv[2]
 print("ready", flush=True)
@@ -171,7 +171,7 @@ def storage(journal):
 HOLDER = """
 import sys
 from pathlib import Path
-from gluonexp.study import Number, open_study
+from gluonexp.sweep.study import Number, open_study
 
 study = open_study(
     Path(sys.argv[1]), "lr", {"x": Number(0.0, 1.0)}, metric="val/acc", mode="max", n_trials=20
@@ -334,7 +334,7 @@ def measured(journal, values, mode="max"):
 REPORTER = """
 import json, sys
 from pathlib import Path
-from gluonexp.study import open_trial
+from gluonexp.sweep.study import open_trial
 
 reporter = open_trial(Path(sys.argv[1]), "lr", int(sys.argv[2]), sys.argv[3], 20)
 print(json.dumps([reporter.report(float(sys.argv[4]), epoch) for epoch in range(5)]))

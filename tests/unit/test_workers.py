@@ -402,7 +402,7 @@ def test_warming_up_is_cut_short(tmp_path: Path) -> None:
 PARENT = """
     import os, signal, sys
     from pathlib import Path
-    from gluonexp.workers import Workers
+    from gluonexp.base.workers import Workers
 
     folder = Path(sys.argv[1])
 

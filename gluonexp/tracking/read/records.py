@@ -12,7 +12,7 @@ from gluonexp.tracking.statuses import FINISHED, PRUNED, RUNNING
 
 PARENT, PRUNED_TAG = "mlflow.parentRunId", "gluonexp.pruned"
 # The SHA-256 of the export's certificate.
-CERTIFICATE_TAG = "gluonexp.verification.certificate"
+CERTIFICATE_TAG = "gluonexp.export.certificate"
 
 
 @dataclass(frozen=True)

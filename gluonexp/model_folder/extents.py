@@ -8,15 +8,17 @@ does not keep the number of values, and where an array has 2^31 of them or more,
 from __future__ import annotations
 
 import io
-import json
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import redirect_stdout, suppress
+from dataclasses import replace
 from typing import Any, Final, NamedTuple, TypeVar
 
 import numpy as np
 
 from gluonexp.base.mx import mx, sym
+from gluonexp.graph.graph import Graph, Node, Output
+from gluonexp.graph.symbols import to_symbol
 from gluonexp.model_folder import operators
 
 _Of = TypeVar("_Of")
@@ -90,7 +92,7 @@ def _reshaped(
         found = _inferred(ends, image, count, shapes)
         for node, (before, after) in zip(nodes, _pairs(found), strict=True):
             if math.prod(before) != math.prod(after):
-                return f"{node['name']} makes {after} of {before}, which are not as many values"
+                return f"{node.name} makes {after} of {before}, which are not as many values"
     return None
 
 
@@ -101,10 +103,10 @@ def _convolved(
     nodes, ends = _ends(symbol, image, _CONVOLVING)
     found = _inferred(ends, image, 1, shapes) if nodes else [image.shape]
     for node, (before, after) in zip(nodes, _pairs(found), strict=True):
-        kernel = math.prod(operators.numbers(node["attrs"]["kernel"]))
+        kernel = math.prod(operators.numbers(node.attrs["kernel"]))
         places = max(math.prod(before[2:]), math.prod(after[2:]))
         if kernel * max(before[1], after[1]) * places > _LARGEST:
-            return f"{node['name']} has too many patches"
+            return f"{node.name} has too many patches"
     return None
 
 
@@ -114,7 +116,7 @@ def _divided(symbol: sym.Symbol, image: Input, types: Mapping[str, Any]) -> str 
     for found in _kinds(ends, image, types):
         for node, pair in zip(nodes, _pairs(found), strict=True):
             if any(kind is not None and np.dtype(kind).kind != "f" for kind in pair):
-                return f"{node['name']} ({node['op']}) divides whole numbers"
+                return f"{node.name} ({node.op}) divides whole numbers"
     return None
 
 
@@ -124,7 +126,7 @@ def _added(symbol: sym.Symbol, image: Input, types: Mapping[str, Any]) -> str | 
     for found in _kinds(ends, image, types):
         for node, pair in zip(nodes, _pairs(found), strict=True):
             if None in pair or len({np.dtype(kind).itemsize for kind in pair}) != 1:
-                return f"{node['name']} adds to numbers of another size"
+                return f"{node.name} adds to numbers of another size"
     return None
 
 
@@ -157,8 +159,8 @@ def _ends(
     symbol: sym.Symbol,
     image: Input,
     of: Collection[str],
-    source: Callable[[Mapping[str, Any]], int | None] = lambda node: 0,
-) -> tuple[list[dict[str, Any]], sym.Symbol]:
+    source: Callable[[Node], int | None] = lambda node: 0,
+) -> tuple[list[Node], sym.Symbol]:
     """Return the nodes with operators `of`, and a symbol of one input and the output of each.
 
     It gives the two for each node in turn, and the network's input at the end.
@@ -168,22 +170,16 @@ def _ends(
     source
         Says which input of a node; None leaves the node out.
     """
-    graph = json.loads(symbol.tojson())
+    graph = Graph.from_symbol(symbol)
     nodes, heads = [], []
-    for at, node in enumerate(graph["nodes"]):
-        if node["op"] in of and (place := source(node)) is not None:
+    for at, node in enumerate(graph.nodes):
+        if node.op in of and (place := source(node)) is not None:
             nodes.append(node)
-            heads += [node["inputs"][place], [at, 0, 0]]
-    graph["heads"] = [*heads, *_places(graph, image.name)]
-    return nodes, sym.load_json(json.dumps(graph, ensure_ascii=False))
+            heads += [node.inputs[place], Output(at)]
+    heads += [Output(at) for at in graph.variables if graph.nodes[at].name == image.name]
+    return nodes, to_symbol(replace(graph, heads=tuple(heads)))
 
 
 def _pairs(found: Sequence[_Of]) -> Iterator[tuple[_Of, _Of]]:
     """Return what was inferred of each node, without the network's input at the end."""
     return zip(found[:-1:2], found[1::2], strict=True)
-
-
-def _places(graph: Mapping[str, Any], name: str) -> Iterator[list[int]]:
-    for at, node in enumerate(graph["nodes"]):
-        if node["op"] == "null" and node["name"] == name:
-            yield [at, 0, 0]

@@ -9,7 +9,6 @@ open files or write where an input tells them: a graph with any but those known 
 from __future__ import annotations
 
 import io
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -21,6 +20,8 @@ import numpy as np
 
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.mx import mx, nd, sym
+from gluonexp.graph.graph import Graph
+from gluonexp.graph.symbols import to_symbol
 from gluonexp.model_folder import extents, guard, operators, params, structure
 
 MODEL: Final = "model"  # float32 NCHW
@@ -103,7 +104,7 @@ def refusal(symbol: sym.Symbol, name: str, shape: Sequence[int]) -> str | None:
     name, shape
         Of its input, one image.
     """
-    graph = json.loads(symbol.tojson())
+    graph = Graph.from_symbol(symbol)
     if unknown := operators.unknown(graph):
         return (
             f"operator {' and '.join(unknown[:5])} is not among those that are loaded from files"
@@ -126,11 +127,11 @@ def read_symbol(path: Path) -> sym.Symbol:
     try:
         if path.stat().st_size > _LARGEST_SYMBOL:
             raise GluonexpError(f"{path} is larger than any symbol: refused")
-        graph = json.loads(path.read_text(encoding="utf-8"))
+        graph = Graph.from_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise GluonexpError(f"{path} cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise GluonexpError(f"{path}: not a symbol's JSON ({error})") from None
+    except ValueError as error:
+        raise GluonexpError(f"{path}: not a symbol, or damaged: {error}") from None
     if unknown := operators.unknown(graph):
         raise GluonexpError(
             f"{path}: not loaded, for its operator {' and '.join(unknown[:5])} can run code or "
@@ -141,7 +142,7 @@ def read_symbol(path: Path) -> sym.Symbol:
         raise GluonexpError(f"{path}: not a symbol, or damaged: {wrong}")
     try:
         # What was looked through, and not the text: MXNet's own parser may read that otherwise.
-        return sym.load_json(json.dumps(graph, ensure_ascii=False))
+        return to_symbol(graph)
     except (mx.MXNetError, UnicodeError) as error:
         raise GluonexpError(f"{path}: not a symbol: {reason(error)}") from None
 

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from typing import Final
+
+from gluonexp.graph.graph import VARIABLE, Graph, Node, Output
 
 # Names as MXNet 1.9.1 saves them; then, after a bar, other names for operators of the same line,
 # which older versions saved and which it still takes.
@@ -173,64 +174,54 @@ _CHOICES: Final = {
 _NUMBERS: Final = re.compile(r"[(\[]?\s*(-?[0-9]{1,9}L?\s*(,\s*-?[0-9]{1,9}L?\s*)*,?\s*)?[)\]]?")
 
 
-def unknown(graph: Any) -> list[str]:
-    """Name the operators of a graph's JSON, those of graphs within it too, that are not safe."""
-    return sorted(set(_operators(graph)) - SAFE - {"null"})
+def unknown(graph: Graph) -> list[str]:
+    """Name the operators of a graph, those of graphs within it too, that are not safe."""
+    return sorted({node.op for node in graph.walk()} - SAFE - {VARIABLE})
 
 
-def flaw(node: Mapping[str, Any]) -> str | None:
+def flaw(node: Node) -> str | None:
     """Say which attribute of a node, whose operator is safe, is not; None if none is.
 
     Raises
     ------
-    KeyError, TypeError, AttributeError, IndexError, ValueError
-        It is not like a node at all.
+    KeyError, IndexError, ValueError
+        An attribute is missing, or holds something else than it should.
     """
-    given = _attributes(node)
+    given = node.attrs
     for name, text in given.items():
         if name in _CHOICES and text not in _CHOICES[name]:
             return f"has {name}={text}, where only {sorted(_CHOICES[name])[-1]} is safe"
         if name in _LEAST and not _is_count(name, text):
             return f"has {name}={text}, which is no size"
-    if node["op"] in _TRANSPOSING and not _is_order(given.get("axes", "()")):
+    if node.op in _TRANSPOSING and not _is_order(given.get("axes", "()")):
         return f"has axes={given['axes']}, which are not all the axes"
-    if node["op"] in _PADDING and given.get("mode", "constant") not in ("constant", "edge"):
+    if node.op in _PADDING and given.get("mode", "constant") not in ("constant", "edge"):
         return f"has mode={given['mode']}, which may read beyond the array"
     shape = given.get("shape", given.get("newshape", "()"))
-    if node["op"] in _RESHAPING and not _is_shape(shape):
+    if node.op in _RESHAPING and not _is_shape(shape):
         return f"has shape={shape}, which is none"
-    if node["op"] in _SPLITTING:
+    if node.op in _SPLITTING:
         pieces = numbers(given.get("indices", "()")) or numbers(given.get("sections", "0"))
         if pieces in ([], [0]):
             return "splits into nothing"
-    if node["op"] == "_contrib_quantized_concat" and min(numbers(given.get("dim", "1"))) < 0:
+    if node.op == "_contrib_quantized_concat" and min(numbers(given.get("dim", "1"))) < 0:
         return f"has dim={given['dim']}, counted from the end"
-    if node["op"] in _FUSED:
+    if node.op in _FUSED:
         return _fused_flaw(node)
-    return "has a graph inside, which only oneDNN's have" if node.get("subgraphs") else None
+    return "has a graph inside, which only oneDNN's have" if node.subgraphs else None
 
 
-def added_to(node: Mapping[str, Any]) -> int | None:
+def added_to(node: Node) -> int | None:
     """Return which input a oneDNN convolution adds to, in its place; None if it adds to none."""
     told = _told(node)
     if "with_sum" not in told:
         return None
     # Behind it, the ranges of the input and of this.
-    return len(node["inputs"]) - 1 - (4 if "quantized" in told else 0)
+    return len(node.inputs) - 1 - (4 if "quantized" in told else 0)
 
 
-def _told(node: Mapping[str, Any]) -> set[str]:
-    return {name for name, text in _attributes(node).items() if text.lower() in ("true", "1")}
-
-
-def _attributes(node: Mapping[str, Any]) -> dict[str, str]:
-    """Return the attributes of a node, which MXNet takes from each of three places."""
-    given: dict[str, str] = {}
-    for place in ("param", "attr", "attrs"):
-        for name, text in node.get(place, {}).items():
-            if given.setdefault(name, text) != text:
-                raise ValueError(f"{name} is given twice")
-    return given
+def _told(node: Node) -> set[str]:
+    return {name for name, text in node.attrs.items() if text.lower() in ("true", "1")}
 
 
 def _is_count(name: str, text: str) -> bool:
@@ -258,63 +249,48 @@ def numbers(text: str) -> list[int]:
     return [int(number) for number in re.findall(r"-?[0-9]+", text)]
 
 
-def _operators(value: Any) -> Iterator[str]:
-    waiting = [value]
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, dict):
-            if isinstance(value.get("op"), str):
-                yield value["op"]
-            waiting.extend(value.values())
-        elif isinstance(value, list):
-            waiting.extend(value)
-
-
-def _fused_flaw(node: Mapping[str, Any]) -> str | None:
+def _fused_flaw(node: Node) -> str | None:
     """Compare what a oneDNN operator was told with the graph inside, of which it believes that.
 
     It must be a chain: the layer, then normalization, activation, a sum and another activation.
     """
-    (inner,) = node["subgraphs"]
+    (inner,) = node.subgraphs
     told = _told(node)
-    layer = _FUSED[node["op"]]
+    layer = _FUSED[node.op]
     links: list[set[str]] = [{layer}]
     links += [{"BatchNorm"}] * ("with_bn" in told)
     links += [_ACTIVATIONS] * ("with_act" in told or "with_eltwise" in told)
     links += [{"elemwise_add"}] * ("with_sum" in told)
     links += [_ACTIVATIONS] * ("with_postsum_act" in told)
-    chain = [(at, step) for at, step in enumerate(inner["nodes"]) if step["op"] != "null"]
-    variables = len(inner["nodes"]) - len(chain)
+    variables = inner.variables
+    chain = [(at, step) for at, step in enumerate(inner.nodes) if step.op != VARIABLE]
     fits = (
         len(chain) == len(links)
-        and all(step["op"] in link for (_, step), link in zip(chain, links, strict=True))
-        and inner["heads"] == [[chain[-1][0], 0, 0]]
+        and all(step.op in link for (_, step), link in zip(chain, links, strict=True))
+        and inner.heads == (Output(chain[-1][0]),)
     )
     before: set[int] = set()
     for at, step in chain:
-        sources = [entry[0] for entry in step["inputs"]]
-        own = [source for source in sources if inner["nodes"][source]["op"] == "null"]
-        fits &= len(sources) - len(own) == len(before) and before <= set(sources)
-        fits &= step["op"] not in _ACTIVATIONS or len(sources) == 1
+        sources = [source.node for source in step.inputs if source.node not in variables]
+        fits &= len(sources) == len(before) and before <= set(sources)
+        fits &= step.op not in _ACTIVATIONS or len(step.inputs) == 1
         before = {at}
     if not fits:
         return "is not the layers which it says it is"
     (_, first), *_ = chain
-    normalized = [_attributes(step) for _, step in chain if step["op"] == "BatchNorm"]
-    if any(each.get("axis", "1") != "1" for each in normalized):
+    if any(step.attrs.get("axis", "1") != "1" for _, step in chain if step.op == "BatchNorm"):
         return "normalizes another axis than the channels"
     if layer == "Convolution":
-        convolution = _attributes(first)
-        if len(numbers(convolution["kernel"])) != 2:
+        if len(numbers(first.attrs["kernel"])) != 2:
             return "convolves in other than two dimensions"
-        if convolution.get("layout", "NCHW") not in ("NCHW", "None"):
+        if first.attrs.get("layout", "NCHW") not in ("NCHW", "None"):
             return "has another layout than NCHW"
         ranges = 4 if "with_sum" in told else 2
     else:
         ranges = 2
         if "quantized" in told and "channel_wise_quantize" not in told:
             return "has one range for all its weights, which is not read here"
-    expected = variables + ranges * ("quantized" in told)
-    if len(node["inputs"]) != expected:
-        return f"has {len(node['inputs'])} inputs, not {expected}"
+    expected = len(variables) + ranges * ("quantized" in told)
+    if len(node.inputs) != expected:
+        return f"has {len(node.inputs)} inputs, not {expected}"
     return None

@@ -95,7 +95,8 @@ def test_operators_that_are_more_than_arithmetic_are_refused(copy, operator, att
     def change(graph):
         node = next(node for node in graph["nodes"] if node["op"] == "Flatten")
         if nested:
-            node["subgraphs"] = [{"nodes": [hostile]}]
+            data = {"op": "null", "name": "x", "inputs": []}
+            node["subgraphs"] = [{"nodes": [data, hostile], "heads": [[1, 0, 0]]}]
         else:
             node.update(op=operator, attrs=attributes)
 

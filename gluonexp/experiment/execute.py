@@ -27,7 +27,7 @@ from gluonexp.inference import flavor
 from gluonexp.inference.predict import softmax
 from gluonexp.model_folder import files, samples
 from gluonexp.report import plots
-from gluonexp.sweep.study import open_trial
+from gluonexp.sweep import pruning
 from gluonexp.tracking import MlflowTracker, Tracker, registry
 from gluonexp.tracking.models import local_path
 from gluonexp.tracking.registry import Registered
@@ -35,13 +35,11 @@ from gluonexp.tracking.statuses import FINISHED, PRUNED, Ending
 from gluonexp.training import checkpoint, loop
 from gluonexp.training.callbacks import (
     TEST_CURVE,
-    Prune,
     ShowProgress,
     StopOnDivergence,
     Track,
     Unfreezing,
 )
-from gluonexp.training.loop import Callback
 from gluonexp.verification import certificate, verify
 from gluonexp.verification.agreement import Certificate
 
@@ -124,7 +122,7 @@ def run(
                 ShowProgress(console),
                 StopOnDivergence(),
                 *job.plan.callbacks,
-                *_pruning(config),
+                *pruning.callbacks(config),
             ],
             augment=job.plan.augment,
             history=_resume(job),
@@ -220,18 +218,6 @@ def _audit(frozen: freezing.Frozen, console: Console, tracker: Tracker) -> None:
         sentence = f"clean: {unchanged} frozen parameters and statistics are unchanged"
         console.print(f"freeze audit {sentence}", highlight=False)
         tracker.log_tags({"gluonexp.freeze.audit": sentence})
-
-
-def _pruning(config: Config) -> list[Callback]:
-    """Return what reports to the study that this run is a trial of, if it is one."""
-    trial, objective = config.sweep.trial, config.objective
-    if trial.number is None:
-        return []
-    assert trial.journal is not None and trial.study is not None
-    reporter = open_trial(
-        Path(trial.journal), trial.study, trial.number, trial.pruner, config.trainer.epochs
-    )
-    return [Prune(reporter, objective.metric, objective.mode)]
 
 
 def _evaluations(config: Config, data: assembly.Data) -> dict[str, Split]:

@@ -13,13 +13,11 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from gluonexp.base.better import Better
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.text import listed
-from gluonexp.tracking.statuses import PRUNED
 from gluonexp.training import checkpoint
 from gluonexp.training.loop import Callback, Fit, StopFit
 
 if TYPE_CHECKING:
     from gluonexp.engines.mxnet.freezing import Frozen
-    from gluonexp.sweep.study import Reporter
     from gluonexp.tracking import Tracker
 
 # Seconds between two looks at the running sums, which wait for the device: on a terminal as often
@@ -219,37 +217,3 @@ class EarlyStopping(Callback):
     def _check(self) -> None:
         if self._waited >= self._patience:
             raise StopFit(f"{self._better.metric} has not improved for {self._waited} epochs")
-
-
-class Prune(Callback):
-    """Report each epoch to the study the run is a trial of, and end it where that is hopeless.
-
-    What is reported is the best value so far: that is what a run is measured by, and a dip in one
-    epoch does not end it.
-    """
-
-    def __init__(self, reporter: Reporter, metric: str, mode: str) -> None:
-        self._reporter = reporter
-        self._better = Better(metric, mode)
-
-    def fit_start(self, fit: Fit) -> None:
-        """Report the epochs already trained, as far as the study does not know them."""
-        for row in fit.history:
-            self._report(row, int(row["epoch"]))
-
-    def epoch_end(self, fit: Fit) -> None:
-        """End training as PRUNED where the study has no hope; the last epoch makes a whole run."""
-        hopeless = self._report(fit.metrics, fit.epoch)
-        if hopeless and fit.epoch + 1 < fit.epochs:
-            best = f"{self._better.metric} {self._better.value:.4g}"
-            raise StopFit(f"pruned, {best} after epoch {fit.epoch} promises too little", PRUNED)
-
-    def _report(self, metrics: dict[str, float], epoch: int) -> bool:
-        if self._better.metric not in metrics:
-            raise GluonexpError(
-                f"objective.metric={self._better.metric} is not measured, so there is nothing to "
-                "search by; choose another one, or a dataset.val_fraction above 0"
-            )
-        self._better.improved(metrics)
-        best = self._better.value
-        return self._reporter.report(best if math.isfinite(best) else math.nan, epoch)

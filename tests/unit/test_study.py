@@ -17,8 +17,9 @@ from gluonexp.base import seeds
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.mx import mx, nn
 from gluonexp.data.types import Split
-from gluonexp.sweep import space
+from gluonexp.sweep import pruning, space
 from gluonexp.sweep.study import Choice, Number, open_study, open_trial
+from gluonexp.tracking.statuses import FINISHED, PRUNED, Ending
 from gluonexp.training import callbacks, checkpoint, loop
 
 X = {"x": Number(0.0, 1.0)}
@@ -455,20 +456,20 @@ def fit(compose, tmp_path):
 def test_a_run_is_pruned_by_its_study(journal, fit):
     number = measured(journal, [0.01, 0.02, 0.03], mode="min")
     reporter = trial_of(journal, number, "median", epochs=10)
-    pruned = fit(1e-6, callbacks.Prune(reporter, "val/loss", "min"))
-    assert pruned.pruned
+    pruned = fit(1e-6, pruning.Prune(reporter, "val/loss", "min"))
+    assert pruned.ending.status == PRUNED
     best = min(row["val/loss"] for row in pruned.history)
-    assert pruned.stopped == f"pruned, val/loss {best:.4g} after epoch 1 promises too little"
+    assert pruned.ending.reason == f"pruned, val/loss {best:.4g} after epoch 1 promises too little"
     assert len(pruned.history) == 2  # a tenth of 10 epochs, then the decision
 
-    good = fit(1e-6, callbacks.Prune(trial_of(journal, number, "none"), "val/loss", "min"))
-    assert (good.pruned, good.stopped, len(good.history)) == (False, None, 10)
+    good = fit(1e-6, pruning.Prune(trial_of(journal, number, "none"), "val/loss", "min"))
+    assert (good.ending, len(good.history)) == (Ending(FINISHED), 10)
 
 
 def test_what_is_reported_is_the_best_so_far(journal, fit):
     study = opened(journal, mode="min")
     reporter = trial_of(journal, study.ask().number, "asha", epochs=10)
-    history = fit(30.0, callbacks.Prune(reporter, "val/loss", "min")).history
+    history = fit(30.0, pruning.Prune(reporter, "val/loss", "min")).history
     losses = [row["val/loss"] for row in history]
     assert losses != sorted(losses, reverse=True)  # it overshoots, and yet
     [trial] = optuna.load_study(study_name="lr", storage=storage(journal)).trials
@@ -486,7 +487,7 @@ def test_a_resumed_run_reports_what_is_new(journal, fit, tmp_path):
     number = study.ask().number  # read by `prune`
 
     def prune():
-        return callbacks.Prune(trial_of(journal, number, "none"), "val/loss", "min")
+        return pruning.Prune(trial_of(journal, number, "none"), "val/loss", "min")
 
     keep = callbacks.Checkpoint("val/loss", "min")
     with pytest.raises(RuntimeError, match="power"):
@@ -513,17 +514,17 @@ def test_a_run_that_comes_to_its_own_end_is_not_pruned(journal, fit):
                 raise loop.StopFit("the end")
 
     number = measured(journal, [0.01, 0.02, 0.03], mode="min")
-    prune = callbacks.Prune(trial_of(journal, number, "median", epochs=10), "val/loss", "min")
+    prune = pruning.Prune(trial_of(journal, number, "median", epochs=10), "val/loss", "min")
     ended = fit(1e-6, prune, Stop())
-    assert (ended.pruned, ended.stopped, len(ended.history)) == (False, "the end", 2)
+    assert (ended.ending, len(ended.history)) == (Ending(FINISHED, reason="the end"), 2)
 
     # A decision after the last epoch comes too late.
-    prune = callbacks.Prune(trial_of(journal, number, "median", epochs=90), "val/loss", "min")
+    prune = pruning.Prune(trial_of(journal, number, "median", epochs=90), "val/loss", "min")
     whole = fit(1e-6, prune)
-    assert (whole.pruned, whole.stopped, len(whole.history)) == (False, None, 10)
+    assert (whole.ending, len(whole.history)) == (Ending(FINISHED), 10)
 
 
 def test_a_search_needs_its_metric(journal, fit):
-    prune = callbacks.Prune(trial_of(journal, measured(journal, []), "asha"), "val/f1", "max")
+    prune = pruning.Prune(trial_of(journal, measured(journal, []), "asha"), "val/f1", "max")
     with pytest.raises(GluonexpError, match=r"objective.metric=val/f1 is not measured"):
         fit(0.01, prune)

@@ -73,6 +73,14 @@ def place(figure: Figure, left: float, bottom: float, width: float, height: floa
     return figure.add_axes((left / across, bottom / up, width / across, height / up))
 
 
+def sheet(figure: Figure) -> Axes:
+    """Return axes over the whole figure, in inches: many images on one are soon drawn."""
+    across, up = figure.get_size_inches()
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, across), ylim=(0, up), autoscale_on=False)
+    axes.set_axis_off()
+    return axes
+
+
 def plain(axes: Axes) -> None:
     """Leave of a coordinate system what a curve needs: horizontal lines and numbers."""
     axes.grid(axis="y", color=PALE, linewidth=0.8)

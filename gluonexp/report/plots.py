@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
@@ -26,6 +27,7 @@ from gluonexp.report.canvas import (
     place,
     plain,
     save,
+    sheet,
     short,
     titled,
     write,
@@ -60,13 +62,14 @@ def sample_grid(
     width = (WIDTH - gap * (columns + 1)) / columns
     height = width / each * images.shape[1] / images.shape[2]
     figure, top = titled(WIDTH, rows * (height + name_height + 0.08) + 0.15, title)
+    axes = sheet(figure)
     for index, name in enumerate(classes):
         row, column = divmod(index, columns)
         left = gap + column * (width + gap)
         bottom = top - (row + 1) * (height + name_height + 0.08) + 0.08
-        axes = place(figure, left, bottom, width, height)
         chosen = images[np.flatnonzero(labels == index)[:each]]
-        _show(axes, _strip(chosen, each, images.shape[1:]))
+        strip = _strip(chosen, each, images.shape[1:])
+        _show(axes, strip, left, bottom, width, height)
         write(figure, left, bottom + height + 0.06, name, width, 10, va="bottom", color=INK)
     save(figure, path)
 
@@ -132,10 +135,9 @@ def confusion_matrix(
     axes.set_xlabel("predicted", color=GRAY)
     axes.set_ylabel("true", color=GRAY)
     axes.tick_params(length=0, colors=INK)
-    axes.set_xticks(np.arange(size + 1) - 0.5, minor=True)
-    axes.set_yticks(np.arange(size + 1) - 0.5, minor=True)
-    axes.grid(which="minor", color="white", linewidth=0.6)
-    axes.tick_params(which="minor", length=0)
+    edges, ends = np.arange(size + 1) - 0.5, (-0.5, size - 0.5)
+    axes.vlines(edges, *ends, colors="white", linewidth=0.6)
+    axes.hlines(edges, *ends, colors="white", linewidth=0.6)
     axes.spines[:].set_visible(False)
     digits = len(str(counts.max()))
     count_font = min(font, cell * 72 / (0.75 * digits + 0.8))
@@ -289,14 +291,15 @@ def _captioned(
     side = min((WIDTH - gap * (columns + 1)) / columns, 2.4)
     width = columns * (side + gap) + gap
     figure, top = titled(width, rows * (side + text_height) + 0.1, title)
+    axes = sheet(figure)
     for index, image in enumerate(images):
         row, column = divmod(index, columns)
         left, bottom = gap + column * (side + gap), top - row * (side + text_height) - side
-        axes = place(figure, left, bottom, side, side)
-        _show(axes, image)
+        frame = _show(axes, image, left, bottom, side, side)
         right = None if true[index] is None else true[index] == predicted[index]
         sign, colour = {None: ("", INK), True: ("✓ ", GREEN), False: ("✗ ", RED)}[right]
-        axes.spines[:].set(visible=True, color=colour, linewidth=1.0 if right is None else 2.0)
+        width = 1.0 if right is None else 2.0
+        axes.add_patch(Rectangle(*frame, fill=False, edgecolor=colour, linewidth=width))
         answer = (f"{sign}{predicted[index]}", f" {probabilities[index]:.1%}")
         below = {"ha": "center", "va": "top"}
         middle = left + side / 2
@@ -310,14 +313,27 @@ def _captioned(
     save(figure, path)
 
 
-def _show(axes: Axes, image: NDArray[np.uint8]) -> None:
-    """Show one image (H, W, C), each pixel as it is."""
-    gray = image.ndim == 3 and image.shape[2] == 1
-    pixels = image[:, :, 0] if gray else image
-    # "antialiased" keeps pixels square when they are enlarged, and averages them otherwise.
-    axes.imshow(pixels, cmap="gray", vmin=0, vmax=255, interpolation="antialiased")
-    axes.set(xticks=[], yticks=[])
-    axes.spines[:].set_visible(False)
+def _show(
+    axes: Axes, image: NDArray[np.uint8], left: float, bottom: float, width: float, height: float
+) -> tuple[tuple[float, float], float, float]:
+    """Show one image (H, W, C), each pixel as it is, as large as it fits into the middle.
+
+    Return where it is: its corner, its width and its height (inches).
+    """
+    scale = min(width / image.shape[1], height / image.shape[0])
+    across, up = image.shape[1] * scale, image.shape[0] * scale
+    left, bottom = left + (width - across) / 2, bottom + (height - up) / 2
+    axes.imshow(
+        image[:, :, 0] if image.ndim == 3 and image.shape[2] == 1 else image,
+        extent=(left, left + across, bottom, bottom + up),
+        aspect="auto",
+        cmap="gray",
+        vmin=0,
+        vmax=255,
+        # It keeps pixels square when they are enlarged, and averages them otherwise.
+        interpolation="antialiased",
+    )
+    return (left, bottom), across, up
 
 
 def _strip(images: NDArray[np.uint8], each: int, shape: tuple[int, ...]) -> NDArray[np.uint8]:

@@ -3,7 +3,6 @@
 import hashlib
 import os
 import re
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +11,6 @@ from typing import NamedTuple
 
 import requests
 import urllib3
-from filelock import FileLock, Timeout
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -21,7 +19,9 @@ from rich.progress import (
 )
 
 from gluonexp.base.errors import GluonexpError
+from gluonexp.base.files import held, lock, replace
 from gluonexp.base.progress import transient_bar
+from gluonexp.base.text import say
 
 _CONNECTING = 10.0  # seconds
 _ATTEMPTS = 5  # connections to one mirror; every further one goes on where the last one broke
@@ -104,7 +104,7 @@ def fetch(
     size: int | None = None,
     limit: int | None = None,
     remote: str | None = None,
-    place: Callable[[Path, Path], object] = os.replace,
+    place: Callable[[Path, Path], object] = replace,
     ready: Callable[[], bool] | None = None,
     patience: float = 60.0,
     remedy: str = "or set dataset.root (or GLUONEXP_DATA) to a folder that has them.",
@@ -156,19 +156,11 @@ def fetch(
         if ready():
             return target
         dest.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(dest / f".{filename}.lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            _say(f"waiting for another process that downloads {target}")
-            lock.acquire()
-        try:
+        with held(lock(target), f"downloads {target}"):
             if not ready():
                 urls = [mirror + (remote or filename) for mirror in mirrors]
                 bounds = _Bounds(size, limit if size is None else size, patience)
                 place(_from_first(urls, target, check, bounds, advice), target)
-        finally:
-            lock.release()
     except OSError as error:
         raise GluonexpError(f"cannot download {filename} to {dest}: {error}") from error
     return target
@@ -261,7 +253,7 @@ def _receive(url: str, part: Path, offset: int, bounds: _Bounds) -> None:
             part.open("ab" if offset else "wb") as file,
         ):
             if bar.disable:
-                _say(f"downloading {shown(url)}" + (f" ({total / 1e6:.1f} MB)" if total else ""))
+                say(f"downloading {shown(url)}" + (f" ({total / 1e6:.1f} MB)" if total else ""))
             task = bar.add_task(part.name.split(".")[1], total=total, completed=offset)
             # The bytes as they are stored at the mirror: no server's Content-Encoding is undone.
             for block in response.raw.stream(_BLOCK, decode_content=False):
@@ -287,7 +279,3 @@ def _reason(error: Exception) -> str:
     if isinstance(error, urllib3.exceptions.HTTPError):
         return "the connection broke"
     return str(error)
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

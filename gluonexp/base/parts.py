@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import sys
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import requests
 import urllib3
-from filelock import FileLock, Timeout
 
 from gluonexp.base.errors import GluonexpError
+from gluonexp.base.files import held, lock
 
 _SUFFIX = ".gluonexp-part"
 
@@ -99,22 +97,8 @@ def remove(folders: Iterable[Path]) -> None:
 @contextmanager
 def alone(dest: Path) -> Iterator[None]:
     """Let the processes of this machine download to `dest` one by one: they share its parts."""
-    key = hashlib.sha256(str(dest.resolve()).encode()).hexdigest()[:16]
-    lock = FileLock(Path(tempfile.gettempdir(), f"gluonexp-{key}.lock"))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        say(f"waiting for another process that downloads to {dest}")
-        lock.acquire()
-    try:
+    with held(lock(str(dest.resolve())), f"downloads to {dest}"):
         yield
-    finally:
-        lock.release()
-
-
-def say(line: str) -> None:
-    """Print a line that is no result."""
-    print(line, file=sys.stderr, flush=True)
 
 
 def progress(done: int, size: int | None) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Sequence
 
 
 def short_keys(keys: Sequence[str]) -> list[str]:
@@ -59,11 +60,16 @@ def redact(text: str) -> str:
     return re.sub(r"://[^/\s@]+@", "://***@", text)
 
 
-# A message names so many parameters or layers.
-NAMED = 5
+_NAMED = 5
 
 
-def listed(names: Sequence[str]) -> str:
-    """Name the first of many."""
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more
+def listed(names: Iterable[object]) -> str:
+    """Name the first five, and say how many more there are."""
+    words = [str(name) for name in names]
+    more = f" and {len(words) - _NAMED} more" if len(words) > _NAMED else ""
+    return ", ".join(words[:_NAMED]) + more
+
+
+def say(line: str) -> None:
+    """Print on standard error: what is no result."""
+    print(line, file=sys.stderr, flush=True)

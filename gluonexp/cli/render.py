@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from gluonexp.base.text import listed
 from gluonexp.inference.evaluate import Evaluation
 from gluonexp.inference.predict import Prediction, Predictions
 from gluonexp.verification.agreement import Certificate
@@ -107,16 +108,11 @@ def evaluation(console: Console, result: Evaluation, *, others: bool) -> None:
     console.print(table)
     notes = list(result.notes)
     if missing := [row.name for row in result.classes if not row.support]:
-        notes.append(f"not listed, for want of images: {_listed(missing)}")
+        notes.append(f"not listed, for want of images: {listed(missing)}")
     if others and result.images < result.total:
         notes.append(f"{count} {images}: the {which}; --split all scores every one")
     for note in notes:
         say(console, f"  note: {note}")
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return ", ".join(names[:5]) + more
 
 
 def evaluation_csv(result: Evaluation, out: TextIO) -> None:

@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gluonexp.base.errors import GluonexpError
+from gluonexp.base.text import listed
 from gluonexp.data.images import SUFFIXES, UnreadableImageError, decode_all
 from gluonexp.data.root import data_root
 from gluonexp.data.split import held_out
 from gluonexp.data.types import Samples, Spec, Split
 
 TEST_SEED = 0  # fixed, so that the test split does not change with the run's own seed
-_NAMED = 5  # examples that a message gives; it counts them all
 
 
 class ImageFolder:
@@ -245,8 +245,5 @@ def _folders(folder: Path) -> list[str]:
 
 
 def _such_as(examples: Sequence[object]) -> str:
-    """Return up to five of `examples` in brackets, or nothing."""
-    if not examples:
-        return ""
-    more = ", ..." if len(examples) > _NAMED else ""
-    return f" ({', '.join(map(str, examples[:_NAMED]))}{more})"
+    """Return the first of `examples` in brackets, or nothing."""
+    return f" ({listed(examples)})" if examples else ""

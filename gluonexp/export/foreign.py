@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import tempfile
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -15,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gluonexp.base.errors import GluonexpError
+from gluonexp.base.files import draft
 from gluonexp.base.mx import gluon, mx, nd, sym
+from gluonexp.base.text import listed
 from gluonexp.export.symbol import export
 from gluonexp.model_folder import extents, files, params
 
@@ -106,7 +106,7 @@ def adopt(
     elif len(data_classes) == outputs:
         names = list(data_classes)
         network.changes.append(
-            f"the outputs are taken for the classes of the data, in their order: {_listed(names)}"
+            f"the outputs are taken for the classes of the data, in their order: {listed(names)}"
         )
     else:
         names = [str(index) for index in range(outputs)]
@@ -114,14 +114,12 @@ def adopt(
         raise GluonexpError(f"{symbol} has {outputs} outputs, but {len(names)} classes are named")
     block = _block(network, symbol, input_shape)
     to.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".adopt-", dir=to.parent) as place:
-        draft = Path(place) / "export"
-        export(block, draft, image=image, input_shape=input_shape, preprocess=steps, classes=names)
+    with draft(to) as made:
+        export(block, made, image=image, input_shape=input_shape, preprocess=steps, classes=names)
         origin = {"symbol": symbol.name, "params": params.name, "changes": network.changes}
-        signature = {**files.read_signature(draft), "adopted": origin}
+        signature = {**files.read_signature(made), "adopted": origin}
         text = json.dumps(signature, indent=2, ensure_ascii=False)
-        (draft / files.SIGNATURE).write_text(text + "\n", encoding="utf-8")
-        os.replace(draft, to)
+        (made / files.SIGNATURE).write_text(text + "\n", encoding="utf-8")
     return to
 
 
@@ -173,7 +171,7 @@ def _read(path: Path, source: Path) -> _Network:
     symbol = files.read_symbol(path)
     outputs = symbol.list_outputs()
     if len(outputs) != 1:
-        raise GluonexpError(f"{path} has {len(outputs)} outputs, not one: {_listed(outputs)}")
+        raise GluonexpError(f"{path} has {len(outputs)} outputs, not one: {listed(outputs)}")
     symbol = _logits(symbol, changes)
     values = _values(source, changes)
     graph = json.loads(symbol.tojson())
@@ -247,9 +245,9 @@ def _input(
     extra = [name for name in values if name not in {*arguments, *statistics}]
     complaints = []
     if missing:
-        complaints.append(f"{source} lacks {_listed(missing)}, which {path.name} needs")
+        complaints.append(f"{source} lacks {listed(missing)}, which {path.name} needs")
     if extra:
-        complaints.append(f"{source} holds {_listed(extra)}, which {path.name} does not know")
+        complaints.append(f"{source} holds {listed(extra)}, which {path.name} does not know")
     if any("." in name for name in extra):
         complaints.append(
             "names with dots are of Gluon's save_parameters: export() writes a pair that fits"
@@ -261,7 +259,7 @@ def _input(
         raise GluonexpError(f"{path} has no input: {source} holds values for all its arguments")
     if len(inputs) > 1:
         raise GluonexpError(
-            f"{path} has {len(inputs)} inputs, not one: {_listed(inputs)} (arguments that "
+            f"{path} has {len(inputs)} inputs, not one: {listed(inputs)} (arguments that "
             f"{source.name} does not hold)"
         )
     return str(inputs[0])
@@ -290,7 +288,7 @@ def _check_shapes(
             if wrong:
                 raise GluonexpError(
                     f"{source} does not fit {path.name} with an input of {input_shape}: "
-                    f"{_listed(wrong)}"
+                    f"{listed(wrong)}"
                 )
             known |= {name: value.shape for name, value in values.items()}
             _, outputs, _ = symbol.infer_shape(**known)
@@ -330,10 +328,3 @@ def _block(network: _Network, path: Path, input_shape: tuple[int, int, int]) -> 
     if logits.dtype != np.float32:
         raise GluonexpError(f"{path}: its output is {logits.dtype}, not float32")
     return block
-
-
-def _listed(names: Iterable[str]) -> str:
-    """Name the first few."""
-    names = list(names)
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return ", ".join(names[:5]) + more

@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gluonexp.base.errors import GluonexpError
+from gluonexp.base.files import replace
 from gluonexp.base.mx import gluon, mx, nd, sym
 from gluonexp.model_folder import files
 
@@ -139,7 +140,7 @@ def quantize(folder: Path, calibration: NDArray[np.float32]) -> Quantized:
         done = Quantized(len(layers), kept, len(calibration), round(seconds, 2))
         (draft / RECORD).write_text(json.dumps(asdict(done), indent=2) + "\n", encoding="utf-8")
         for path in sorted(draft.iterdir()):
-            os.replace(path, folder / path.name)
+            replace(path, folder / path.name)
     return done
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from gluonexp.base.files import replace
 from gluonexp.base.mx import nd, nn, sym
 from gluonexp.model_folder import files
 
@@ -46,7 +46,7 @@ def export(
     for path, target in zip(
         files.paths(folder, draft), files.paths(folder, files.MODEL), strict=True
     ):
-        os.replace(path, target)
+        replace(path, target)
     height, width, channels = image
     signature = {
         "format": 1,

@@ -7,7 +7,6 @@ symbol's own name, so that ``uint8-0000.params`` is there too, a copy of the net
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gluonexp.base.errors import GluonexpError
+from gluonexp.base.files import draft
 from gluonexp.base.mx import mx, sym
 from gluonexp.export.onnx import convert
 from gluonexp.model_folder import files
@@ -55,9 +55,10 @@ def write(folder: Path, preprocess: Preprocess, *, with_onnx: bool = False) -> N
     """
     symbol, values = files.paths(folder, files.UINT8)
     composed = _composed(folder, preprocess)
-    _replace(symbol, lambda draft: draft.write_text(composed.symbol.tojson(), encoding="utf-8"))
-    source = files.paths(folder, files.MODEL)[1]
-    _replace(values, lambda draft: shutil.copyfile(source, draft))
+    with draft(symbol) as written:
+        written.write_text(composed.symbol.tojson(), encoding="utf-8")
+    with draft(values) as written:
+        shutil.copyfile(files.paths(folder, files.MODEL)[1], written)
     if with_onnx:
         convert.write(*composed, folder, _image(folder), name=ONNX, dtype="uint8")
 
@@ -131,12 +132,3 @@ def _image(folder: Path) -> tuple[int, ...]:
     """Return (H, W, C) of an image at rest."""
     image = files.read_signature(folder)["image"]
     return tuple(image[side] for side in ("height", "width", "channels"))
-
-
-def _replace(path: Path, make: Callable[[Path], object]) -> None:
-    draft = path.with_name(f".{path.name}.draft")
-    try:
-        make(draft)
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)

@@ -16,13 +16,11 @@ from gluonexp import assembly
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.mx import nd
 from gluonexp.base.progress import transient_bar
+from gluonexp.base.text import listed
 from gluonexp.config.schema import Config
 from gluonexp.data.types import Source, Spec, Split
 from gluonexp.inference.predict import BATCH, Classifier, check_plot, folder_name
 from gluonexp.report import plots
-
-# So many names are told in one message.
-_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -198,8 +196,8 @@ def _matched(
     recorded = f"; it was trained on {trained_on}" if trained_on else ""
     raise GluonexpError(
         f"dataset={name} is not what this model was trained for: of its {len(theirs)} classes, "
-        f"{_listed(unknown)} {'is' if len(unknown) == 1 else 'are'} not among the model's "
-        f"{len(ours)}: {_listed(ours)}{recorded}"
+        f"{listed(map(repr, unknown))} {'is' if len(unknown) == 1 else 'are'} not among the "
+        f"model's {len(ours)}: {listed(map(repr, ours))}{recorded}"
     )
 
 
@@ -208,12 +206,6 @@ def _once(names: Iterable[str]) -> dict[str, int]:
     names = list(names)
     counts = Counter(names)
     return {name: place for place, name in enumerate(names) if counts[name] == 1}
-
-
-def _listed(names: Sequence[str]) -> str:
-    """Name the first few."""
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(map(repr, names[:_NAMED])) + more
 
 
 def _check_size(wanted: tuple[int, int, int], spec: Spec, config: Config) -> None:

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 import gluonexp
 from gluonexp.base.errors import GluonexpError
+from gluonexp.base.files import replace
 from gluonexp.data.images import UnreadableImageError, decode
 from gluonexp.inference import environment
 from gluonexp.inference.predict import Classifier
@@ -114,7 +115,7 @@ def log_model(
                 if final is None:
                     client.log_model_artifacts(logged.model_id, str(staged))
                 else:
-                    os.replace(staged, final)
+                    replace(staged, final)
             client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step)])
             measured = _measured(client, run_id, list(run.data.metrics), step, logged.model_id)
             client.log_batch(run_id, metrics=measured)

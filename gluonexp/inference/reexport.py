@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from gluonexp.assembly import Data
 from gluonexp.base.errors import GluonexpError
+from gluonexp.base.files import draft
 from gluonexp.data.split import spread
 from gluonexp.export import formats
 from gluonexp.inference.predict import Classifier
@@ -38,21 +37,19 @@ def made(source: Path, to: Path) -> Iterator[Path]:
         raise GluonexpError(f"{to} exists: name a new folder for the export")
     try:
         to.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".export-", dir=to.parent) as place:
-            draft = Path(place) / "export"
-            draft.mkdir()
+        with draft(to) as made:
+            made.mkdir()
             files.read_signature(source)
             needed = (*files.paths(source, files.MODEL), source / files.SIGNATURE)
             for path in (*needed, source / samples.SAMPLES):
                 if path.is_file() or path in needed:
-                    shutil.copyfile(path, draft / path.name)
+                    shutil.copyfile(path, made / path.name)
             if (source / certificate.CERTIFICATE).is_file():
-                certificate.check_copies(source, draft)
+                certificate.check_copies(source, made)
             try:
-                yield draft
+                yield made
             except GluonexpError as error:  # the draft is nothing that anybody knows
-                raise GluonexpError(str(error).replace(str(draft), str(source))) from error
-            os.replace(draft, to)
+                raise GluonexpError(str(error).replace(str(made), str(source))) from error
     except OSError as error:
         raise GluonexpError(f"{to}: cannot be made: {error}") from error
 

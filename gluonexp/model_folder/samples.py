@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from gluonexp.base.errors import GluonexpError
+from gluonexp.base.files import draft
 
 SAMPLES: Final = "samples.safetensors"
 
@@ -105,9 +105,8 @@ def write(folder: Path, samples: Samples) -> Path:
             "large to travel with an export as samples"
         )
     path = folder / SAMPLES
-    unfinished = path.with_name(f"{path.name}.part")
-    unfinished.write_bytes(content)
-    os.replace(unfinished, path)
+    with draft(path) as unfinished:
+        unfinished.write_bytes(content)
     return path
 
 

@@ -10,11 +10,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from filelock import FileLock
-
 from gluonexp.base import provenance
 from gluonexp.base.better import best_of
-from gluonexp.base.errors import GluonexpError
 from gluonexp.config.schema import Config, ObjectiveConfig
 from gluonexp.sweep.outcomes import Outcome
 from gluonexp.sweep.points import Point, quoted
@@ -120,13 +117,7 @@ class Recorded:
 
     def lock(self) -> AbstractContextManager[object]:
         """Keep out other processes on this host that work on a sweep of the same store."""
-        path = self._run.lock_file()
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch()
-        except OSError as error:
-            raise GluonexpError(f"{path}: cannot be written: {error}") from None
-        return FileLock(path)
+        return self._run.lock()
 
     def begin(self, point: Point) -> Begun | Outcome:
         """Make a child run, unless an equal point finished or another process is at work on it.

@@ -7,9 +7,7 @@ MLflow's server sends them, within the one that was under way.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import re
 import tempfile
 import threading
@@ -31,7 +29,9 @@ from rich.progress import (
 
 from gluonexp.base import parts
 from gluonexp.base.errors import GluonexpError
+from gluonexp.base.files import replace, sha256
 from gluonexp.base.progress import transient_bar
+from gluonexp.base.text import say
 from gluonexp.tracking.registry import find_model
 from gluonexp.tracking.store import KIND, find_run, reported, silent
 from gluonexp.tracking.sweeps import BEST
@@ -242,7 +242,7 @@ def download(source: Artifacts, files: Sequence[File], dest: Path) -> Copied:
                     part = parts.beside(target, source.uri, file.path, file.size, digest)
                     with _watched(bar, task, part, arrived):
                         found = _arrive(source, file, part, digest)
-                    os.replace(part, target)
+                    replace(part, target)
                     _note(journal, source, file, found)
                     copied.append(file.path)
                 arrived += target.stat().st_size
@@ -251,18 +251,9 @@ def download(source: Artifacts, files: Sequence[File], dest: Path) -> Copied:
     except OSError as error:
         raise GluonexpError(f"cannot download to {dest}: {error}") from error
     except KeyboardInterrupt as stop:
-        parts.say(str(stop) or f"{dest}: cut off; the same command goes on")
+        say(str(stop) or f"{dest}: cut off; the same command goes on")
         raise
     return Copied(tuple(copied), tuple(kept), arrived)
-
-
-def sha256(path: Path) -> str:
-    """Return the digest of a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _arrive(source: Artifacts, file: File, part: Path, digest: str | None) -> str:

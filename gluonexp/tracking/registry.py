@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
-import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from filelock import FileLock
 
 from gluonexp.base.errors import GluonexpError
+from gluonexp.base.files import lock
 from gluonexp.tracking import interface
 from gluonexp.tracking.store import download, reported, silent
 from gluonexp.tracking.uri import sqlite_path
@@ -265,11 +264,8 @@ def _run_folder(client: MlflowClient, model: Model) -> str:
 
 def _turn(client: MlflowClient, name: str) -> FileLock:
     """Return the lock under which processes of this machine register models called `name`."""
-    database = sqlite_path(client.tracking_uri)
-    if database is not None:
-        return FileLock(database.with_name(f".{database.name}.lock"), timeout=_PATIENCE)
-    key = hashlib.sha256(f"{client.tracking_uri} {name}".encode()).hexdigest()[:16]
-    return FileLock(Path(tempfile.gettempdir(), f"gluonexp-{key}.lock"), timeout=_PATIENCE)
+    uri = client.tracking_uri
+    return lock(sqlite_path(uri) or f"{uri} {name}", timeout=_PATIENCE)
 
 
 def _existing(client: MlflowClient, run_id: str, name: str, location: str) -> str | None:

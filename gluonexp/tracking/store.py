@@ -21,9 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from filelock import FileLock
-
 from gluonexp.base.errors import GluonexpError
+from gluonexp.base.files import draft, lock
 from gluonexp.tracking.read.records import PRUNED_TAG
 from gluonexp.tracking.uri import displayed, kind, resolve_uri, sqlite_path
 from gluonexp.tracking.values import one_line
@@ -276,7 +275,7 @@ def _ensure_database(database: Path) -> None:
     try:
         if not _has_content(database):
             database.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(database.with_name(f".{database.name}.lock")):
+            with lock(database):
                 if not _has_content(database):  # else another process made it while we waited
                     _make_database(database)
         _check_schema(database)
@@ -290,12 +289,10 @@ def _ensure_database(database: Path) -> None:
 def _make_database(database: Path) -> None:
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-    with tempfile.TemporaryDirectory(dir=database.parent, prefix=".new-") as folder:
-        new = Path(folder, database.name)
+    with draft(database) as new:
         artifacts = str(database.parent / "artifacts")  # of the experiment Default
         store = SqlAlchemyStore(f"sqlite:///{new}", artifacts)  # type: ignore[no-untyped-call]
         store.engine.dispose()
-        os.replace(new, database)
     # MLflow keeps connections: to the deleted file, if this process had a store here before.
     stale = getattr(SqlAlchemyStore, "_engine_map", {}).get(f"sqlite:///{database}")
     if stale is not None:

@@ -6,7 +6,6 @@ far as a run, its process was killed) has a run that says so.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 import platform
@@ -15,10 +14,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import platformdirs
 import yaml
+from filelock import FileLock
 
 from gluonexp.base.errors import GluonexpError
+from gluonexp.base.files import lock
 from gluonexp.base.processes import lives, this_process
 from gluonexp.tracking.lifecycle import create_run, run_tags
 from gluonexp.tracking.models import logged_model
@@ -166,14 +166,11 @@ class SweepRun:
         """Return `metric` by epoch for each of these children."""
         return self._reader.curves(run_ids, metric)
 
-    def lock_file(self) -> Path:
-        """Return the file that guards what only one process of this host may do at a time."""
+    def lock(self) -> FileLock:
+        """Return the lock for what only one process of this host may do at a time."""
         uri: str = self.client.tracking_uri
         database = sqlite_path(uri)
-        if database is not None:
-            return database.with_name(f".{database.name}.sweeps.lock")
-        digest = hashlib.sha256(uri.encode()).hexdigest()[:16]
-        return platformdirs.user_cache_path("gluonexp", appauthor=False) / f"sweeps-{digest}.lock"
+        return lock(f"sweeps {uri}" if database is None else Path(f"{database}.sweeps"))
 
     def overrides(self, run_id: str) -> list[str]:
         """Return the overrides that a child was run with."""

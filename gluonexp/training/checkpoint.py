@@ -7,15 +7,14 @@ because the format itself loads flipped bits silently.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from gluonexp.base.errors import GluonexpError
+from gluonexp.base.files import replace, sha256
 from gluonexp.base.mx import gluon, mx, nd, nn
 
 PARAMETERS = "model.params"
@@ -42,7 +41,7 @@ def save(folder: Path, net: nn.HybridBlock, trainer: gluon.Trainer, meta: dict[s
         net.save_parameters(str(draft / PARAMETERS))
         tensors, counts = _optimizer_state(net, trainer)
         nd.save(str(draft / OPTIMIZER), tensors)
-        digests = {name: _sha256(draft / name) for name in (PARAMETERS, OPTIMIZER)}
+        digests = {name: sha256(draft / name) for name in (PARAMETERS, OPTIMIZER)}
         text = json.dumps({**meta, "updates": counts, "sha256": digests}, indent=2)
         (draft / META).write_text(text + "\n", encoding="utf-8")
         # A folder cannot be replaced in one step: the old one moves aside first, and `load`
@@ -50,8 +49,8 @@ def save(folder: Path, net: nn.HybridBlock, trainer: gluon.Trainer, meta: dict[s
         aside = _aside(folder)
         shutil.rmtree(aside, ignore_errors=True)
         if folder.exists():
-            os.replace(folder, aside)
-        os.replace(draft, folder)
+            replace(folder, aside)
+        replace(draft, folder)
         shutil.rmtree(aside, ignore_errors=True)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
@@ -69,7 +68,7 @@ def read_meta(folder: Path) -> dict[str, Any]:
     try:
         meta: dict[str, Any] = json.loads((folder / META).read_text(encoding="utf-8"))
         for name, expected in meta["sha256"].items():
-            if _sha256(folder / name) != expected:
+            if sha256(folder / name) != expected:
                 raise GluonexpError(f"{folder / name}: damaged (its sha256 is not that of {META})")
     except (OSError, ValueError, KeyError) as error:
         raise GluonexpError(f"{folder}: not a complete checkpoint ({error})") from None
@@ -149,11 +148,3 @@ def _restore_optimizer(
 
 def _aside(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}-previous")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()

@@ -6,9 +6,7 @@ must be what the trained network said, within the tolerances of `gluonexp.verifi
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import platform
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -23,6 +21,7 @@ from rich.progress import SpinnerColumn, TimeElapsedColumn
 
 from gluonexp import __version__
 from gluonexp.base.errors import GluonexpError
+from gluonexp.base.files import draft, sha256
 from gluonexp.base.progress import transient_bar
 from gluonexp.base.workers import TaskError, WorkerDied, Workers
 from gluonexp.export import int8
@@ -114,15 +113,14 @@ def certify(
         logits=scores["module"].logits,
     )
     text = json.dumps(certificate.to_json(), indent=2, ensure_ascii=False)
-    unfinished = folder / f"{CERTIFICATE}.part"
-    unfinished.write_text(text + "\n", encoding="utf-8")
-    os.replace(unfinished, folder / CERTIFICATE)
+    with draft(folder / CERTIFICATE) as unfinished:
+        unfinished.write_text(text + "\n", encoding="utf-8")
     return certificate
 
 
 def digest(folder: Path) -> str:
     """Return the SHA-256 of the certificate in `folder`, to be kept where the export is not."""
-    return hashlib.sha256((folder / CERTIFICATE).read_bytes()).hexdigest()
+    return sha256(folder / CERTIFICATE)
 
 
 def check(

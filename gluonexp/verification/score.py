@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gluonexp.base.errors import GluonexpError
+from gluonexp.base.files import sha256
 from gluonexp.export import int8, uint8
 from gluonexp.model_folder import files, guard, samples
 from gluonexp.verification import runtimes
@@ -124,14 +124,10 @@ def digests(folder: Path, without: str) -> dict[str, str]:
     found = {}
     for path in sorted(folder.iterdir()):
         if path.name != without and path.is_file():
-            digest = hashlib.sha256()
             try:
-                with path.open("rb") as file:
-                    while block := file.read(2**20):
-                        digest.update(block)
+                found[path.name] = sha256(path)
             except OSError as error:
                 raise GluonexpError(f"{path} cannot be read: {error.strerror}") from None
-            found[path.name] = digest.hexdigest()
     return found
 
 

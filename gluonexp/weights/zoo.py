@@ -13,10 +13,10 @@ import zipfile
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import IO
 
 import platformdirs
 
+from gluonexp.base import files
 from gluonexp.base.download import fetch
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.mx import gluon
@@ -97,7 +97,7 @@ class Published:
             size=self.size,
             limit=self._room() * 3 // 2,
             remote=remote,
-            place=_unzip if zipped else os.replace,
+            place=_unzip if zipped else files.replace,
             ready=lambda: self.inspect()[0],
             patience=patience,
             remedy="or choose other weights: model.weights=auto, bundled, none or a file.",
@@ -119,7 +119,7 @@ class Published:
                 if held.getinfo(self.path.name).file_size > self._room():
                     raise GluonexpError(f"the {self.path.name} in it is too large")
                 with held.open(self.path.name) as member:
-                    self._compare(_digest(member, self.algorithm))
+                    self._compare(files.digest(member, self.algorithm))
         except (*pth.BAD_ZIP, ValueError) as error:
             raise GluonexpError(f"not a sound zip file ({error})") from None
 
@@ -191,29 +191,18 @@ def digest(path: Path, algorithm: str) -> str:
     """Return the digest of a file, hexadecimal."""
     try:
         with path.open("rb") as file:
-            return _digest(file, algorithm)
+            return files.digest(file, algorithm)
     except OSError as error:
         raise GluonexpError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def _digest(file: IO[bytes], algorithm: str) -> str:
-    found = hashlib.new(algorithm)
-    while block := file.read(_BLOCK):
-        found.update(block)
-    return found.hexdigest()
-
-
 def _unzip(archive: Path, target: Path) -> None:
     """Put the one member of `archive` that is called like `target` in its place."""
-    draft = target.with_name(f".{target.name}.draft")
-    try:
-        with (
-            zipfile.ZipFile(archive) as held,
-            held.open(target.name) as member,
-            draft.open("wb") as file,
-        ):
-            shutil.copyfileobj(member, file, _BLOCK)
-        os.replace(draft, target)
-        archive.unlink()
-    finally:
-        draft.unlink(missing_ok=True)
+    with (
+        files.draft(target) as draft,
+        zipfile.ZipFile(archive) as held,
+        held.open(target.name) as member,
+        draft.open("wb") as file,
+    ):
+        shutil.copyfileobj(member, file, _BLOCK)
+    archive.unlink()

@@ -20,13 +20,13 @@ from PIL import Image
 from rich.console import Console
 
 from gluonexp import experiment
+from gluonexp.base.files import sha256
 from gluonexp.cli import main
 from gluonexp.inference import reexport
 from gluonexp.inference.evaluate import data_for
 from gluonexp.inference.predict import Classifier
 from gluonexp.run import compose as composed
 from gluonexp.tracking import open_store
-from gluonexp.tracking.artifacts import sha256
 
 ROOT = Path(__file__).parents[2]
 MARK = "it-ran"

@@ -22,6 +22,7 @@ from mlflow.store.artifact.mlflow_artifacts_repo import MlflowArtifactsRepositor
 from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.rest_utils import http_request
 
+from gluonexp.base import files as base_files
 from gluonexp.base import parts
 from gluonexp.base.errors import GluonexpError
 from gluonexp.tracking import artifacts, ensure_experiment, open_store
@@ -620,7 +621,7 @@ def test_a_server_that_is_gone_is_told(big, tmp_path):
 
 def test_two_downloads_to_one_folder_take_turns(big, tmp_path, monkeypatch):
     big.stalled, waits, failed = {BIG}, threading.Event(), []
-    monkeypatch.setattr(parts, "say", lambda line: waits.set())
+    monkeypatch.setattr(base_files, "say", lambda line: waits.set())
     source = big.source()
     files = source.files(BIG)
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -22,6 +21,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from gluonexp.base.errors import GluonexpError
+from gluonexp.base.files import draft
 from gluonexp.base.mx import mx, nd, sym
 from gluonexp.export.onnx import nodes, translators
 from gluonexp.model_folder import files
@@ -104,13 +104,9 @@ def write(
         what = f"MXNet's exporter cannot write this network ({type(error).__name__})"
         raise Unexportable(f"no ONNX: {what}: {files.reason(error)}") from error
     _hold(model.graph, {**values, **_fixed_gammas(symbol, values)})
-    path, draft = folder / name, folder / f".{name}.draft"
-    try:
-        draft.write_bytes(model.SerializeToString())
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
-    return path
+    with draft(folder / name) as written:
+        written.write_bytes(model.SerializeToString())
+    return folder / name
 
 
 def _translated(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
+from gluonexp.base import files
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.processes import lives, this_process
 from gluonexp.sweep.study import journal_file
@@ -260,7 +261,7 @@ def open_study(
         )
     # Optuna locks each line it writes; this makes "count, then add" one step. The kernel releases
     # it with the process.
-    lock = FileLock(f"{path}.ask")
+    lock = files.lock(Path(f"{path}.ask"))
     wanted = [metric, mode]
     with lock:
         if (known := study.user_attrs.get(_METRIC)) is None:

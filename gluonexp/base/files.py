@@ -1,0 +1,82 @@
+"""Files: their digest, written in one step, locked between processes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from filelock import FileLock, Timeout
+
+from gluonexp.base.text import say
+
+_BLOCK = 1 << 20  # bytes
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, hexadecimal."""
+    with path.open("rb") as file:
+        return digest(file, "sha256")
+
+
+def digest(file: IO[bytes], algorithm: str) -> str:
+    """Return the digest of what remains in an open file, hexadecimal."""
+    found = hashlib.new(algorithm)
+    while block := file.read(_BLOCK):
+        found.update(block)
+    return found.hexdigest()
+
+
+@contextmanager
+def draft(target: Path) -> Iterator[Path]:
+    """Yield where to write what becomes `target`, a file or a folder, if the block succeeds.
+
+    The draft has the same name, in a temporary folder beside `target`; there is no other file in
+    it. Until the end `target` is as it was.
+    """
+    with tempfile.TemporaryDirectory(prefix=".new-", dir=target.parent) as folder:
+        yield (written := Path(folder, target.name))
+        replace(written, target)
+
+
+def replace(written: Path, target: Path) -> None:
+    """Put what was written, a file or a folder, in the place of `target`, in one step.
+
+    A folder replaces an empty folder only.
+    """
+    os.replace(written, target)
+
+
+def lock(target: Path | str, timeout: float = -1) -> FileLock:
+    """Return a lock, to be entered by ``with``, that one process of this machine has at a time.
+
+    Parameters
+    ----------
+    target
+        What is locked: a path, beside which the lock's own file lies, or any other text.
+    timeout
+        How long to wait, seconds; after that it raises `filelock.Timeout`, an `OSError`.
+    """
+    if isinstance(target, str):
+        key = hashlib.sha256(target.encode()).hexdigest()[:16]
+        # Of each user an own one: nobody may open the files of others.
+        target = Path(tempfile.gettempdir(), f"gluonexp-{os.getuid()}-{key}")
+    return FileLock(target.with_name(f".{target.name}.lock"), timeout=timeout)
+
+
+@contextmanager
+def held(lock: FileLock, doing: str) -> Iterator[None]:
+    """Hold `lock`; if another process has it, say that one which is `doing` is waited for."""
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        say(f"waiting for another process that {doing}")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,70 @@
+"""Files that appear whole or not at all; locks between processes; names listed in messages."""
+
+import hashlib
+import io
+import os
+from pathlib import Path
+
+import filelock
+import pytest
+
+from gluonexp.base import files
+from gluonexp.base.text import listed
+
+
+def test_a_digest_is_that_of_the_whole_file(tmp_path):
+    content = os.urandom(3_000_000)
+    (tmp_path / "a").write_bytes(content)
+    assert files.sha256(tmp_path / "a") == hashlib.sha256(content).hexdigest()
+    assert files.digest(io.BytesIO(content), "sha1") == hashlib.sha1(content).hexdigest()
+
+
+def test_a_draft_becomes_the_file_when_the_block_ends(tmp_path):
+    target = tmp_path / "a.txt"
+    target.write_text("before")
+    with files.draft(target) as draft:
+        draft.write_text("after")
+        assert (draft.name, target.read_text()) == ("a.txt", "before")
+    assert target.read_text() == "after"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_a_draft_of_a_folder(tmp_path):
+    with files.draft(tmp_path / "export") as draft:
+        draft.mkdir()
+        (draft / "a").write_text("1")
+    assert [path.name for path in tmp_path.rglob("*")] == ["export", "a"]
+
+
+def test_what_fails_leaves_the_file_as_it_was(tmp_path):
+    target = tmp_path / "a.txt"
+    target.write_text("before")
+    with pytest.raises(ZeroDivisionError), files.draft(target) as draft:
+        draft.write_text("half")
+        raise ZeroDivisionError
+    assert target.read_text() == "before"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+@pytest.mark.parametrize("target", [Path("store.db"), "http://server a model"])
+def test_a_lock_is_had_by_one_at_a_time(tmp_path, monkeypatch, target):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    with files.lock(target), pytest.raises(filelock.Timeout), files.lock(target, timeout=0):
+        pass
+    with files.lock(target, timeout=0):
+        assert len(os.listdir(tmp_path)) <= 1
+
+
+def test_who_waits_for_a_lock_says_so_only_if_it_is_taken(tmp_path, capsys):
+    with files.held(files.lock(tmp_path / "a"), "works on a"):
+        pass
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("count", "said"),
+    [(0, ""), (1, "0"), (5, "0, 1, 2, 3, 4"), (7, "0, 1, 2, 3, 4 and 2 more")],
+)
+def test_the_first_five_are_named(count, said):
+    assert listed(range(count)) == said

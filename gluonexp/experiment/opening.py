@@ -19,6 +19,7 @@ from gluonexp.data.types import Spec
 from gluonexp.engines.mxnet import freezing
 from gluonexp.experiment import record, resume, show
 from gluonexp.model_folder.preprocess import Preprocessing
+from gluonexp.models.layers import outline
 from gluonexp.tracking import Tracker, tracked_run
 from gluonexp.training.loop import Learner
 
@@ -83,12 +84,12 @@ def opened(
     seeds.seed_everything(config.seed)
     net = assembly.network(config, plan.model, spec, steps)
     shape = steps.channels, steps.height, steps.width
-    layers = freeze.plan(net, config.freeze, shape, config.trainer.epochs)
+    layers = freeze.plan(outline(net, shape), config.freeze, config.trainer.epochs)
     pretrained = assembly.initialize(
         config, net, spec, context, None if before is None else before.pretrained(config)
     )
     if pretrained is not None and pretrained.adapted:  # strides have moved, and so has the work
-        layers = freeze.plan(net, config.freeze, shape, config.trainer.epochs)
+        layers = freeze.plan(outline(net, shape), config.freeze, config.trainer.epochs)
     config = assembly.pinned(config, pretrained)
     frozen = freezing.apply(net, layers)
     show.weights(console, pretrained, layers)

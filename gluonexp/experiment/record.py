@@ -19,7 +19,7 @@ from gluonexp.base.provenance import Provenance
 from gluonexp.base.text import redact
 from gluonexp.config.schema import Config
 from gluonexp.data.types import Split
-from gluonexp.freeze import Plan
+from gluonexp.freeze import FreezePlan
 from gluonexp.inference.predict import folder_name
 from gluonexp.report import plots
 from gluonexp.training import checkpoint
@@ -41,7 +41,7 @@ def config(folder: Path, settings: Config, overrides: Sequence[str], origin: Pro
         (target / "git.diff").write_text(diff, encoding="utf-8")
 
 
-def layers(folder: Path, plan: Plan) -> None:
+def layers(folder: Path, plan: FreezePlan) -> None:
     """Write ``plan/layers.csv``: how each parameter trains."""
     table = pd.DataFrame([asdict(row) for row in plan.rows])
     table["shape"] = ["x".join(map(str, row.shape)) for row in plan.rows]
@@ -67,7 +67,7 @@ def samples(folder: Path, data: Data) -> None:
 
 
 def parameters(
-    settings: Config, data: Data, plan: Plan, pretrained: Pretrained | None
+    settings: Config, data: Data, plan: FreezePlan, pretrained: Pretrained | None
 ) -> dict[str, object]:
     """Return the run's parameters: the configuration, and what it came to."""
     named = asdict(settings)

@@ -12,15 +12,15 @@ from rich.table import Table
 
 from gluonexp.assembly import Data, Pretrained
 from gluonexp.base.text import redact
-from gluonexp.freeze import Plan, PlanRow
-from gluonexp.models.layers import STATISTICS
+from gluonexp.freeze import FreezePlan, FreezeRow
+from gluonexp.models.outline import STATISTICS
 from gluonexp.tracking.registry import Registered
 
 # A longer plan is summed up; every row is in plan/layers.csv.
 LONGEST_PLAN = 24
 
 
-def weights(console: Console, pretrained: Pretrained | None, plan: Plan) -> None:
+def weights(console: Console, pretrained: Pretrained | None, plan: FreezePlan) -> None:
     """Say where the network's first parameters came from."""
     if pretrained is None:
         return
@@ -38,7 +38,7 @@ def weights(console: Console, pretrained: Pretrained | None, plan: Plan) -> None
     console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def plan(console: Console, plan: Plan) -> None:
+def plan(console: Console, plan: FreezePlan) -> None:
     """Print how each parameter trains; of a deep network, layers that train alike in one line."""
     rows = plan.rows
     deep = len(rows) > LONGEST_PLAN
@@ -71,14 +71,14 @@ def plan(console: Console, plan: Plan) -> None:
         console.print(f"  note: {note}", highlight=False, markup=False)
 
 
-def _alike(rows: Sequence[PlanRow]) -> list[tuple[str, list[PlanRow]]]:
+def _alike(rows: Sequence[FreezeRow]) -> list[tuple[str, list[FreezeRow]]]:
     """Return runs of layers, such as ``backbone.0 to 7``, whose parameters all train alike."""
-    layers: dict[str, list[PlanRow]] = {}
+    layers: dict[str, list[FreezeRow]] = {}
     for row in rows:
         path = row.parameter.split(".")[:-1]
         layers.setdefault(".".join(path[:2]), []).append(row)
 
-    def how(item: tuple[str, list[PlanRow]]) -> tuple[object, ...]:
+    def how(item: tuple[str, list[FreezeRow]]) -> tuple[object, ...]:
         name, members = item
         states = {(_state(row), row.lr_mult) for row in members if not _is_statistic(row)}
         return name.rpartition(".")[0], sorted(states)
@@ -96,11 +96,11 @@ def _distinct(texts: Iterable[str]) -> str:
     return ", ".join(dict.fromkeys(texts))
 
 
-def _is_statistic(row: PlanRow) -> bool:
+def _is_statistic(row: FreezeRow) -> bool:
     return row.parameter.endswith(STATISTICS)
 
 
-def _state(row: PlanRow) -> str:
+def _state(row: FreezeRow) -> str:
     until = "" if row.unfreeze_epoch is None else f" to epoch {row.unfreeze_epoch}"
     return f"{row.state}{until}"
 

@@ -1,8 +1,8 @@
-"""Freezing: which parameters train, how fast and from which epoch on; and the proof that it held.
+"""Freezing: which parameters train, how fast and from which epoch on.
 
-`plan` says it for every parameter before anything is trained, `apply` makes it so.
+`plan` says it for every parameter before anything is trained; an engine carries it out.
 """
 
-from gluonexp.freeze.planning import Plan, PlanRow, plan
+from gluonexp.freeze.planning import FreezePlan, FreezeRow, Release, plan
 
-__all__ = ["Plan", "PlanRow", "plan"]
+__all__ = ["FreezePlan", "FreezeRow", "Release", "plan"]

@@ -7,8 +7,7 @@ import re
 from collections.abc import Sequence
 
 from gluonexp.base.errors import GluonexpError
-from gluonexp.base.mx import nn
-from gluonexp.models.layers import blocks, walk
+from gluonexp.models.outline import Outline
 
 _BLOCK = re.compile(r"([\w.]+)\[(-?\d+)\]")
 
@@ -20,7 +19,7 @@ class NoSuchBlock(GluonexpError):
     """A pattern that counts further than the network has blocks."""
 
 
-def compiled(net: nn.HybridBlock, match: str, key: str) -> re.Pattern[str]:
+def compiled(outline: Outline, match: str, key: str) -> re.Pattern[str]:
     """Return the regular expression for a pattern: ``*`` is any text, all else is literal.
 
     In front, ``backbone[-1]`` stands for the counted block of `backbone` (see `blocks`), which
@@ -36,10 +35,9 @@ def compiled(net: nn.HybridBlock, match: str, key: str) -> re.Pattern[str]:
     if (block := _BLOCK.match(match)) is None:
         return re.compile(_text(match))
     path, index = block[1], int(block[2])
-    layers = walk(net)
-    if path not in layers:
-        raise _nothing(net, match, key)
-    counted = blocks(layers[path])
+    if path not in outline.layers:
+        raise _nothing(outline, match, key)
+    counted = outline.blocks(path)
     if not -len(counted) <= index < len(counted):
         raise NoSuchBlock(
             f"{key}={match}: {path} has {len(counted)} block(s), counted from 0, or from -1 back"
@@ -48,16 +46,16 @@ def compiled(net: nn.HybridBlock, match: str, key: str) -> re.Pattern[str]:
     return re.compile(f"(?:{children}){_text(match[block.end() :])}")
 
 
-def matching(net: nn.HybridBlock, match: str, key: str) -> list[str]:
+def matching(outline: Outline, match: str, key: str) -> list[str]:
     """Return the parameters that a pattern matches, in structural order: one at least."""
-    pattern = compiled(net, match, key)
-    found = [name for name in net._collect_params_with_prefix() if pattern.fullmatch(name)]
+    pattern = compiled(outline, match, key)
+    found = [name for name in outline.parameters if pattern.fullmatch(name)]
     if not found:
-        raise _nothing(net, match, key)
+        raise _nothing(outline, match, key)
     return found
 
 
-def assign(net: nn.HybridBlock, matches: Sequence[str], key: str) -> dict[str, int]:
+def assign(outline: Outline, matches: Sequence[str], key: str) -> dict[str, int]:
     """Return the position of the first pattern that matches, for each parameter.
 
     Parameters
@@ -76,14 +74,14 @@ def assign(net: nn.HybridBlock, matches: Sequence[str], key: str) -> dict[str, i
     assigned: dict[str, int] = {}
     for position, match in enumerate(matches):
         here = f"{key}[{position}].match"
-        new = [name for name in matching(net, match, here) if name not in assigned]
+        new = [name for name in matching(outline, match, here) if name not in assigned]
         if not new:
             raise GluonexpError(
                 f"{here}={match}: changes nothing, rules before it match all that it does; "
                 "the first match wins, so put it before them or remove it"
             )
         assigned |= dict.fromkeys(new, position)
-    names = list(net._collect_params_with_prefix())
+    names = list(outline.parameters)
     if left := [name for name in names if name not in assigned]:
         raise GluonexpError(
             f"{key}: no rule matches {left[0]} (one of {len(left)} such parameters); "
@@ -96,8 +94,8 @@ def _text(pattern: str) -> str:
     return ".*".join(map(re.escape, pattern.split("*")))
 
 
-def _nothing(net: nn.HybridBlock, match: str, key: str) -> GluonexpError:
-    names = list(net._collect_params_with_prefix())
+def _nothing(outline: Outline, match: str, key: str) -> GluonexpError:
+    names = list(outline.parameters)
     # The patterns one could have meant: every part of the network, and every parameter.
     parts = dict.fromkeys(
         f"{name.rsplit('.', cut)[0]}.*" for name in names for cut in range(1, name.count(".") + 1)

@@ -1,16 +1,36 @@
-"""The layers of a network by structural name, and the blocks that policies count in."""
+"""The layers of a Gluon network by structural name, and its outline."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
-from gluonexp.base.mx import nn
+from gluonexp.base.mx import gluon, nn
+from gluonexp.models.outline import STATISTICS, Layer, Outline, Parameter
+from gluonexp.models.work import Graph
 
 BATCHNORM = (nn.BatchNorm, nn.BatchNormReLU)
 NORM = (*BATCHNORM, nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm)
 
-# What a BatchNorm layer learns in the forward pass, not by gradients.
-STATISTICS = ("running_mean", "running_var")
+
+def outline(net: nn.HybridBlock, input_shape: Sequence[int]) -> Outline:
+    """Return the outline of `net`; no value of a parameter is read.
+
+    Parameters
+    ----------
+    net
+        All its shapes known.
+    input_shape
+        Of one image, (C, H, W).
+    """
+    held = holders(net)
+    parameters = {
+        name: _parameter(parameter, name, *held[name])
+        for name, parameter in net._collect_params_with_prefix().items()
+    }
+    graph = Graph(net)
+    layers = {path: _layer(layer) for path, layer in walk(net).items()}
+    return Outline(layers, parameters, graph.macs(input_shape), graph.before())
 
 
 def walk(block: nn.HybridBlock, path: str = "") -> dict[str, nn.HybridBlock]:
@@ -33,43 +53,43 @@ def holders(net: nn.HybridBlock) -> dict[str, tuple[str, nn.HybridBlock]]:
     return found
 
 
+def _layer(layer: nn.HybridBlock) -> Layer:
+    return Layer(
+        type=type(layer).__name__,
+        children=tuple(layer._children),
+        batchnorm=isinstance(layer, BATCHNORM),
+        normalizes=isinstance(layer, NORM),
+        dense=isinstance(layer, nn.Dense),
+        dropout=layer._rate if isinstance(layer, nn.Dropout) else 0.0,
+    )
+
+
+def _parameter(
+    parameter: gluon.Parameter, name: str, path: str, layer: nn.HybridBlock
+) -> Parameter:
+    leaf, batchnorm = name.rpartition(".")[2], isinstance(layer, BATCHNORM)
+    kind: Literal["learned", "statistic", "constant", "state"] = "learned"
+    if batchnorm and leaf in STATISTICS:
+        kind = "statistic"
+    elif isinstance(parameter, gluon.Constant) or (batchnorm and not parameter._differentiable):
+        kind = "constant"
+    elif not parameter._differentiable:
+        kind = "state"
+    return Parameter(
+        global_name=parameter.name,
+        layer=path,
+        shape=tuple(parameter.shape),
+        kind=kind,
+        frozen=(
+            layer._kwargs["use_global_stats"]
+            if kind == "statistic"
+            else parameter.grad_req == "null"
+        ),
+        lr_mult=parameter.lr_mult,
+        fix_gamma=batchnorm and leaf == "gamma" and layer._kwargs["fix_gamma"],
+    )
+
+
 def is_statistic(held: Mapping[str, tuple[str, nn.HybridBlock]], name: str) -> bool:
     """Say whether the parameter `name` is a running statistic; `held` is what `holders` found."""
     return name.rpartition(".")[2] in STATISTICS and isinstance(held[name][1], BATCHNORM)
-
-
-def parts(net: nn.HybridBlock, names: Collection[str]) -> list[str]:
-    """Return the fewest parts of `net` that hold these parameters and nothing else that learns."""
-    others = [
-        f"{name}."
-        for name, parameter in net._collect_params_with_prefix().items()
-        if name not in names and parameter._differentiable
-    ]
-    found = dict[str, None]()
-    for name in names:
-        words = name.split(".")
-        paths = (".".join(words[:end]) for end in range(1, len(words) + 1))
-        whole = (path for path in paths if not any(o.startswith(f"{path}.") for o in others))
-        found |= {next(whole): None}
-    return list(found)
-
-
-def blocks(container: nn.HybridBlock) -> list[list[str]]:
-    """Return the children of `container` that hold parameters, grouped into blocks.
-
-    A child that only normalizes belongs to the block before it (at the very start, to the one
-    after it): convolution and BatchNorm are one block, whether or not the network wraps them.
-    """
-    counted: list[list[str]] = []
-    leading = True  # nothing but normalization so far
-    for name, child in container._children.items():
-        owners = [layer for layer in walk(child).values() if layer._reg_params]
-        if not owners:
-            continue
-        norm = all(isinstance(layer, NORM) for layer in owners)
-        if counted and (norm or leading):
-            counted[-1].append(name)
-        else:
-            counted.append([name])
-        leading = leading and norm
-    return counted

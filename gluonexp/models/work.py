@@ -1,10 +1,10 @@
-"""What the network computes, read from its symbol: work by layer, and what gradients reach."""
+"""What the network computes, read from its symbol: work by layer, and what each depends on."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from gluonexp.base.mx import mx, nn
@@ -46,19 +46,14 @@ class Graph:
                 work[name] = work.get(name, 0) + math.prod(shapes[index, 0]) * each
         return work
 
-    def unreached(self, trained: Collection[str]) -> set[str]:
-        """Return the running means of BatchNorm layers that no gradient passes.
-
-        Parameters
-        ----------
-        trained
-            The parameters that have gradients.
-        """
-        reached: list[bool] = []
-        means = set()
+    def before(self) -> list[tuple[str, frozenset[str]]]:
+        """Return the running mean of each BatchNorm node and all variables that lead to it."""
+        variables: list[frozenset[str]] = []  # that lead to each node
+        means = []
         for node in self._nodes:  # each stands after its inputs
             sources = [source for source, *_ in node["inputs"]]
-            reached.append(node["name"] in trained or any(reached[source] for source in sources))
-            if "BatchNorm" in node["op"] and not reached[-1]:
-                means.add(self._nodes[sources[3]]["name"])  # data, gamma, beta, mean, variance
+            own = [node["name"]] if node["op"] == "null" else []
+            variables.append(frozenset(own).union(*(variables[source] for source in sources)))
+            if "BatchNorm" in node["op"]:  # data, gamma, beta, mean, variance
+                means.append((self._nodes[sources[3]]["name"], variables[-1]))
         return means

@@ -13,6 +13,7 @@ from gluonexp.config.schema import FreezeConfig, FreezeRule, Unfreeze
 from gluonexp.data.types import Split
 from gluonexp.engines.mxnet import freezing, optimizers
 from gluonexp.model_folder.preprocess import Preprocess, Preprocessing
+from gluonexp.models.layers import outline
 from gluonexp.training import callbacks, checkpoint, loop
 
 FROZEN_BACKBONE = [FreezeRule("backbone.*", "frozen"), FreezeRule("*")]
@@ -56,6 +57,10 @@ def ready(net, image):
     return net
 
 
+def planned(net, image, policy):
+    return freeze.plan(outline(net, image), policy)
+
+
 def values(net):
     nd.waitall()
     return {
@@ -94,7 +99,7 @@ def test_a_family_of_the_zoo_stays_frozen(name, cut, pixels):
     rules = [FreezeRule("backbone[0].*"), *FROZEN_BACKBONE]
     unreached = {f"backbone.0.{leaf}" for leaf in STATISTICS}
     for batchnorm in ("moving", "frozen"):  # in this order the compiled network has to change
-        plan = freeze.plan(net, FreezeConfig("", rules, batchnorm=batchnorm), image)
+        plan = planned(net, image, FreezeConfig("", rules, batchnorm=batchnorm))
         frozen = freezing.apply(net, plan)
         before = values(net)
         train(net, sgd(), image)
@@ -110,7 +115,7 @@ def test_statistics_below_everything_trained_do_not_move(batchnorm):
     # MXNet on a CPU moves statistics in the backward pass only: then those of a frozen backbone
     # stay even if they may move, but the layer normalizes by the batch in training.
     net = ready(tiny(), IMAGE)
-    plan = freeze.plan(net, FreezeConfig("", FROZEN_BACKBONE, batchnorm=batchnorm), IMAGE)
+    plan = planned(net, IMAGE, FreezeConfig("", FROZEN_BACKBONE, batchnorm=batchnorm))
     assert any("MXNet moves their statistics on a GPU only" in note for note in plan.notes) == (
         batchnorm == "moving"
     )
@@ -129,7 +134,7 @@ def test_statistics_below_everything_trained_do_not_move(batchnorm):
 def test_no_optimizer_touches_what_is_frozen(compose, name):
     config = compose(f"optim={name}", "optim.lr=0.01", "optim.weight_decay=0.5").optim
     net = ready(tiny(), IMAGE)
-    plan = freeze.plan(net, FreezeConfig("", FROZEN_BACKBONE), IMAGE)
+    plan = planned(net, IMAGE, FreezeConfig("", FROZEN_BACKBONE))
     frozen = freezing.apply(net, plan)
     before = values(net)
     train(net, optimizer(config), IMAGE)
@@ -142,9 +147,7 @@ def test_a_multiplier_scales_the_step():
     steps = {}
     for decay in (1.0, 0.5):
         net = ready(tiny(), IMAGE)
-        freezing.apply(
-            net, freeze.plan(net, FreezeConfig("", [FreezeRule("*")], decay=decay), IMAGE)
-        )
+        freezing.apply(net, planned(net, IMAGE, FreezeConfig("", [FreezeRule("*")], decay=decay)))
         before = values(net)
         train(net, optimizers.optimizer("sgd", lr=0.01, weight_decay=0.1), IMAGE, steps=1)
         after = values(net)
@@ -163,7 +166,7 @@ def test_a_multiplier_scales_the_step():
 
 def test_an_audit_names_what_moved():
     net = ready(tiny(), IMAGE)
-    frozen = freezing.apply(net, freeze.plan(net, FreezeConfig("", FROZEN_BACKBONE), IMAGE))
+    frozen = freezing.apply(net, planned(net, IMAGE, FreezeConfig("", FROZEN_BACKBONE)))
     frozen.audit()
     layers = net._collect_params_with_prefix()
     for name in ("backbone.0.weight", "backbone.4.running_var"):
@@ -175,10 +178,10 @@ def test_an_audit_names_what_moved():
 def test_what_is_frozen_after_training_is_taken_as_training_left_it():
     # A compiled network shows stale statistics until its device is waited for.
     net = ready(tiny(), IMAGE)
-    freezing.apply(net, freeze.plan(net, FreezeConfig(), IMAGE))
+    freezing.apply(net, planned(net, IMAGE, FreezeConfig()))
     train(net, sgd(), IMAGE, steps=8, batch=64)
     rules = [FreezeRule("*.running_*", "frozen"), FreezeRule("*")]
-    frozen = freezing.apply(net, freeze.plan(net, FreezeConfig("", rules), IMAGE))
+    frozen = freezing.apply(net, planned(net, IMAGE, FreezeConfig("", rules)))
     nd.waitall()
     assert frozen.audit() == 4
 
@@ -187,7 +190,7 @@ def test_a_gamma_that_is_no_gamma_is_not_audited():
     # MXNet writes 1 into the gamma of scale=False, which it takes for 1 anyway.
     net = ready(Topped([nn.Conv2D(2, 3), nn.BatchNorm(scale=False)], [nn.Dense(3)]), IMAGE)
     net.backbone[1].gamma.data()[:] = 2
-    frozen = freezing.apply(net, freeze.plan(net, FreezeConfig("", FROZEN_BACKBONE), IMAGE))
+    frozen = freezing.apply(net, planned(net, IMAGE, FreezeConfig("", FROZEN_BACKBONE)))
     train(net, sgd(), IMAGE)
     assert frozen.audit() == 5
     assert values(net)["backbone.1.gamma"].tolist() == [1, 1]
@@ -196,7 +199,7 @@ def test_a_gamma_that_is_no_gamma_is_not_audited():
 def test_resuming_releases_what_epochs_behind_had_released_and_no_more():
     net = ready(tiny(), IMAGE)
     config = FreezeConfig("", FROZEN_BACKBONE, unfreeze=[Unfreeze(1, "backbone[-1].*")])
-    plan = freeze.plan(net, config, IMAGE)
+    plan = planned(net, IMAGE, config)
     for behind, due in ((1, ["backbone.6"]), (2, [])):
         frozen = freezing.apply(net, plan)
         frozen.resume(behind, frozen.digests)
@@ -208,7 +211,7 @@ def test_resuming_releases_what_epochs_behind_had_released_and_no_more():
 def test_digests_tell_all_that_was_frozen_at_the_start_also_when_it_is_released():
     net = ready(tiny(), IMAGE)
     config = FreezeConfig("", FROZEN_BACKBONE, unfreeze=[Unfreeze(1, "backbone[-1].*")])
-    frozen = freezing.apply(net, freeze.plan(net, config, IMAGE))
+    frozen = freezing.apply(net, planned(net, IMAGE, config))
     began = frozen.digests
     assert set(began) == set(values(net)) - HEAD
     frozen.unfreeze(1)
@@ -219,7 +222,7 @@ def test_digests_tell_all_that_was_frozen_at_the_start_also_when_it_is_released(
 def test_resuming_compares_with_the_digests_given():
     net = ready(tiny(), IMAGE)
     config = FreezeConfig("", FROZEN_BACKBONE, unfreeze=[Unfreeze(1, "backbone[-1].*")])
-    plan = freeze.plan(net, config, IMAGE)
+    plan = planned(net, IMAGE, config)
     began = freezing.apply(net, plan).digests
     for parameter in net.backbone[6].collect_params().values():  # as training moves it
         parameter.data()[0] += 1
@@ -246,7 +249,7 @@ def test_a_recurrent_layer_is_frozen_in_part_and_released(layer):
     net = ready(Topped(backbone, [nn.Dense(2)]), image)
     rules = [FreezeRule("backbone.0._unfused.0.*", "frozen"), FreezeRule("*")]
     config = FreezeConfig("", rules, unfreeze=[Unfreeze(1, "*i2h*")])
-    frozen = freezing.apply(net, freeze.plan(net, config, image))
+    frozen = freezing.apply(net, planned(net, image, config))
     lower = {f"backbone.0._unfused.0.{g}_{t}" for g in ("i2h", "h2h") for t in ("weight", "bias")}
     before = values(net)
     train(net, sgd(), image)
@@ -265,7 +268,7 @@ def test_a_recurrent_layer_is_frozen_in_part_and_released(layer):
 def test_an_unfreeze_audits_first():
     net = ready(tiny(), IMAGE)
     config = FreezeConfig("", FROZEN_BACKBONE, unfreeze=[Unfreeze(1, "backbone[-1].*")])
-    frozen = freezing.apply(net, freeze.plan(net, config, IMAGE))
+    frozen = freezing.apply(net, planned(net, IMAGE, config))
     net.backbone[6].weight.data()[0] += 1
     assert frozen.unfreeze(0) == []
     with pytest.raises(GluonexpError, match=r"backbone\.6\.weight"):
@@ -337,7 +340,7 @@ class Run:
 
     def __init__(self, compose, name, policy=GRADUAL):
         self.net = ready(tiny(), IMAGE)
-        self.plan = freeze.plan(self.net, policy, IMAGE)
+        self.plan = planned(self.net, IMAGE, policy)
         self.frozen = freezing.apply(self.net, self.plan)
         self.said = []
         config = compose(f"optim={name}", "optim.lr=0.01", "optim.weight_decay=0.1").optim

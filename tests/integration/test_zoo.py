@@ -10,6 +10,7 @@ from gluonexp.base import seeds
 from gluonexp.base.mx import mx, nd
 from gluonexp.engines.mxnet import freezing
 from gluonexp.models.finetune import zoo_names
+from gluonexp.models.layers import outline
 
 
 @pytest.mark.parametrize("backbone", zoo_names())
@@ -23,7 +24,7 @@ def test_every_backbone_composes_and_classifies(backbone, compose):
 
     seeds.seed_everything(config.seed)
     net = assembly.network(config, assembly.plan(config).model, source.spec(), steps)
-    plan = freeze.plan(net, config.freeze, (3, size, size))
+    plan = freeze.plan(outline(net, (3, size, size)), config.freeze)
     pretrained = assembly.initialize(config, net, source.spec(), mx.cpu())
     assert pretrained.choice == "none"
     freezing.apply(net, plan)

@@ -1,5 +1,7 @@
 """Freeze rules and plans, before anything is trained."""
 
+import subprocess
+import sys
 from fnmatch import fnmatchcase
 
 import pytest
@@ -13,7 +15,7 @@ from gluonexp.base.mx import gluon, mx, nn
 from gluonexp.base.text import listed
 from gluonexp.config.schema import FreezeConfig, FreezeRule, Unfreeze
 from gluonexp.freeze import rules
-from gluonexp.models.layers import blocks, parts
+from gluonexp.models.layers import outline
 from gluonexp.models.work import Graph
 
 IMAGE = (3, 8, 8)  # C, H, W
@@ -76,7 +78,7 @@ NAMES = [*BOTTOM, *MIDDLE, *TOP, *HIDDEN, *LAST]
 
 def planned(net, match_and_state, image=IMAGE, **config):
     made = [FreezeRule(*rule) if isinstance(rule, tuple) else rule for rule in match_and_state]
-    return freeze.plan(net, FreezeConfig("test", made, **config), image)
+    return freeze.plan(outline(net, image), FreezeConfig("test", made, **config))
 
 
 def names(plan, state):
@@ -98,6 +100,7 @@ def patterns(draw):
 
 
 NET = small()
+OUTLINE = outline(NET, IMAGE)
 
 
 @given(patterns())
@@ -108,14 +111,14 @@ def test_the_first_match_decides_and_every_rule_says_something(matches):
     }
     if None in first.values() or set(first.values()) != set(range(len(matches))):
         with pytest.raises(GluonexpError, match=r"^freeze\.rules"):
-            rules.assign(NET, matches, "freeze.rules")
+            rules.assign(OUTLINE, matches, "freeze.rules")
     else:
-        assigned = rules.assign(NET, matches, "freeze.rules")
+        assigned = rules.assign(OUTLINE, matches, "freeze.rules")
         assert list(assigned.items()) == list(first.items())  # in structural order
 
 
 def test_all_but_the_star_is_literal():
-    pattern = rules.compiled(NET, "head.*.w+ight", "key")
+    pattern = rules.compiled(OUTLINE, "head.*.w+ight", "key")
     assert pattern.fullmatch("head.0.w+ight")
     assert not pattern.fullmatch("head.0.weight")
     assert not pattern.fullmatch("headx0.w+ight")
@@ -135,7 +138,7 @@ def test_all_but_the_star_is_literal():
     ],
 )
 def test_a_bracket_counts_blocks(match, expected):
-    assert rules.matching(NET, match, "key") == expected
+    assert rules.matching(OUTLINE, match, "key") == expected
 
 
 @pytest.mark.parametrize(
@@ -153,7 +156,8 @@ def test_a_bracket_counts_blocks(match, expected):
     ],
 )
 def test_blocks_of_the_model_zoo(name, count, first, last):
-    counted = blocks(gluon.model_zoo.vision.get_model(name).features)
+    net = gluon.model_zoo.vision.get_model(name).features
+    counted = outline(net, (3, 299, 299)).blocks("")
     assert (len(counted), counted[0], counted[-1]) == (count, first, last)
 
 
@@ -171,7 +175,7 @@ def test_blocks_of_the_model_zoo(name, count, first, last):
 def test_what_each_policy_freezes(compose, policy, frozen):
     config = compose(f"freeze={policy}").freeze
     assert config.name == policy
-    plan = freeze.plan(small(), config, IMAGE)
+    plan = freeze.plan(outline(small(), IMAGE), config)
     assert [row.parameter for row in plan.rows] == NAMES
     assert names(plan, "frozen") == frozen
     statistics = [name for name in NAMES if "running" in name and name not in frozen]
@@ -261,16 +265,15 @@ def test_a_parameter_that_its_layer_renames_is_planned(layer):
 
 
 def test_parts_are_as_few_as_hold_these_parameters_only():
-    assert parts(NET, [*BOTTOM, *MIDDLE, *TOP]) == ["backbone"]
-    assert parts(NET, [*MIDDLE, *HIDDEN]) == ["backbone.3", "head.0"]
-    assert parts(NET, BOTTOM) == ["backbone.0", "backbone.1"]
+    assert OUTLINE.parts([*BOTTOM, *MIDDLE, *TOP]) == ["backbone"]
+    assert OUTLINE.parts([*MIDDLE, *HIDDEN]) == ["backbone.3", "head.0"]
+    assert OUTLINE.parts(BOTTOM) == ["backbone.0", "backbone.1"]
     # Statistics that move by themselves do not count, what learns does.
-    assert parts(NET, MIDDLE[:3]) == ["backbone.3"]
-    assert parts(NET, [*TOP[:1], *HIDDEN]) == ["backbone.4.weight", "head.0"]
-    assert parts(recurrent(gluon.rnn.LSTM), ["0._unfused.1.i2h_bias", "2.weight", "2.bias"]) == [
-        "0._unfused.1.i2h_bias",
-        "2",
-    ]
+    assert OUTLINE.parts(MIDDLE[:3]) == ["backbone.3"]
+    assert OUTLINE.parts([*TOP[:1], *HIDDEN]) == ["backbone.4.weight", "head.0"]
+    renamed = outline(recurrent(gluon.rnn.LSTM), (5, 6))
+    names = ["0._unfused.1.i2h_bias", "2.weight", "2.bias"]
+    assert renamed.parts(names) == ["0._unfused.1.i2h_bias", "2"]
 
 
 def test_of_many_names_the_first_are_listed():
@@ -284,6 +287,22 @@ def test_a_constant_is_frozen_and_cannot_be_unfrozen():
     assert names(planned(net, [("*",)]), "frozen") == ["backbone.1.gamma"]
     plan = planned(net, [("backbone.*", "frozen"), ("*",)], unfreeze=[Unfreeze(1, "backbone.*")])
     assert [row.unfreeze_epoch for row in plan.rows[:3]] == [1, None, 1]
+
+
+def test_what_gluon_calls_a_constant_is_never_released():
+    class Shifted(nn.HybridBlock):
+        def __init__(self):
+            super().__init__()
+            self.shift = self.params.get_constant("shift", [[1.0, 2.0, 3.0, 4.0]])
+            self.dense = nn.Dense(2, in_units=4)
+
+        def hybrid_forward(self, F, x, shift):
+            return self.dense(F.broadcast_add(x, shift))
+
+    unfreeze = [Unfreeze(1, "*")]
+    plan = planned(Shifted(), [("*.weight",), ("*", "frozen")], image=(4,), unfreeze=unfreeze)
+    assert names(plan, "frozen") == ["shift", "dense.bias"]
+    assert [release.parameters for release in plan.releases] == [("dense.bias",)]
 
 
 @pytest.mark.parametrize(
@@ -323,13 +342,13 @@ def test_what_says_nothing_of_the_network_is_refused(match_and_state, unfreeze, 
 @pytest.mark.parametrize("policy", ["features", "last_block", "gradual", "discriminative"])
 def test_a_network_without_a_backbone_is_told_so(compose, policy):
     with pytest.raises(GluonexpError, match=r"backbone.*model=alexnet_ft"):
-        freeze.plan(flat(), compose(f"freeze={policy}").freeze, IMAGE)
+        freeze.plan(outline(flat(), IMAGE), compose(f"freeze={policy}").freeze)
 
 
 def test_a_network_without_a_head_is_told_so(compose):
     message = r"no `head`, its parts are 1, 2; .*model=alexnet_ft"
     with pytest.raises(GluonexpError, match=message):
-        freeze.plan(flat(), compose("freeze=head_only").freeze, IMAGE)
+        freeze.plan(outline(flat(), IMAGE), compose("freeze=head_only").freeze)
 
 
 @pytest.mark.parametrize(
@@ -345,7 +364,7 @@ def test_gradual_suits_a_backbone_of_any_depth(compose, count, releases, noted):
     net = with_shapes(
         Topped([nn.Conv2D(2, 1, use_bias=False) for _ in range(count)], [nn.Dense(3)])
     )
-    plan = freeze.plan(net, compose("freeze=gradual").freeze, IMAGE)
+    plan = freeze.plan(outline(net, IMAGE), compose("freeze=gradual").freeze)
     assert [row.unfreeze_epoch for row in plan.rows] == [*releases, None, None]
     assert [note.partition("match=")[2].partition(":")[0] for note in plan.notes] == noted
 
@@ -410,6 +429,12 @@ def test_a_value_out_of_range_is_refused_by_name(compose, override, message):
 def test_a_typo_in_a_rule_dies_while_composing(compose, override):
     with pytest.raises(HydraException):
         compose(override)
+
+
+def test_planning_loads_no_mxnet():
+    asked = "import sys, gluonexp.freeze; print('mxnet' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True)
+    assert done.stdout == "False\n", done.stderr
 
 
 # Work
@@ -518,7 +543,7 @@ def test_what_the_last_epoch_does_not_reach_is_noted():
     )
 
     def late(epochs):
-        noted = freeze.plan(NET, config, IMAGE, epochs).notes
+        noted = freeze.plan(OUTLINE, config, epochs).notes
         return [note for note in noted if "would be released" in note]
 
     assert late(None) == late(5) == []

@@ -8,17 +8,18 @@ from collections.abc import Mapping
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.mx import nd, nn
 from gluonexp.base.text import listed
-from gluonexp.freeze.planning import Plan, PlanRow
-from gluonexp.models.layers import holders, is_statistic, parts, walk
+from gluonexp.freeze import FreezePlan, FreezeRow
+from gluonexp.models.layers import holders, is_statistic, walk
 
 
 class Frozen:
     """What is frozen in a network, and what it was when training began; made by `apply`."""
 
-    def __init__(self, net: nn.HybridBlock, rows: list[PlanRow]) -> None:
+    def __init__(self, net: nn.HybridBlock, plan: FreezePlan) -> None:
         self._net = net
-        self._rows = rows
-        self._digests = _digests(net, rows)
+        self._rows = [row for row in plan.rows if row.state == "frozen"]
+        self._parts = {release.epoch: list(release.parts) for release in plan.releases}
+        self._digests = _digests(net, self._rows)
 
     @property
     def digests(self) -> dict[str, str]:
@@ -57,7 +58,7 @@ class Frozen:
             return []
         self.audit()
         self._release(due)
-        return parts(self._net, [row.parameter for row in due])
+        return self._parts[epoch]
 
     def audit(self) -> int:
         """Compare everything that is still frozen with its value at the start.
@@ -80,7 +81,7 @@ class Frozen:
             )
         return len(now)
 
-    def _release(self, rows: list[PlanRow]) -> None:
+    def _release(self, rows: list[FreezeRow]) -> None:
         parameters = self._net._collect_params_with_prefix()
         held = holders(self._net)
         released = {row.parameter for row in rows}
@@ -93,7 +94,7 @@ class Frozen:
         _recompile(self._net)
 
 
-def apply(net: nn.HybridBlock, plan: Plan) -> Frozen:
+def apply(net: nn.HybridBlock, plan: FreezePlan) -> Frozen:
     """Make `net` train as `plan` says when training begins.
 
     Parameters
@@ -116,10 +117,10 @@ def apply(net: nn.HybridBlock, plan: Plan) -> Frozen:
         if is_statistic(held, row.parameter):
             held[row.parameter][1]._kwargs["use_global_stats"] = row.state == "frozen"
     _recompile(net)
-    return Frozen(net, [row for row in plan.rows if row.state == "frozen"])
+    return Frozen(net, plan)
 
 
-def _epoch(row: PlanRow) -> float:
+def _epoch(row: FreezeRow) -> float:
     return float("inf") if row.unfreeze_epoch is None else row.unfreeze_epoch
 
 
@@ -130,7 +131,7 @@ def _recompile(net: nn.HybridBlock) -> None:
             layer._clear_cached_op()
 
 
-def _digests(net: nn.HybridBlock, rows: list[PlanRow]) -> dict[str, str]:
+def _digests(net: nn.HybridBlock, rows: list[FreezeRow]) -> dict[str, str]:
     """Return the sha256 of each parameter's value by its name."""
     nd.waitall()  # device sync; a static graph shows stale BatchNorm statistics without it
     parameters = net._collect_params_with_prefix()

@@ -4,16 +4,50 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.mx import gluon, mx, nn
-from gluonexp.weights.find import Weights
-from gluonexp.weights.torchvision import adapt
 
 # The convolutions of AlexNet and the Flatten behind them: 9,216 features of a 224x224 image. What
 # the zoo calls its features goes on with the two Dense(4096) that fine-tuning replaces.
 ALEXNET_CONVOLUTIONS = 9
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Pretrained parameters of a zoo network.
+
+    Attributes
+    ----------
+    choice
+        What was found, in a form that finds it again.
+    title
+        What it is, for people.
+    sha256
+        Of the file, hexadecimal; None where there is none.
+    arrays
+        By the zoo's structural names (``features.0.weight``); of a run that fine-tuned the
+        network also ``head.1.bias``. Empty for none.
+    adapted
+        Whether they are for torchvision's form of the network; see `FineTune.adapt`.
+    classes
+        Of a fine-tuned network, in the order of its logits; None: unknown.
+    warning
+        A sentence that the user should read.
+    """
+
+    choice: str
+    title: str
+    sha256: str | None
+    arrays: Mapping[str, NDArray[np.float32]]
+    adapted: bool = False
+    classes: tuple[str, ...] | None = None
+    warning: str | None = None
 
 
 class FineTune(nn.HybridBlock):
@@ -59,7 +93,7 @@ class FineTune(nn.HybridBlock):
 
     def adapt(self) -> None:
         """Move strides to where torchvision has them, in the networks where that differs."""
-        adapt(self.backbone, self.zoo_name)
+        adapt(self.backbone)
 
     def adopt(self, weights: Weights, classes: Sequence[str]) -> str:
         """Take pretrained parameters over; the shapes of this network's must be known.
@@ -163,6 +197,28 @@ def zoo_ft(
     """
     layers = _features(backbone, cut)
     return FineTune(backbone, layers, _head(classes, head, dropout, pool), weights, sha256)
+
+
+def adapt(features: nn.HybridSequential) -> None:
+    """Move the strides of a zoo network to where torchvision has them, in place.
+
+    In the deeper ResNets Gluon strides in the first 1x1 convolution of a block, torchvision in the
+    3x3 one. All other networks stay as they are, and so does one that was adapted before. A
+    hybridized network must not have run yet: its compiled form would keep the old strides.
+
+    Parameters
+    ----------
+    features
+        ``features`` of the zoo's network, or the first of its children.
+    """
+
+    def move(block: nn.HybridBlock) -> None:
+        if isinstance(block, gluon.model_zoo.vision.BottleneckV1):
+            first, second = block.body[0]._kwargs, block.body[3]._kwargs
+            second["stride"] = max(first["stride"], second["stride"])
+            first["stride"] = (1, 1)
+
+    features.apply(move)
 
 
 def zoo_names() -> list[str]:

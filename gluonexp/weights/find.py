@@ -6,22 +6,20 @@ import os
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gluonexp import tracking
 from gluonexp.base.download import NoMirror, obstacles
 from gluonexp.base.errors import GluonexpError
 from gluonexp.model_folder import params
+from gluonexp.models.finetune import Weights
 from gluonexp.tracking import registry
 from gluonexp.weights import names, origin, pth, torchvision, zoo
 from gluonexp.weights.origin import Origin
-
-Arrays = dict[str, NDArray[np.float32]]
 
 # Trained by gluonexp itself; see experiments/. In names of the zoo.
 BUNDLED: Final[Mapping[str, Path]] = {
@@ -45,38 +43,6 @@ _CHOICES: Final = (
 # do as well.
 _PATIENT: Final = 60.0
 _HASTY: Final = 10.0
-
-
-@dataclass(frozen=True)
-class Weights:
-    """Pretrained parameters of a zoo network.
-
-    Attributes
-    ----------
-    choice
-        What was found, in a form that finds it again.
-    title
-        What it is, for people.
-    sha256
-        Of the file, hexadecimal; None where there is none.
-    arrays
-        By the zoo's structural names (``features.0.weight``); of a run that fine-tuned the
-        network also ``head.1.bias``. Empty for none.
-    adapted
-        Whether they are for torchvision's form of the network; see `torchvision.adapt`.
-    classes
-        Of a fine-tuned network, in the order of its logits; None: unknown.
-    warning
-        A sentence that the user should read.
-    """
-
-    choice: str
-    title: str
-    sha256: str | None
-    arrays: Arrays
-    adapted: bool = False
-    classes: tuple[str, ...] | None = None
-    warning: str | None = None
 
 
 _NONE: Final = Weights("none", "none: random initial values", None, {})

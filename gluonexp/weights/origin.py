@@ -18,7 +18,7 @@ class Origin(NamedTuple):
     Attributes
     ----------
     adapted
-        Whether its strides are torchvision's; see `gluonexp.weights.torchvision.adapt`.
+        Whether its strides are torchvision's; see `FineTune.adapt`.
     classes
         In the order of its logits.
     """

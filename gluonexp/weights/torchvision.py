@@ -2,7 +2,7 @@
 
 Where a network is in `PUBLISHED`, the two libraries mean the same by it, but for one thing: in
 the deeper ResNets Gluon strides in the first 1x1 convolution of a block, which has a bias, and
-torchvision in the 3x3 one, without any; `adapt` makes a zoo network torchvision's.
+torchvision in the 3x3 one, without any; `gluonexp.models.finetune.adapt` moves those strides.
 
 Compared were torchvision 0.28 (``torchvision/models``) and MXNet 1.9.1
 (``gluon/model_zoo/vision``): the epsilon of BatchNorm (1e-5) and its momentum (0.9 is PyTorch's
@@ -21,7 +21,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gluonexp.base.errors import GluonexpError
-from gluonexp.base.mx import gluon, nn
 from gluonexp.weights.names import layout
 
 _BASE: Final = "https://download.pytorch.org/models/"
@@ -114,7 +113,7 @@ PUBLISHED: Final[Mapping[str, File]] = {
     "densenet201": _file("densenet201-c1103571.pth"),
 }
 
-# Those which `adapt` changes.
+# Those whose strides differ.
 ADAPTED: Final = frozenset({"resnet50_v1", "resnet101_v1", "resnet152_v1"})
 
 _RESNET_BLOCKS: Final = {
@@ -150,7 +149,7 @@ def convert(
 ) -> dict[str, NDArray[np.float32]]:
     """Rename the parameters of a torchvision network as Gluon's `backbone` does.
 
-    Of a backbone in `ADAPTED` they are right only for a network that `adapt` was called with.
+    Of a backbone in `ADAPTED` they are right only for a network with torchvision's strides.
 
     Parameters
     ----------
@@ -241,31 +240,6 @@ def check(backbone: str) -> None:
         f"{backbone} cannot have weights of torchvision: {why}. Those that can are "
         f"{', '.join(PUBLISHED)}"
     )
-
-
-def adapt(features: nn.HybridSequential, backbone: str) -> None:
-    """Move the strides of a zoo network to where torchvision has them, in place.
-
-    It changes nothing for backbones outside of `ADAPTED`, nor when called again. A hybridized
-    network must not have run yet: it would go on as it was.
-
-    Parameters
-    ----------
-    features
-        ``features`` of the zoo's network, or the first of its children.
-    backbone
-        The zoo's name of the network.
-    """
-    if backbone not in ADAPTED:
-        return
-
-    def move(block: nn.HybridBlock) -> None:
-        if isinstance(block, gluon.model_zoo.vision.BottleneckV1):
-            first, second = block.body[0]._kwargs, block.body[3]._kwargs
-            second["stride"] = max(first["stride"], second["stride"])
-            first["stride"] = (1, 1)
-
-    features.apply(move)
 
 
 def _named(backbone: str, entries: Iterable[str]) -> dict[str, str | None]:

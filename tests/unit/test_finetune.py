@@ -5,8 +5,14 @@ import pytest
 
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.mx import gluon, mx, nd
-from gluonexp.models.finetune import FineTune, SpatialMean, alexnet_ft, zoo_ft, zoo_names
-from gluonexp.weights.find import Weights
+from gluonexp.models.finetune import (
+    FineTune,
+    SpatialMean,
+    Weights,
+    alexnet_ft,
+    zoo_ft,
+    zoo_names,
+)
 
 SMALL = "squeezenet1.1"
 ABC = ("a", "b", "c")

@@ -8,9 +8,10 @@ import pytest
 
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.mx import gluon, mx, nd, sym
+from gluonexp.models.finetune import adapt
 from gluonexp.weights import pth
 from gluonexp.weights.names import layout
-from gluonexp.weights.torchvision import ADAPTED, PUBLISHED, adapt, convert
+from gluonexp.weights.torchvision import ADAPTED, PUBLISHED, convert
 
 torch = pytest.importorskip("torch")
 
@@ -76,7 +77,7 @@ def filled(backbone, arrays, adapted=True):
     """Return Gluon's network with the values of `arrays`."""
     net = gluon.model_zoo.vision.get_model(backbone)
     if adapted:
-        adapt(net.features, backbone)
+        adapt(net.features)
     parameters = net._collect_params_with_prefix()
     assert list(parameters) == list(arrays)
     for name, parameter in parameters.items():
@@ -184,9 +185,9 @@ def test_adapt_moves_each_stride_once(backbone, hybridized):
     before = strides(features)
     if hybridized:
         features.hybridize()
-    adapt(features, backbone)
+    adapt(features)
     after = strides(features)
-    adapt(features, backbone)
+    adapt(features)
     assert strides(features) == after
     changed = {name: stride for name, stride in after.items() if stride != before[name]}
     stages = (5, 6, 7)
@@ -201,7 +202,7 @@ def test_adapt_takes_a_network_that_is_cut_off():
     features = gluon.model_zoo.vision.get_model("resnet50_v1").features
     part = gluon.nn.HybridSequential(prefix="")
     part.add(*features[:6])  # two of four stages
-    adapt(part, "resnet50_v1")
+    adapt(part)
     assert strides(part)["5.0.body.3.weight"] == "(2, 2)"
     assert strides(features)["6.0.body.3.weight"] == "(1, 1)"
 
@@ -209,7 +210,7 @@ def test_adapt_takes_a_network_that_is_cut_off():
 def test_adapt_takes_effect_in_a_hybridized_network():
     net = gluon.model_zoo.vision.get_model("resnet50_v1")
     net.hybridize()
-    adapt(net.features, "resnet50_v1")
+    adapt(net.features)
     net.initialize(mx.init.Xavier())
     batch = nd.array(images(48))
     hybrid = net(batch).asnumpy()
@@ -222,7 +223,7 @@ def test_adapt_takes_effect_in_a_hybridized_network():
 def test_adapt_leaves_others_alone(backbone):
     features = gluon.model_zoo.vision.get_model(backbone).features
     before = strides(features)
-    adapt(features, backbone)
+    adapt(features)
     assert strides(features) == before
 
 

@@ -290,13 +290,34 @@ def _make_database(database: Path) -> None:
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     with draft(database) as new:
-        artifacts = str(database.parent / "artifacts")  # of the experiment Default
-        store = SqlAlchemyStore(f"sqlite:///{new}", artifacts)  # type: ignore[no-untyped-call]
-        store.engine.dispose()
+        _make_tables(new, database.parent / "artifacts")
+        with new.open("rb") as file:
+            os.fsync(file.fileno())
     # MLflow keeps connections: to the deleted file, if this process had a store here before.
     stale = getattr(SqlAlchemyStore, "_engine_map", {}).get(f"sqlite:///{database}")
     if stale is not None:
         stale.dispose()
+
+
+def _make_tables(database: Path, artifacts: Path) -> None:
+    """Make an empty store; the experiment Default keeps its artifacts in folder `artifacts`.
+
+    Nobody has this file yet, so SQLite need not wait for the disk at each of MLflow's steps, which
+    would take seconds.
+    """
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+    from sqlalchemy import Engine, event
+
+    def connected(connection: object, record: object) -> None:
+        if isinstance(connection, sqlite3.Connection):
+            connection.execute("PRAGMA synchronous = OFF")
+
+    event.listen(Engine, "connect", connected)
+    try:
+        store = SqlAlchemyStore(f"sqlite:///{database}", str(artifacts))  # type: ignore[no-untyped-call]
+        store.engine.dispose()
+    finally:
+        event.remove(Engine, "connect", connected)
 
 
 def _check_schema(database: Path) -> None:

@@ -14,24 +14,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hydra
-from hydra.core.config_store import ConfigStore
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.plugins import Plugins
 from hydra.errors import CompactHydraException, HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from gluonexp.base.errors import GluonexpError
-from gluonexp.config import schema
+from gluonexp.config import hydra_private, schema
 
 if TYPE_CHECKING:
     from gluonexp import experiment
     from gluonexp.sweep.outcomes import Summary
+    from gluonexp.tracking.statuses import Ending
 
 # What a sweep tells its jobs, besides what the user typed.
 OF_SWEEPS = ("tracking.run_id=", "trainer.resume=", "sweep.")
+SWEEPERS = "hydra_plugins.gluonexp."  # ours; another sweeper's job is a run like any other
 
 
 def conf_dir() -> str:
@@ -111,17 +110,10 @@ def sweep(*overrides: str) -> "Summary":
     GluonexpError
         There is no sweep ``sweep.resume``.
     """
-    from gluonexp.sweep.conduct import SweepFailed
-
     _use_our_sweeper()
     words = again(overrides) if _typed(overrides, "sweep.resume") else list(overrides)
     with hydra.initialize_config_dir(version_base="1.3", config_dir=conf_dir(), job_name="run"):
-        try:
-            runner = GlobalHydra.instance().hydra
-            assert runner is not None
-            ended: Summary = runner.multirun("config", main.__wrapped__, words)
-        except SweepFailed as failed:
-            return failed.summary
+        ended: Summary = hydra_private.multirun("config", main.__wrapped__, words)
         return ended
 
 
@@ -141,12 +133,15 @@ def help_text(command: str, arguments: Sequence[str]) -> str:
 
 
 @hydra.main(version_base="1.3", config_path=conf_dir(), config_name="config")
-def main(composed: DictConfig) -> float | None:
-    """Run one job and return its objective (None where it was not measured)."""
+def main(composed: DictConfig) -> "float | Ending | None":
+    """Run one job and return its objective (None where it was not measured).
+
+    A job of one of our sweeps returns how it ended, whatever happened to it.
+    """
     job = HydraConfig.get()
     workdir = Path(job.runtime.output_dir)
     overrides = list(job.overrides.task)
-    if not OmegaConf.is_missing(job.job, "num"):
+    if not OmegaConf.is_missing(job.job, "num") and job.sweeper._target_.startswith(SWEEPERS):
         return _job_of_sweep(composed, workdir, overrides)
     try:
         return _train(composed, workdir, overrides).objective
@@ -161,26 +156,22 @@ def main(composed: DictConfig) -> float | None:
         raise
 
 
-def _job_of_sweep(composed: DictConfig, workdir: Path, overrides: list[str]) -> float | None:
-    """Run one job of several: what it says goes into its folder, how it ends to the sweep."""
-    from gluonexp.sweep.conduct import Failed, Pruned
-    from gluonexp.tracking.statuses import PRUNED
+def _job_of_sweep(composed: DictConfig, workdir: Path, overrides: list[str]) -> "Ending":
+    """Run one job of several: what it prints goes into its folder, how it ends to the sweep."""
+    from gluonexp.tracking.statuses import FAILED, Ending
 
     own = [word for word in overrides if not word.startswith(OF_SWEEPS)]
     with (workdir / "console.log").open("w", encoding="utf-8") as log:
         console = Console(file=log, width=100)
         try:
-            result = _train(composed, workdir, own, console)
+            return _train(composed, workdir, own, console).ending
         except KeyboardInterrupt:
             raise SystemExit(130) from None  # ends the sweep too
         except Exception as error:
             reason = str(error) if isinstance(error, GluonexpError) else _named(error)
             trace = traceback.format_exc()
             console.print(trace, markup=False, highlight=False, soft_wrap=True)
-            raise Failed(reason, trace) from None
-    if result.ending.status == PRUNED:
-        raise Pruned(result.objective)
-    return result.objective
+            return Ending(FAILED, reason=reason, trace=trace)
 
 
 def _train(
@@ -219,32 +210,25 @@ def start(command: str = "python -m gluonexp.run") -> None:
         options.append("--multirun")
     sys.argv[1:] = options + overrides
     _use_our_sweeper()
+    from hydra_plugins.gluonexp.sweepers import RecordedSweeper  # Hydra has imported it by now
+
     try:
         main()
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
     except SystemExit as ended:
-        told = hasattr(ended, "summary")  # by a sweep
-        if ended.code == 1 and not told and (hint := _hint(overrides)):
+        if ended.code == 1 and (hint := _hint(overrides)):
             print(f"\n{hint}", file=sys.stderr)
         raise
+    if RecordedSweeper.failed:
+        sys.exit(1)
 
 
 def _use_our_sweeper() -> None:
-    """Let Hydra's default sweeper be ours, in this process; other applications keep theirs.
-
-    A file ``conf/hydra/sweeper/basic.yaml`` would do the same, with a warning each time.
-    """
-    Plugins.instance()  # Hydra's own registers itself there; the last one counts
-    node = {
-        "_target_": "hydra_plugins.gluonexp.sweepers.GridSweeper",
-        "params": None,
-        "max_batch_size": None,
-    }
-    ConfigStore.instance().store(
-        group="hydra/sweeper", name="basic", node=node, provider="gluonexp"
-    )
+    """Let Hydra's default sweeper be ours, in this process; other applications keep theirs."""
+    target = f"{SWEEPERS}sweepers.GridSweeper"
+    hydra_private.set_default_sweeper({"_target_": target, "params": None, "max_batch_size": None})
 
 
 def again(overrides: Sequence[str]) -> list[str]:

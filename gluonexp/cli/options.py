@@ -20,17 +20,11 @@ def complete_overrides(
     ctx: click.Context, param: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
     """Complete groups, their choices and keys, as Hydra itself would."""
-    from hydra._internal.config_loader_impl import ConfigLoaderImpl
-    from hydra._internal.utils import create_config_search_path
-    from hydra.core.plugins import Plugins
-    from hydra.plugins.completion_plugin import DefaultCompletionPlugin
-
+    from gluonexp.config.hydra_private import completions
     from gluonexp.run import conf_dir
 
-    Plugins.instance()
-    plugin = DefaultCompletionPlugin(ConfigLoaderImpl(create_config_search_path(conf_dir())))
     words = [*ctx.params.get("overrides", ()), incomplete]
-    return [CompletionItem(word) for word in plugin._query("config", " ".join(words))]
+    return [CompletionItem(word) for word in completions(conf_dir(), words)]
 
 
 def complete_experiments(

@@ -124,14 +124,13 @@ def give(
     summary: Summary,
     is_group: IsGroup,
     *,
-    problem: str | None = None,
     interrupted: bool = False,
 ) -> None:
     """Record the result in the parent run, close it FAILED if there is a problem, and show it."""
     sweep_table(console, summary)
     if run is None:
         return
-    best, model = summary.best(), None
+    best, problem, model = summary.best(), summary.problem, None
     with tempfile.TemporaryDirectory() as temporary:
         _write(summary, run, best, Path(temporary), is_group)
         run.tracker.log_artifacts(Path(temporary), "sweep")

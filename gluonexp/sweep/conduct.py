@@ -2,74 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from hydra.core.utils import JobReturn, JobStatus
-from hydra.errors import CompactHydraException
 from rich.console import Console
 
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.text import short_keys
-from gluonexp.base.workers import WorkerDied
 from gluonexp.config.schema import Config
 from gluonexp.sweep import answer
 from gluonexp.sweep.best import IsGroup
+from gluonexp.sweep.launching import Job, Launch
 from gluonexp.sweep.ledger import Ledger, Recorded, Unrecorded
 from gluonexp.sweep.outcomes import Outcome, Summary
 from gluonexp.sweep.points import Point
 from gluonexp.sweep.screen import Jobs, announce
-from gluonexp.tracking.statuses import FAILED, FINISHED, KILLED, PRUNED
+from gluonexp.tracking.statuses import FAILED, KILLED
 from gluonexp.tracking.sweeps import SweepRun
 
-# A job as a launcher takes it: its number in the sweep, and its overrides.
-Job = tuple[int, Sequence[str]]
-Launch = Callable[[Iterator[Job]], Generator[tuple[int, JobReturn], None, None]]
 
-
-class Failed(CompactHydraException):
-    """A job of a sweep ended with an error.
-
-    Parameters
-    ----------
-    reason
-        One message for the user.
-    trace
-        The traceback, for the record.
-    """
-
-    def __init__(self, reason: str, trace: str) -> None:
-        super().__init__(reason, trace)  # both: it comes from another process by pickle
-        self.reason = reason
-        self.trace = trace
-
-    def __str__(self) -> str:
-        return self.reason
-
-
-class Pruned(CompactHydraException):
-    """A job of a sweep was ended early; `best` is what it had reached."""
-
-    def __init__(self, best: float | None) -> None:
-        super().__init__(best)
-        self.best = best
-
-
-class SweepFailed(SystemExit):
-    """Some points have no result; what there is, is in `summary`, and has been told.
-
-    For Hydra, which would print more about any other exception, it is the end of the process.
-    """
-
-    def __init__(self, summary: Summary) -> None:
-        super().__init__(1)
-        self.summary = summary
-
-
-class Source(Protocol):
+class PointSource(Protocol):
     """Where the points come from: a grid, or a search that learns from results.
 
     Attributes
@@ -115,7 +70,7 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True)
-class Plan:
+class SweepPlan:
     """What to run, and how.
 
     Attributes
@@ -132,21 +87,18 @@ class Plan:
         Tells whether a key is a group of configuration files.
     """
 
-    source: Source
+    source: PointSource
     launch: Launch
     folder: Path
     arguments: Sequence[str]
     is_group: IsGroup
 
 
-def conduct(plan: Plan, console: Console | None = None) -> Summary:
+def conduct(plan: SweepPlan, console: Console | None = None) -> Summary:
     """Run every point, record them under one parent run, and say which was best.
 
-    Raises
-    ------
-    SweepFailed
-        Points have failed; everything else has been run, and the parent run is FAILED. Ctrl-C and
-        SIGTERM end it KILLED, with a report on how far it came.
+    Points that fail raise nothing: the summary says what is missing, and the parent run is FAILED.
+    Ctrl-C and SIGTERM end it KILLED, with a report of the points that have ended.
     """
     console = console or Console()
     config = plan.source.config
@@ -173,14 +125,12 @@ def conduct(plan: Plan, console: Console | None = None) -> Summary:
             raise
         with ledger.lock():  # of several processes, the last has the last word
             summary = _summary(plan, ledger, run)
-            problem = _problem(plan.source, summary, left_out)
-            answer.give(console, run, config, summary, plan.is_group, problem=problem)
-    if problem:
-        raise SweepFailed(summary)
+            summary = replace(summary, problem=_problem(plan.source, summary, left_out))
+            answer.give(console, run, config, summary, plan.is_group)
     return summary
 
 
-def _run(plan: Plan, ledger: Ledger, console: Console) -> int:
+def _run(plan: SweepPlan, ledger: Ledger, console: Console) -> int:
     """Run what is to be run; return how many points were left out after too many failures."""
     limit = 1 if plan.source.config.sweep.fail_fast else plan.source.config.sweep.max_failures
     running: dict[int, Point] = {}
@@ -205,27 +155,16 @@ def _run(plan: Plan, ledger: Ledger, console: Console) -> int:
         Jobs(console, plan.source.total, metric) as display,
         closing(plan.launch(jobs())) as launched,  # closed, it has ended what still runs
     ):
-        for number, done in launched:
+        for number, ending in launched:
             point = running.pop(number)
-            outcome = ledger.end(number, *_ending(done))
+            outcome = ledger.end(number, ending)
             failures += outcome.status in (FAILED, KILLED)
             display.ended(outcome, point.name, plan.folder / str(number) / "console.log")
             plan.source.ended(point, outcome)
     return 0 if limit is None or failures < limit else plan.source.left()
 
 
-def _ending(done: JobReturn) -> tuple[str, float | None, str, str | None]:
-    """Return the status, the objective, and of a failure its reason and traceback."""
-    if done.status is JobStatus.COMPLETED:
-        return FINISHED, done.return_value, "", None
-    error = done._return_value  # the property prints, and raises
-    if isinstance(error, Pruned):
-        return PRUNED, error.best, "", None
-    status = KILLED if isinstance(error, WorkerDied) else FAILED
-    return status, None, str(error) or type(error).__name__, getattr(error, "trace", None)
-
-
-def _summary(plan: Plan, ledger: Ledger, run: SweepRun | None) -> Summary:
+def _summary(plan: SweepPlan, ledger: Ledger, run: SweepRun | None) -> Summary:
     settings = plan.source.config
     return Summary(
         title=f"{settings.tracking.experiment}: {settings.dataset.name}",
@@ -238,7 +177,7 @@ def _summary(plan: Plan, ledger: Ledger, run: SweepRun | None) -> Summary:
     )
 
 
-def _problem(source: Source, summary: Summary, left_out: int) -> str | None:
+def _problem(source: PointSource, summary: Summary, left_out: int) -> str | None:
     """Say in one line what is missing of what was asked for, None if nothing is."""
     asked = [outcome for outcome in summary.outcomes if source.owns(outcome)]
     failed = sum(outcome.status in (FAILED, KILLED) for outcome in asked)

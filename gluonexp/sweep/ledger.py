@@ -15,7 +15,7 @@ from gluonexp.base.better import best_of
 from gluonexp.config.schema import Config, ObjectiveConfig
 from gluonexp.sweep.outcomes import Outcome
 from gluonexp.sweep.points import Point, quoted
-from gluonexp.tracking.statuses import FAILED, FINISHED, KILLED, PRUNED, RUNNING
+from gluonexp.tracking.statuses import FAILED, FINISHED, KILLED, PRUNED, RUNNING, Ending
 from gluonexp.tracking.sweeps import Attempt, SweepRun
 
 
@@ -36,9 +36,7 @@ class Ledger(Protocol):
     def begin(self, point: Point) -> Begun | Outcome:
         """Enter a new attempt; or return the result there is, or will be from another process."""
 
-    def end(
-        self, number: int, status: str, objective: float | None, reason: str, trace: str | None
-    ) -> Outcome:
+    def end(self, number: int, ending: Ending) -> Outcome:
         """Enter how an attempt ended, as its launcher saw it."""
 
     def settle(self, reason: str) -> None:
@@ -65,19 +63,17 @@ class Unrecorded:
         self._open[number] = point, time.monotonic()
         return Begun(number, [])
 
-    def end(
-        self, number: int, status: str, objective: float | None, reason: str, trace: str | None
-    ) -> Outcome:
+    def end(self, number: int, ending: Ending) -> Outcome:
         """Enter how an attempt ended."""
         point, began = self._open.pop(number)
         self._ended.append(
             Outcome(
                 job=number,
                 varied=point.varied,
-                status=status,
-                objective=objective,
+                status=ending.status,
+                objective=ending.objective,
                 seconds=time.monotonic() - began,
-                error=reason or None,
+                error=ending.reason if ending.status in (FAILED, KILLED) else None,
                 point=point.digest,
                 seed=None if point.config is None else point.config.seed,
             )
@@ -87,7 +83,7 @@ class Unrecorded:
     def settle(self, reason: str) -> None:
         """Enter all attempts that did not end as KILLED."""
         for number in list(self._open):
-            self.end(number, KILLED, None, reason, None)
+            self.end(number, Ending(KILLED, reason=reason))
 
     def outcomes(self) -> list[Outcome]:
         """Return how each point ended."""
@@ -141,19 +137,17 @@ class Recorded:
             told.append(f"trainer.resume={quoted(str(last))}")
         return Begun(number, told)
 
-    def end(
-        self, number: int, status: str, objective: float | None, reason: str, trace: str | None
-    ) -> Outcome:
+    def end(self, number: int, ending: Ending) -> Outcome:
         """Read how a job ended; where it could not say so itself, enter it."""
         run_id = self._open.pop(number)
-        if status in (FAILED, KILLED):
-            self._run.end(run_id, "KILLED" if status == KILLED else "FAILED", reason, trace)
+        if ending.status in (FAILED, KILLED):
+            self._run.end(run_id, ending)
         return self._outcome([self._run.read(run_id)], self._curves([run_id]))
 
     def settle(self, reason: str) -> None:
         """Mark the children KILLED whose jobs are gone: ours, and those of dead processes."""
         for run_id in self._open.values():
-            self._run.end(run_id, "KILLED", reason)
+            self._run.end(run_id, Ending(KILLED, reason=reason))
         self._open.clear()
         self._bury()
 
@@ -182,7 +176,8 @@ class Recorded:
         for one in self._run.attempts():
             ours = one.run_id in self._open.values()
             if one.status == RUNNING and not ours and not one.elsewhere(self._take_over):
-                self._run.end(one.run_id, "KILLED", f"{one.where} ended without a word")
+                reason = f"{one.where} ended without a word"
+                self._run.end(one.run_id, Ending(KILLED, reason=reason))
 
     def _curves(self, run_ids: list[str]) -> Mapping[str, list[tuple[int, float]]]:
         return self._run.curves(run_ids, self._objective.metric)

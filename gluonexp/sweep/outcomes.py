@@ -132,6 +132,8 @@ class Summary:
         One for each point, in the order of their numbers.
     parent_id, experiment_id
         Of the parent run; None with ``tracking=none``.
+    problem
+        What is missing of what was asked for, in one line; None if nothing is.
     """
 
     title: str
@@ -141,6 +143,7 @@ class Summary:
     outcomes: Sequence[Outcome]
     parent_id: str | None = None
     experiment_id: str | None = None
+    problem: str | None = None
 
     def ranked(self) -> list[Outcome]:
         """Return all outcomes: the finished ones from best to worst, then pruned, then the rest.

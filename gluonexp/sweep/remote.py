@@ -7,15 +7,17 @@ from functools import lru_cache
 from typing import Any
 
 import cloudpickle
-from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus, run_job
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
+from gluonexp.config import hydra_private
+
 
 def packed(hydra_context: HydraContext, config: DictConfig, task_function: TaskFunction) -> bytes:
     """Return what all jobs of a sweep share, Hydra's global state included, for `run`."""
-    data: bytes = cloudpickle.dumps((hydra_context, config, task_function, Singleton.get_state()))
+    state = hydra_private.state()
+    data: bytes = cloudpickle.dumps((hydra_context, config, task_function, state))
     return data
 
 
@@ -39,13 +41,13 @@ def run(shared: bytes, number: int, overrides: Sequence[str]) -> JobReturn:
         job_subdir_key="hydra.sweep.subdir",
     )
     if done.status is JobStatus.FAILED:
-        raise done._return_value
+        raise hydra_private.outcome(done)
     return done
 
 
 @lru_cache(maxsize=1)
 def _unpacked(shared: bytes) -> Any:
-    """Unpack once in each worker: Hydra then looks for its plugins, which takes its time."""
+    """Unpack once in each worker: restoring the state is slow."""
     hydra_context, config, task_function, state = cloudpickle.loads(shared)
-    Singleton.set_state(state)
+    hydra_private.restore(state)
     return hydra_context, config, task_function

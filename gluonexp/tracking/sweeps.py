@@ -24,9 +24,9 @@ from gluonexp.tracking.lifecycle import create_run, run_tags
 from gluonexp.tracking.models import logged_model
 from gluonexp.tracking.read.runs import PARENT, RunRecord, reader
 from gluonexp.tracking.registry import Registered, register
-from gluonexp.tracking.statuses import RUNNING
+from gluonexp.tracking.statuses import RUNNING, Ending
 from gluonexp.tracking.store import KIND, download, reported, silent
-from gluonexp.tracking.tracker import MlflowTracker, Status
+from gluonexp.tracking.tracker import MlflowTracker
 from gluonexp.tracking.uri import sqlite_path
 from gluonexp.tracking.values import MAX_TAG, one_line
 
@@ -144,19 +144,19 @@ class SweepRun:
         with reported(f"a child of sweep {self.run_id} cannot be made"):
             return create_run(self.client, self.experiment_id, run_tags(tags), name)
 
-    def end(self, run_id: str, status: Status, reason: str, trace: str | None = None) -> None:
+    def end(self, run_id: str, ending: Ending) -> None:
         """End a child whose job did not end it itself; what it recorded stays.
 
         The reason is entered wherever there is none.
         """
-        with reported(f"run {run_id} cannot be marked {status}"):
+        with reported(f"run {run_id} cannot be marked {ending.status}"):
             run = self.client.get_run(run_id)
             if "error" not in run.data.tags:
-                self.client.set_tag(run_id, "error", one_line(reason, 500))
-                if trace:
-                    self.client.log_text(run_id, trace, "error/traceback.txt")
+                self.client.set_tag(run_id, "error", one_line(ending.reason, 500))
+                if ending.trace:
+                    self.client.log_text(run_id, ending.trace, "error/traceback.txt")
             if run.info.status in ("RUNNING", "SCHEDULED"):
-                self.client.set_terminated(run_id, status)
+                self.client.set_terminated(run_id, ending.status)
 
     def read(self, run_id: str) -> Attempt:
         """Return one child, as it is recorded now."""

@@ -5,28 +5,27 @@ Hydra imports this module whenever it starts: what is heavy is imported where it
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Generator, Iterator, Sequence
+from abc import abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
-from hydra._internal.core_plugins.basic_launcher import BasicLauncher
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.core.utils import JobReturn
+from hydra.core.plugins import Plugins
 from hydra.errors import CompactHydraException
-from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 if TYPE_CHECKING:
-    from gluonexp.sweep.conduct import Job, Source
+    from gluonexp.sweep.conduct import PointSource
     from gluonexp.sweep.outcomes import Summary
     from gluonexp.sweep.points import Composer
 
 
-class _Sweeper(BasicSweeper):
+class RecordedSweeper(Sweeper):
     """What the sweepers share: overrides in, one parent run with an answer out.
 
     Parameters
@@ -35,41 +34,59 @@ class _Sweeper(BasicSweeper):
         Overrides by key, as a preset gives them; the command line comes after them.
     max_batch_size
         How many jobs a launcher that knows only batches (a cluster's) is given at once.
+
+    Attributes
+    ----------
+    failed
+        Whether the last sweep of this process has a problem: the exit status needs it, and Hydra
+        drops what `sweep` returns on the command line.
     """
+
+    failed: ClassVar[bool] = False
 
     def __init__(
         self, params: dict[str, str] | None = None, max_batch_size: int | None = None
     ) -> None:
-        super().__init__(max_batch_size=max_batch_size, params=params)
+        self._params = [f"{key}={value}" for key, value in (params or {}).items()]
+        self._max_batch_size = max_batch_size
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        """Take what Hydra gives to every sweeper."""
+        self._config = config
+        self._folder = Path(str(config.hydra.sweep.dir))
+        self._loader = hydra_context.config_loader
+        self._launcher = Plugins.instance().instantiate_launcher(
+            hydra_context, task_function, config
+        )
 
     def sweep(self, arguments: list[str]) -> Summary:
         """Run the sweep that `arguments` mean."""
         from gluonexp.base.errors import GluonexpError
-        from gluonexp.sweep.conduct import Plan, conduct
+        from gluonexp.sweep.conduct import SweepPlan, conduct
+        from gluonexp.sweep.launching import StreamingLauncher, launched
         from gluonexp.sweep.points import Composer
 
-        assert self.config is not None and self.hydra_context is not None
-        launcher = self.launcher
-        assert launcher is not None
-        folder = Path(str(self.config.hydra.sweep.dir))
-        loader = self.hydra_context.config_loader
+        launcher, folder, loader = self._launcher, self._folder, self._loader
         parser = OverridesParser.create(config_loader=loader)
-        overrides = {
+        by_key = {
             override.get_key_element(): override  # of the same key, the last counts
-            for override in parser.parse_overrides([*self._parse_config(), *arguments])
+            for override in parser.parse_overrides([*self._params, *arguments])
         }
-        if callable(start := getattr(launcher, "start", None)):
-            start(self.count(list(overrides.values())), _warm_up)  # while we prepare
+        overrides = list(by_key.values())
+        if isinstance(launcher, StreamingLauncher):
+            launcher.start(self.count(overrides), _warm_up)  # while we prepare
         try:
-            source = self.source(Composer(loader, self.config), list(overrides.values()))
+            source = self.source(Composer(loader, self._config), overrides)
             folder.mkdir(parents=True, exist_ok=True)
-            OmegaConf.save(self.config, folder / "multirun.yaml")
-            return conduct(
-                Plan(
+            OmegaConf.save(self._config, folder / "multirun.yaml")
+            summary = conduct(
+                SweepPlan(
                     source=source,
-                    launch=lambda jobs: _launched(launcher, jobs, self.max_batch_size),
+                    launch=lambda jobs: launched(launcher, jobs, self._max_batch_size),
                     folder=folder,
-                    arguments=_typed(self.config, arguments),
+                    arguments=_typed(self._config, arguments),
                     is_group=lambda key: bool(loader.get_group_options(key)),
                 )
             )
@@ -77,17 +94,19 @@ class _Sweeper(BasicSweeper):
             raise CompactHydraException(str(error)) from None
         except FileExistsError as error:
             raise CompactHydraException(f"hydra.sweep.dir={folder}: {error.strerror}") from None
+        RecordedSweeper.failed = summary.problem is not None
+        return summary
 
+    @abstractmethod
     def count(self, overrides: Sequence[Override]) -> int:
         """Return how many points there will be, at most."""
-        raise NotImplementedError
 
-    def source(self, composer: Composer, overrides: Sequence[Override]) -> Source:
+    @abstractmethod
+    def source(self, composer: Composer, overrides: Sequence[Override]) -> PointSource:
         """Return where the points come from."""
-        raise NotImplementedError
 
 
-class GridSweeper(_Sweeper):
+class GridSweeper(RecordedSweeper):
     """Every combination of the values: ``optim.lr=0.01,0.1 seed=range(3)``."""
 
     def count(self, overrides: Sequence[Override]) -> int:
@@ -96,14 +115,14 @@ class GridSweeper(_Sweeper):
 
         return math.prod(len(values(override)) for override in overrides)
 
-    def source(self, composer: Composer, overrides: Sequence[Override]) -> Source:
+    def source(self, composer: Composer, overrides: Sequence[Override]) -> PointSource:
         """Return all points, composed and checked."""
         from gluonexp.sweep.grid import Grid
 
         return Grid(composer, overrides)
 
 
-class OptunaSweeper(_Sweeper):
+class OptunaSweeper(RecordedSweeper):
     """A search by Optuna: ``'optim.lr=interval(1e-4,1e-1)' optim=adam,sgd``.
 
     Parameters
@@ -122,20 +141,18 @@ class OptunaSweeper(_Sweeper):
         params: dict[str, str] | None = None,
         max_batch_size: int | None = None,
     ) -> None:
-        super().__init__(params=params, max_batch_size=max_batch_size)
+        super().__init__(params, max_batch_size)
         self._options = (n_trials, pruner, seed, study, journal)
 
     def count(self, overrides: Sequence[Override]) -> int:
         """Return the number of trials."""
         return self._options[0]
 
-    def source(self, composer: Composer, overrides: Sequence[Override]) -> Source:
+    def source(self, composer: Composer, overrides: Sequence[Override]) -> PointSource:
         """Return the study, opened."""
         from gluonexp.sweep.search import Options, Search
 
-        assert self.config is not None
-        folder = Path(str(self.config.hydra.sweep.dir))
-        return Search(composer, overrides, Options(*self._options), folder)
+        return Search(composer, overrides, Options(*self._options), self._folder)
 
 
 def _typed(config: DictConfig, task: Sequence[str]) -> list[str]:
@@ -162,20 +179,3 @@ def _warm_up() -> None:
 
     import gluonexp.experiment  # noqa: F401
     from gluonexp.base.mx import mx  # noqa: F401
-
-
-def _launched(
-    launcher: Launcher, jobs: Iterator[Job], batch_size: int | None
-) -> Generator[tuple[int, JobReturn], None, None]:
-    """Run jobs by whatever launcher there is, as late and as few at once as it can."""
-    if hasattr(launcher, "stream"):
-        yield from launcher.stream(jobs)
-    elif isinstance(launcher, BasicLauncher):
-        for number, overrides in jobs:
-            (done,) = launcher.launch([overrides], initial_job_idx=number)
-            yield number, done
-    else:
-        while batch := list(itertools.islice(jobs, batch_size)):
-            numbers = [number for number, _ in batch]
-            ended = launcher.launch([list(words) for _, words in batch], numbers[0])
-            yield from zip(numbers, ended, strict=True)

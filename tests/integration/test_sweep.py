@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import hydra
 import pandas as pd
 import pytest
 from hydra.errors import HydraException
@@ -15,6 +16,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from gluonexp import run as app
+from gluonexp.config import hydra_private
 from gluonexp.data import synthetic
 from gluonexp.data.types import Samples
 from gluonexp.sweep.answer import command as answer_command
@@ -227,6 +229,18 @@ def test_a_sweep_without_a_store_has_an_answer_too(
     assert summary.best() is not None
     assert "best: lr=" in capsys.readouterr().out
     assert not (folder / "mlruns" / "mlflow.db").exists()
+
+
+def test_a_job_of_another_sweeper_is_a_run_like_any_other() -> None:
+    theirs = "hydra.sweeper._target_=hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
+    words = [*TINY, "trainer.epochs=1", "tracking=none", "optim=sgd", "optim.lr=0.01", theirs]
+    with hydra.initialize_config_dir(
+        version_base="1.3", config_dir=app.conf_dir(), job_name="run"
+    ):
+        ((done,),) = hydra_private.multirun("config", app.main.__wrapped__, words)
+        assert isinstance(done.return_value, float)
+        with pytest.raises(HydraException, match="training diverged"):
+            hydra_private.multirun("config", app.main.__wrapped__, [*words, "optim.lr=1e30"])
 
 
 def test_a_run_left_by_a_dead_process_is_tried_again() -> None:

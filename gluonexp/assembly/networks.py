@@ -11,8 +11,9 @@ from gluonexp.base.errors import GluonexpError
 from gluonexp.base.mx import gluon, mx, nn
 from gluonexp.config.schema import Config, DatasetConfig
 from gluonexp.data.types import Spec
-from gluonexp.model_folder import files
-from gluonexp.model_folder.preprocess import Preprocess, Preprocessing
+from gluonexp.model_folder.network import refusal
+from gluonexp.model_folder.preprocess import Preprocess
+from gluonexp.model_folder.signature import Preprocessing
 from gluonexp.models.finetune import FineTune
 from gluonexp.weights.find import find
 
@@ -66,7 +67,7 @@ def preprocessing(config: DatasetConfig, spec: Spec) -> Preprocessing:
 
 def preprocess(steps: Preprocessing, spec: Spec) -> Preprocess:
     """Return the block for `steps`, compiled."""
-    block = Preprocess(steps, height=spec.height, width=spec.width, channels=spec.channels)
+    block = Preprocess(steps, (spec.height, spec.width, spec.channels))
     block.hybridize(static_alloc=True, static_shape=True)
     return block
 
@@ -193,7 +194,7 @@ def _infer_shapes(
             "logits and do that themselves: leave it out"
         )
     # Found out after the training, it would cost that.
-    if config.export.enabled and (why := files.refusal(output, "data", shape)) is not None:
+    if config.export.enabled and (why := refusal(output, "data", shape)) is not None:
         raise GluonexpError(f"model: cannot be exported: {why}; export=none trains it without")
     names = [*output.list_arguments(), *output.list_auxiliary_states()]
     parameters = net.collect_params()

@@ -177,8 +177,8 @@ def export(
     from gluonexp.cli.settings import settings, trained_on
     from gluonexp.export.foreign import adopt
     from gluonexp.inference import evaluate, reexport
-    from gluonexp.inference.predict import Classifier, image_shape
-    from gluonexp.model_folder import files
+    from gluonexp.inference.predict import Classifier
+    from gluonexp.model_folder.signature import Signature
 
     foreign = symbol is not None or params is not None
     if not foreign and not words:
@@ -205,7 +205,7 @@ def export(
                 classes=names,
                 data_classes=like,
             )
-            outputs = files.read_signature(source)["classes"]
+            outputs = Signature.read(source).classes
             if not {*like} <= {*outputs}:
                 raise GluonexpError(
                     f"{symbol} has {len(outputs)} outputs, the data {len(like)} classes: name "
@@ -218,7 +218,7 @@ def export(
                 recorded = found.beside("config/resolved.yaml")
         data = None
         if reexport.needs_data(source, int8) and (overrides or int8 or not foreign):
-            config = settings(recorded, overrides, image_shape(source))
+            config = settings(recorded, overrides, Signature.read(source).image)
             data = evaluate.data_for(Classifier(source), config, trained_on(recorded))
         with reexport.made(source, to) as folder:
             proved = reexport.complete(
@@ -230,7 +230,8 @@ def export(
             )
     click.echo(f"written: {to}")
     if foreign:
-        for change in files.read_signature(to)["adopted"]["changes"]:
+        adopted = Signature.read(to).adopted or {}
+        for change in adopted.get("changes", ()):
             click.echo(f"  note: {change}")
     if proved is None:
         click.echo("not certified: no data are named that it could be tried on", err=True)

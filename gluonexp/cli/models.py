@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from gluonexp.cli.options import CSV, JSON, MODEL, RUNTIME, URI, complete_overrides
+from gluonexp.model_folder import names
 
 
 @click.command()
@@ -56,7 +57,7 @@ def predict(
             given = [str(examples)]
         if given:
             answers = use.predict_files(found.folder, given, runtime=runtime, plot=plot)
-        elif (found.folder / "samples.safetensors").is_file():
+        elif (found.folder / names.SAMPLES).is_file():
             answers = use.predict_samples(found.folder, runtime=runtime, plot=plot)
         else:
             raise click.UsageError(f"{model}: no example images are there; name IMAGES")
@@ -119,13 +120,13 @@ def evaluate(
     from gluonexp.cli.model import opened
     from gluonexp.cli.settings import names_data, settings, trained_on
     from gluonexp.inference import evaluate as scoring
-    from gluonexp.inference.predict import image_shape
+    from gluonexp.model_folder.signature import Signature
 
     with opened(model, tracking_uri) as found:
         recorded = found.beside("config/resolved.yaml")
         result = scoring.evaluate(
             found.folder,
-            settings(recorded, overrides, image_shape(found.folder)),
+            settings(recorded, overrides, Signature.read(found.folder).image),
             split=split,
             runtime=runtime,
             plot=plot,

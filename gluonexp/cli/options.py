@@ -8,6 +8,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from gluonexp.base.errors import GluonexpError
+from gluonexp.model_folder.names import RUNTIMES
 
 URI = click.option(
     "--tracking-uri",
@@ -63,11 +64,9 @@ def complete_models(
 
 
 MODEL = click.argument("model", shell_complete=complete_models)
-# As in gluonexp.verification.runtimes, which imports MXNet.
-RUNTIMES = ("module", "symbolblock", "onnx", "openvino", "int8")
 RUNTIME = click.option(
     "--runtime",
-    type=click.Choice(RUNTIMES),
+    type=click.Choice(tuple(RUNTIMES)),
     default="module",
     show_default=True,
     help="How the model is run.",

@@ -17,7 +17,7 @@ from rich.table import Table
 from gluonexp.base.text import listed
 from gluonexp.inference.evaluate import Evaluation
 from gluonexp.inference.predict import Prediction, Predictions
-from gluonexp.verification.agreement import Certificate
+from gluonexp.verification.certificate import Certificate
 
 
 def predictions(console: Console, answers: Sequence[Prediction], top: int) -> None:

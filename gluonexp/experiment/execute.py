@@ -25,7 +25,8 @@ from gluonexp.experiment.opening import Job, opened
 from gluonexp.export import formats, symbol
 from gluonexp.inference import flavor
 from gluonexp.inference.predict import softmax
-from gluonexp.model_folder import files, samples
+from gluonexp.model_folder import names, samples
+from gluonexp.model_folder.signature import Signature
 from gluonexp.report import plots
 from gluonexp.sweep import pruning
 from gluonexp.tracking import MlflowTracker, Tracker, registry
@@ -41,7 +42,7 @@ from gluonexp.training.callbacks import (
     Unfreezing,
 )
 from gluonexp.verification import certificate, verify
-from gluonexp.verification.agreement import Certificate
+from gluonexp.verification.certificate import Certificate
 
 
 @dataclass(frozen=True)
@@ -265,14 +266,8 @@ def _export(
 ) -> Certificate:
     """Write the export, and its certificate: every runtime says what the network says."""
     folder, net, spec, steps = job.artifacts / "export", job.learner.net, job.spec, job.steps
-    written = symbol.export(
-        net,
-        folder,
-        image=(spec.height, spec.width, spec.channels),
-        input_shape=(steps.channels, steps.height, steps.width),
-        preprocess=steps.to_json(),
-        classes=spec.classes,
-    )
+    image = spec.height, spec.width, spec.channels
+    written = symbol.export(net, folder, Signature(image, steps, tuple(spec.classes)))
     wanted = job.config.export
     _keep_samples(job, folder, held_out, logits)
     notes = formats.write(
@@ -284,13 +279,14 @@ def _export(
     )
 
     def trained(place: Path) -> None:
-        net.export(str(place / files.MODEL), epoch=0)
+        net.export(str(place / names.MODEL), epoch=0)
 
-    proved, removed = formats.certify(folder, pool=pool, reference=trained)
-    for note in (*notes, *removed, *proved.notes):
+    proved = verify.certify(folder, pool=pool, reference=trained, drop_onnx=True)
+    left_out = [*notes, *proved.dropped]
+    for note in (*left_out, *proved.notes):
         console.print(f"  note: {note}", highlight=False, markup=False)
     console.print(proved.sentence(), highlight=False, markup=False)
-    if left_out := [*notes, *removed]:
+    if left_out:
         job.tracker.log_tags({"gluonexp.export.note": "; ".join(left_out)})
     job.tracker.log_tags(
         {f"gluonexp.export.{each.runtime}": each.sentence() for each in proved.agreements}
@@ -309,7 +305,7 @@ def _keep_samples(job: Job, folder: Path, held_out: Split, logits: NDArray[np.fl
     chosen = spread(held_out.labels, kept)
     labels = held_out.labels[chosen].astype(np.int64)
     samples.write(
-        folder, samples.Samples(held_out.images[chosen], labels, logits[chosen], classes)
+        folder, samples.ProofSamples(held_out.images[chosen], labels, logits[chosen], classes)
     )
 
 

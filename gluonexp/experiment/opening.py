@@ -18,7 +18,7 @@ from gluonexp.config.schema import Config
 from gluonexp.data.types import Spec
 from gluonexp.engines.mxnet import freezing
 from gluonexp.experiment import record, resume, show
-from gluonexp.model_folder.preprocess import Preprocessing
+from gluonexp.model_folder.signature import Preprocessing
 from gluonexp.models.layers import outline
 from gluonexp.tracking import Tracker, tracked_run
 from gluonexp.training.loop import Learner

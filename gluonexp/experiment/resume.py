@@ -10,7 +10,7 @@ from typing import Any
 from gluonexp.assembly import Pretrained
 from gluonexp.base.errors import GluonexpError
 from gluonexp.config.schema import Config
-from gluonexp.model_folder.preprocess import Preprocessing
+from gluonexp.model_folder.signature import Preprocessing
 from gluonexp.training import checkpoint
 
 # What says where the first parameters came from: the checkpoint has those it went on with.

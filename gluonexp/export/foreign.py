@@ -12,12 +12,14 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from gluonexp.base.errors import GluonexpError
+from gluonexp.base.errors import GluonexpError, reason
 from gluonexp.base.files import draft
 from gluonexp.base.mx import gluon, mx, nd, sym
 from gluonexp.base.text import listed
 from gluonexp.export.symbol import export
-from gluonexp.model_folder import extents, files, params
+from gluonexp.model_folder import extents, params
+from gluonexp.model_folder.network import read_symbol
+from gluonexp.model_folder.signature import Preprocessing, Signature
 
 # The export's input has this name, whatever it had.
 INPUT: Final = "data"
@@ -114,12 +116,9 @@ def adopt(
         raise GluonexpError(f"{symbol} has {outputs} outputs, but {len(names)} classes are named")
     block = _block(network, symbol, input_shape)
     to.parent.mkdir(parents=True, exist_ok=True)
+    origin = {"symbol": symbol.name, "params": params.name, "changes": network.changes}
     with draft(to) as made:
-        export(block, made, image=image, input_shape=input_shape, preprocess=steps, classes=names)
-        origin = {"symbol": symbol.name, "params": params.name, "changes": network.changes}
-        signature = {**files.read_signature(made), "adopted": origin}
-        text = json.dumps(signature, indent=2, ensure_ascii=False)
-        (made / files.SIGNATURE).write_text(text + "\n", encoding="utf-8")
+        export(block, made, Signature(image, steps, tuple(names), adopted=origin))
     return to
 
 
@@ -128,8 +127,8 @@ def _steps(
     input_shape: tuple[int, int, int],
     mean: Sequence[float],
     std: Sequence[float],
-) -> dict[str, Any]:
-    """Return the preprocessing as ``signature.json`` has it."""
+) -> Preprocessing:
+    """Return the preprocessing, checked."""
     channels, height, width = input_shape
     if min(*image, *input_shape) < 1:
         raise GluonexpError(f"images {image}, input {input_shape}: sizes are 1 or more")
@@ -145,7 +144,7 @@ def _steps(
     if min(given["std"]) <= 0:
         raise GluonexpError(f"std {given['std']}: must be above 0")
     _check_scale(given)
-    return {"height": height, "width": width, "channels": channels, **given}
+    return Preprocessing(height, width, channels, tuple(given["mean"]), tuple(given["std"]))
 
 
 def _check_scale(given: Mapping[str, Sequence[float]]) -> None:
@@ -168,7 +167,7 @@ def _check_scale(given: Mapping[str, Sequence[float]]) -> None:
 def _read(path: Path, source: Path) -> _Network:
     """Read the two files, and make of them a network like our own."""
     changes: list[str] = []
-    symbol = files.read_symbol(path)
+    symbol = read_symbol(path)
     outputs = symbol.list_outputs()
     if len(outputs) != 1:
         raise GluonexpError(f"{path} has {len(outputs)} outputs, not one: {listed(outputs)}")
@@ -295,7 +294,7 @@ def _check_shapes(
             _, everything, _ = symbol.get_internals().infer_shape(**known)
     except (mx.MXNetError, TypeError) as error:  # TypeError: an argument called self
         raise GluonexpError(
-            f"{path} does not take images of {input_shape} in any number: {files.reason(error)}"
+            f"{path} does not take images of {input_shape} in any number: {reason(error)}"
         ) from None
     if outputs is None or everything is None:
         raise GluonexpError(f"{path}: the shape of its output does not follow from the input's")
@@ -324,7 +323,7 @@ def _block(network: _Network, path: Path, input_shape: tuple[int, int, int]) -> 
         block.hybridize()
         logits = block(nd.zeros((2, *input_shape))).asnumpy()
     except (mx.MXNetError, AssertionError) as error:  # AssertionError: parameters not float32
-        raise GluonexpError(f"{path} cannot be run: {files.reason(error)}") from None
+        raise GluonexpError(f"{path} cannot be run: {reason(error)}") from None
     if logits.dtype != np.float32:
         raise GluonexpError(f"{path}: its output is {logits.dtype}, not float32")
     return block

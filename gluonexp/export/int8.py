@@ -27,12 +27,12 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from gluonexp.base.errors import GluonexpError
+from gluonexp.base.errors import GluonexpError, reason
 from gluonexp.base.files import replace
 from gluonexp.base.mx import gluon, mx, nd, sym
-from gluonexp.model_folder import files
-
-RECORD: Final = "int8.json"
+from gluonexp.model_folder.names import INT8, INT8_RECORD, MODEL, paths
+from gluonexp.model_folder.network import Network, read_network
+from gluonexp.model_folder.signature import Signature
 
 BATCH: Final = 32
 
@@ -103,15 +103,16 @@ def quantize(folder: Path, calibration: NDArray[np.float32]) -> Quantized:
     started = time.perf_counter()
     if why := unsupported():
         raise GluonexpError(f"export.int8=true: {why}; or leave export.int8 off")
-    entry = files.read_signature(folder)["input"]
-    name, shape = entry["name"], entry["shape"]
-    if calibration.shape[1:] != tuple(shape[1:]) or not len(calibration):
+    signature = Signature.read(folder)
+    name = signature.input
+    if calibration.shape[1:] != signature.shape[1:] or not len(calibration):
         raise GluonexpError(
-            f"int8: calibration images of shape {calibration.shape}, where {folder} takes {shape}"
+            f"int8: calibration images of shape {calibration.shape}, where {folder} takes "
+            f"{[None, *signature.shape[1:]]}"
         )
     if not np.isfinite(calibration).all():
         raise GluonexpError("int8: calibration images with values that are not finite")
-    network = files.read(folder, files.MODEL, name, (1, *shape[1:]))
+    network = read_network(folder, MODEL, name, signature.shape)
     nodes = json.loads(network.symbol.tojson())["nodes"]
     if not (layers := _layers(nodes)):
         raise GluonexpError(f"int8: the network in {folder} has no layer with weights to quantize")
@@ -120,12 +121,12 @@ def quantize(folder: Path, calibration: NDArray[np.float32]) -> Quantized:
             quantized = _quantized(network, {name: calibration})
     except (mx.MXNetError, ValueError) as error:
         raise GluonexpError(
-            f"int8: MXNet cannot quantize the network in {folder}: {files.reason(error)}"
+            f"int8: MXNet cannot quantize the network in {folder}: {reason(error)}"
         ) from None
     with tempfile.TemporaryDirectory(prefix=".int8-", dir=folder) as place:
         draft = Path(place)
-        quantized.export(str(draft / files.INT8), epoch=0)
-        path, _ = files.paths(draft, files.INT8)
+        quantized.export(str(draft / INT8), epoch=0)
+        path, _ = paths(draft, INT8)
         graph = json.loads(path.read_text(encoding="utf-8"))
         _widen(graph, name)
         path.write_text(json.dumps(graph), encoding="utf-8")
@@ -138,15 +139,14 @@ def quantize(folder: Path, calibration: NDArray[np.float32]) -> Quantized:
             )
         seconds = time.perf_counter() - started
         done = Quantized(len(layers), kept, len(calibration), round(seconds, 2))
-        (draft / RECORD).write_text(json.dumps(asdict(done), indent=2) + "\n", encoding="utf-8")
+        text = json.dumps(asdict(done), indent=2)
+        (draft / INT8_RECORD).write_text(text + "\n", encoding="utf-8")
         for path in sorted(draft.iterdir()):
             replace(path, folder / path.name)
     return done
 
 
-def _quantized(
-    network: files.Network, calibration: dict[str, NDArray[np.float32]]
-) -> gluon.SymbolBlock:
+def _quantized(network: Network, calibration: dict[str, NDArray[np.float32]]) -> gluon.SymbolBlock:
     """Return the network quantized, called once."""
     ((name, images),) = calibration.items()
     signed: list[str] = []
@@ -202,7 +202,7 @@ def _types(graph: Mapping[str, Any], name: str) -> dict[tuple[int, int], type[np
     return dict(zip(places, types, strict=True))
 
 
-def _block(network: files.Network, name: str) -> gluon.SymbolBlock:
+def _block(network: Network, name: str) -> gluon.SymbolBlock:
     """Return a network of its own, made of the exported files; `name` is its input's."""
     block = gluon.SymbolBlock(network.symbol, sym.var(name, dtype="float32"))
     values = {**network.arguments, **network.statistics}

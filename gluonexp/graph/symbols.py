@@ -27,8 +27,8 @@ def block(
     Parameters
     ----------
     parameters
-        By name, running statistics too, as `gluonexp.model_folder.files.read` has them; each
-        keeps its type. What the network does not need is left out.
+        By name, running statistics too, as `gluonexp.model_folder.network.read_network` has them;
+        each keeps its type. What the network does not need is left out.
     name
         Of its input, float32.
     """

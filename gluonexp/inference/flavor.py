@@ -30,7 +30,7 @@ from gluonexp.data.images import UnreadableImageError, decode
 from gluonexp.inference import environment
 from gluonexp.inference.predict import Classifier
 from gluonexp.model_folder import samples
-from gluonexp.model_folder.files import read_signature
+from gluonexp.model_folder.signature import Signature
 from gluonexp.tracking.models import fetch, local_export, local_path
 from gluonexp.tracking.store import reported
 
@@ -98,7 +98,7 @@ def log_model(
     from mlflow.models import Model
 
     export_folder = Path(export_folder)
-    read_signature(export_folder)
+    Signature.read(export_folder)
     with reported(f"the model of run {run_id} cannot be kept"):
         run = client.get_run(run_id)
         logged = client.create_logged_model(
@@ -296,18 +296,18 @@ def _write(export_folder: Path, path: Path, meta: Model | None, *, links: bool) 
     from mlflow.models import Model
     from mlflow.models.utils import _save_example
 
-    signature = read_signature(export_folder)
+    signature = Signature.read(export_folder)
     shutil.copytree(export_folder, path / _DATA, copy_function=_link if links else shutil.copyfile)
     model = Model() if meta is None else meta
     model.signature = _signature()
-    _save_example(model, _example(export_folder, signature["image"]), str(path))
+    _save_example(model, _example(export_folder, signature.image), str(path))
     # What the signature cannot say, see there.
     model.add_flavor(
         FLAVOR_NAME,
         gluonexp_version=gluonexp.__version__,
         data=_DATA,
-        image=signature["image"],
-        classes=signature["classes"],
+        image=signature.to_json()["image"],
+        classes=list(signature.classes),
     )
     mlflow.pyfunc.add_to_model(
         model,
@@ -342,13 +342,12 @@ def _signature() -> ModelSignature:
     return ModelSignature(inputs, outputs)
 
 
-def _example(export_folder: Path, image: dict[str, Any]) -> NDArray[np.uint8]:
+def _example(export_folder: Path, image: tuple[int, int, int]) -> NDArray[np.uint8]:
     """Return a real image of those that travel with the export, else a black one: (1, H, W, C)."""
     try:
         return samples.read(export_folder).images[:1]
     except GluonexpError:
-        shape = (1, image["height"], image["width"], image["channels"])
-        return np.zeros(shape, dtype=np.uint8)
+        return np.zeros((1, *image), dtype=np.uint8)
 
 
 @contextmanager

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
 
 from gluonexp.base.errors import GluonexpError
-from gluonexp.base.mx import nd
 from gluonexp.base.progress import transient_bar
 from gluonexp.data.images import SUFFIXES, UnreadableImageError, decode
-from gluonexp.model_folder import files, samples
-from gluonexp.model_folder.preprocess import Preprocess, Preprocessing
+from gluonexp.model_folder import names, samples
+from gluonexp.model_folder.preprocess import Preprocess
+from gluonexp.model_folder.signature import Signature
 from gluonexp.report import plots
 from gluonexp.verification import runtimes
 
@@ -84,24 +84,17 @@ class Classifier:
 
     def __init__(self, folder: Path, runtime: str = "module") -> None:
         self.folder = folder
-        signature = files.read_signature(folder)
-        self.shape = image_shape(folder)
-        self.classes: tuple[str, ...] = tuple(signature["classes"])
-        height, width, channels = self.shape
-        self._preprocess = Preprocess(
-            Preprocessing.from_json(signature["preprocess"]),
-            height=height,
-            width=width,
-            channels=channels,
-        )
+        signature = Signature.read(folder)
+        self.shape = signature.image  # (H, W, C)
+        self.classes = signature.classes
+        self._preprocess = Preprocess(signature.preprocess, signature.image)
         self._run = runtimes.load(folder, runtime)
 
     def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the logits (N, K) of images (N, H, W, C) uint8, `BATCH` by `BATCH`."""
         parts = []
         for start in range(0, len(images), BATCH):
-            pixels = nd.array(images[start : start + BATCH], dtype="uint8")
-            parts.append(self._run(self._preprocess(pixels).asnumpy()))
+            parts.append(self._run(self._preprocess.inputs(images[start : start + BATCH])))
             if parts[-1].shape[1:] != (len(self.classes),):
                 raise GluonexpError(
                     f"{self.folder}: the network has {parts[-1].shape[1:]} outputs, its signature "
@@ -194,10 +187,10 @@ def predict_samples(
         or held.classes != classifier.classes
         or not ((held.labels >= 0) & (held.labels < count)).all()
     ):
-        raise GluonexpError(f"{folder / samples.SAMPLES} is not of this network")
+        raise GluonexpError(f"{folder / names.SAMPLES} is not of this network")
     answers = [
         Prediction(
-            Path(samples.SAMPLES, str(index)), held.classes, row, held.classes[held.labels[index]]
+            Path(names.SAMPLES, str(index)), held.classes, row, held.classes[held.labels[index]]
         )
         for index, row in enumerate(classifier.probabilities(held.images))
     ]
@@ -221,12 +214,6 @@ def _draw(images: list[NDArray[np.uint8]], answers: Sequence[Prediction], plot: 
         plot,
         [answer.path.name for answer in answers],
     )
-
-
-def image_shape(folder: Path) -> tuple[int, int, int]:
-    """Return (H, W, C) of the images that the export in `folder` takes, as they rest."""
-    image = files.read_signature(folder)["image"]
-    return int(image["height"]), int(image["width"]), int(image["channels"])
 
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:

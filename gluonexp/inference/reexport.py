@@ -13,14 +13,15 @@ from gluonexp.base.files import draft
 from gluonexp.data.split import spread
 from gluonexp.export import formats
 from gluonexp.inference.predict import Classifier
-from gluonexp.model_folder import files, samples
+from gluonexp.model_folder import names, samples
+from gluonexp.model_folder.signature import Signature
 from gluonexp.verification import certificate, verify
-from gluonexp.verification.agreement import Certificate
+from gluonexp.verification.certificate import Certificate
 
 
 def needs_data(folder: Path, quantize: bool) -> bool:
     """Tell whether `complete` needs data for the export in `folder`."""
-    return quantize or not (folder / samples.SAMPLES).is_file()
+    return quantize or not (folder / names.SAMPLES).is_file()
 
 
 @contextmanager
@@ -39,12 +40,12 @@ def made(source: Path, to: Path) -> Iterator[Path]:
         to.parent.mkdir(parents=True, exist_ok=True)
         with draft(to) as made:
             made.mkdir()
-            files.read_signature(source)
-            needed = (*files.paths(source, files.MODEL), source / files.SIGNATURE)
-            for path in (*needed, source / samples.SAMPLES):
+            Signature.read(source)
+            needed = (*names.paths(source, names.MODEL), source / names.SIGNATURE)
+            for path in (*needed, source / names.SAMPLES):
                 if path.is_file() or path in needed:
                     shutil.copyfile(path, made / path.name)
-            if (source / certificate.CERTIFICATE).is_file():
+            if (source / names.CERTIFICATE).is_file():
                 certificate.check_copies(source, made)
             try:
                 yield made
@@ -82,16 +83,15 @@ def complete(
     GluonexpError
         A format is not possible here or for this network, or a runtime disagrees.
     """
-    signature = files.read_signature(folder)
+    classes = Signature.read(folder).classes
     if data is not None and needs_data(folder, quantize=False):
         _, held_out = data.held_out()
         size = held_out.images.shape[1:]
-        kept = samples.count(len(held_out), size, len(signature["classes"]))
+        kept = samples.count(len(held_out), size, len(classes))
         chosen = spread(held_out.labels, kept)
         images, labels = held_out.images[chosen], held_out.labels[chosen]
         logits = Classifier(folder).logits(images)
-        classes = tuple(signature["classes"])
-        found = samples.Samples(images, labels, logits, classes, trained=False)
+        found = samples.ProofSamples(images, labels, logits, classes, trained=False)
         samples.write(folder, found)
     calibration = None
     if quantize:

@@ -1,60 +1,31 @@
-"""From images at rest to the network's input: one block, used for training and for prediction."""
+"""From uint8 images to the network's input: one block, used for training and for prediction."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+import numpy as np
+from numpy.typing import NDArray
 
-from gluonexp.base.mx import nn
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """What is done to images at rest, in this order; written to ``signature.json``.
-
-    Attributes
-    ----------
-    height, width, channels
-        The network's input; a single channel is repeated, three are averaged to luma.
-    mean, std
-        Per channel (or one for all), applied after scaling to [0, 1].
-    """
-
-    height: int
-    width: int
-    channels: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON can hold them."""
-        return {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
-
-    @classmethod
-    def from_json(cls, fields: Mapping[str, Any]) -> Preprocessing:
-        """Return what `to_json` was made of."""
-        return cls(
-            height=int(fields["height"]),
-            width=int(fields["width"]),
-            channels=int(fields["channels"]),
-            mean=tuple(map(float, fields["mean"])),
-            std=tuple(map(float, fields["std"])),
-        )
+from gluonexp.base.mx import nd, nn
+from gluonexp.model_folder.signature import Preprocessing
 
 
 class Preprocess(nn.HybridBlock):
     """Images (N, H, W, C) uint8 to (N, C', H', W') float32: scale, channels, normalize, resize.
 
-    It runs on the device, batch by batch, so that images rest as small bytes and are enlarged
+    It runs on the device, batch by batch, so that images are kept as small bytes and are enlarged
     only where they are used. Resizing is bilinear with pixel centres at half integers.
+
+    Parameters
+    ----------
+    image
+        (H, W, C).
     """
 
-    def __init__(self, steps: Preprocessing, *, height: int, width: int, channels: int) -> None:
+    def __init__(self, steps: Preprocessing, image: tuple[int, int, int]) -> None:
         super().__init__(prefix="preprocess_")
+        height, width, self._channels = image
         self._steps = steps
         self._resize = (height, width) != (steps.height, steps.width)
-        self._channels = channels
 
     def hybrid_forward(self, F, x):  # type: ignore[no-untyped-def]
         """Return the network's input; `F` is `nd` or `sym`."""
@@ -73,3 +44,8 @@ class Preprocess(nn.HybridBlock):
                 x, height=steps.height, width=steps.width, align_corners=False
             )
         return x
+
+    def inputs(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return what the network gets, on the CPU, as an array."""
+        prepared: NDArray[np.float32] = self(nd.array(images, dtype="uint8")).asnumpy()
+        return prepared

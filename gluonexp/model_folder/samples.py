@@ -16,8 +16,7 @@ from safetensors.numpy import save
 
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.files import draft
-
-SAMPLES: Final = "samples.safetensors"
+from gluonexp.model_folder.names import SAMPLES
 
 MOST_IMAGES: Final = 256
 MOST_BYTES: Final = 8 * 2**20  # of images and logits
@@ -34,7 +33,7 @@ _NOT_TRAINED: Final = "of the files themselves"
 
 
 @dataclass(frozen=True)
-class Samples:
+class ProofSamples:
     """Held-out images, their labels, and the trained network's logits.
 
     Attributes
@@ -80,7 +79,7 @@ def count(available: int, image: Sequence[int], classes: int = 0, macs: int = 0)
     return min(available, MOST_IMAGES, affordable, max(1, MOST_BYTES // each))
 
 
-def write(folder: Path, samples: Samples) -> Path:
+def write(folder: Path, samples: ProofSamples) -> Path:
     """Write ``samples.safetensors`` into `folder`: the first images that `count` allows.
 
     Raises
@@ -110,7 +109,7 @@ def write(folder: Path, samples: Samples) -> Path:
     return path
 
 
-def read(folder: Path) -> Samples:
+def read(folder: Path) -> ProofSamples:
     """Return the samples of an export.
 
     Raises
@@ -140,7 +139,7 @@ def read(folder: Path) -> Samples:
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
         raise GluonexpError(f"{path} does not name the classes")
     trained = metadata.get("logits") != _NOT_TRAINED
-    samples = Samples(**tensors, classes=tuple(classes), trained=trained)
+    samples = ProofSamples(**tensors, classes=tuple(classes), trained=trained)
     if not len(samples) or not len(samples) == len(samples.labels) == len(samples.logits):
         raise GluonexpError(f"{path}: images, labels and logits are not equally many")
     if samples.logits.shape[1] != len(classes):

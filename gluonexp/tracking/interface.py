@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from gluonexp.model_folder.names import SIGNATURE
 from gluonexp.tracking.store import silent
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ _AGREEING: Final = {CLASSES: "has other classes", "gluonexp.image": "takes other
 DATA: Final = "gluonexp.data"
 _RECORDED: Final = "data.digest"
 
-_SIGNATURE: Final = "signature.json"
 # Where a model of MLflow's has the export, and where that lies itself.
 _INSIDE: Final = ("/data", "")
 _SHOWN: Final = 60  # characters of the names of classes
@@ -99,11 +99,11 @@ def _signature(client: MlflowClient, location: str) -> Any:
     for inside in _INSIDE:
         folder = f"{location}{inside}"
         held = mlflow.artifacts.list_artifacts(artifact_uri=folder, tracking_uri=uri)
-        if not any(Path(item.path).name == _SIGNATURE for item in held):
+        if not any(Path(item.path).name == SIGNATURE for item in held):
             continue
         with tempfile.TemporaryDirectory(prefix="gluonexp-") as temporary, silent():
             copy = mlflow.artifacts.download_artifacts(
-                artifact_uri=f"{folder}/{_SIGNATURE}", dst_path=temporary, tracking_uri=uri
+                artifact_uri=f"{folder}/{SIGNATURE}", dst_path=temporary, tracking_uri=uri
             )
             try:
                 return json.loads(Path(copy).read_text(encoding="utf-8"))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gluonexp.base.errors import GluonexpError
+from gluonexp.model_folder.names import SIGNATURE
 from gluonexp.tracking.registry import FORMS, find_model
 from gluonexp.tracking.store import find_run, reported, silent
 
@@ -14,8 +15,6 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import LoggedModel, Run
 
-# What tells that a folder is an export.
-_SIGNATURE = "signature.json"
 # Where a run has it, where a model of MLflow's has it, and where it is itself.
 _INSIDE = ("export", "data", "")
 
@@ -32,7 +31,7 @@ def local_export(ref: str) -> Path | None:
     if not folder.is_dir():
         return None
     for inside in _INSIDE:
-        if (folder / inside / _SIGNATURE).is_file():
+        if (folder / inside / SIGNATURE).is_file():
             return folder / inside
     raise GluonexpError(_nothing(str(folder), (folder / "MLmodel").is_file()))
 
@@ -65,7 +64,7 @@ def fetch(client: MlflowClient, ref: str, dest: Path) -> Path:
         tried.append(root)
         for inside in _INSIDE:
             uri = f"{root.rstrip('/')}/{inside}".rstrip("/")
-            if _SIGNATURE in _files(client, uri, ref):
+            if SIGNATURE in _files(client, uri, ref):
                 return _copy(client, uri, dest, ref)
     if any("MLmodel" in _files(client, root, ref) for root in tried):
         raise GluonexpError(_nothing(ref, foreign=True))
@@ -170,10 +169,10 @@ def _copy(client: MlflowClient, uri: str, dest: Path, ref: str) -> Path:
 def _nothing(ref: str, foreign: bool) -> str:
     if foreign:
         return (
-            f"{ref}: an MLflow model of another flavor ({_SIGNATURE} is missing); what it would "
+            f"{ref}: an MLflow model of another flavor ({SIGNATURE} is missing); what it would "
             "import is not loaded, only what gluonexp exported is"
         )
     return (
-        f"{ref}: no export here ({_SIGNATURE} is missing); name a run, or the folder that holds "
+        f"{ref}: no export here ({SIGNATURE} is missing); name a run, or the folder that holds "
         "model-symbol.json"
     )

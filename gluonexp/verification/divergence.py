@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gluonexp.base.mx import gluon, mx, nd, sym
-from gluonexp.model_folder import files
-from gluonexp.model_folder.files import Network
+from gluonexp.model_folder.names import MODEL, ONNX
+from gluonexp.model_folder.network import Network, read_network
+from gluonexp.model_folder.signature import Signature
 
 Outputs = Mapping[str, NDArray[np.float32]]
 
@@ -45,14 +46,14 @@ def first_difference(
     """
     if runtime not in COMPARED:
         return None
-    name = files.read_signature(folder)["input"]["name"]
+    name = Signature.read(folder).input
 
     def network(place: Path) -> Network:
-        return files.read(place, files.MODEL, name, inputs.shape)
+        return read_network(place, MODEL, name, inputs.shape)
 
     expected = _by_block(network(reference or folder), name, inputs)
     if runtime in _IN_ONNX:
-        seen = _IN_ONNX[runtime](folder / files.ONNX, list(expected), inputs)
+        seen = _IN_ONNX[runtime](folder / ONNX, list(expected), inputs)
     else:
         seen = _by_block(network(folder), name, inputs)
     for layer, values in expected.items():

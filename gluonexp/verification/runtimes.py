@@ -12,9 +12,20 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from gluonexp.base.errors import GluonexpError
+from gluonexp.base.errors import GluonexpError, reason
 from gluonexp.base.mx import gluon, installed_wheels, mx, nd, sym, usable_cores
-from gluonexp.model_folder import extents, files, guard
+from gluonexp.model_folder import extents, guard
+from gluonexp.model_folder.names import (
+    FILES,
+    IMAGE_RUNTIMES,
+    INT8,
+    MODEL,
+    ONNX,
+    UINT8,
+    UINT8_ONNX,
+)
+from gluonexp.model_folder.network import read_network
+from gluonexp.model_folder.signature import Signature
 
 
 class CannotRun(GluonexpError):
@@ -31,8 +42,11 @@ class CannotRun(GluonexpError):
         self.runtime = runtime
 
 
-Runtime = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-"""Input (N, C, H, W) float32 to logits (N, K); any N, other sizes in turn."""
+Runtime = Callable[[NDArray[Any]], NDArray[np.float32]]
+"""Input (N, C, H, W) float32 to logits (N, K); any N, other sizes in turn.
+
+Those of `IMAGE_RUNTIMES` take images (N, H, W, C) uint8.
+"""
 
 
 @dataclass(frozen=True)
@@ -41,25 +55,23 @@ class Kind:
 
     Attributes
     ----------
-    files
-        Those of the export's folder that it reads, besides the signature.
     library
         The distribution it needs; None is MXNet, under one of its names.
     load
-        From the folder; may raise whatever its library raises on damaged files.
+        From the folder, with its signature and, if it was looked at already, the content of its
+        ONNX file; may raise whatever its library raises on damaged files.
     """
 
-    files: tuple[str, ...]
     library: str | None
-    load: Callable[..., Runtime]
+    load: Callable[[Path, Signature, bytes | None], Runtime]
 
 
 def available(folder: Path) -> list[str]:
     """Name the runtimes whose files are in `folder` and whose library is installed."""
     return [
         name
-        for name, kind in RUNTIMES.items()
-        if versions(name) and all((folder / file).is_file() for file in kind.files)
+        for name in RUNTIMES
+        if versions(name) and all((folder / file).is_file() for file in FILES[name])
     ]
 
 
@@ -71,7 +83,7 @@ def load(folder: Path, name: str, onnx: bytes | None = None) -> Runtime:
     name
         One of `RUNTIMES`.
     onnx
-        The content of ``model.onnx``, if `guard.check_onnx` has looked at it already.
+        The content of its ONNX file, if `guard.check_onnx` has looked at it already.
 
     Raises
     ------
@@ -92,20 +104,24 @@ def load(folder: Path, name: str, onnx: bytes | None = None) -> Runtime:
     if folder.is_dir():
         guard.check_files(folder)
     # Before the files, for it says more where there is no export at all.
-    _, (_, *shape) = _input(folder)
-    for file in kind.files:
+    signature = Signature.read(folder)
+    if name in IMAGE_RUNTIMES:
+        shape, dtype = signature.image, "uint8"
+    else:
+        shape, dtype = signature.shape[1:], "float32"
+    for file in FILES[name]:
         if not (folder / file).is_file():
             raise GluonexpError(f"{folder / file} is missing, which runtime {name} needs")
     try:
-        run = kind.load(folder) if onnx is None else kind.load(folder, onnx)
+        run = kind.load(folder, signature, onnx)
     except GluonexpError:
         raise
     except Exception as error:  # each library has its own, and they share no base
-        what = f"{folder / kind.files[0]}: runtime {name} cannot load it"
-        raise CannotRun(f"{what}: {files.reason(error)}", name) from None
+        what = f"{folder / FILES[name][0]}: runtime {name} cannot load it"
+        raise CannotRun(f"{what}: {reason(error)}", name) from None
 
-    def guarded(inputs: NDArray[np.float32]) -> NDArray[np.float32]:
-        if not len(inputs) or list(inputs.shape[1:]) != shape:
+    def guarded(inputs: NDArray[Any]) -> NDArray[np.float32]:
+        if not len(inputs) or inputs.shape[1:] != shape:
             takes = ", ".join(map(str, ["N", *shape]))
             raise GluonexpError(f"{folder}: takes inputs ({takes}), not {inputs.shape}")
         parts = []
@@ -113,10 +129,10 @@ def load(folder: Path, name: str, onnx: bytes | None = None) -> Runtime:
             # The network was looked at with so many images, and may not be safe with more.
             for start in range(0, len(inputs), extents.BATCH):
                 part = inputs[start : start + extents.BATCH]
-                parts.append(run(np.ascontiguousarray(part, dtype=np.float32)))
+                parts.append(run(np.ascontiguousarray(part, dtype=dtype)))
             return np.concatenate(parts)
         except Exception as error:
-            raise CannotRun(f"{folder}: runtime {name}: {files.reason(error)}", name) from None
+            raise CannotRun(f"{folder}: runtime {name}: {reason(error)}", name) from None
 
     return guarded
 
@@ -140,25 +156,26 @@ def threads() -> int:
         return usable_cores() or 1
 
 
-def load_module(folder: Path) -> Runtime:
+def _load_module(folder: Path, signature: Signature, _: bytes | None) -> Runtime:
     """Load the export the classic way: symbol, params, arg and aux, `mx.mod.Module`, bind."""
-    name, shape = _input(folder)
-    network = files.read(folder, files.MODEL, name, shape)
-    return bound(network, mx.io.DataDesc(name, shape))
+    return _bound(folder, MODEL, signature.input, signature.shape, "float32")
 
 
-def bound(
-    network: files.Network, image: mx.io.DataDesc
-) -> Callable[[NDArray[Any]], NDArray[np.float32]]:
-    """Return the network as a `Module`; `image` describes an input of one image."""
+def _load_uint8(folder: Path, signature: Signature, _: bytes | None) -> Runtime:
+    return _bound(folder, UINT8, signature.input, (1, *signature.image), "uint8")
+
+
+def _bound(folder: Path, prefix: str, name: str, shape: tuple[int, ...], dtype: str) -> Runtime:
+    """Return a network as a `Module`; name, shape and type are of its input for one image."""
+    network = read_network(folder, prefix, name, shape)
     module = mx.mod.Module(
-        network.symbol, data_names=[image.name], label_names=None, context=mx.cpu(), logger=_SILENT
+        network.symbol, data_names=[name], label_names=None, context=mx.cpu(), logger=_SILENT
     )
-    module.bind(for_training=False, data_shapes=[image])
+    module.bind(for_training=False, data_shapes=[mx.io.DataDesc(name, shape, dtype)])
     module.set_params(network.arguments, network.statistics)
 
     def run(inputs: NDArray[Any]) -> NDArray[np.float32]:
-        batch = mx.io.DataBatch([nd.array(inputs, dtype=image.dtype)])
+        batch = mx.io.DataBatch([nd.array(inputs, dtype=dtype)])
         module.forward(batch, is_train=False)  # binds anew where the batch size changed
         logits: NDArray[np.float32] = module.get_outputs()[0].asnumpy()
         return logits
@@ -166,28 +183,47 @@ def bound(
     return run
 
 
-def load_symbolblock(folder: Path) -> Runtime:
+def _load_symbolblock(folder: Path, signature: Signature, _: bytes | None) -> Runtime:
     """Load the export as a Gluon block."""
-    return _block(folder, files.MODEL)
+    return _run_block(_block(folder, MODEL, signature))
 
 
-def load_int8(folder: Path) -> Runtime:
+def _load_int8(folder: Path, signature: Signature, _: bytes | None) -> Runtime:
     """Load the quantized export as a Gluon block, compiled: that is where its speed is."""
-    return _block(folder, files.INT8, static_alloc=True, static_shape=True)
+    block = _block(folder, INT8, signature)
+    block.hybridize(static_alloc=True, static_shape=True)
+    return _run_block(block)
 
 
-def load_onnx(folder: Path, content: bytes | None = None) -> Runtime:
+def _block(folder: Path, prefix: str, signature: Signature) -> gluon.SymbolBlock:
+    network = read_network(folder, prefix, signature.input, signature.shape)
+    block = gluon.SymbolBlock(network.symbol, sym.var(signature.input, dtype="float32"))
+    values = {**network.arguments, **network.statistics}
+    for key, parameter in block.collect_params().items():
+        parameter._load_init(values[key], mx.cpu(), cast_dtype=True, dtype_source="saved")
+    return block
+
+
+def _run_block(block: gluon.SymbolBlock) -> Runtime:
+    def run(inputs: NDArray[Any]) -> NDArray[np.float32]:
+        logits: NDArray[np.float32] = block(nd.array(inputs, dtype="float32")).asnumpy()
+        return logits
+
+    return run
+
+
+def _load_onnx(folder: Path, signature: Signature, content: bytes | None) -> Runtime:
     """Load ``model.onnx`` in ONNX Runtime, on the CPU."""
-    return session(folder / files.ONNX, content)
+    return _session(content or guard.check_onnx(folder / ONNX))
 
 
-def session(
-    path: Path, content: bytes | None = None
-) -> Callable[[NDArray[Any]], NDArray[np.float32]]:
-    """Return an ONNX file's network of one input in ONNX Runtime, on the CPU."""
+def _load_uint8_onnx(folder: Path, signature: Signature, content: bytes | None) -> Runtime:
+    return _session(content or guard.check_onnx(folder / UINT8_ONNX))
+
+
+def _session(content: bytes) -> Runtime:
     import onnxruntime
 
-    content = content or guard.check_onnx(path)
     onnxruntime.disable_telemetry_events()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads()
@@ -203,31 +239,33 @@ def session(
     return run
 
 
-def load_openvino(folder: Path, content: bytes | None = None) -> Runtime:
+def _load_openvino(folder: Path, signature: Signature, content: bytes | None) -> Runtime:
     """Load ``model.onnx`` in OpenVINO, on the CPU."""
     import openvino
 
-    content = content or guard.check_onnx(folder / files.ONNX)
     core = openvino.Core()
     settings: dict[str, Any] = {
         "INFERENCE_NUM_THREADS": threads(),
         "INFERENCE_PRECISION_HINT": "f32",  # its own choice is bfloat16, where the CPU has that
     }
-    compiled = core.compile_model(core.read_model(content), "CPU", settings)
+    model = core.read_model(content or guard.check_onnx(folder / ONNX))
+    compiled = core.compile_model(model, "CPU", settings)
 
-    def run(inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+    def run(inputs: NDArray[Any]) -> NDArray[np.float32]:
         logits: NDArray[np.float32] = np.array(compiled([inputs])[0])  # its own memory is reused
         return logits
 
     return run
 
 
-RUNTIMES: Final[dict[str, Kind]] = {
-    "module": Kind(("model-symbol.json", "model-0000.params"), None, load_module),
-    "symbolblock": Kind(("model-symbol.json", "model-0000.params"), None, load_symbolblock),
-    "onnx": Kind((files.ONNX,), "onnxruntime", load_onnx),
-    "openvino": Kind((files.ONNX,), "openvino", load_openvino),
-    "int8": Kind(("int8-symbol.json", "int8-0000.params"), None, load_int8),
+RUNTIMES: Final = {
+    "module": Kind(None, _load_module),
+    "symbolblock": Kind(None, _load_symbolblock),
+    "onnx": Kind("onnxruntime", _load_onnx),
+    "openvino": Kind("openvino", _load_openvino),
+    "int8": Kind(None, _load_int8),
+    UINT8: Kind(None, _load_uint8),
+    UINT8_ONNX: Kind("onnxruntime", _load_uint8_onnx),
 }
 
 
@@ -239,26 +277,3 @@ class _Silent:
 
 
 _SILENT = _Silent()
-
-
-def _input(folder: Path) -> tuple[str, tuple[int, ...]]:
-    """Return the input's name, and its shape for one image."""
-    entry = files.read_signature(folder)["input"]
-    return entry["name"], (1, *entry["shape"][1:])
-
-
-def _block(folder: Path, prefix: str, **compiled: bool) -> Runtime:
-    name, shape = _input(folder)
-    network = files.read(folder, prefix, name, shape)
-    block = gluon.SymbolBlock(network.symbol, sym.var(name, dtype="float32"))
-    values = {**network.arguments, **network.statistics}
-    for key, parameter in block.collect_params().items():
-        parameter._load_init(values[key], mx.cpu(), cast_dtype=True, dtype_source="saved")
-    if compiled:
-        block.hybridize(**compiled)
-
-    def run(inputs: NDArray[np.float32]) -> NDArray[np.float32]:
-        logits: NDArray[np.float32] = block(nd.array(inputs, dtype="float32")).asnumpy()
-        return logits
-
-    return run

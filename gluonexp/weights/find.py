@@ -16,6 +16,7 @@ from gluonexp import tracking
 from gluonexp.base.download import NoMirror, obstacles
 from gluonexp.base.errors import GluonexpError
 from gluonexp.model_folder import params
+from gluonexp.model_folder.names import SIGNATURE
 from gluonexp.models.finetune import Weights
 from gluonexp.tracking import registry
 from gluonexp.weights import names, origin, pth, torchvision, zoo
@@ -31,7 +32,7 @@ CHECKPOINT: Final = "checkpoint/model.params"
 _META: Final = "checkpoint/meta.json"
 _HELD: Final = (
     *(CHECKPOINT, "model.params"),
-    *(f"{folder}model-0000.params" for folder in ("export/", "data/", "")),  # data: MLflow's
+    *(f"{folder}{origin.EXPORTED}" for folder in ("export/", "data/", "")),  # data: MLflow's
 )
 _SUFFIXES: Final = (".params", ".pth", ".pt", ".safetensors")
 _CHOICES: Final = (
@@ -258,7 +259,7 @@ def _of_model(choice: str, backbone: str, tracking_uri: str | None) -> Weights:
         path, copy = registry.download_first(client, model, _HELD, Path(folder))
         meta = registry.download_if_any(client, model.run_id, _META, Path(folder))
         if meta is None:  # no run tells: put what lies beside the file beside its copy
-            beside = [path.replace(Path(path).name, n) for n in (origin.META, origin.SIGNATURE)]
+            beside = [path.replace(Path(path).name, n) for n in (origin.META, SIGNATURE)]
             with suppress(GluonexpError):
                 registry.download_first(client, model, beside, copy.parent)
         with _called(copy, model.address):

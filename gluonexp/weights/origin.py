@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from gluonexp.model_folder.names import MODEL, SIGNATURE, pair
+
 META: Final = "meta.json"  # of a checkpoint
-SIGNATURE: Final = "signature.json"  # of an export
 _PARAMETERS: Final = "model.params"
-_EXPORTED: Final = "model-0000.params"
+_, EXPORTED = pair(MODEL)
 
 
 class Origin(NamedTuple):
@@ -32,7 +33,7 @@ def beside(path: Path, sha256: str) -> Origin:
     meta = _json(path.with_name(META))
     if _dict(meta.get("sha256")).get(_PARAMETERS) == sha256:
         return _of_meta(meta)
-    if path.name == _EXPORTED:
+    if path.name == EXPORTED:
         return Origin(classes=_classes(_json(path.with_name(SIGNATURE))))
     return Origin()
 

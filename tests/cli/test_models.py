@@ -17,10 +17,9 @@ from rich.console import Console
 from gluonexp import experiment
 from gluonexp.base.mx import mx
 from gluonexp.cli import main
-from gluonexp.cli.options import RUNTIMES
 from gluonexp.data.images import decode
 from gluonexp.inference.predict import Classifier
-from gluonexp.model_folder import samples
+from gluonexp.model_folder import names, samples
 from gluonexp.run import compose as composed
 from gluonexp.tracking import ensure_experiment, open_store
 from gluonexp.verification import runtimes
@@ -110,8 +109,8 @@ def test_help_has_examples_and_loads_nothing(tmp_path):
     assert heavy & set(done.stdout.split()) == set()
 
 
-def test_the_runtimes_are_all_there_are():
-    assert tuple(runtimes.RUNTIMES) == RUNTIMES
+def test_every_named_runtime_can_be_loaded():
+    assert runtimes.RUNTIMES.keys() == names.FILES.keys()
 
 
 def test_models_are_completed(trained):
@@ -261,7 +260,7 @@ def test_without_examples_the_samples_of_the_export(trained, invoke, tmp_path):
     assert [int(row["predicted"]) for row in rows] == held.logits.argmax(axis=1).tolist()
     with Image.open(tmp_path / "answers.png") as picture:
         assert picture.format == "PNG"
-    strange = samples.Samples(held.images, held.labels + 1, held.logits, held.classes)
+    strange = samples.ProofSamples(held.images, held.labels + 1, held.logits, held.classes)
     samples.write(tmp_path / "copy", strange)
     told = invoke("predict", "copy", status=1).stderr
     assert told == "Error: copy/samples.safetensors is not of this network\n"

@@ -11,7 +11,7 @@ from gluonexp.base.errors import GluonexpError
 from gluonexp.base.mx import autograd, gluon, mx, nd, nn
 from gluonexp.export import symbol
 from gluonexp.inference.predict import Classifier, softmax
-from gluonexp.model_folder.preprocess import Preprocessing
+from gluonexp.model_folder.signature import Preprocessing, Signature
 from gluonexp.verification import runtimes
 
 CLASSES = ("circle", "square", "t-shirt/top")
@@ -39,14 +39,7 @@ def exported(tmp_path_factory):
         loss.backward()
         trainer.step(len(images))
     folder = tmp_path_factory.mktemp("export")
-    symbol.export(
-        net,
-        folder,
-        image=(6, 6, 1),
-        input_shape=(3, 12, 12),
-        preprocess=steps.to_json(),
-        classes=CLASSES,
-    )
+    symbol.export(net, folder, Signature((6, 6, 1), steps, CLASSES))
     return folder, images, inputs.asnumpy(), net(inputs).asnumpy()
 
 

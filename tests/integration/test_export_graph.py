@@ -1,5 +1,7 @@
 """The symbol that takes images at rest, against the pipeline that the network was trained with."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -8,8 +10,9 @@ from gluonexp.base.errors import GluonexpError
 from gluonexp.base.mx import gluon, mx, nd, nn
 from gluonexp.data.types import Spec
 from gluonexp.export import symbol, uint8
-from gluonexp.model_folder import files
-from gluonexp.model_folder.preprocess import Preprocessing
+from gluonexp.model_folder import names
+from gluonexp.model_folder.signature import Preprocessing, Signature
+from gluonexp.verification import runtimes
 
 CLASSES = ("a", "b", "c")
 PLAIN = (0.0,), (1.0,)
@@ -30,7 +33,7 @@ PIPELINES = {
 
 @pytest.fixture(params=PIPELINES)
 def exported(request, tmp_path):
-    """A network behind its preprocessing: (folder, block, images, logits)."""
+    """A network behind its preprocessing: (folder, images, logits)."""
     image, entry, (mean, std) = PIPELINES[request.param]
     steps = Preprocessing(entry[1], entry[2], entry[0], mean, std)
     block = assembly.preprocess(steps, Spec(*image, CLASSES))
@@ -44,15 +47,8 @@ def exported(request, tmp_path):
     net.initialize(mx.init.Xavier())
     net.hybridize(static_alloc=True, static_shape=True)
     logits = net(block(nd.array(images, dtype="uint8"))).asnumpy()
-    symbol.export(
-        net,
-        tmp_path,
-        image=image,
-        input_shape=entry,
-        preprocess=steps.to_json(),
-        classes=CLASSES,
-    )
-    return tmp_path, block, images, logits
+    symbol.export(net, tmp_path, Signature(image, steps, CLASSES))
+    return tmp_path, images, logits
 
 
 def relative(found, expected):
@@ -60,16 +56,16 @@ def relative(found, expected):
 
 
 def test_bytes_in_give_the_logits_of_training(exported):
-    folder, block, images, logits = exported
-    uint8.write(folder, block)
-    run = uint8.load(folder)
+    folder, images, logits = exported
+    uint8.write(folder)
+    run = runtimes.load(folder, "uint8")
     for count in (1, 5, 3):
         assert relative(run(images[:count]), logits[:count]) < 1e-5
 
 
 def test_mxnet_reads_it_by_its_own_name(exported):
-    folder, block, images, logits = exported
-    uint8.write(folder, block)
+    folder, images, logits = exported
+    uint8.write(folder)
     graph, arguments, statistics = mx.model.load_checkpoint(str(folder / "uint8"), 0)
     assert graph.list_arguments()[0] == "data"
     for dtype in ("uint8", "float32"):  # whoever binds it as usual gives the bytes as floats
@@ -86,8 +82,8 @@ def test_mxnet_reads_it_by_its_own_name(exported):
 
 def test_onnx_takes_bytes_too(exported):
     onnxruntime, openvino = map(pytest.importorskip, ("onnxruntime", "openvino"))
-    folder, block, images, logits = exported
-    uint8.write(folder, block, with_onnx=True)
+    folder, images, logits = exported
+    uint8.write(folder, with_onnx=True)
     path = str(folder / "uint8.onnx")
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     (entry,) = session.get_inputs()
@@ -105,18 +101,21 @@ def test_onnx_takes_bytes_too(exported):
 
 
 def test_it_does_not_depend_on_what_the_process_made_before(exported):
-    folder, block, _, _ = exported
+    folder, _, _ = exported
     path = folder / "uint8-symbol.json"
-    uint8.write(folder, block)
+    uint8.write(folder)
     first = path.read_bytes()
-    uint8.write(folder, block)
+    uint8.write(folder)
     assert path.read_bytes() == first
     assert not list(folder.glob(".*"))
 
 
-def test_other_steps_than_the_networks_are_refused(exported):
-    folder, _, images, _ = exported
-    other = assembly.preprocess(Preprocessing(4, 4, 1, *PLAIN), Spec(*images.shape[1:], CLASSES))
-    with pytest.raises(GluonexpError, match=r"gives \[\(1, 1, 4, 4\)\], the network takes"):
-        uint8.write(folder, other)
-    assert not files.paths(folder, files.UINT8)[0].exists()
+def test_steps_that_do_not_fit_the_network_are_refused(exported):
+    folder, _, _ = exported
+    path = folder / "signature.json"
+    signature = json.loads(path.read_text())
+    signature["image"]["channels"] = 2  # which nothing makes one or three of
+    path.write_text(json.dumps(signature))
+    with pytest.raises(GluonexpError, match=r"preprocessing gives .*, the network takes \(1, "):
+        uint8.write(folder)
+    assert not names.paths(folder, names.UINT8)[0].exists()

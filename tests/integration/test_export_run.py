@@ -7,9 +7,9 @@ from PIL import Image
 from gluonexp import assembly, experiment
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.mx import mx, nd, nn
-from gluonexp.export import formats, symbol, uint8
-from gluonexp.model_folder import files, samples
-from gluonexp.model_folder.preprocess import Preprocessing
+from gluonexp.export import formats, symbol
+from gluonexp.model_folder import names, samples
+from gluonexp.model_folder.signature import Preprocessing, Signature
 from gluonexp.models.mlp import mlp
 from gluonexp.tracking import open_store
 from gluonexp.verification import verify
@@ -85,15 +85,8 @@ def exported(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (20, 4, 4, 1), dtype=np.uint8)
     block = assembly.preprocess(steps, assembly.Spec(4, 4, 1, ("a", "b", "c")))
     logits = net(block(nd.array(images, dtype="uint8"))).asnumpy()
-    symbol.export(
-        net,
-        tmp_path,
-        image=(4, 4, 1),
-        input_shape=(1, 4, 4),
-        preprocess=steps.to_json(),
-        classes=("a", "b", "c"),
-    )
-    known = samples.Samples(images, logits.argmax(1), logits, ("a", "b", "c"))
+    symbol.export(net, tmp_path, Signature((4, 4, 1), steps, ("a", "b", "c")))
+    known = samples.ProofSamples(images, logits.argmax(1), logits, ("a", "b", "c"))
     samples.write(tmp_path, known)
     assert formats.write(tmp_path, with_onnx=True, with_graph=True, calibration=None) == []
     return tmp_path
@@ -106,8 +99,8 @@ def no_layers(place):
 @pytest.mark.parametrize(
     ("name", "left"),
     [
-        (files.ONNX, ["module", "symbolblock", "uint8"]),
-        (uint8.ONNX, ["module", "symbolblock", "onnx", "openvino", "uint8"]),
+        (names.ONNX, ["module", "symbolblock", "uint8"]),
+        (names.UINT8_ONNX, ["module", "symbolblock", "onnx", "openvino", "uint8"]),
     ],
 )
 def test_what_no_runtime_can_load_is_left_out_and_said(exported, name, left):
@@ -117,8 +110,9 @@ def test_what_no_runtime_can_load_is_left_out_and_said(exported, name, left):
     weight.CopyFrom(onnx.numpy_helper.from_array(np.zeros((2, 7), np.float32), weight.name))
     onnx.save(model, exported / name)
     with verify.workers() as pool:
-        proved, notes = formats.certify(exported, pool=pool, reference=no_layers)
-    assert len(notes) == 1 and notes[0].startswith(f"no {name}")
+        proved = verify.certify(exported, pool=pool, reference=no_layers, drop_onnx=True)
+    (dropped,) = proved.dropped
+    assert dropped.startswith(f"no {name}")
     assert not (exported / name).exists()
     assert [each.runtime for each in proved.agreements] == left
     assert verify.check(exported).notes == ()
@@ -127,7 +121,7 @@ def test_what_no_runtime_can_load_is_left_out_and_said(exported, name, left):
 def test_a_network_that_cannot_be_loaded_is_no_export(exported):
     (exported / "model-0000.params").write_bytes(b"nothing")
     with verify.workers() as pool, pytest.raises(GluonexpError, match=r"model-0000\.params"):
-        formats.certify(exported, pool=pool, reference=no_layers)
+        verify.certify(exported, pool=pool, reference=no_layers, drop_onnx=True)
 
 
 def test_a_failed_export_loses_nothing_else(compose, tmp_path):

@@ -35,7 +35,8 @@ from gluonexp.export import symbol
 from gluonexp.inference import flavor
 from gluonexp.inference.predict import Classifier
 from gluonexp.model_folder import samples
-from gluonexp.model_folder.preprocess import Preprocess, Preprocessing
+from gluonexp.model_folder.preprocess import Preprocess
+from gluonexp.model_folder.signature import Preprocessing, Signature
 from gluonexp.tracking import models, registry
 from gluonexp.weights.find import find
 
@@ -62,7 +63,7 @@ def export(digits, tmp_path_factory):
     net.initialize(mx.init.Xavier())
     net.hybridize()
     steps = Preprocessing(28, 28, 1, (0.5,), (0.25,))
-    inputs = Preprocess(steps, height=28, width=28, channels=1)(nd.array(digits, dtype="uint8"))
+    inputs = Preprocess(steps, (28, 28, 1))(nd.array(digits, dtype="uint8"))
     labels = np.arange(len(digits)) % len(CLASSES)
     trainer = gluon.Trainer(net.collect_params(), "adam", {"learning_rate": 0.01})
     for _ in range(20):
@@ -70,15 +71,8 @@ def export(digits, tmp_path_factory):
             loss = gluon.loss.SoftmaxCrossEntropyLoss()(net(inputs), nd.array(labels))
         loss.backward()
         trainer.step(len(digits))
-    symbol.export(
-        net,
-        folder,
-        image=(28, 28, 1),
-        input_shape=(1, 28, 28),
-        preprocess=steps.to_json(),
-        classes=CLASSES,
-    )
-    samples.write(folder, samples.Samples(digits, labels, net(inputs).asnumpy(), CLASSES))
+    symbol.export(net, folder, Signature((28, 28, 1), steps, CLASSES))
+    samples.write(folder, samples.ProofSamples(digits, labels, net(inputs).asnumpy(), CLASSES))
     assert len(set(Classifier(folder).probabilities(digits).argmax(1))) > 3
     return folder
 
@@ -600,14 +594,8 @@ def test_a_registered_model_gives_its_weights(store, tmp_path):
     net(nd.zeros((1, 3, 224, 224)))
     steps = Preprocessing(224, 224, 3, (0.0,), (1.0,))
     folder = tmp_path / "export"
-    symbol.export(
-        net,
-        folder,
-        image=(224, 224, 3),
-        input_shape=(3, 224, 224),
-        preprocess=steps.to_json(),
-        classes=[f"c{index}" for index in range(10)],
-    )
+    classes = tuple(f"c{index}" for index in range(10))
+    symbol.export(net, folder, Signature((224, 224, 3), steps, classes))
     run_id = store.run(0.5)
     logged = flavor.log_model(folder, store.client, run_id)
     registry.register(

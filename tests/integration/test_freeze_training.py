@@ -12,7 +12,8 @@ from gluonexp.base.mx import autograd, gluon, mx, nd, nn
 from gluonexp.config.schema import FreezeConfig, FreezeRule, Unfreeze
 from gluonexp.data.types import Split
 from gluonexp.engines.mxnet import freezing, optimizers
-from gluonexp.model_folder.preprocess import Preprocess, Preprocessing
+from gluonexp.model_folder.preprocess import Preprocess
+from gluonexp.model_folder.signature import Preprocessing
 from gluonexp.models.layers import outline
 from gluonexp.training import callbacks, checkpoint, loop
 
@@ -347,7 +348,7 @@ class Run:
         steps = Preprocessing(6, 6, 1, (0.0,), (1.0,))
         self.learner = loop.Learner(
             net=self.net,
-            preprocess=Preprocess(steps, height=6, width=6, channels=1),
+            preprocess=Preprocess(steps, (6, 6, 1)),
             loss=gluon.loss.SoftmaxCrossEntropyLoss(),
             trainer=gluon.Trainer(self.net.collect_params(), optimizer(config)),
             schedule=lambda step: 0.01,

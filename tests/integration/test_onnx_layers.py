@@ -6,7 +6,9 @@ import pytest
 from gluonexp.base.mx import gluon, mx, nd, nn
 from gluonexp.export import symbol
 from gluonexp.export.onnx import convert
-from gluonexp.model_folder import files
+from gluonexp.model_folder import names
+from gluonexp.model_folder.network import read_params
+from gluonexp.model_folder.signature import Preprocessing, Signature
 from gluonexp.verification import runtimes
 
 pytest.importorskip("onnx")
@@ -302,24 +304,16 @@ def export(made, folder):
         if name.endswith(("gamma", "beta", "mean", "var", "bias", "alpha")):
             parameter.set_data(nd.array(rng.uniform(0.2, 1.5, parameter.shape)))
     channels, height, width = SHAPE
-    symbol.export(
-        net,
-        folder,
-        image=(height, width, channels),
-        input_shape=SHAPE,
-        preprocess={
-            **{"height": height, "width": width, "channels": channels},
-            **{"mean": [0.0], "std": [1.0]},
-        },
-        classes=[f"class {label}" for label in range(CLASSES)],
-    )
+    steps = Preprocessing(height, width, channels, (0.0,), (1.0,))
+    classes = tuple(f"class {label}" for label in range(CLASSES))
+    symbol.export(net, folder, Signature((height, width, channels), steps, classes))
     return net, images
 
 
 def write(folder):
     """Write the ONNX file, also of what would not be read from a folder that anybody made."""
-    graph, params = files.paths(folder, files.MODEL)
-    convert.write(mx.sym.load(str(graph)), *files.read_params(params), folder, SHAPE)
+    graph, params = names.paths(folder, names.MODEL)
+    convert.write(mx.sym.load(str(graph)), *read_params(params), folder, SHAPE)
 
 
 @pytest.mark.parametrize("name", AGREE)

@@ -13,8 +13,10 @@ from gluonexp.base.mx import autograd, gluon, mx, nd, nn
 from gluonexp.data.digits import Digits
 from gluonexp.export import symbol
 from gluonexp.export.onnx import convert
-from gluonexp.model_folder import files
-from gluonexp.model_folder.preprocess import Preprocess, Preprocessing
+from gluonexp.model_folder.names import MODEL
+from gluonexp.model_folder.network import read_network
+from gluonexp.model_folder.preprocess import Preprocess
+from gluonexp.model_folder.signature import Preprocessing, Signature
 from gluonexp.models.cnn import cnn
 from gluonexp.models.finetune import alexnet_ft, zoo_ft
 from gluonexp.models.mlp import mlp
@@ -54,8 +56,7 @@ def real_inputs(shape, count):
     channels, height, width = shape
     images = Digits(8).load().test.images[:count]
     steps = Preprocessing(height, width, channels, (0.3,), (0.4,))
-    block = Preprocess(steps, height=images.shape[1], width=images.shape[2], channels=1)
-    return block(nd.array(images, dtype="uint8")).asnumpy()
+    return Preprocess(steps, images.shape[1:]).inputs(images)
 
 
 def export(construct, shape, folder, count=3):
@@ -77,14 +78,9 @@ def export(construct, shape, folder, count=3):
     randomize(net, rng, factor=True, running_mean=(0.9, 1.1), running_var=(0.8, 1.5))  # or nearly
     logits = net(nd.array(inputs)).asnumpy()
     channels, height, width = shape
-    symbol.export(
-        net,
-        folder,
-        image=(8, 8, 1),
-        input_shape=shape,
-        preprocess=Preprocessing(height, width, channels, (0.3,), (0.4,)).to_json(),
-        classes=[f"class {label}" for label in range(logits.shape[1])],
-    )
+    steps = Preprocessing(height, width, channels, (0.3,), (0.4,))
+    classes = tuple(f"class {label}" for label in range(logits.shape[1]))
+    symbol.export(net, folder, Signature((8, 8, 1), steps, classes))
     unfix(folder, rng)
     return inputs, logits
 
@@ -118,9 +114,8 @@ def unfix(folder, rng):
 
 
 def write_onnx(folder):
-    shape = files.read_signature(folder)["input"]["shape"][1:]
-    network = files.read(folder, files.MODEL, "data", (1, *shape))
-    return convert.write(*network, folder, shape)
+    shape = Signature.read(folder).shape
+    return convert.write(*read_network(folder, MODEL, "data", shape), folder, shape[1:])
 
 
 def read(graph):
@@ -296,7 +291,7 @@ def test_writing_onnx_is_silent_and_leaves_the_libraries_as_they_were(exported, 
         imports = dict(checks.opset_imports), checks.ir_version
         return mapping, names, exporter.convert_layer, handlers, imports
 
-    network = files.read(exported[0], files.MODEL, "data", (1, 1, 8, 8))
+    network = read_network(exported[0], MODEL, "data", (1, 1, 8, 8))
     onnx_library.mapping = "another library's"
     before = state()
     convert.write(*network, tmp_path, (1, 8, 8))

@@ -1,6 +1,7 @@
 """Exports are certified in clean processes, and what was changed afterwards is found out."""
 
 import json
+import os
 import pickle
 import shutil
 from dataclasses import replace
@@ -13,9 +14,11 @@ from gluonexp.base.mx import autograd, gluon, mx, nd, nn
 from gluonexp.base.workers import Workers
 from gluonexp.export import int8, symbol, uint8
 from gluonexp.export.onnx import convert
-from gluonexp.model_folder import files, samples
-from gluonexp.model_folder.preprocess import Preprocess, Preprocessing
-from gluonexp.model_folder.samples import Samples
+from gluonexp.model_folder import names, samples
+from gluonexp.model_folder.network import read_network, read_symbol
+from gluonexp.model_folder.preprocess import Preprocess
+from gluonexp.model_folder.samples import ProofSamples
+from gluonexp.model_folder.signature import Preprocessing, Signature
 from gluonexp.verification import agreement, certificate, divergence, score, verify
 from gluonexp.verification.runtimes import available
 
@@ -25,7 +28,7 @@ pytest.importorskip("openvino")
 CLASSES = ("circle", "square", "t-shirt/top")
 SHAPE = (3, 12, 12)
 RUNTIMES = ("module", "symbolblock", "onnx", "openvino")
-RESTING = ("uint8", "uint8.onnx")
+FOR_IMAGES = ("uint8", "uint8.onnx")
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +51,7 @@ def trained():
     net.hybridize(static_alloc=True, static_shape=True)
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, size=(40, 6, 6, 1), dtype=np.uint8)
-    steps = Preprocess(Preprocessing(12, 12, 3, (0.5,), (0.25,)), height=6, width=6, channels=1)
+    steps = Preprocess(Preprocessing(12, 12, 3, (0.5,), (0.25,)), (6, 6, 1))
     inputs = steps(nd.array(images, dtype="uint8"))
     trainer = gluon.Trainer(net.collect_params(), "sgd", {"learning_rate": 0.1})
     for _ in range(3):
@@ -57,7 +60,7 @@ def trained():
         loss.backward()
         trainer.step(len(images))
     labels = rng.integers(0, 3, size=40)
-    return net, steps, Samples(images, labels, net(inputs).asnumpy(), CLASSES)
+    return net, steps, ProofSamples(images, labels, net(inputs).asnumpy(), CLASSES)
 
 
 @pytest.fixture(scope="module")
@@ -65,17 +68,10 @@ def exported(trained, tmp_path_factory):
     """Return an export of everything but int8, not certified yet."""
     net, steps, known = trained
     folder = tmp_path_factory.mktemp("exported")
-    symbol.export(
-        net,
-        folder,
-        image=(6, 6, 1),
-        input_shape=SHAPE,
-        preprocess=steps._steps.to_json(),
-        classes=CLASSES,
-    )
-    network = files.read(folder, files.MODEL, "data", (1, *SHAPE))
+    symbol.export(net, folder, Signature((6, 6, 1), steps._steps, CLASSES))
+    network = read_network(folder, names.MODEL, "data", (1, *SHAPE))
     convert.write(*network, folder, SHAPE)
-    uint8.write(folder, steps, with_onnx=True)
+    uint8.write(folder, with_onnx=True)
     samples.write(folder, known)
     return folder
 
@@ -101,6 +97,11 @@ def fresh(exported, tmp_path):
     return tmp_path / "export"
 
 
+def inputs_of(folder, images):
+    signature = Signature.read(folder)
+    return Preprocess(signature.preprocess, signature.image).inputs(images)
+
+
 def edited(folder, change, name="signature.json"):
     fields = json.loads((folder / name).read_text())
     change(fields)
@@ -111,7 +112,7 @@ def mended(folder):
     """Do what a forger would: put today's digests into the certificate."""
 
     def change(fields):
-        digests = score.digests(folder, "certificate.json")
+        digests = certificate.digests(folder)
         fields["files"] = {name: digests[name] for name in fields["files"]}
 
     edited(folder, change, "certificate.json")
@@ -137,8 +138,8 @@ def params_changed(folder, name, change):
 
 def test_every_runtime_is_certified(once_certified, trained):
     folder, proved = once_certified
-    names = [each.runtime for each in proved.agreements]
-    assert names == [*RUNTIMES, *RESTING] == [*available(folder), *RESTING]
+    found = [each.runtime for each in proved.agreements]
+    assert found == [*RUNTIMES, *FOR_IMAGES] == available(folder)
     for each in proved.agreements:
         assert each.argmax_equal == each.images == 40
         assert each.max_difference < 1e-5
@@ -156,8 +157,8 @@ def test_the_file_says_the_same_and_names_every_other_file(once_certified):
     folder, proved = once_certified
     assert certificate.read(folder) == proved
     assert {path.name for path in folder.iterdir()} == {*proved.files, "certificate.json"}
-    assert proved.files == score.digests(folder, "certificate.json")
-    inputs = verify.prepare(folder)(samples.read(folder).images)
+    assert proved.files == certificate.digests(folder)
+    inputs = inputs_of(folder, samples.read(folder).images)
     np.testing.assert_allclose(proved.mean, inputs.mean(axis=(0, 2, 3)), rtol=1e-5)
     np.testing.assert_allclose(proved.rms, np.sqrt(np.square(inputs).mean((0, 2, 3))), rtol=1e-5)
 
@@ -171,13 +172,13 @@ def test_eight_bits_are_certified_by_their_accuracy(fresh, pool):
     if int8.unsupported():
         pytest.skip(int8.unsupported())
     known = samples.read(fresh)
-    int8.quantize(fresh, verify.prepare(fresh)(known.images))
+    int8.quantize(fresh, inputs_of(fresh, known.images))
     samples.write(fresh, replace(known, labels=known.logits.argmax(1)))
     found = {each.runtime: each for each in verify.certify(fresh, pool=pool).agreements}["int8"]
     assert found.expected_correct == 40 and found.correct >= 39
     assert verify.check(fresh, pool=pool).notes == ()
     others = np.roll(known.logits, 1, axis=1)
-    scored = score.score(fresh, ["int8"], verify.prepare)["int8"]
+    scored = score.score(fresh, ["int8"])["int8"]
     known = replace(known, logits=others, labels=others.argmax(1))
     assert not agreement.compare("int8", scored, known).holds
 
@@ -222,7 +223,7 @@ def test_a_wrong_onnx_names_its_layer(fresh, pool):
     assert "openvino differs, " in message and "symbolblock" not in message
     assert "the first layer output that differs is net_dense0_fwd_output: by " in message
     assert message.endswith("; export.onnx=false leaves ONNX out")
-    inputs = verify.prepare(fresh)(samples.read(fresh).images[:1])
+    inputs = inputs_of(fresh, samples.read(fresh).images[:1])
     found = divergence.first_difference(fresh, "openvino", inputs, 1e-4, None)
     assert found is not None and found.startswith("net_dense0_fwd_output: by ")
 
@@ -230,7 +231,7 @@ def test_a_wrong_onnx_names_its_layer(fresh, pool):
 def test_what_only_goes_wrong_where_module_fuses_is_searched(exported, monkeypatch):
     inputs = np.random.default_rng(0).normal(size=(1, *SHAPE)).astype(np.float32)
     assert divergence.first_difference(exported, "module", inputs, 1e-4, None) is None
-    layers = divergence._layers(files.read_symbol(exported / "model-symbol.json"))
+    layers = divergence._layers(read_symbol(exported / "model-symbol.json"))
     right = divergence._fused
     for wrong in layers:  # as a faulty kernel would: from one layer on, all is wrong
 
@@ -244,13 +245,12 @@ def test_what_only_goes_wrong_where_module_fuses_is_searched(exported, monkeypat
 
 
 def test_a_process_that_dies_is_no_proof(fresh, pool):
-    def dying(folder):
-        import os
-
-        return lambda images: os.abort()
+    class Dying(Workers):
+        def stream(self, tasks):
+            return pool.stream([(key, os.abort, ()) for key, *_ in tasks])
 
     with pytest.raises(GluonexpError, match=r"module.* failed, the files may be damaged: .*SIGAB"):
-        certificate.certify(fresh, dying, workers=pool)
+        verify.certify(fresh, pool=Dying(1))
 
 
 # Checking again.
@@ -260,7 +260,7 @@ def test_an_untouched_export_is_verified_anywhere(once_certified, certified, poo
     found = verify.check(certified, pool=pool)
     assert found.notes == ()
     assert found.files == once_certified[1].files
-    assert [each.runtime for each in found.agreements] == [*RUNTIMES, *RESTING]
+    assert [each.runtime for each in found.agreements] == [*RUNTIMES, *FOR_IMAGES]
     assert all(each.argmax_equal == 40 for each in found.agreements)
 
 
@@ -336,7 +336,7 @@ def test_a_changed_signature_with_a_mended_digest(certified, pool, change, reaso
 
 def test_a_changed_mean_is_found_though_all_its_traces_are_mended(certified, pool):
     edited(certified, change_mean)
-    inputs = verify.prepare(certified)(samples.read(certified).images)
+    inputs = inputs_of(certified, samples.read(certified).images)
 
     def forge(fields):
         fields["mean"] = inputs.mean(axis=(0, 2, 3), dtype=np.float64).tolist()
@@ -382,7 +382,7 @@ def test_another_network_behind_the_images_with_a_mended_digest(certified, pool,
     with pytest.raises(GluonexpError, match="differs, logits within") as caught:
         verify.check(certified, pool=pool)
     told = str(caught.value)
-    assert [each for each in (*RUNTIMES, *RESTING) if f" {each} differs" in told] == [
+    assert [each for each in (*RUNTIMES, *FOR_IMAGES) if f" {each} differs" in told] == [
         name.removesuffix("-0000.params")
     ]
 
@@ -452,7 +452,7 @@ def test_a_file_that_is_taken_out_of_the_certificate(certified, pool, name):
 
     def forget_who_read_it(fields):
         for runtime in [*fields["runtimes"]]:
-            if name in score.FILES[runtime]:
+            if name in names.FILES[runtime]:
                 del fields["runtimes"][runtime]
 
     edited(certified, forget_who_read_it, "certificate.json")

@@ -15,9 +15,10 @@ from hypothesis.extra.numpy import arrays
 
 from gluonexp.base.errors import GluonexpError
 from gluonexp.model_folder import guard, samples
-from gluonexp.model_folder.samples import Samples
+from gluonexp.model_folder.samples import ProofSamples
 from gluonexp.verification import agreement, certificate
-from gluonexp.verification.agreement import INT8_DROP, TOLERANCE, Agreement, Certificate
+from gluonexp.verification.agreement import INT8_DROP, TOLERANCE, Agreement
+from gluonexp.verification.certificate import Certificate
 from gluonexp.verification.score import Score
 
 CLASSES = ("circle", "square", "t-shirt/top")
@@ -70,7 +71,7 @@ def known(logits, labels=None):
     count, classes = logits.shape
     labels = logits.argmax(1) if labels is None else np.asarray(labels)
     images = np.zeros((count, 2, 2, 1), dtype=np.uint8)
-    return Samples(images, labels.astype(np.int64), logits, tuple("abcdef"[:classes]))
+    return ProofSamples(images, labels.astype(np.int64), logits, tuple("abcdef"[:classes]))
 
 
 def scored(logits):
@@ -194,7 +195,7 @@ def test_its_sentence_and_table():
         "same class on 256 of 256; int8: accuracy 0.7734 (float: 0.7812), the same class on 250 "
         "of 256"
     )
-    adopted = certified(made(), reference=agreement.FILES)
+    adopted = certified(made(), reference=certificate.FILES)
     assert adopted.sentence().startswith("module agrees with the files themselves on 256 images")
     assert whole.rows()[1] == ("module", "1.0e-06", "256/256", "0.7812", "70")
     assert {len(row) for row in whole.rows()} == {5}
@@ -206,7 +207,7 @@ def test_a_claim_that_is_not_so():
     recorded = certified(made(), made(runtime="int8"))
 
     def claim(*found, **changed):
-        return agreement.claims(replace(recorded, **changed), found, images)
+        return certificate.claims(replace(recorded, **changed), found, images)
 
     assert claim(made()) is None
     assert claim(made(runtime="onnx")) is None
@@ -287,7 +288,7 @@ def test_without_a_certificate(tmp_path):
 
 def some(count=5, shape=(4, 3, 1)):
     rng = np.random.default_rng(0)
-    return Samples(
+    return ProofSamples(
         images=rng.integers(0, 256, (count, *shape), dtype=np.uint8),
         labels=rng.integers(0, 3, count),
         logits=rng.normal(size=(count, 3)).astype(np.float32),
@@ -331,7 +332,7 @@ def test_samples_are_few_and_small(tmp_path):
 def test_what_is_written_can_be_read(tmp_path):
     many = tuple(map(str, range(35_000)))
     for shape, classes in (((28, 28, 1), many), ((2048, 2048, 3), ("a", "b")), ((1, 1, 1), many)):
-        whole = Samples(
+        whole = ProofSamples(
             images=np.zeros((100, *shape), np.uint8),
             labels=np.zeros(100, np.int64),
             logits=np.zeros((100, len(classes)), np.float32),

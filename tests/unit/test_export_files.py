@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.mx import mx, nd, nn, sym
 from gluonexp.export import symbol
-from gluonexp.model_folder import files
+from gluonexp.model_folder.names import MODEL
+from gluonexp.model_folder.network import read_network, read_params, read_symbol
+from gluonexp.model_folder.signature import Preprocessing, Signature
 from gluonexp.verification import runtimes
 
 RUNTIMES = ["module", "symbolblock"]
-STEPS = {"height": 6, "width": 5, "channels": 2, "mean": [0.5], "std": [0.25, 1]}
-IMAGE = {"height": 6, "width": 5, "channels": 2}
+SIGNATURE = Signature((6, 5, 2), Preprocessing(6, 5, 2, (0.5,), (0.25, 1.0)), ("a", "b", "c"))
 
 
 @pytest.fixture(scope="module")
@@ -29,9 +30,7 @@ def exported(tmp_path_factory):
     net.initialize(mx.init.Xavier())
     net.hybridize()
     net(nd.zeros((1, 2, 6, 5)))
-    symbol.export(
-        net, folder, image=(6, 5, 2), input_shape=(2, 6, 5), preprocess=STEPS, classes="abc"
-    )
+    symbol.export(net, folder, SIGNATURE)
     return folder
 
 
@@ -61,7 +60,7 @@ def test_an_export_is_three_files(exported):
 
 
 def test_what_is_read_is_what_mxnet_reads(exported):
-    network = files.read(exported, files.MODEL, "data", (1, 2, 6, 5))
+    network = read_network(exported, MODEL, "data", (1, 2, 6, 5))
     reference, arguments, statistics = mx.model.load_checkpoint(str(exported / "model"), 0)
     assert network.symbol.tojson() == reference.tojson()
     for mine, theirs in ((network.arguments, arguments), (network.statistics, statistics)):
@@ -112,7 +111,7 @@ def test_a_key_given_twice_hides_nothing(copy):
     for pair in ('"op": "_Native", "op": "Flatten"', '"op": "Flatten", "op": "_Native"'):
         path.write_text(text.replace('"op": "Flatten"', pair))
         try:
-            found = files.read_symbol(path)
+            found = read_symbol(path)
         except GluonexpError as error:
             assert "_Native" in str(error)
         else:
@@ -127,7 +126,7 @@ def test_truncated_parameters_are_one_error(exported, tmp_path_factory, data):
     path = tmp_path_factory.mktemp("cut") / "model-0000.params"
     path.write_bytes(whole[:kept])
     with pytest.raises(GluonexpError, match=r"model-0000\.params"):
-        files.read_params(path)
+        read_params(path)
 
 
 @pytest.mark.parametrize("extent", [2**31 - 1, 2**40, 2**62, -(2**40)])
@@ -172,14 +171,14 @@ def test_it_is_said_what_to_do_with_a_file_one_trusts(copy):
     path = copy / "model-symbol.json"
     path.write_text(path.read_text().replace('"op": "Flatten"', '"op": "Unheard"'))
     with pytest.raises(GluonexpError, match=r"loads a file that you trust: mx\.sym\.load$"):
-        files.read_symbol(path)
+        read_symbol(path)
 
 
 def test_a_symbol_of_any_size_is_not_read(copy):
     with (copy / "model-symbol.json").open("ab") as file:
         file.truncate(2**40)  # of holes
     with pytest.raises(GluonexpError, match="larger than any symbol"):
-        files.read_symbol(copy / "model-symbol.json")
+        read_symbol(copy / "model-symbol.json")
 
 
 def test_images_it_cannot_take_are_one_error_and_no_more(copy, capfd):
@@ -249,10 +248,10 @@ def test_another_input_is_told(copy):
     ],
 )
 def test_a_signature_is_whole_or_refused(copy, change, said):
-    assert files.read_signature(copy)["classes"] == ["a", "b", "c"]
+    assert Signature.read(copy) == SIGNATURE
     edited(copy / "signature.json", change)
     with pytest.raises(GluonexpError, match=r"signature\.json: damaged \(") as caught:
-        files.read_signature(copy)
+        Signature.read(copy)
     assert said in str(caught.value)
 
 
@@ -263,7 +262,7 @@ def test_a_large_input_is_refused_as_a_large_image_is(copy):
 
     edited(copy / "signature.json", change)
     with pytest.raises(GluonexpError, match="its input is too large"):
-        files.read_signature(copy)
+        Signature.read(copy)
 
 
 def test_signatures_of_every_version_are_read(copy):
@@ -273,16 +272,16 @@ def test_signatures_of_every_version_are_read(copy):
         signature["adopted"] = {"changes": []}
 
     edited(copy / "signature.json", change)
-    assert files.read_signature(copy)["classes"][2].startswith("größe")
+    assert Signature.read(copy).classes[2].startswith("größe")
     edited(copy / "signature.json", lambda s: s["preprocess"].pop("steps"))
-    files.read_signature(copy)
+    Signature.read(copy)
 
 
 def test_a_signature_of_any_size_is_not_read(copy):
     with (copy / "signature.json").open("wb") as file:
         file.truncate(2**40)
     with pytest.raises(GluonexpError, match="larger than any file of its kind"):
-        files.read_signature(copy)
+        Signature.read(copy)
 
 
 # What a network would need.
@@ -386,7 +385,7 @@ def test_a_pipe_is_not_waited_for(copy):
     (copy / "signature.json").unlink()
     os.mkfifo(copy / "signature.json")
     with pytest.raises(GluonexpError, match="it is not a file"):
-        files.read_signature(copy)
+        Signature.read(copy)
 
 
 def test_hard_links_and_links_within_are_files_like_others(copy):

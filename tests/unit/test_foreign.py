@@ -14,7 +14,8 @@ from gluonexp.base.errors import GluonexpError
 from gluonexp.base.mx import gluon, mx, nd, nn, sym
 from gluonexp.export import foreign
 from gluonexp.inference.predict import softmax
-from gluonexp.model_folder import files
+from gluonexp.model_folder import names
+from gluonexp.model_folder.signature import Signature
 from gluonexp.verification import runtimes
 
 SHAPE = (3, 8, 8)
@@ -102,7 +103,7 @@ def test_the_layout_is_our_own(tmp_path):
         *("model-0000.params", "model-symbol.json", "signature.json")
     ]
     assert [path.name for path in to.parent.iterdir()] == ["export"]
-    signature = files.read_signature(to)
+    signature = Signature.read(to).to_json()
     assert signature["image"] == {
         **{"height": 8, "width": 8, "channels": 3},
         **{"dtype": "uint8", "layout": "NHWC"},
@@ -122,7 +123,7 @@ def test_an_empty_folder_will_do_and_classes_are_numbered(tmp_path):
     to = tmp_path / "export"
     to.mkdir()
     foreign.adopt(*_saved(tmp_path / "old", _body()), to, **OPTIONS)
-    assert files.read_signature(to)["classes"] == ["0", "1", "2", "3"]
+    assert Signature.read(to).classes == ("0", "1", "2", "3")
 
 
 @pytest.mark.parametrize(
@@ -168,17 +169,17 @@ def test_the_input_is_renamed(tmp_path):
 def test_unnamed_outputs_are_called_like_the_classes_of_the_data(tmp_path):
     pair = _saved(tmp_path / "old", _body())
     to = foreign.adopt(*pair, tmp_path / "export", **OPTIONS, data_classes=CLASSES)
-    assert files.read_signature(to)["classes"] == list(CLASSES)
+    assert Signature.read(to).classes == CLASSES
     assert _changes(to) == [
         "the outputs are taken for the classes of the data, in their order: circle, square, "
         "größe, star"
     ]
     named = {"classes": CLASSES[::-1], "data_classes": CLASSES}
     to = foreign.adopt(*pair, tmp_path / "named", **OPTIONS, **named)
-    assert files.read_signature(to)["classes"] == list(CLASSES[::-1])
+    assert Signature.read(to).classes == CLASSES[::-1]
     assert _changes(to) == []
     to = foreign.adopt(*pair, tmp_path / "others", **OPTIONS, data_classes=CLASSES[:3])
-    assert files.read_signature(to)["classes"] == ["0", "1", "2", "3"]
+    assert Signature.read(to).classes == ("0", "1", "2", "3")
     assert _changes(to) == []
 
 
@@ -225,8 +226,8 @@ def test_a_scale_of_255_is_refused_with_the_right_numbers(tmp_path, mean, std, s
 def test_means_and_deviations_that_networks_have(tmp_path, mean, std):
     given = OPTIONS | {"mean": mean, "std": std}
     to = foreign.adopt(*_saved(tmp_path / "old", _body()), tmp_path / "export", **given)
-    steps = files.read_signature(to)["preprocess"]
-    assert (steps["mean"], steps["std"]) == (list(mean), list(std))
+    steps = Signature.read(to).preprocess
+    assert (steps.mean, steps.std) == (mean, std)
 
 
 def _gluon():
@@ -482,7 +483,7 @@ def test_damage_is_refused_or_makes_a_whole_export(pair, tmp_path_factory, data)
 
 def test_the_new_export_can_be_read_by_gluon(tmp_path):
     to = foreign.adopt(*_saved(tmp_path / "old", _body()), tmp_path / "export", **OPTIONS)
-    graph, values = (str(path) for path in files.paths(to, files.MODEL))
+    graph, values = (str(path) for path in names.paths(to, names.MODEL))
     with pytest.warns(UserWarning, match="Cannot decide type"):
         block = gluon.SymbolBlock.imports(graph, ["data"], values)
     expected = runtimes.load(to, "module")(INPUTS)

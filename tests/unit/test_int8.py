@@ -10,7 +10,8 @@ from sklearn.datasets import load_digits
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.mx import autograd, gluon, mx, nd, nn
 from gluonexp.export import int8, symbol
-from gluonexp.model_folder import files
+from gluonexp.model_folder import names
+from gluonexp.model_folder.signature import Preprocessing, Signature
 from gluonexp.verification import runtimes
 
 WRITTEN = {"int8-0000.params", "int8-symbol.json", "int8.json"}
@@ -30,17 +31,9 @@ def _network(*layers):
 def _exported(net, folder, shape, classes):
     channels, height, width = shape
     net(nd.zeros((1, *shape)))
-    symbol.export(
-        net,
-        folder,
-        image=(height, width, channels),
-        input_shape=shape,
-        preprocess={
-            **{"height": height, "width": width, "channels": channels},
-            **{"mean": [0.0], "std": [1.0]},
-        },
-        classes=[str(index) for index in range(classes)],
-    )
+    steps = Preprocessing(height, width, channels, (0.0,), (1.0,))
+    names = tuple(map(str, range(classes)))
+    symbol.export(net, folder, Signature((height, width, channels), steps, names))
     return folder
 
 
@@ -131,7 +124,7 @@ def test_what_was_done_is_said_and_recorded(trained, quantized):
 def test_mxnets_own_loaders_read_it(trained, quantized, recwarn):
     _, folder, _, test, _ = trained
     expected = runtimes.load(folder, "int8")(test[:7])
-    graph, values = (str(path) for path in files.paths(folder, files.INT8))
+    graph, values = (str(path) for path in names.paths(folder, names.INT8))
     block = gluon.SymbolBlock.imports(graph, ["data"], values)
     np.testing.assert_array_equal(block(nd.array(test[:7])).asnumpy(), expected)
     loaded, arguments, statistics = mx.model.load_checkpoint(str(folder / "int8"), 0)

@@ -11,7 +11,7 @@ from gluonexp.model_folder import operators, structure
 
 
 def flaw(data):
-    """Say what is wrong with JSON, as `files.read_symbol` finds it out."""
+    """Say what is wrong with JSON, as `read_symbol` finds it out."""
     try:
         return structure.flaw(Graph.from_json(json.dumps(data)))
     except ValueError as error:

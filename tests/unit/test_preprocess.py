@@ -4,16 +4,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gluonexp.base.mx import nd
-from gluonexp.model_folder.preprocess import Preprocess, Preprocessing
+from gluonexp.model_folder.preprocess import Preprocess
+from gluonexp.model_folder.signature import Preprocessing
 
 
 def _run(images, steps, hybridize=True):
-    _, height, width, channels = images.shape
-    block = Preprocess(steps, height=height, width=width, channels=channels)
+    block = Preprocess(steps, images.shape[1:])
     if hybridize:
         block.hybridize(static_alloc=True, static_shape=True)
-    return block(nd.array(images, dtype="uint8")).asnumpy()
+    return block.inputs(images)
 
 
 def _images(*shape):
@@ -59,8 +58,3 @@ def test_enlarging_is_bilinear_with_half_pixel_centres():
             plane = Image.fromarray(image[..., channel].astype(np.float32), mode="F")
             expected = np.asarray(plane.resize((32, 32), Image.Resampling.BILINEAR)) / 255
             np.testing.assert_allclose(made[channel], expected, atol=1e-5)
-
-
-def test_the_steps_survive_json():
-    steps = Preprocessing(32, 24, 3, (0.1, 0.2, 0.3), (1.0,))
-    assert Preprocessing.from_json(steps.to_json()) == steps

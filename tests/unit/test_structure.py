@@ -8,11 +8,12 @@ import pytest
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.mx import gluon, sym
 from gluonexp.graph.graph import Graph
-from gluonexp.model_folder import files, structure
+from gluonexp.model_folder import structure
+from gluonexp.model_folder.network import read_symbol
 
 
 def flaw(data):
-    """Say what is wrong with JSON, as `files.read_symbol` finds it out."""
+    """Say what is wrong with JSON, as `read_symbol` finds it out."""
     try:
         return structure.flaw(Graph.from_json(json.dumps(data)))
     except ValueError as error:
@@ -147,12 +148,12 @@ def test_they_are_not_loaded(tmp_path):
     path = tmp_path / "net-symbol.json"
     path.write_text(json.dumps(graph))
     with pytest.raises(GluonexpError, match=r"net-symbol\.json: .*result 1 of 'conv'"):
-        files.read_symbol(path)
+        read_symbol(path)
 
 
 def test_names_in_any_language_are_loaded(tmp_path):
     path = tmp_path / "net-symbol.json"
     sym.FullyConnected(sym.var("data"), num_hidden=3, name="größe").save(str(path))
-    loaded = files.read_symbol(path)
+    loaded = read_symbol(path)
     assert loaded.list_arguments() == ["data", "größe_weight", "größe_bias"]
     assert loaded.infer_shape(data=(1, 5))[1] == [(1, 3)]

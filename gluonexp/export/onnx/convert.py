@@ -20,11 +20,11 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from gluonexp.base.errors import GluonexpError
+from gluonexp.base.errors import GluonexpError, reason
 from gluonexp.base.files import draft
 from gluonexp.base.mx import mx, nd, sym
 from gluonexp.export.onnx import nodes, translators
-from gluonexp.model_folder import files
+from gluonexp.model_folder.names import ONNX
 
 OPERATOR_SET: Final = 13
 IR_VERSION: Final = 8  # the format of the file; onnx's own releases pair it with sets 15 to 18
@@ -53,7 +53,7 @@ def write(
     folder: Path,
     input_shape: Sequence[int],
     *,
-    name: str = files.ONNX,
+    name: str = ONNX,
     dtype: str = "float32",
 ) -> Path:
     """Write the network as ONNX into `folder`; return the file's path.
@@ -65,7 +65,7 @@ def write(
     symbol
         Of one input, whose name is the only argument not in `arguments`, and one output (N, K).
     arguments, statistics
-        By name, as `gluonexp.model_folder.files.read` returns them.
+        By name, as `gluonexp.model_folder.network.read_network` returns them.
     input_shape
         Of one image.
     dtype
@@ -102,7 +102,7 @@ def write(
         raise
     except Exception as error:  # of the exporter's: asserts, and whatever it trips over
         what = f"MXNet's exporter cannot write this network ({type(error).__name__})"
-        raise Unexportable(f"no ONNX: {what}: {files.reason(error)}") from error
+        raise Unexportable(f"no ONNX: {what}: {reason(error)}") from error
     _hold(model.graph, {**values, **_fixed_gammas(symbol, values)})
     with draft(folder / name) as written:
         written.write_bytes(model.SerializeToString())
@@ -154,7 +154,7 @@ def _shapes(
         )
     except mx.MXNetError as error:
         what = "the network does not take every number of images"
-        raise Unexportable(f"no ONNX: {what}: {files.reason(error)}") from error
+        raise Unexportable(f"no ONNX: {what}: {reason(error)}") from error
     found: Shapes = [[] for _ in names]
     for output, two, three in zip(inner, twos, threes, strict=True):
         sizes = zip(two, three, strict=True)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from gluonexp.base.errors import GluonexpError
 from gluonexp.base.files import draft
 from gluonexp.base.mx import sym
 from gluonexp.export.onnx import convert
@@ -31,8 +30,7 @@ def write(folder: Path, *, with_onnx: bool = False) -> None:
     Raises
     ------
     GluonexpError
-        The export in `folder` is incomplete, or its preprocessing does not give the network's
-        input.
+        The export in `folder` is incomplete.
     Unexportable
         An operator has no translation to ONNX; the symbol is written.
     """
@@ -51,9 +49,4 @@ def _composed(folder: Path, signature: Signature) -> Network:
     name = signature.input
     network = read_network(folder, MODEL, name, signature.shape)
     inputs = Preprocess(signature.preprocess, signature.image)(sym.var(name, dtype="uint8"))
-    _, given, _ = inputs.infer_shape(**{name: (1, *signature.image)})
-    if given != [signature.shape]:
-        raise GluonexpError(
-            f"{folder}: the preprocessing gives {given}, the network takes {signature.shape}"
-        )
     return network._replace(symbol=network.symbol(**{name: inputs}))

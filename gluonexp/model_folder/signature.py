@@ -147,6 +147,8 @@ def _wrong(fields: Any) -> str | None:
             return "its input is not what its preprocessing gives"
         if not all(type(size) is int and size > 0 for size in [*shape, *sizes]):
             return "a size is not a positive number"
+        if sizes[0] != shape[0] and {sizes[0], shape[0]} != {1, 3}:
+            return f"nothing makes {shape[0]} channels of {sizes[0]}"
         for what, extent in (("input", shape), ("image", sizes)):
             if math.prod(extent) > LARGEST_IMAGE:
                 return f"its {what} is too large: refused"

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gluonexp.base.errors import GluonexpError, reason
-from gluonexp.base.mx import gluon, installed_wheels, mx, nd, sym, usable_cores
+from gluonexp.base.mx import gluon, installed_wheels, mx, nd, usable_cores
+from gluonexp.graph.symbols import block
 from gluonexp.model_folder import extents, guard
 from gluonexp.model_folder.names import (
     FILES,
@@ -190,23 +191,19 @@ def _load_symbolblock(folder: Path, signature: Signature, _: bytes | None) -> Ru
 
 def _load_int8(folder: Path, signature: Signature, _: bytes | None) -> Runtime:
     """Load the quantized export as a Gluon block, compiled: that is where its speed is."""
-    block = _block(folder, INT8, signature)
-    block.hybridize(static_alloc=True, static_shape=True)
-    return _run_block(block)
+    quantized = _block(folder, INT8, signature)
+    quantized.hybridize(static_alloc=True, static_shape=True)
+    return _run_block(quantized)
 
 
 def _block(folder: Path, prefix: str, signature: Signature) -> gluon.SymbolBlock:
     network = read_network(folder, prefix, signature.input, signature.shape)
-    block = gluon.SymbolBlock(network.symbol, sym.var(signature.input, dtype="float32"))
-    values = {**network.arguments, **network.statistics}
-    for key, parameter in block.collect_params().items():
-        parameter._load_init(values[key], mx.cpu(), cast_dtype=True, dtype_source="saved")
-    return block
+    return block(network.symbol, {**network.arguments, **network.statistics}, signature.input)
 
 
-def _run_block(block: gluon.SymbolBlock) -> Runtime:
+def _run_block(network: gluon.SymbolBlock) -> Runtime:
     def run(inputs: NDArray[Any]) -> NDArray[np.float32]:
-        logits: NDArray[np.float32] = block(nd.array(inputs, dtype="float32")).asnumpy()
+        logits: NDArray[np.float32] = network(nd.array(inputs, dtype="float32")).asnumpy()
         return logits
 
     return run

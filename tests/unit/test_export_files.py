@@ -212,6 +212,7 @@ def test_another_input_is_told(copy):
         (lambda s: s["image"].update(height=0), "not a positive number"),
         (lambda s: s["image"].update(height=True), "not a positive number"),
         (lambda s: s["image"].update(channels="3"), "not a positive number"),
+        (lambda s: s["image"].update(channels=1), "nothing makes 2 channels of 1"),
         (lambda s: s["image"].update(height=10**5, width=10**5), "its image is too large"),
         (lambda s: s["image"].update(height=10**400), "its image is too large"),
         (lambda s: s["image"].update(layout="NCHW"), "image.layout is 'NCHW', not 'NHWC'"),

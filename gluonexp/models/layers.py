@@ -7,7 +7,7 @@ from typing import Literal
 
 from gluonexp.base.mx import gluon, nn
 from gluonexp.models.outline import STATISTICS, Layer, Outline, Parameter
-from gluonexp.models.work import Graph
+from gluonexp.models.work import Work
 
 BATCHNORM = (nn.BatchNorm, nn.BatchNormReLU)
 NORM = (*BATCHNORM, nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm)
@@ -28,9 +28,9 @@ def outline(net: nn.HybridBlock, input_shape: Sequence[int]) -> Outline:
         name: _parameter(parameter, name, *held[name])
         for name, parameter in net._collect_params_with_prefix().items()
     }
-    graph = Graph(net)
+    work = Work(net)
     layers = {path: _layer(layer) for path, layer in walk(net).items()}
-    return Outline(layers, parameters, graph.macs(input_shape), graph.before())
+    return Outline(layers, parameters, work.macs(input_shape), work.before())
 
 
 def walk(block: nn.HybridBlock, path: str = "") -> dict[str, nn.HybridBlock]:

@@ -16,7 +16,7 @@ from gluonexp.base.text import listed
 from gluonexp.config.schema import FreezeConfig, FreezeRule, Unfreeze
 from gluonexp.freeze import rules
 from gluonexp.models.layers import outline
-from gluonexp.models.work import Graph
+from gluonexp.models.work import Work
 
 IMAGE = (3, 8, 8)  # C, H, W
 
@@ -400,7 +400,7 @@ def test_one_parameter_under_two_names_has_one_state():
     with pytest.raises(GluonexpError, match=r"one\.weight and two\.weight can only"):
         planned(Shared(), [("one.*", "frozen"), ("*",)], image=(4,))
     plan = planned(Shared(), [("*",)], image=(4,))
-    assert Graph(Shared()).macs((4,)).popitem()[1] == 2 * 4 * 4
+    assert Work(Shared()).macs((4,)).popitem()[1] == 2 * 4 * 4
     assert [row.flops_share for row in plan.rows] == [1, 0, 1, 0]
 
 
@@ -451,14 +451,14 @@ def test_alexnet_takes_714_million_multiply_accumulates():
         + 4096 * 1000
     )
     assert expected == 714_188_480
-    macs = Graph(gluon.model_zoo.vision.alexnet()).macs((3, 224, 224))
+    macs = Work(gluon.model_zoo.vision.alexnet()).macs((3, 224, 224))
     assert sum(macs.values()) == expected
 
 
 def test_groups_and_unflattened_dense_layers_count_as_what_they_do():
     net = nn.HybridSequential()
     net.add(nn.Conv2D(6, 3, groups=3, in_channels=3), nn.Dense(5, flatten=False))
-    grouped, dense = Graph(with_shapes(net)).macs(IMAGE).values()
+    grouped, dense = Work(with_shapes(net)).macs(IMAGE).values()
     assert grouped == 6 * 6 * 3 * 3 * 1 * 6
     assert dense == 6 * 6 * 6 * 5  # on each of 6 x 6 positions, of the last axis
 

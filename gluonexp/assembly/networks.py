@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -11,6 +10,7 @@ from gluonexp.base.errors import GluonexpError
 from gluonexp.base.mx import gluon, mx, nn
 from gluonexp.config.schema import Config, DatasetConfig
 from gluonexp.data.types import Spec
+from gluonexp.graph.graph import Graph
 from gluonexp.model_folder.network import refusal
 from gluonexp.model_folder.preprocess import Preprocess
 from gluonexp.model_folder.signature import Preprocessing
@@ -187,10 +187,10 @@ def _infer_shapes(
             f"model: gives {outputs[0][1:]} values for each image; the data set has {classes} "
             "classes, so logits of that many are needed"
         )
-    graph = json.loads(output.tojson())
-    if (last := graph["nodes"][graph["heads"][0][0]])["op"] in _PROBABILITIES:
+    graph = Graph.from_symbol(output)
+    if (last := graph.nodes[graph.heads[0].node]).op in _PROBABILITIES:
         raise GluonexpError(
-            f"model: ends in {last['name']} ({last['op']}), but the loss and the export take "
+            f"model: ends in {last.name} ({last.op}), but the loss and the export take "
             "logits and do that themselves: leave it out"
         )
     # Found out after the training, it would cost that.

@@ -116,6 +116,17 @@ class Graph:
         """The positions of inputs, parameters and statistics."""
         return tuple(at for at, node in enumerate(self.nodes) if node.op == VARIABLE)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """A name for each node that no other has: its own, or for the second of a name another."""
+        names: dict[str, None] = {}
+        for at, node in enumerate(self.nodes):
+            name = node.name
+            while name in names:
+                name = f"idx_{at}_{name}"  # as MXNet's exporter to ONNX calls it
+            names[name] = None
+        return tuple(names)
+
     def walk(self) -> Iterator[Node]:
         """Yield every node in order, and after each the nodes of the graphs inside it."""
         for node in self.nodes:

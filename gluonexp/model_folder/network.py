@@ -33,6 +33,11 @@ class Network(NamedTuple):
     arguments: dict[str, nd.NDArray]
     statistics: dict[str, nd.NDArray]
 
+    @property
+    def values(self) -> dict[str, nd.NDArray]:
+        """All of them."""
+        return {**self.arguments, **self.statistics}
+
 
 def read_network(folder: Path, prefix: str, name: str, shape: Sequence[int]) -> Network:
     """Return the network of ``{prefix}-symbol.json`` and ``{prefix}-0000.params``.
@@ -51,7 +56,7 @@ def read_network(folder: Path, prefix: str, name: str, shape: Sequence[int]) -> 
     symbol = read_symbol(graph)
     network = Network(symbol, *read_params(values))
     wanted = _shapes(graph, symbol, name, tuple(shape))
-    given = {**network.arguments, **network.statistics}
+    given = network.values
     for key, expected in wanted.items():
         if key not in given:
             raise GluonexpError(f"{values}: {key} is missing, which {graph.name} needs")

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gluonexp.base.mx import gluon, mx, nd, sym
+from gluonexp.base.mx import mx, nd
+from gluonexp.graph.graph import VARIABLE, Graph, Output
+from gluonexp.graph.symbols import block, to_symbol
 from gluonexp.model_folder.names import MODEL, ONNX
 from gluonexp.model_folder.network import Network, read_network
 from gluonexp.model_folder.signature import Signature
@@ -85,21 +88,20 @@ def _difference(
     return f"by {difference:.1e} of its largest value"
 
 
-def _layers(symbol: sym.Symbol) -> list[str]:
-    """Return the names of all layers' outputs, each after those it is computed from."""
-    given = {*symbol.list_arguments(), *symbol.list_auxiliary_states()}
-    names = symbol.get_internals().list_outputs()
-    return [name for name in names if name not in given and name.endswith("_output")]
+def _layers(graph: Graph) -> dict[str, Output]:
+    """Return what each operator gives first, by its name, after those it is computed from."""
+    return {
+        f"{name}_output": Output(at)  # as MXNet calls it
+        for at, (node, name) in enumerate(zip(graph.nodes, graph.names, strict=True))
+        if node.op != VARIABLE
+    }
 
 
 def _by_block(network: Network, name: str, inputs: NDArray[np.float32]) -> Outputs:
-    layers, internals = _layers(network.symbol), network.symbol.get_internals()
-    heads = sym.Group([internals[layer] for layer in layers])
-    block = gluon.SymbolBlock(heads, sym.var(name, dtype="float32"))
-    values = {**network.arguments, **network.statistics}
-    for key, parameter in block.collect_params().items():
-        parameter._load_init(values[key], mx.cpu())
-    outputs = block(nd.array(inputs))
+    graph = Graph.from_symbol(network.symbol)
+    layers = _layers(graph)
+    net = block(replace(graph, heads=tuple(layers.values())), network.values, name)
+    outputs = net(nd.array(inputs))
     if not isinstance(outputs, list | tuple):
         outputs = [outputs]
     return {layer: value.asnumpy() for layer, value in zip(layers, outputs, strict=True)}
@@ -108,7 +110,8 @@ def _by_block(network: Network, name: str, inputs: NDArray[np.float32]) -> Outpu
 def _fused(
     network: Network, name: str, inputs: NDArray[np.float32], layer: str
 ) -> NDArray[np.float32]:
-    head = network.symbol.get_internals()[layer]
+    graph = Graph.from_symbol(network.symbol)
+    head = to_symbol(graph.prefix(_layers(graph)[layer]))
     module = mx.mod.Module(head, data_names=[name], label_names=None, context=mx.cpu())
     module.bind(for_training=False, data_shapes=[(name, inputs.shape)])
     module.set_params(network.arguments, network.statistics, allow_extra=True)
@@ -146,9 +149,8 @@ def _opened(path: Path, layers: list[str]) -> tuple[bytes, dict[str, str]]:
     already = [output.name for output in model.graph.output]
     names = {}
     for layer in layers:
-        own = layer.removesuffix("_output")  # how MXNet's exporter calls it
-        if found := next((name for name in (own, layer) if name in made), None):
-            names[layer] = found
+        if (own := layer.removesuffix("_output")) in made:
+            names[layer] = own
     if layers[-1] not in names and len(already) == 1:
         names[layers[-1]] = already[0]
     for name in names.values():
@@ -162,5 +164,5 @@ _IN_ONNX: Final[dict[str, Callable[[Path, list[str], NDArray[np.float32]], Outpu
     "openvino": _by_openvino,
 }
 
-# Eight bits differ everywhere; what takes images at rest is another graph.
+# Eight bits differ everywhere; what takes uint8 images is another graph.
 COMPARED: Final = frozenset({"module", "symbolblock", *_IN_ONNX})

@@ -14,6 +14,7 @@ from gluonexp.base.mx import autograd, gluon, mx, nd, nn
 from gluonexp.base.workers import Workers
 from gluonexp.export import int8, symbol, uint8
 from gluonexp.export.onnx import convert
+from gluonexp.graph.graph import Graph
 from gluonexp.model_folder import names, samples
 from gluonexp.model_folder.network import read_network, read_symbol
 from gluonexp.model_folder.preprocess import Preprocess
@@ -231,7 +232,8 @@ def test_a_wrong_onnx_names_its_layer(fresh, pool):
 def test_what_only_goes_wrong_where_module_fuses_is_searched(exported, monkeypatch):
     inputs = np.random.default_rng(0).normal(size=(1, *SHAPE)).astype(np.float32)
     assert divergence.first_difference(exported, "module", inputs, 1e-4, None) is None
-    layers = divergence._layers(read_symbol(exported / "model-symbol.json"))
+    graph = Graph.from_symbol(read_symbol(exported / "model-symbol.json"))
+    layers = list(divergence._layers(graph))
     right = divergence._fused
     for wrong in layers:  # as a faulty kernel would: from one layer on, all is wrong
 

@@ -198,7 +198,7 @@ def _load_int8(folder: Path, signature: Signature, _: bytes | None) -> Runtime:
 
 def _block(folder: Path, prefix: str, signature: Signature) -> gluon.SymbolBlock:
     network = read_network(folder, prefix, signature.input, signature.shape)
-    return block(network.symbol, {**network.arguments, **network.statistics}, signature.input)
+    return block(network.symbol, network.values, signature.input)
 
 
 def _run_block(network: gluon.SymbolBlock) -> Runtime:

@@ -1,8 +1,6 @@
 """What a run ran on: code, machine, versions."""
 
 import ctypes
-import hashlib
-import importlib.util
 import os
 import platform
 import shlex
@@ -15,6 +13,7 @@ from pathlib import Path
 
 import gluonexp
 from gluonexp.base import mx as door
+from gluonexp.base.source import code_digest
 from gluonexp.base.text import redact
 
 # The packages whose version can change a result.
@@ -93,32 +92,6 @@ def provenance(packages: Sequence[str] = ()) -> Provenance:
         command=redact(shlex.join(sys.orig_argv)),
         code=code_digest(packages),
     )
-
-
-def code_digest(packages: Sequence[str] = ()) -> str:
-    """Return a digest of the code a result depends on, 16 hex digits.
-
-    It covers the source of gluonexp and of `packages`, as it lies on the disk, and MXNet's
-    version: unlike a commit, it is there without git and does not change with the documentation.
-    """
-    digest = hashlib.sha256(str(_versions().get(door.gpu_wheel() or door.CPU_WHEEL)).encode())
-    for package in sorted({"gluonexp", *packages}):
-        for path in _sources(package):
-            digest.update(f"\0{package}/{path.name}\0".encode() + path.read_bytes())
-    return digest.hexdigest()[:16]
-
-
-def _sources(package: str) -> list[Path]:
-    """Return the Python files of a package or module that can be imported, none if it cannot."""
-    try:
-        spec = importlib.util.find_spec(package)
-    except (ImportError, ValueError):
-        return []
-    if spec is None:
-        return []
-    folders = [Path(folder) for folder in spec.submodule_search_locations or ()]
-    files = [path for folder in folders for path in sorted(folder.rglob("*.py"))]
-    return files or [Path(str(spec.origin))][: bool(spec.has_location)]
 
 
 def omp_threads() -> int | None:

@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from gluonexp.base import provenance
 from gluonexp.base.better import best_of
+from gluonexp.base.source import code_digest
 from gluonexp.config.schema import Config, ObjectiveConfig
 from gluonexp.sweep.outcomes import Outcome
 from gluonexp.sweep.points import Point, quoted
@@ -215,7 +215,7 @@ class Recorded:
 
     def _same_code(self, attempt: Attempt, point: Point) -> bool:
         allowed = () if point.config is None else point.config.build.allow
-        return attempt.code == provenance.code_digest(allowed)
+        return attempt.code == code_digest(allowed)
 
     def _data_digest(self, config: Config) -> str:
         """Return the digest of the data as they are now; read once for each data set."""

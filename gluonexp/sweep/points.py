@@ -16,8 +16,9 @@ from gluonexp.base.text import brief
 from gluonexp.config import schema
 from gluonexp.sweep.outcomes import ONLY, named
 
-# They say where a run is kept and what it goes on from, not what it computes.
-_APART = ("tracking", "sweep")
+# Keys that say how and where a run is carried out and kept, not what it computes: points that
+# differ in nothing else are one point.
+_NOT_COMPUTED = ("tracking", "sweep", "trainer.resume", "callbacks.checkpoint.keep")
 
 
 @dataclass(frozen=True)
@@ -76,9 +77,7 @@ class Composer:
         try:
             config = schema.to_config(composed)
         except GluonexpError as error:
-            words = sorted(
-                word for word in overrides if not word.startswith(("tracking", "sweep"))
-            )
+            words = sorted(word for word in overrides if not word.startswith(_NOT_COMPUTED))
             return Point(tuple(overrides), varied, _digest(words), None, str(error))
         return Point(tuple(overrides), varied, digest_of(config), config)
 
@@ -86,9 +85,12 @@ class Composer:
 def digest_of(config: schema.Config) -> str:
     """Return the digest of what a configuration computes, 16 hex digits."""
     fields: dict[str, Any] = asdict(config)
-    for name in _APART:
-        del fields[name]
-    del fields["trainer"]["resume"]
+    for key in _NOT_COMPUTED:
+        *above, last = key.split(".")
+        node: Any = fields
+        for part in above:
+            node = node.get(part) or {}  # a callback may be null
+        node.pop(last, None)
     return _digest(fields)
 
 

@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 from gluonexp import run
 from gluonexp.base.errors import GluonexpError
 from gluonexp.config import schema
+from gluonexp.sweep.points import digest_of
 
 CONF = Path(run.conf_dir())
 CHOICES = sorted(
@@ -110,3 +111,13 @@ def test_a_composed_config_is_plain_objects(compose):
     assert isinstance(config, schema.Config)
     assert type(config.model) is dict
     assert type(config.optim) is schema.AdamConfig
+
+
+def test_a_point_is_told_from_others_by_what_it_computes(compose):
+    point = digest_of(compose())
+    callback = "callbacks.checkpoint"
+    kept = f"++{callback}.keep=3"
+    for how in ("tracking=none", "trainer.resume=there", "sweep.fail_fast=true", kept):
+        assert digest_of(compose(how)) == point
+    for what in ("seed=1", "trainer.epochs=3", f"{callback}.metric=val/loss", f"{callback}=null"):
+        assert digest_of(compose(what)) != point

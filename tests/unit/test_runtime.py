@@ -14,6 +14,7 @@ from gluonexp import __version__
 from gluonexp.base import device, provenance, seeds
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.mx import Gpu, mx
+from gluonexp.base.text import redact
 
 OLD, NEW = Gpu("A100", (8, 0)), Gpu("H200", (9, 0))
 
@@ -184,4 +185,4 @@ def test_without_git_the_rest_is_still_known(monkeypatch, tmp_path):
 
 def test_passwords_in_addresses_are_not_recorded():
     text = "tracking.uri=postgresql://user:secret@host/db dataset.root=/a@b x=http://host/"
-    assert text.redact(text) == text.replace("user:secret", "***")
+    assert redact(text) == text.replace("user:secret", "***")

@@ -1,0 +1,107 @@
+"""The digest of the source that computes: edits of comments, docstrings and layout keep it."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.util
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import platformdirs
+
+from gluonexp.base import mx as door
+from gluonexp.base.files import draft
+
+_DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+KEPT = 4096  # digests; a cache that has grown beyond is begun anew
+
+
+def code_digest(packages: Sequence[str] = ()) -> str:
+    """Return a digest of the code a result depends on, 16 hex digits.
+
+    It covers the source of gluonexp and of `packages`, as it lies on the disk, without comments,
+    docstrings and layout, and MXNet's version. Unlike a commit, it is there without git.
+
+    Parsing takes half a second: the user's cache keeps the digest of a file without its comments
+    by the digest of its bytes. Where the cache is damaged or cannot be written, files are parsed.
+    """
+    cache = platformdirs.user_cache_path("gluonexp", appauthor=False) / (
+        f"source-digests-{sys.version_info.major}.{sys.version_info.minor}"  # which parses
+    )
+    known = _read(cache)
+    new: dict[str, str] = {}
+    digest = hashlib.sha256(str(_mxnet()).encode())
+    for package in sorted({"gluonexp", *packages}):
+        for name, path in _sources(package):
+            source = path.read_bytes()
+            raw = hashlib.sha256(source).hexdigest()
+            if raw not in known:
+                known[raw] = new[raw] = hashlib.sha256(_bare(source)).hexdigest()
+            digest.update(f"\0{package}/{name}\0{known[raw]}".encode())
+    if new:
+        _write(cache, known if len(known) < KEPT else new)
+    return digest.hexdigest()[:16]
+
+
+def _mxnet() -> str | None:
+    try:
+        return version(door.gpu_wheel() or door.CPU_WHEEL)
+    except PackageNotFoundError:
+        return None
+
+
+def _sources(package: str) -> Iterator[tuple[str, Path]]:
+    """Yield the Python files of a package or module, by relative path; none if there is none."""
+    try:
+        spec = importlib.util.find_spec(package)
+    except (ImportError, ValueError):
+        return
+    if spec is None:
+        return
+    if spec.submodule_search_locations is None:
+        if spec.has_location:
+            yield package, Path(str(spec.origin))
+        return
+    for folder in map(Path, spec.submodule_search_locations):
+        for path in sorted(folder.rglob("*.py")):
+            yield path.relative_to(folder).as_posix(), path
+
+
+def _bare(source: bytes) -> bytes:
+    """Return a source without comments, docstrings and layout; as it is where it is no Python."""
+    try:
+        tree = ast.parse(source)
+        for node in ast.walk(tree):
+            if (
+                isinstance(
+                    node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+                )
+                and ast.get_docstring(node, clean=False) is not None
+            ):
+                node.body = node.body[1:] or [ast.Pass()]
+        return ast.unparse(tree).encode()
+    except (SyntaxError, ValueError, RecursionError):
+        return source
+
+
+def _read(cache: Path) -> dict[str, str]:
+    """Return the digests that the cache keeps; none where it is missing or damaged."""
+    with suppress(OSError):
+        checksum, _, text = cache.read_bytes().partition(b"\n")
+        if checksum == hashlib.sha256(text).hexdigest().encode():
+            known: dict[str, str] = json.loads(text)
+            return known
+    return {}
+
+
+def _write(cache: Path, known: dict[str, str]) -> None:
+    text = json.dumps(known).encode()
+    with suppress(OSError):
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        with draft(cache) as written:
+            written.write_bytes(hashlib.sha256(text).hexdigest().encode() + b"\n" + text)

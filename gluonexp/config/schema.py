@@ -1,7 +1,8 @@
 """The typed part of the configuration: every field that gluonexp itself reads.
 
 Hydra merges the YAML files under ``conf/`` into these dataclasses, so a misspelt key or a wrong
-type is refused while composing, with its full name. `to_config` then checks ranges and returns
+type is refused while composing, with its full name. A default stands here and nowhere else: a file
+under ``conf/`` says only what differs from it. `to_config` then checks ranges and returns
 plain objects: past `gluonexp.assembly` nothing knows of OmegaConf.
 
 A ``dict[str, Any]`` field is a node of the other kind: a ``_target_`` (one of many constructors,
@@ -40,10 +41,14 @@ class DatasetConfig:
 
     name: str = MISSING
     root: str | None = None
+    # Of each class of the train split, held out to choose the best epoch by.
     val_fraction: float = _ranged(0.1, low=0, below=1)
+    # Of what is left, class by class; less for a quick look.
     train_fraction: float = _ranged(1.0, low=0, above=True)
+    # The network's input: pixels (square) and 1 or 3 channels; null keeps the data set's own.
     resize: int | None = _ranged(None, low=1)
     channels: int | None = None
+    # Subtracted and divided by, per channel, once pixels are scaled to [0, 1].
     mean: list[float] = field(default_factory=lambda: [0.0])
     std: list[float] = field(default_factory=lambda: [1.0])
     source: dict[str, Any] = MISSING
@@ -179,7 +184,7 @@ class ExportConfig:
     enabled: bool = True
     # null: where the library is installed
     onnx: bool | None = None
-    # graph: also write a symbol that takes images as they rest, and prepares them itself.
+    # graph: also write a symbol that takes uint8 images and prepares them itself.
     preprocess: str = _chosen("signature", "signature", "graph")
     # By how many held-out images it is proved, which travel with it; null: as many as 256, and
     # fewer where the network computes long.

@@ -176,7 +176,7 @@ def zoo_ft(
     cut: int | None = None,
     pool: bool = True,
     head: Sequence[int] = (),
-    dropout: float = 0.0,
+    dropout: float = 0.5,
     weights: str = "auto",
     sha256: str | None = None,
 ) -> FineTune:

@@ -1,9 +1,13 @@
 """Composition: every choice composes, and what cannot work is one clear message."""
 
 import re
+from dataclasses import is_dataclass
+from importlib import import_module
+from inspect import Parameter, signature
 from pathlib import Path
 
 import pytest
+from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
@@ -16,6 +20,7 @@ CONF = Path(run.conf_dir())
 CHOICES = sorted(
     f"{path.parent.name}={path.stem}" for path in CONF.glob("*/*.yaml") if path.stem[0] != "_"
 )
+FILES = sorted(CONF.rglob("*.yaml"))
 
 
 @pytest.mark.parametrize("choice", CHOICES)
@@ -35,6 +40,62 @@ def test_the_names_users_type_are_there(compose):
     assert [
         n for n in names.split() if OmegaConf.select(config, n, default=missing) is missing
     ] == []
+
+
+def declared(path):
+    """Return what the schema says of the place that a file of conf/ is composed into."""
+    group = path.parent.name
+    if path.parent == CONF or "@package _global_" in path.read_text("utf-8"):
+        return OmegaConf.structured(schema.Config)
+    if group == "optim":
+        return ConfigStore.instance().load(f"schema/optim/{path.stem}.yaml").node
+    typed = getattr(schema, f"{group.title()}Config", None)
+    return OmegaConf.structured(typed) if typed else OmegaConf.create()
+
+
+def repeated(given, schema):
+    """Return the keys whose values change nothing of what the schema says."""
+    found = []
+    for key in given:
+        if key not in schema or OmegaConf.is_interpolation(given, key):
+            continue
+        below = schema._get_node(key)
+        if is_dataclass(OmegaConf.get_type(below)):
+            found += [f"{key}.{inner}" for inner in repeated(given._get_node(key), below)]
+        elif OmegaConf.merge(schema, OmegaConf.masked_copy(given, [key])) == schema:
+            found.append(key)
+    return found
+
+
+def test_a_default_of_the_schema_stands_in_no_file_as_well():
+    # But an experiment says all that was run, whatever becomes of the defaults.
+    files = [path for path in FILES if path.parent.name != "experiment"]
+    found = {path: repeated(OmegaConf.load(path), declared(path)) for path in files}
+    assert {path: keys for path, keys in found.items() if keys} == {}
+
+
+def constructed(node):
+    """Return every part of a configuration that names its constructor."""
+    if not isinstance(node, dict):
+        return []
+    below = [found for value in node.values() for found in constructed(value)]
+    return [node, *below] if "_target_" in node else below
+
+
+def test_python_and_the_command_line_construct_by_the_same_defaults():
+    # Both have to say them: a key that its file does not name cannot be overridden.
+    compared = 0
+    for path in FILES:
+        for node in constructed(OmegaConf.to_container(OmegaConf.load(path))):
+            module, _, name = node["_target_"].rpartition(".")
+            parameters = signature(getattr(import_module(module), name)).parameters
+            for key, value in node.items():
+                default = parameters[key].default if key in parameters else None
+                if default not in (None, Parameter.empty) and not str(value).startswith("${"):
+                    given = tuple(value) if isinstance(value, list) else value
+                    assert default == given, f"{path}: {key}"
+                    compared += 1
+    assert compared > 20
 
 
 @pytest.mark.parametrize(

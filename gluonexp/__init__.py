@@ -21,7 +21,7 @@ from types import ModuleType
 
 from gluonexp.base.aliases import AliasFinder
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 def restore_numpy_bool() -> None:

@@ -95,7 +95,7 @@ def compose(*overrides: str) -> schema.Config:
         A key, a type or a group's choice is not right.
     """
     with hydra.initialize_config_dir(version_base="1.3", config_dir=conf_dir()):
-        return schema.to_config(hydra.compose("config", overrides=list(overrides)))
+        return _config(hydra.compose("config", overrides=list(overrides)), overrides)
 
 
 def sweep(*overrides: str) -> "Summary":
@@ -179,7 +179,15 @@ def _train(
 ) -> "experiment.Result":
     from gluonexp import experiment
 
-    return experiment.run(schema.to_config(composed), workdir, overrides, console)
+    return experiment.run(_config(composed, overrides), workdir, overrides, console)
+
+
+def _config(composed: DictConfig, overrides: Sequence[str]) -> schema.Config:
+    if composed.trainer.resume is None:
+        return schema.to_config(composed)
+    from gluonexp.experiment import extend
+
+    return extend.configuration(composed, overrides)
 
 
 def _named(error: Exception) -> str:

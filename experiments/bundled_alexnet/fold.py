@@ -16,10 +16,9 @@ from pretrain import CONVOLUTIONS, RECIPE, alexnet_bn
 from safetensors.numpy import save_file
 
 from gluonexp import assembly, tracking
-from gluonexp.base.mx import gluon, mx, nd, nn
+from gluonexp.base.mx import mx, nd, nn
 from gluonexp.models.finetune import alexnet_ft
 from gluonexp.run import compose
-from gluonexp.training import loop
 
 EPSILON = 1e-5  # of BatchNorm
 
@@ -66,7 +65,7 @@ def main() -> None:
         parameter.initialize(mx.init.Constant(nd.array(values[name])))
 
     config = compose(*RECIPE, f"dataset.resize={run.data.params['dataset.resize']}")
-    plan = assembly.plan(config)
+    plan = assembly.components(config)
     val = assembly.data(config, plan.source).val
     assert val is not None
     accuracy = {
@@ -92,12 +91,9 @@ def main() -> None:
 
 def _accuracy(net: nn.HybridBlock, config, plan, split) -> float:
     spec = plan.source.spec()
-    block = assembly.preprocess(assembly.preprocessing(config.dataset, spec), spec)
-    loss = gluon.loss.SoftmaxCrossEntropyLoss()
-    trainer = gluon.Trainer(net.collect_params(), "sgd")
+    steps = assembly.preprocessing(config.dataset, spec)
     net.hybridize(static_alloc=True, static_shape=True)
-    learner = loop.Learner(net, block, loss, trainer, lambda step: 0.0, mx.cpu())
-    return loop.evaluate(learner, split, 64)["acc"]
+    return assembly.engine(config, plan, net, steps, spec, mx.cpu()).evaluate(split, 64).acc
 
 
 if __name__ == "__main__":

@@ -22,7 +22,6 @@ from rich.console import Console
 from rich.table import Table
 
 from gluonexp import assembly, run
-from gluonexp.base import seeds
 from gluonexp.base.mx import autograd, gluon, mx, nd
 from gluonexp.data.batches import batches
 from gluonexp.data.types import Split
@@ -31,19 +30,18 @@ from gluonexp.training import callbacks, loop
 
 
 def network(config, plan, spec):
-    seeds.seed_everything(config.seed)
+    assembly.seed(config.seed)
     steps = assembly.preprocessing(config.dataset, spec)
     net = assembly.network(config, plan.model, spec, steps)
     assembly.initialize(config, net, spec, mx.cpu())
-    return net, assembly.preprocess(steps, spec)
+    return net, assembly.engine(config, plan, net, steps, spec, mx.cpu())
 
 
 def bare(config, plan, spec, train):
     """Return a function that trains one epoch and returns its seconds."""
-    net, preprocess = network(config, plan, spec)
-    learner = assembly.learner(config, plan, net, preprocess, mx.cpu(), len(train))
+    net, engine = network(config, plan, spec)
     ready = [
-        learner.put(batch.images, batch.labels)
+        engine.put(batch.images, batch.labels)
         for batch in batches(train, config.trainer.batch_size)
     ]
     nd.waitall()
@@ -52,9 +50,9 @@ def bare(config, plan, spec, train):
         started = time.perf_counter()
         for inputs, labels in ready:
             with autograd.record():
-                losses = learner.loss(learner.net(inputs), labels)
+                losses = engine.loss(net(inputs), labels)
             losses.backward()
-            learner.trainer.step(len(labels))
+            engine.trainer.step(len(labels))
         nd.waitall()
         return time.perf_counter() - started
 
@@ -75,22 +73,25 @@ def ours(config, plan, spec, train, folder):
     """Return a function that runs two epochs and returns the seconds between their starts."""
 
     def epoch():
-        net, preprocess = network(config, plan, spec)
-        learner = assembly.learner(config, plan, net, preprocess, mx.cpu(), len(train))
+        _, engine = network(config, plan, spec)
+        schedule = assembly.schedule(config, plan, len(train))
         clock = Clock()
         uri = f"sqlite:///{folder}/mlflow.db"
         with tracked_run(
             backend="mlflow", uri=uri, experiment="bench", run_name=None, tags={}
         ) as tracker:
             loop.fit(
-                learner,
+                engine,
                 train,
                 {},
-                epochs=2,
-                batch_size=config.trainer.batch_size,
-                seed=config.seed,
-                workdir=folder,
-                augment=plan.augment,
+                loop.Settings(
+                    epochs=2,
+                    batch_size=config.trainer.batch_size,
+                    seed=config.seed,
+                    schedule=schedule,
+                    workdir=folder,
+                    augment=plan.augment,
+                ),
                 callbacks=[
                     clock,
                     callbacks.Track(tracker, config.trainer.log_every),
@@ -141,7 +142,7 @@ def main():
     options = parser.parse_args()
 
     config = run.compose("experiment=fashion_mnist_cnn", "device=cpu")
-    plan = assembly.plan(config)
+    plan = assembly.components(config)
     spec = plan.source.spec()
     title, train = load(config, plan, options)
     train = Split(train.images[: options.images], train.labels[: options.images])

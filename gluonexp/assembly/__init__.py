@@ -1,7 +1,7 @@
 """From configuration to objects: the only place that resolves a ``_target_``.
 
-`plan` resolves and checks every constructor of a run before anything is read or recorded; the
-functions after it call them once what they need (classes, steps per epoch) is known.
+`components` resolves and checks every constructor of a run before anything is read or recorded;
+the functions after it call them once what they need (classes, steps per epoch) is known.
 """
 
 from __future__ import annotations
@@ -14,42 +14,54 @@ from typing import Any
 import numpy as np
 
 from gluonexp.assembly.networks import (
+    Device,
+    Network,
     Pretrained,
+    device,
     initialize,
     network,
     pinned,
     preprocess,
     preprocessing,
+    seed,
 )
 from gluonexp.assembly.targets import Constructor, constructor, resolve
 from gluonexp.base.errors import GluonexpError
-from gluonexp.base.mx import gluon, mx, nn
+from gluonexp.base.mx import gluon, mx
 from gluonexp.config.schema import Config
 from gluonexp.data.augment import Augment
 from gluonexp.data.digest import digest
 from gluonexp.data.split import carve
 from gluonexp.data.types import Source, Spec, Split
 from gluonexp.engines.mxnet import optimizers
-from gluonexp.training.loop import Callback, Learner
+from gluonexp.engines.mxnet.engine import MXNetEngine
+from gluonexp.model_folder.signature import Preprocessing
+from gluonexp.training.loop import Callback
+from gluonexp.training.schedules import Schedule
 
 __all__ = [
+    "Components",
     "Data",
-    "Plan",
+    "Device",
+    "Network",
     "Pretrained",
+    "components",
     "constructor",
     "data",
+    "device",
+    "engine",
     "initialize",
-    "learner",
     "network",
     "pinned",
-    "plan",
     "preprocess",
     "preprocessing",
+    "schedule",
+    "seed",
 ]
 
 
 @dataclass(frozen=True)
-class Plan:
+class Components:
     """What a run is made of: made, or its constructor resolved; nothing is read yet."""
 
     source: Source
@@ -83,7 +95,7 @@ class Data:
         return list(self.splits().items())[-1]
 
 
-def plan(config: Config) -> Plan:
+def components(config: Config) -> Components:
     """Resolve every ``_target_`` of `config`.
 
     Raises
@@ -105,12 +117,12 @@ def plan(config: Config) -> Plan:
     _check_metric(config, "objective", config.objective.metric, without_validation=True)
     arguments = ("base_lr", "steps_per_epoch", "epochs")
     scheduler = constructor(config.scheduler, "scheduler", allow, provided=arguments)
-    # Tried here, where a wrong value is still cheap; `learner` knows the steps.
+    # Tried here, where a wrong value is still cheap; `schedule` knows the steps.
     scheduler(base_lr=config.optim.lr, steps_per_epoch=1, epochs=config.trainer.epochs)
     settings = asdict(config.optim)
-    for name in ("decay_bias_and_norm", "clip_norm"):  # not the optimizer's: see `learner`
+    for name in ("decay_bias_and_norm", "clip_norm"):  # not the optimizer's: see `engine`
         del settings[name]
-    return Plan(
+    return Components(
         source=made(config.dataset.source, "dataset.source"),
         augment=made(config.augment, "augment"),
         model=constructor(config.model, "model", allow, provided=("classes",)),
@@ -142,25 +154,31 @@ def data(config: Config, source: Source) -> Data:
     )
 
 
-def learner(
+def engine(
     config: Config,
-    plan: Plan,
-    net: nn.HybridBlock,
-    block: nn.HybridBlock,
-    device: mx.Context,
-    train_size: int,
-) -> Learner:
-    """Return `net` with its loss, optimizer and schedule."""
-    plan.loss.hybridize(static_alloc=True, static_shape=True)
+    components: Components,
+    net: Network,
+    steps: Preprocessing,
+    spec: Spec,
+    device: Device,
+) -> MXNetEngine:
+    """Return what trains `net`, which has its values, on images of `spec`."""
+    components.loss.hybridize(static_alloc=True, static_shape=True)
     if not config.optim.decay_bias_and_norm:
         optimizers.exempt_bias_and_norm(net)
-    trainer = gluon.Trainer(net.collect_params(), plan.optimizer)
-    schedule = plan.scheduler(
+    block = preprocess(steps, spec)
+    rule, longest = components.optimizer, config.optim.clip_norm
+    return MXNetEngine(net, block, components.loss, rule, device, longest)
+
+
+def schedule(config: Config, components: Components, train_size: int) -> Schedule:
+    """Return the learning rate by step, for so many training images."""
+    made: Schedule = components.scheduler(
         base_lr=config.optim.lr,
         steps_per_epoch=-(-train_size // config.trainer.batch_size),
         epochs=config.trainer.epochs,
     )
-    return Learner(net, block, plan.loss, trainer, schedule, device, config.optim.clip_norm)
+    return made
 
 
 def _callback(config: Config, node: Mapping[str, Any], key: str, allow: Sequence[str]) -> Callback:

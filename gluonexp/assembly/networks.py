@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, TypeAlias
 
 from gluonexp.assembly.targets import Constructor
+from gluonexp.base.device import device as chosen_device
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.mx import gluon, mx, nn
+from gluonexp.base.seeds import engine_seed, seed_host
 from gluonexp.config.schema import Config, DatasetConfig
 from gluonexp.data.types import Spec
 from gluonexp.graph.graph import Graph
@@ -19,6 +21,22 @@ from gluonexp.weights.find import find
 
 # What gives probabilities; log_softmax does not: softmax of it is softmax.
 _PROBABILITIES: Final = {"softmax", "SoftmaxActivation", "SoftmaxOutput"}
+
+
+# What rooms without MXNet call a network and a device that they only hand on.
+Network: TypeAlias = nn.HybridBlock
+Device: TypeAlias = mx.Context
+
+
+def device(config: Config) -> Device:
+    """Return where `config` computes; see `gluonexp.base.device.device`."""
+    return chosen_device(config.device)
+
+
+def seed(seed: int) -> None:
+    """Seed Python, NumPy and MXNet for what comes before the first epoch: the initial weights."""
+    seed_host(seed)
+    mx.random.seed(engine_seed(seed))
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Random numbers that depend on (seed, epoch) alone."""
+"""Random numbers that depend on (seed, epoch) alone, so that a resumed run repeats them."""
 
 from __future__ import annotations
 
@@ -7,11 +7,8 @@ import random
 import numpy as np
 
 
-def seed_everything(seed: int, epoch: int | None = None) -> np.random.Generator:
-    """Seed Python, NumPy and MXNet so that what follows depends on (seed, epoch) alone.
-
-    MXNet cannot save the state of its generators, so a resumed run is exact only because each
-    epoch starts from a seed of its own.
+def seed_host(seed: int, epoch: int | None = None) -> np.random.Generator:
+    """Seed Python and NumPy so that what follows depends on (seed, epoch) alone.
 
     Parameters
     ----------
@@ -25,11 +22,21 @@ def seed_everything(seed: int, epoch: int | None = None) -> np.random.Generator:
     numpy.random.Generator
         A generator of this pair, independent of the global ones; for shuffling and augmentation.
     """
-    from gluonexp.base.mx import mx
-
-    sequence = np.random.SeedSequence(seed, spawn_key=(0 if epoch is None else epoch + 1,))
-    for_python, for_numpy, for_mxnet = (int(word) for word in sequence.generate_state(3))
+    sequence = _sequence(seed, epoch)
+    for_python, for_numpy, _ = (int(word) for word in sequence.generate_state(3))
     random.seed(for_python)
     np.random.seed(for_numpy)
-    mx.random.seed(for_mxnet >> 1)  # MXNet takes a C int, and wraps what is larger
     return np.random.default_rng(sequence.spawn(1)[0])
+
+
+def engine_seed(seed: int, epoch: int | None = None, step: int = 0) -> int:
+    """Return what an engine seeds its own generators with, in [0, 2**31).
+
+    `step` is counted within the epoch; above 0 where training resumes in the middle of one.
+    """
+    return int(_sequence(seed, epoch, step).generate_state(3)[2]) >> 1
+
+
+def _sequence(seed: int, epoch: int | None, step: int = 0) -> np.random.SeedSequence:
+    key = (0 if epoch is None else epoch + 1,) + ((step,) if step else ())
+    return np.random.SeedSequence(seed, spawn_key=key)

@@ -15,7 +15,7 @@ import dataclasses
 import math
 import re
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -132,6 +132,16 @@ class AdagradConfig(OptimConfig):
     epsilon: float = _ranged(1e-7, low=0, above=True)
 
 
+OPTIMIZERS: Final[dict[str, type[OptimConfig]]] = {
+    "sgd": MomentumConfig,
+    "nag": MomentumConfig,
+    "adam": AdamConfig,
+    "adamw": AdamConfig,
+    "rmsprop": RmspropConfig,
+    "adagrad": AdagradConfig,
+}
+
+
 @dataclass
 class LrFindConfig:
     """The learning-rate range test: `steps` rates from `start` to `end`, equal ratios apart."""
@@ -151,7 +161,7 @@ class TrainerConfig:
     log_every: int = _ranged(0, low=0)
     # Also evaluate the test split after each epoch, as tutorials do; nothing is chosen by it.
     test_each_epoch: bool = False
-    # A checkpoint folder to continue from; the run goes on with the epoch after it.
+    # A checkpoint folder to resume from, or a run: its id, the beginning of one, or `last`.
     resume: str | None = None
     # Look for a learning rate instead of training; see `gluonexp.experiment.lr_find`.
     lr_find: LrFindConfig = field(default_factory=LrFindConfig)
@@ -262,15 +272,7 @@ def register() -> None:
     OmegaConf.register_new_resolver("zoo_input", zoo_input, replace=True)
     store = ConfigStore.instance()
     store.store(name="schema", node=Config)
-    optimizers = {
-        "sgd": MomentumConfig,
-        "nag": MomentumConfig,
-        "adam": AdamConfig,
-        "adamw": AdamConfig,
-        "rmsprop": RmspropConfig,
-        "adagrad": AdagradConfig,
-    }
-    for name, node in optimizers.items():
+    for name, node in OPTIMIZERS.items():
         store.store(group="schema/optim", name=name, node=node)
 
 

@@ -18,14 +18,14 @@ import pandas as pd
 from numpy.typing import NDArray
 from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
 
-from gluonexp.base import seeds
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.progress import transient_bar
-from gluonexp.data.augment import Augment
+from gluonexp.base.seeds import seed_host
 from gluonexp.data.batches import batches
 from gluonexp.data.types import Batch, Split
 from gluonexp.report.lr_curve import lr_curve
-from gluonexp.training.loop import Learner
+from gluonexp.training import loop
+from gluonexp.training.engine import Engine
 
 if TYPE_CHECKING:
     from gluonexp.tracking import Tracker
@@ -80,20 +80,18 @@ class LrCurve:
 
 
 def search(
-    learner: Learner,
+    engine: Engine,
     train: Split,
+    settings: loop.Settings,
     *,
     steps: int,
     start: float,
     end: float,
-    batch_size: int,
-    seed: int,
-    augment: Augment | None = None,
 ) -> LrCurve:
-    """Train `learner` for up to `steps` batches, the learning rate growing from `start` to `end`.
+    """Train for up to `steps` batches, the learning rate growing from `start` to `end`.
 
     The epochs of `train` are repeated as often as that takes. The search ends early when the loss
-    explodes or is no number. `learner` is worn out afterwards: its parameters, its optimizer's
+    explodes or is no number. `engine` is worn out afterwards: its parameters, its optimizer's
     state and the statistics of its layers are those of a training that diverged.
     """
     lrs: list[float] = []
@@ -103,11 +101,10 @@ def search(
     mean, best, decay = 0.0, np.inf, 1 - 1 / span
     columns = "learning rate search", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with transient_bar(*columns) as bar:
-        seen = itertools.islice(_endless(train, batch_size, seed, augment), steps)
+        seen = itertools.islice(_endless(engine, train, settings), steps)
         for batch in bar.track(seen, total=steps):
             lrs.append(start * (end / start) ** (len(lrs) / (steps - 1)))
-            loss = learner.step(batch, lrs[-1]).losses.mean()
-            losses.append(float(loss.asscalar()))  # device sync
+            losses.append(engine.step(batch, lrs[-1]).loss())  # device sync
             mean = decay * mean + (1 - decay) * losses[-1]
             smoothed.append(mean / (1 - decay ** len(lrs)))
             best = min(best, smoothed[-1])
@@ -146,8 +143,9 @@ def record(curve: LrCurve, artifacts: Path, tracker: Tracker, title: str) -> flo
     return suggestion
 
 
-def _endless(train: Split, batch_size: int, seed: int, augment: Augment | None) -> Iterator[Batch]:
+def _endless(engine: Engine, train: Split, settings: loop.Settings) -> Iterator[Batch]:
     """Yield the batches that training would see, epoch after epoch."""
     for epoch in itertools.count():
-        rng = seeds.seed_everything(seed, epoch)
-        yield from batches(train, batch_size, rng=rng, augment=augment)
+        rng = seed_host(settings.seed, epoch)
+        engine.seed(settings.seed, epoch)
+        yield from batches(train, settings.batch_size, rng=rng, augment=settings.augment)

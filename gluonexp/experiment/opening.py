@@ -2,104 +2,123 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from gluonexp import assembly, freeze, tracking
-from gluonexp.base import device, provenance, seeds
-from gluonexp.base.errors import GluonexpError
+from gluonexp.assembly import Components, Data, Network
+from gluonexp.base.provenance import provenance
 from gluonexp.config.schema import Config
 from gluonexp.data.types import Spec
-from gluonexp.engines.mxnet import freezing
-from gluonexp.experiment import record, resume, show
+from gluonexp.experiment import job_folder, record, resume, show
+from gluonexp.freeze import FreezePlan
 from gluonexp.model_folder.signature import Preprocessing
 from gluonexp.models.layers import outline
 from gluonexp.tracking import Tracker, tracked_run
-from gluonexp.training.loop import Learner
+from gluonexp.tracking.statuses import Ending
+from gluonexp.training import loop
+from gluonexp.training.callbacks import Checkpoint
+from gluonexp.training.engine import Engine
+from gluonexp.training.frozen import Frozen
 
 
 @dataclass(frozen=True)
-class Job:
+class OpenRun:
     """A run that is open: what it trains, on which data, where it is recorded.
 
     Attributes
     ----------
     config
-        As composed, with what ``auto`` weights came to.
+        As composed, with the weights that ``auto`` found.
+    net
+        What `engine` trains.
     frozen
-        Carries out the freeze policy.
+        Releases and audits what the freeze policy holds.
     macs
         Multiply-accumulates of the network for one image (forward).
-    before
-        The checkpoint to go on from, if any.
-    identity
-        What training that goes on from here must share, and what it takes over.
+    settings
+        For the loop; its identity is what training that resumes from here must share.
     artifacts
         The folder of what is to be recorded.
     """
 
     config: Config
-    plan: assembly.Plan
+    components: Components
     spec: Spec
     steps: Preprocessing
-    learner: Learner
-    frozen: freezing.Frozen
+    net: Network
+    engine: Engine
+    frozen: Frozen
     macs: int
-    data: assembly.Data
-    before: resume.Earlier | None
-    identity: dict[str, Any]
+    data: Data
+    settings: loop.Settings
     tracker: Tracker
     workdir: Path
     artifacts: Path
+
+    def leave(self, console: Console, ending: Ending, usable: bool) -> None:
+        """Tidy the folder of the run, which is closed; say where it is, and what to do with it.
+
+        Parameters
+        ----------
+        usable
+            Whether predictions can be made with it.
+        """
+        keep = any(c.keep for c in self.components.callbacks if isinstance(c, Checkpoint))
+        run_id = self.tracker.run_id
+        job_folder.leave(self.workdir, run_id, ending, keep_checkpoints=keep)
+        if run_id is None:
+            show.untracked(console, self.artifacts)
+        else:
+            uri, exported = self.config.tracking.uri, usable and self.config.export.enabled
+            show.tracked(console, run_id, link=self.tracker.link, uri=uri, exported=exported)
 
 
 @contextmanager
 def opened(
     config: Config, workdir: Path, overrides: Sequence[str], console: Console
-) -> Iterator[Job]:
+) -> Iterator[OpenRun]:
     """Open a run; it ends FINISHED with the block, FAILED or KILLED with an exception.
 
     Raises
     ------
     GluonexpError
         A setting or the data are not right. Whatever can be found out before data are read is
-        found before a run exists.
+        found before a run exists, and nothing in `workdir` is removed before it does.
     """
-    _check_folder(workdir)
+    job_folder.check(workdir)
     before = resume.earlier(config)
-    context = device.device(config.device)
-    plan = assembly.plan(config)
-    spec = plan.source.spec()
+    device = assembly.device(config)
+    components = assembly.components(config)
+    spec = components.source.spec()
     steps = assembly.preprocessing(config.dataset, spec)
-    settings = resume.settings(config, steps)
+    shared = resume.settings(config, steps)
     if before is not None:
-        before.check(settings)
+        before.check(shared)
 
-    seeds.seed_everything(config.seed)
-    net = assembly.network(config, plan.model, spec, steps)
-    shape = steps.channels, steps.height, steps.width
-    layers = freeze.plan(outline(net, shape), config.freeze, config.trainer.epochs)
+    assembly.seed(config.seed)
+    net = assembly.network(config, components.model, spec, steps)
+    plan = _planned(config, net, steps)
     pretrained = assembly.initialize(
-        config, net, spec, context, None if before is None else before.pretrained(config)
+        config, net, spec, device, None if before is None else before.pretrained(config)
     )
     if pretrained is not None and pretrained.adapted:  # strides have moved, and so has the work
-        layers = freeze.plan(outline(net, shape), config.freeze, config.trainer.epochs)
+        plan = _planned(config, net, steps)
     config = assembly.pinned(config, pretrained)
-    frozen = freezing.apply(net, layers)
-    show.weights(console, pretrained, layers)
-    show.plan(console, layers)
-    origin = provenance.provenance(config.build.allow)
+    engine = assembly.engine(config, components, net, steps, spec, device)
+    engine.freeze(plan)
+    frozen = Frozen(engine, plan)
+    show.weights(console, pretrained, plan)
+    show.plan(console, plan)
+    origin = provenance(config.build.allow)
 
-    _clear(config, workdir)
-    artifacts = workdir / "artifacts"
-    tags = record.tags(origin, overrides, str(context))
-    tags["gluonexp.workdir"] = str(workdir.resolve())  # its checkpoints, should it be cut off
+    artifacts = workdir / job_folder.ARTIFACTS
+    tags = record.tags(origin, overrides, str(device))
+    tags[tracking.WORKDIR] = str(workdir.resolve())  # where its checkpoints are
     if config.trainer.lr_find.steps:
         tags[tracking.KIND] = "lr_find"
     with tracked_run(
@@ -110,71 +129,59 @@ def opened(
         tags=tags,
         run_id=config.tracking.run_id,
     ) as tracker:
+        aside = job_folder.take(workdir, tracker.run_id, None if before is None else before.folder)
+        show.set_aside(console, aside)
         record.config(artifacts, config, overrides, origin)
-        record.layers(artifacts, layers)
-        data = assembly.data(config, plan.source)
-        seen = {"the data (their digest)": data.digest}
+        record.layers(artifacts, plan)
+        data = assembly.data(config, components.source)
+        read = {"the data (their digest)": data.digest}
         if before is not None:
-            before.check(seen)
-        identity = {
-            **settings,
-            **seen,
-            "classes": list(spec.classes),
-            "pretrained": None if pretrained is None else asdict(pretrained),
-            "frozen": frozen.digests if before is None else before.identity.get("frozen"),
-        }
+            before.check(read)
         show.data(console, data)
         record.samples(artifacts, data)
-        tracker.log_params(record.parameters(config, data, layers, pretrained))
-        _log_data(tracker, config, data)
+        tracker.log_params(record.parameters(config, data, plan, pretrained))
+        record.datasets(tracker, config, data)
         tracker.log_artifacts(artifacts)
-        block = assembly.preprocess(steps, spec)
-        learner = assembly.learner(config, plan, net, block, context, len(data.train))
-        yield Job(
+        settings = loop.Settings(
+            epochs=config.trainer.epochs,
+            batch_size=config.trainer.batch_size,
+            seed=config.seed,
+            schedule=assembly.schedule(config, components, len(data.train)),
+            workdir=workdir,
+            augment=components.augment,
+            history=[] if before is None else before.history,
+            extends=before is not None and not before.owner.unfinished,
+            identity={
+                **shared,
+                **read,
+                "epochs": config.trainer.epochs,
+                "classes": list(spec.classes),
+                "pretrained": None if pretrained is None else asdict(pretrained),
+                "frozen": frozen.digests if before is None else before.identity.get("frozen"),
+            },
+        )
+        if before is not None:
+            before.restore(engine, workdir)
+            record.resumed(tracker, before)
+            for note in before.notes(config, components, settings, len(data.train)):
+                show.note(console, note)
+        yield OpenRun(
             config=config,
-            plan=plan,
+            components=components,
             spec=spec,
             steps=steps,
-            learner=learner,
+            net=net,
+            engine=engine,
             frozen=frozen,
-            macs=layers.macs,
+            macs=plan.macs,
             data=data,
-            before=before,
-            identity=identity,
+            settings=settings,
             tracker=tracker,
             workdir=workdir,
             artifacts=artifacts,
         )
 
 
-def _check_folder(workdir: Path) -> None:
-    """Refuse a folder with something in it that no run of ours wrote: it would be removed."""
-    for name, ours in (("checkpoints", "*/meta.json"), ("artifacts", "config/resolved.yaml")):
-        folder = workdir / name
-        if folder.exists() and any(folder.iterdir()) and not any(folder.glob(ours)):
-            raise GluonexpError(
-                f"{folder} holds something that no run wrote: give the job a folder of its own"
-            )
-
-
-def _clear(config: Config, workdir: Path) -> None:
-    """Remove what an earlier job left in this folder, unless this one goes on from it."""
-    before, kept = config.trainer.resume, workdir / "checkpoints"
-    if before is None or Path(before).expanduser().resolve().parent != kept.resolve():
-        shutil.rmtree(kept, ignore_errors=True)
-    shutil.rmtree(workdir / "artifacts", ignore_errors=True)
-
-
-def _log_data(tracker: Tracker, config: Config, data: assembly.Data) -> None:
-    contexts = {"train": "training", "val": "validation", "test": "testing"}
-    for name, split in data.splits().items():
-        tracker.log_dataset(
-            # MLflow keeps one input for each name and digest: the split belongs to the name.
-            name=f"{config.dataset.name}/{name}",
-            digest=data.digest,
-            context=contexts[name],
-            source=data.title,
-            rows=len(split),
-            shape=split.images.shape[1:],
-            classes=data.classes,
-        )
+def _planned(config: Config, net: Network, steps: Preprocessing) -> FreezePlan:
+    shape = steps.channels, steps.height, steps.width
+    return freeze.plan(outline(net, shape), config.freeze, config.trainer.epochs)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,15 +13,22 @@ import yaml
 from numpy.typing import NDArray
 from PIL import Image
 
-from gluonexp.assembly import Data, Pretrained
+from gluonexp.assembly import Data, Network, Pretrained
+from gluonexp.base.files import sha256
 from gluonexp.base.provenance import Provenance
 from gluonexp.base.text import redact
 from gluonexp.config.schema import Config
 from gluonexp.data.types import Split
+from gluonexp.experiment.job_folder import CHECKPOINTS
+from gluonexp.experiment.resume import Earlier
 from gluonexp.freeze import FreezePlan
 from gluonexp.inference.predict import folder_name
 from gluonexp.report import plots
-from gluonexp.training import checkpoint
+from gluonexp.tracking import Tracker
+from gluonexp.training import checkpoint as checkpoints
+
+# MXNet's own format, which any MXNet program reads.
+GLUON_PARAMETERS = "model.params"
 
 # One example image a class, for at most so many classes.
 EXAMPLES = 20
@@ -138,12 +144,44 @@ def predictions(
     )
 
 
-def parameters_file(folder: Path, workdir: Path) -> None:
-    """Copy the best checkpoint's Gluon parameters and meta (not its optimizer state)."""
-    source = workdir / "checkpoints" / "best"
-    if source.exists():
-        for name in (checkpoint.PARAMETERS, checkpoint.META):
-            shutil.copyfile(source / name, _made(folder / "checkpoint") / name)
+def checkpoint(folder: Path, net: Network, workdir: Path) -> None:
+    """Write ``checkpoint/``: Gluon's parameters of the best network, and its checkpoint's meta."""
+    best = workdir / CHECKPOINTS / "best"
+    if checkpoints.find(best) is None:
+        return
+    target = _made(folder / "checkpoint")
+    net.save_parameters(str(target / GLUON_PARAMETERS))
+    meta = checkpoints.read_meta(best)
+    del meta["updates"]  # the optimizer's
+    meta["sha256"] = {GLUON_PARAMETERS: sha256(target / GLUON_PARAMETERS)}
+    text = json.dumps(meta, indent=2)
+    (target / checkpoints.META).write_text(text + "\n", encoding="utf-8")
+
+
+def resumed(tracker: Tracker, before: Earlier) -> None:
+    """Record the epochs of the earlier training, and where they are from."""
+    for row in before.history:
+        metrics = {key: value for key, value in row.items() if key != "epoch"}
+        tracker.log_metrics(metrics, step=int(row["epoch"]))
+    earlier = before.owner.run_id
+    source = str(before.folder) if earlier in (None, tracker.run_id) else earlier
+    tracker.log_tags({"gluonexp.resumed_from": source})
+
+
+def datasets(tracker: Tracker, settings: Config, data: Data) -> None:
+    """Record each split as an input of the run."""
+    contexts = {"train": "training", "val": "validation", "test": "testing"}
+    for name, split in data.splits().items():
+        tracker.log_dataset(
+            # MLflow keeps one input for each name and digest: the split belongs to the name.
+            name=f"{settings.dataset.name}/{name}",
+            digest=data.digest,
+            context=contexts[name],
+            source=data.title,
+            rows=len(split),
+            shape=split.images.shape[1:],
+            classes=data.classes,
+        )
 
 
 def _made(folder: Path) -> Path:

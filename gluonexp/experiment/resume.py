@@ -1,19 +1,25 @@
-"""Going on from a checkpoint: what must be the same as before, and what is taken over from it."""
+"""Resuming from a checkpoint: what must be the same as before, and what is taken over from it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gluonexp.assembly import Pretrained
+from gluonexp import assembly
+from gluonexp.assembly import Components, Pretrained
 from gluonexp.base.errors import GluonexpError
 from gluonexp.config.schema import Config
+from gluonexp.experiment import job_folder
+from gluonexp.experiment.job_folder import Owner
 from gluonexp.model_folder.signature import Preprocessing
-from gluonexp.training import checkpoint
+from gluonexp.training import checkpoint, loop
+from gluonexp.training.callbacks import EarlyStopping
+from gluonexp.training.engine import Engine
 
-# What says where the first parameters came from: the checkpoint has those it went on with.
+# What says where the first parameters came from: the checkpoint has those that followed.
 ORIGIN = ("weights", "sha256")
 
 
@@ -24,9 +30,10 @@ class Earlier:
     folder: Path
     identity: Mapping[str, Any]
     history: list[dict[str, float]]
+    owner: Owner
 
     def check(self, now: Mapping[str, Any]) -> None:
-        """Refuse to go on with other settings or data than before.
+        """Refuse to resume with other settings or data than before.
 
         Raises
         ------
@@ -50,6 +57,40 @@ class Earlier:
                 raise self._differs(f"model.{key}", before, now)
         return Pretrained(**{**fields, "warning": None})  # what it warned of is behind us
 
+    def restore(self, engine: Engine, workdir: Path) -> None:
+        """Put the checkpoint into `engine`, and the best one so far into the job's folder."""
+        checkpoint.load(self.folder, engine, optimizer=True)
+        best = checkpoint.find(self.folder.parent / "best")
+        target = workdir / job_folder.CHECKPOINTS / "best"
+        if best is not None and best.resolve() != target.resolve():  # it may stay the best
+            shutil.copytree(best, target, dirs_exist_ok=True)
+
+    def notes(
+        self, config: Config, components: Components, now: loop.Settings, train_size: int
+    ) -> Iterator[str]:
+        """Say what is not as if training had never stopped, where a whole run is trained further.
+
+        Parameters
+        ----------
+        now
+            As it will be trained from here on, on so many images.
+        """
+        if self.owner.unfinished:
+            return
+        stopping = any(isinstance(each, EarlyStopping) for each in components.callbacks)
+        if self.owner.stopped and stopping:
+            yield f"patience starts anew: the run had stopped, {self.owner.stopped}"
+        epochs = self.identity.get("epochs", config.trainer.epochs)
+        trained = replace(config, trainer=replace(config.trainer, epochs=epochs))
+        before = assembly.schedule(trained, components, train_size)
+        next_step = len(self.history) * -(-train_size // now.batch_size)
+        steps = (0, next_step // 2, next_step - 1, next_step)
+        if any(before(step) != now.schedule(step) for step in steps):
+            yield (
+                f"the learning rate is computed anew for {now.epochs} epochs (it was for "
+                f"{epochs}): {now.schedule(next_step):.3g} now, after {before(next_step - 1):.3g}"
+            )
+
     def _differs(self, key: str, before: object, now: object) -> GluonexpError:
         return GluonexpError(
             f"trainer.resume={self.folder}: {key} was {before} there and is {now} now; continue "
@@ -66,7 +107,7 @@ def _innermost(key: str, before: object, now: object) -> tuple[str, object, obje
 
 
 def earlier(config: Config) -> Earlier | None:
-    """Return the checkpoint to go on from, if there is one to go on from.
+    """Return the checkpoint to resume from, if one is asked for.
 
     Raises
     ------
@@ -80,16 +121,18 @@ def earlier(config: Config) -> Earlier | None:
         raise GluonexpError(f"trainer.resume={folder}: no complete checkpoint there")
     meta = checkpoint.read_meta(folder)
     history: list[dict[str, float]] = meta["history"]
-    if len(history) > config.trainer.epochs:
+    owner = job_folder.owner(folder.parent)
+    enough = config.trainer.epochs - (not owner.unfinished)
+    if len(history) > enough:
         raise GluonexpError(
-            f"trainer.resume={folder}: has {len(history)} epochs already; ask for at least as "
-            "many with trainer.epochs=N"
+            f"trainer.resume={folder}: has {len(history)} epochs already; ask for "
+            f"{'at least as many' if owner.unfinished else 'more'} with trainer.epochs=N"
         )
-    return Earlier(folder, meta["identity"], history)
+    return Earlier(folder, meta["identity"], history, owner)
 
 
 def settings(config: Config, steps: Preprocessing) -> dict[str, Any]:
-    """Return the settings that continued training must share; known before any data are read."""
+    """Return the settings that resumed training must share; known before any data are read."""
     return {
         "seed": config.seed,
         "dataset.val_fraction": config.dataset.val_fraction,

@@ -67,8 +67,8 @@ def plan(console: Console, plan: FreezePlan) -> None:
         sizes[row.state] += row.size
     parts = [f"{size:,} {state}" for state, size in sizes.items() if size]
     console.print(f"{len(rows)} parameters: {', '.join(parts)}", highlight=False)
-    for note in plan.notes:
-        console.print(f"  note: {note}", highlight=False, markup=False)
+    for text in plan.notes:
+        note(console, text)
 
 
 def _alike(rows: Sequence[FreezeRow]) -> list[tuple[str, list[FreezeRow]]]:
@@ -110,14 +110,34 @@ def data(console: Console, data: Data) -> None:
     sizes = ", ".join(f"{len(split):,} {name}" for name, split in data.splits().items())
     line = f"{data.title}: {sizes} images of {len(data.classes)} classes ({data.digest[:12]})"
     console.print(line, highlight=False)
-    for note in data.notes:
-        console.print(f"  note: {note}", highlight=False)
+    for text in data.notes:
+        note(console, text)
 
 
 def stopped(console: Console, reason: str) -> None:
     """Say why training ended before its last epoch, if it did."""
     if reason:
         console.print(f"stopped early: {reason}", highlight=False)
+
+
+def line(console: Console, text: str) -> None:
+    """Print a line as it is."""
+    console.print(text, highlight=False, markup=False)
+
+
+def note(console: Console, text: str) -> None:
+    """Print something a reader of the run should know."""
+    console.print(f"  note: {text}", highlight=False, markup=False, soft_wrap=True)
+
+
+def set_aside(console: Console, folder: Path | None) -> None:
+    """Say where the checkpoints went of an unfinished run that used this folder before."""
+    if folder is not None:
+        note(
+            console,
+            f"an unfinished run left checkpoints here; they are in {folder} now "
+            f"(trainer.resume={folder / 'last'})",
+        )
 
 
 def result(console: Console, metrics: Mapping[str, float], epoch: int) -> None:

@@ -223,5 +223,5 @@ class Recorded:
 
         key = json.dumps(asdict(config.dataset), sort_keys=True, default=str)
         if key not in self._digests:
-            self._digests[key] = assembly.data(config, assembly.plan(config).source).digest
+            self._digests[key] = assembly.data(config, assembly.components(config).source).digest
         return self._digests[key]

@@ -6,9 +6,11 @@ from gluonexp.tracking.lifecycle import Interrupted, tracked_run
 from gluonexp.tracking.read.records import CERTIFICATE_TAG, PRUNED_TAG
 from gluonexp.tracking.store import (
     KIND,
+    WORKDIR,
     download,
     ensure_experiment,
     find_run,
+    newest_runs,
     open_store,
     probe,
 )
@@ -24,6 +26,7 @@ __all__ = [
     "CERTIFICATE_TAG",
     "KIND",
     "PRUNED_TAG",
+    "WORKDIR",
     "Interrupted",
     "MlflowTracker",
     "NullTracker",
@@ -35,6 +38,7 @@ __all__ = [
     "experiment_link",
     "find_run",
     "flatten",
+    "newest_runs",
     "open_store",
     "probe",
     "resolve_uri",

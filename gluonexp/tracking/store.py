@@ -42,6 +42,8 @@ _TIMEOUT_S = 5
 
 # The tag of runs that end with an answer, not with a model: searches, sweeps.
 KIND = "gluonexp.kind"
+# The tag that says in which folder a run keeps its checkpoints.
+WORKDIR = "gluonexp.workdir"
 
 
 @contextmanager
@@ -215,6 +217,15 @@ def find_run(client: MlflowClient, ref: str) -> Run:
         runs = [run for run in runs if not {KIND, PRUNED_TAG} & run.data.tags.keys()][:1]
     only(ref, [run.info.run_id for run in runs], client.tracking_uri)
     return runs[0]
+
+
+def newest_runs(client: MlflowClient) -> list[Run]:
+    """Return the last hundred runs that were started, the newest first; no sweeps' parents."""
+    with reported("the newest runs cannot be looked up"):
+        runs: list[Run] = client.search_runs(
+            _experiment_ids(client), max_results=100, order_by=["attributes.start_time DESC"]
+        )
+    return [run for run in runs if KIND not in run.data.tags]
 
 
 def check_ref(ref: str) -> None:

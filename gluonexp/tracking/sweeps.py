@@ -25,7 +25,7 @@ from gluonexp.tracking.models import logged_model
 from gluonexp.tracking.read.runs import PARENT, RunRecord, reader
 from gluonexp.tracking.registry import Registered, register
 from gluonexp.tracking.statuses import RUNNING, Ending
-from gluonexp.tracking.store import KIND, download, reported, silent
+from gluonexp.tracking.store import KIND, WORKDIR, download, reported, silent
 from gluonexp.tracking.tracker import MlflowTracker
 from gluonexp.tracking.uri import sqlite_path
 from gluonexp.tracking.values import MAX_TAG, one_line
@@ -87,7 +87,7 @@ class Attempt:
     @property
     def folder(self) -> Path | None:
         """The job's folder; None where it did not get so far."""
-        folder = self._tag("gluonexp.workdir")
+        folder = self._tag(WORKDIR)
         return Path(folder) if folder else None
 
     @property

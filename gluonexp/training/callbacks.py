@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -17,8 +18,8 @@ from gluonexp.training import checkpoint
 from gluonexp.training.loop import Callback, Fit, StopFit
 
 if TYPE_CHECKING:
-    from gluonexp.engines.mxnet.freezing import Frozen
     from gluonexp.tracking import Tracker
+    from gluonexp.training.frozen import Frozen
 
 # Seconds between two looks at the running sums, which wait for the device: on a terminal as often
 # as the eye wants; elsewhere (a log file) a line now and then shows that a long epoch is alive.
@@ -40,7 +41,7 @@ class Track(Callback):
     def batch_end(self, fit: Fit) -> None:
         """Log the epoch's running means by step (device sync, only every `log_every` steps)."""
         if self._log_every and fit.step % self._log_every == 0:
-            running = {f"batch/{key}": value for key, value in fit.meter.read().items()}
+            running = fit.engine.running().named("batch")
             self._tracker.log_metrics({**running, "batch/lr": fit.lr}, step=fit.step)
 
     def epoch_end(self, fit: Fit) -> None:
@@ -65,7 +66,7 @@ class Unfreezing(Callback):
     def fit_start(self, fit: Fit) -> None:
         """Take up where the epochs already trained left off: what they had released, and held."""
         if fit.history:
-            self._frozen.resume(len(fit.history), fit.identity.get("frozen"))
+            self._frozen.resume(len(fit.history), fit.settings.identity.get("frozen"))
 
     def epoch_start(self, fit: Fit) -> None:
         """Release what is due, once it is known that nothing frozen has moved."""
@@ -123,8 +124,9 @@ class ShowProgress(Callback):
         if (now := time.perf_counter()) < self._next:
             return
         self._next = now + self._interval
-        means, rate = fit.meter.read(), fit.meter.samples / (now - self._started)
-        scores = f"loss {means['loss']:.3f}  acc {means['acc']:.3f}  {rate:,.0f} images/s"
+        means = fit.engine.running()
+        rate = means.samples / (now - self._started)
+        scores = f"loss {means.loss:.3f}  acc {means.acc:.3f}  {rate:,.0f} images/s"
         done = fit.step - fit.epoch * fit.steps_per_epoch
         if self._bar is not None:
             self._bar.update(self._task, completed=done, scores=scores)
@@ -154,17 +156,26 @@ class ShowProgress(Callback):
 
 
 class Checkpoint(Callback):
-    """Keep the checkpoints ``last`` and ``best`` under ``checkpoints/`` of the job's folder.
+    """Keep checkpoints under ``checkpoints/`` of the job's folder: the best, and the newest.
 
-    Where there is no validation split, a `val/` metric has no value: then the last epoch counts
-    as the best.
+    The newest is ``last``; older ones, where more are kept, are ``epoch-0007``. Where there is no
+    validation split, a `val/` metric has no value: then the last epoch counts as the best.
+
+    Parameters
+    ----------
+    keep
+        How many of the newest stay, besides the best. While a run trains there is one at least;
+        0 removes it once the run is recorded.
     """
 
     without_validation = True
 
-    def __init__(self, metric: str, mode: str) -> None:
+    def __init__(self, metric: str, mode: str, keep: int = 1) -> None:
+        if keep < 0:
+            raise GluonexpError(f"checkpoint.keep={keep}: must be at least 0")
         self._better = Better(metric, mode)
         self.metric = metric
+        self.keep = keep
 
     def fit_start(self, fit: Fit) -> None:
         """Take up the best value of the epochs already trained."""
@@ -177,13 +188,25 @@ class Checkpoint(Callback):
             "epoch": fit.epoch,
             "metrics": fit.metrics,
             "history": fit.history,
-            "identity": fit.identity,
+            "identity": fit.settings.identity,
         }
-        # The best first: cut off between the two, training goes on from the epoch before and
+        folder = fit.workdir / "checkpoints"
+        best, last = folder / "best", folder / "last"
+        is_best, state = self._is_best(fit.metrics), fit.engine.state()
+        # The best first: cut off between the two, training resumes from the epoch before and
         # finds the same best again.
-        for name in [*(["best"] if self._is_best(fit.metrics) else []), "last"]:
-            folder = fit.workdir / "checkpoints" / name
-            checkpoint.save(folder, fit.learner.net, fit.learner.trainer, meta)
+        if is_best:
+            checkpoint.save(best, state, meta)
+        if is_best:
+            checkpoint.copy(best, last)
+        else:
+            checkpoint.save(last, state, meta)
+        if self.keep > 1:
+            checkpoint.copy(last, folder / f"epoch-{fit.epoch:04d}")
+        newest = {f"epoch-{epoch:04d}" for epoch in range(fit.epoch + 1)[-self.keep :]}
+        for old in folder.glob("epoch-*"):
+            if old.name not in newest:
+                shutil.rmtree(old)
 
     def _is_best(self, metrics: dict[str, float]) -> bool:
         return self._better.metric not in metrics or self._better.improved(metrics)
@@ -201,9 +224,14 @@ class EarlyStopping(Callback):
         self._waited = 0
 
     def fit_start(self, fit: Fit) -> None:
-        """Count the epochs already trained as if they had just ended."""
+        """Count the epochs already trained as if they had just ended.
+
+        A whole run that is trained further has used up its patience, perhaps: it starts anew.
+        """
         for row in fit.history:
             self._count(row)
+        if fit.settings.extends and self._waited >= self._patience:
+            self._waited = 0
         self._check()
 
     def epoch_end(self, fit: Fit) -> None:

@@ -1,28 +1,37 @@
 """Checkpoints: parameters, optimizer state and a readable ``meta.json`` in one folder.
 
-No pickle: MXNet's own `Trainer.save_states` runs code when it is loaded. Both tensor files are
-MXNet's NDArray format, which any MXNet program reads, and carry their sha256 in ``meta.json``
-because the format itself loads flipped bits silently.
+The same for every engine, and no pickle, which runs code when it is loaded: both tensor files are
+safetensors, and carry their sha256 in ``meta.json``, because a flipped bit in them loads silently.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
 
 from gluonexp.base.errors import GluonexpError
-from gluonexp.base.files import replace, sha256
-from gluonexp.base.mx import gluon, mx, nd, nn
+from gluonexp.base.files import sha256
+from gluonexp.training.engine import Engine, State
 
-PARAMETERS = "model.params"
-OPTIMIZER = "optimizer.params"
-META = "meta.json"
+PARAMETERS: Final = "model.safetensors"
+OPTIMIZER: Final = "optimizer.safetensors"
+META: Final = "meta.json"
+
+# What gluonexp 0.1 wrote, in MXNet's own format and by its optimizers' positions.
+_OLD_PARAMETERS: Final = "model.params"
 
 
-def save(folder: Path, net: nn.HybridBlock, trainer: gluon.Trainer, meta: dict[str, Any]) -> None:
+def save(folder: Path, state: State, meta: Mapping[str, Any]) -> None:
     """Write a checkpoint; `folder` either holds all of it or is as it was.
 
     Parameters
@@ -32,28 +41,28 @@ def save(folder: Path, net: nn.HybridBlock, trainer: gluon.Trainer, meta: dict[s
     meta
         What a reader should know (epoch, metrics, history); JSON values.
     """
-    nd.waitall()  # device sync: what is read for saving must not be stale
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    for left in folder.parent.glob(f".{folder.name}-draft-*"):  # by a process that was killed
-        shutil.rmtree(left, ignore_errors=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-draft-", dir=folder.parent))
-    try:
-        net.save_parameters(str(draft / PARAMETERS))
-        tensors, counts = _optimizer_state(net, trainer)
-        nd.save(str(draft / OPTIMIZER), tensors)
-        digests = {name: sha256(draft / name) for name in (PARAMETERS, OPTIMIZER)}
-        text = json.dumps({**meta, "updates": counts, "sha256": digests}, indent=2)
-        (draft / META).write_text(text + "\n", encoding="utf-8")
-        # A folder cannot be replaced in one step: the old one moves aside first, and `load`
-        # looks there if the process died in between.
-        aside = _aside(folder)
-        shutil.rmtree(aside, ignore_errors=True)
-        if folder.exists():
-            replace(folder, aside)
-        replace(draft, folder)
-        shutil.rmtree(aside, ignore_errors=True)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+    kept = {
+        f"{kind}|{name}": array
+        for kind, by_name in {**state.slots, "sum": state.sums}.items()
+        for name, array in by_name.items()
+    }
+    with _replaced(folder) as draft:
+        digests = {}
+        for name, tensors in ((PARAMETERS, dict(state.values)), (OPTIMIZER, kept)):
+            save_file(tensors, draft / name)
+            digests[name] = sha256(draft / name)
+        written = {**meta, "updates": dict(state.updates), "sha256": digests}
+        (draft / META).write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
+
+
+def copy(source: Path, folder: Path) -> None:
+    """Make `folder` the checkpoint that `source` is; on one file system it takes no space."""
+    with _replaced(folder) as draft:
+        for name in (PARAMETERS, OPTIMIZER, META):
+            try:
+                os.link(source / name, draft / name)
+            except OSError:  # another file system, or one without links
+                shutil.copyfile(source / name, draft / name)
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
@@ -62,23 +71,26 @@ def read_meta(folder: Path) -> dict[str, Any]:
     Raises
     ------
     GluonexpError
-        No checkpoint there, or a damaged file.
+        No checkpoint there, a damaged file, or one that gluonexp 0.1 wrote.
     """
     folder = find(folder) or folder
     try:
         meta: dict[str, Any] = json.loads((folder / META).read_text(encoding="utf-8"))
+        if _OLD_PARAMETERS in meta["sha256"]:
+            raise GluonexpError(
+                f"{folder}: a checkpoint of gluonexp 0.1, which resumes from it; this version can "
+                f"only start from its parameters (model.weights={folder / _OLD_PARAMETERS})"
+            )
         for name, expected in meta["sha256"].items():
             if sha256(folder / name) != expected:
                 raise GluonexpError(f"{folder / name}: damaged (its sha256 is not that of {META})")
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise GluonexpError(f"{folder}: not a complete checkpoint ({error})") from None
     return meta
 
 
-def load(
-    folder: Path, net: nn.HybridBlock, trainer: gluon.Trainer | None = None
-) -> dict[str, Any]:
-    """Put a checkpoint into `net` (and its optimizer state into `trainer`); return its meta.
+def load(folder: Path, engine: Engine, *, optimizer: bool) -> dict[str, Any]:
+    """Put a checkpoint into `engine`, with `optimizer` also its optimizer state; return its meta.
 
     Raises
     ------
@@ -88,12 +100,17 @@ def load(
     meta = read_meta(folder)
     folder = find(folder) or folder
     try:
-        devices = next(iter(net.collect_params().values())).list_ctx()
-        net.load_parameters(str(folder / PARAMETERS), ctx=devices)
-    except (AssertionError, ValueError, mx.MXNetError) as error:
-        raise GluonexpError(f"{folder}: a checkpoint of another network: {error}") from None
-    if trainer is not None:
-        _restore_optimizer(folder, net, trainer, meta["updates"])
+        slots: dict[str, dict[str, NDArray[Any]]] = {}
+        for key, array in (load_file(folder / OPTIMIZER) if optimizer else {}).items():
+            kind, _, name = key.partition("|")
+            slots.setdefault(kind, {})[name] = array
+        sums = slots.pop("sum", {})
+        state = State(load_file(folder / PARAMETERS), slots, meta["updates"], sums)
+        engine.load(state, optimizer=optimizer)
+    except (OSError, SafetensorError) as error:
+        raise GluonexpError(f"{folder}: not a complete checkpoint ({error})") from None
+    except GluonexpError as error:
+        raise GluonexpError(f"{folder}: {error}") from None
     return meta
 
 
@@ -102,48 +119,25 @@ def find(folder: Path) -> Path | None:
     return next((path for path in (folder, _aside(folder)) if (path / META).is_file()), None)
 
 
-def _names(net: nn.HybridBlock, trainer: gluon.Trainer) -> dict[int, str]:
-    """Map the trainer's parameter index to the structural name, which no counter can change."""
-    structural = {id(p): name for name, p in net._collect_params_with_prefix().items()}
-    return {index: structural[id(p)] for index, p in enumerate(trainer._params)}
-
-
-def _optimizer_state(
-    net: nn.HybridBlock, trainer: gluon.Trainer
-) -> tuple[dict[str, nd.NDArray], dict[str, int]]:
-    """Return the state tensors as ``name|position`` and the update counts by name."""
-    names, tensors = _names(net, trainer), {}
-    for index, state in trainer._updaters[0].states.items():
-        parts = state if isinstance(state, (tuple, list)) else [state]
-        for position, tensor in enumerate(parts):
-            if tensor is not None:
-                tensors[f"{names[index]}|{position}"] = tensor
-    counts = trainer._optimizer._index_update_count
-    return tensors, {names[index]: count for index, count in counts.items()}
-
-
-def _restore_optimizer(
-    folder: Path, net: nn.HybridBlock, trainer: gluon.Trainer, counts: dict[str, int]
-) -> None:
-    loaded = nd.load(str(folder / OPTIMIZER))
-    saved: dict[str, nd.NDArray] = loaded if isinstance(loaded, dict) else {}  # [] when empty
-    indices = {name: index for index, name in _names(net, trainer).items()}
-    optimizer, updater = trainer._optimizer, trainer._updaters[0]
-    for name in counts:
-        index = indices[name]
-        state = optimizer.create_state_multi_precision(index, trainer._params[index].data())
-        parts = state if isinstance(state, (tuple, list)) else [state]
-        for position, tensor in enumerate(parts):
-            if tensor is not None:
-                source = saved.pop(f"{name}|{position}", None)
-                if source is None or source.shape != tensor.shape:
-                    raise GluonexpError(f"{folder}: saved with another optimizer than this one")
-                tensor[:] = source
-        updater.states[index], updater.states_synced[index] = state, True
-    if saved:
-        raise GluonexpError(f"{folder}: saved with another optimizer than this one")
-    optimizer._index_update_count.update({indices[name]: n for name, n in counts.items()})
-    optimizer.num_update = max([optimizer.num_update, *counts.values()])
+@contextmanager
+def _replaced(folder: Path) -> Iterator[Path]:
+    """Give a folder to write into, which takes the place of `folder` if the block ends well."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for left in folder.parent.glob(f".{folder.name}-draft-*"):  # by a process that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-draft-", dir=folder.parent))
+    try:
+        yield draft
+        # A folder cannot be replaced in one step: the old one moves aside first, and `find`
+        # looks there if the process died in between.
+        aside = _aside(folder)
+        shutil.rmtree(aside, ignore_errors=True)
+        if folder.exists():
+            os.replace(folder, aside)
+        os.replace(draft, folder)
+        shutil.rmtree(aside, ignore_errors=True)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def _aside(folder: Path) -> Path:

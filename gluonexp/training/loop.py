@@ -1,25 +1,22 @@
-"""The only epoch loop, and evaluation."""
+"""The only epoch loop."""
 
 from __future__ import annotations
 
 import contextlib
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from gluonexp.base import seeds
-from gluonexp.base.mx import autograd, gluon, mx, nd, nn
+from gluonexp.base.seeds import seed_host
 from gluonexp.data.augment import Augment
 from gluonexp.data.batches import batches
-from gluonexp.data.types import Batch, Split
-from gluonexp.engines.mxnet.metrics import Meter
+from gluonexp.data.types import Split
 from gluonexp.tracking.statuses import FINISHED, Ending
+from gluonexp.training.engine import Engine, Pending
+from gluonexp.training.schedules import Schedule
 
 # How many steps Python may be ahead of the device. Without a bound the whole epoch would be
 # queued (memory, and a progress bar that lies); waiting for an old step leaves no gap.
@@ -43,85 +40,34 @@ class StopFit(Exception):
 
 
 @dataclass(frozen=True)
-class Step:
-    """What one training step computed, on the device: reading any of it waits.
+class Settings:
+    """How to train, but for what computes and what it learns from.
 
     Attributes
     ----------
-    losses
-        (N,), before the update.
-    logits
-        (N, K), before the update.
-    targets
-        (N,) labels, float32.
-    grad_norm
-        (1,), of the batch's mean gradient before it was clipped; None where nothing clips.
+    epochs
+        In all, those of `history` included.
+    workdir
+        The job's folder, for callbacks that write files.
+    augment
+        Changes training images, a batch at a time.
+    history
+        The metrics of the epochs that are already trained, one row an epoch.
+    extends
+        These epochs were a whole run, which this one trains further.
+    identity
+        What training that resumes from here must have in common with this one, by key.
     """
 
-    losses: nd.NDArray
-    logits: nd.NDArray
-    targets: nd.NDArray
-    grad_norm: nd.NDArray | None
-
-
-@dataclass(frozen=True)
-class Learner:
-    """A network with all that a training step needs, on one device.
-
-    Attributes
-    ----------
-    clip_norm
-        The longest the mean gradient of a batch may be (L2, all parameters together); it is
-        shortened to that. None leaves it as it is.
-    """
-
-    net: nn.HybridBlock
-    preprocess: nn.HybridBlock
-    loss: gluon.loss.Loss
-    trainer: gluon.Trainer
-    schedule: Callable[[int], float]
-    device: mx.Context
-    clip_norm: float | None = None
-
-    def put(
-        self, images: NDArray[np.uint8], labels: NDArray[np.int64]
-    ) -> tuple[nd.NDArray, nd.NDArray]:
-        """Return the network's input (N, C, H, W) and the labels (N,) float32 on the device."""
-        pixels = nd.array(images, ctx=self.device, dtype="uint8")
-        return self.preprocess(pixels), nd.array(labels, ctx=self.device, dtype="float32")
-
-    def step(self, batch: Batch, lr: float) -> Step:
-        """Move the parameters once, at the learning rate `lr`; nothing here waits."""
-        self.trainer.set_learning_rate(lr)
-        inputs, targets = self.put(batch.images, batch.labels)
-        share = None
-        if batch.share is not None:
-            share = nd.array(batch.share, ctx=self.device)
-            others = nd.array(batch.others, ctx=self.device, dtype="float32")
-        with autograd.record():
-            logits = self.net(inputs)
-            losses = self.loss(logits, targets)
-            if share is not None:
-                losses = share * losses + (1 - share) * self.loss(logits, others)
-        losses.backward()
-        norm = None if self.clip_norm is None else self._clip(self.clip_norm, len(batch))
-        self.trainer.step(len(batch))  # the true size, also of a short last batch
-        return Step(losses, logits, targets, norm)
-
-    def _clip(self, longest: float, samples: int) -> nd.NDArray:
-        """Shorten the gradients, sums over `samples`; return the mean's norm before, shape (1,).
-
-        What is not finite in them stays so or becomes NaN: the next loss shows it.
-        """
-        gradients = [p.grad() for p in self.trainer._params if p.grad_req != "null"]
-        flat = [gradient.reshape(-1) for gradient in gradients]
-        # multi_sum_sq and norm add one by one in float32: of AlexNet's largest layer they lose 9 %
-        # of the sum, where BLAS is 0.07 % off.
-        norm = nd.add_n(*[nd.dot(vector, vector) for vector in flat]).sqrt() / samples
-        scale = nd.minimum(longest / norm, 1)
-        for gradient in gradients:
-            gradient *= scale
-        return norm
+    epochs: int
+    batch_size: int
+    seed: int
+    schedule: Schedule
+    workdir: Path
+    augment: Augment | None = None
+    history: Sequence[Mapping[str, float]] = ()
+    extends: bool = False
+    identity: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -132,6 +78,8 @@ class Fit:
     ----------
     epoch, step
         Both counted from 0; `step` over the whole run, the number of updates made.
+    samples
+        Of the training split.
     metrics
         Of the epoch that just ended, by `split/name`.
     history
@@ -140,21 +88,35 @@ class Fit:
         Its `reason` says why a callback ended training early, if one did.
     """
 
-    learner: Learner
-    meter: Meter
-    seed: int
-    epochs: int
-    steps_per_epoch: int
+    engine: Engine
+    settings: Settings
     samples: int
-    workdir: Path
     epoch: int = 0
     step: int = 0
     lr: float = 0.0
     metrics: dict[str, float] = field(default_factory=dict)
     history: list[dict[str, float]] = field(default_factory=list)
     ending: Ending = field(default_factory=lambda: Ending(FINISHED))
-    # What training that goes on from here must have in common with this one, by key.
-    identity: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def learner(self) -> Engine:
+        """The engine, as callbacks called it before there was more than one."""
+        return self.engine
+
+    @property
+    def epochs(self) -> int:
+        """How many there will be."""
+        return self.settings.epochs
+
+    @property
+    def workdir(self) -> Path:
+        """The job's folder."""
+        return self.settings.workdir
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches of an epoch, a short last one included."""
+        return -(-self.samples // self.settings.batch_size)
 
 
 class Callback:
@@ -177,23 +139,16 @@ class Callback:
 
 
 def fit(
-    learner: Learner,
+    engine: Engine,
     train: Split,
     evaluations: Mapping[str, Split],
-    *,
-    epochs: int,
-    batch_size: int,
-    seed: int,
-    workdir: Path,
+    settings: Settings,
     callbacks: Sequence[Callback] = (),
-    augment: Augment | None = None,
-    history: Sequence[Mapping[str, float]] = (),
-    identity: Mapping[str, Any] | None = None,
 ) -> Fit:
-    """Train `learner` and evaluate it on each of `evaluations` after every epoch.
+    """Train by `engine`, and evaluate on each of `evaluations` after every epoch.
 
-    An epoch's shuffling, augmentation and dropout depend only on (`seed`, epoch), so training
-    that continues after the epochs of `history` equals training that was never interrupted.
+    An epoch's shuffling, augmentation and dropout depend only on (seed, epoch), so training that
+    resumes after the epochs of the settings' history equals training that was never interrupted.
 
     Returns
     -------
@@ -202,98 +157,49 @@ def fit(
         `time/images_per_s` and the evaluations' metrics for each epoch; where gradients are
         clipped also `optim/grad_norm`, the mean of their norms before.
     """
-    steps = -(-len(train) // batch_size)
-    state = Fit(
-        learner,
-        Meter(learner.device),
-        seed=seed,
-        epochs=epochs,
-        steps_per_epoch=steps,
-        samples=len(train),
-        workdir=workdir,
-        epoch=max(len(history) - 1, 0),
-        step=len(history) * steps,
-        metrics={k: v for k, v in history[-1].items() if k != "epoch"} if history else {},
-        history=[dict(row) for row in history],
-        identity=identity or {},
-    )
+    history = [dict(row) for row in settings.history]
+    state = Fit(engine, settings, len(train), epoch=max(len(history) - 1, 0), history=history)
+    state.step = len(history) * state.steps_per_epoch
+    if history:
+        state.metrics = {key: value for key, value in history[-1].items() if key != "epoch"}
     with contextlib.suppress(StopFit), contextlib.ExitStack() as ended:
         for callback in callbacks:
             ended.callback(callback.fit_end, state)
         _each(callbacks, "fit_start", state)
-        for state.epoch in range(len(history), epochs):
-            _train_epoch(state, train, batch_size, callbacks, augment)
+        for state.epoch in range(len(history), settings.epochs):
+            _train_epoch(state, train, callbacks)
             for name, split in evaluations.items():
-                scores = evaluate(learner, split, batch_size)
-                state.metrics |= {f"{name}/{key}": value for key, value in scores.items()}
+                state.metrics |= engine.evaluate(split, settings.batch_size).named(name)
             state.history.append({"epoch": state.epoch, **state.metrics})
             _each(callbacks, "epoch_end", state)
     return state
 
 
-def _train_epoch(
-    state: Fit,
-    train: Split,
-    batch_size: int,
-    callbacks: Sequence[Callback],
-    augment: Augment | None,
-) -> None:
-    learner, issued = state.learner, deque[nd.NDArray]()
-    norms = nd.zeros((1,), ctx=learner.device)
-    rng = seeds.seed_everything(state.seed, state.epoch)
-    state.meter.reset()
+def _train_epoch(state: Fit, train: Split, callbacks: Sequence[Callback]) -> None:
+    engine, settings, issued = state.engine, state.settings, deque[Pending]()
+    rng = seed_host(settings.seed, state.epoch)
+    engine.seed(settings.seed, state.epoch)
+    engine.reset()
     _each(callbacks, "epoch_start", state)
     started = time.perf_counter()
-    for batch in batches(train, batch_size, rng=rng, augment=augment):
-        state.lr = learner.schedule(state.step)
-        done = learner.step(batch, state.lr)
-        state.meter.update(done.losses, done.logits, done.targets)
-        if done.grad_norm is not None:
-            norms += done.grad_norm
+    for batch in batches(train, settings.batch_size, rng=rng, augment=settings.augment):
+        state.lr = settings.schedule(state.step)
+        issued.append(engine.step(batch, state.lr))
         state.step += 1
-        issued.append(done.losses)
         if len(issued) > RUN_AHEAD:
-            issued.popleft().wait_to_read()
+            issued.popleft().wait()
         _each(callbacks, "batch_end", state)
-    nd.waitall()  # device sync; a static graph shows stale BatchNorm statistics without it
+    engine.sync()
     seconds = time.perf_counter() - started
-    state.metrics = {f"train/{key}": value for key, value in state.meter.read().items()}
-    state.metrics |= {
+    scores = engine.running()
+    state.metrics = {
+        **scores.named("train"),
         "optim/lr": state.lr,
         "time/epoch_s": seconds,
         "time/images_per_s": state.samples / seconds,
     }
-    if learner.clip_norm is not None:
-        state.metrics["optim/grad_norm"] = float(norms.asscalar()) / state.steps_per_epoch
-
-
-def evaluate(learner: Learner, split: Split, batch_size: int) -> dict[str, float]:
-    """Return the mean `loss` and top-1 accuracy `acc` of `split`, in prediction mode."""
-    meter = Meter(learner.device)
-    for batch in batches(split, batch_size):
-        inputs, targets = learner.put(batch.images, batch.labels)
-        logits = learner.net(inputs)
-        meter.update(learner.loss(logits, targets), logits, targets)
-    return meter.read()  # device sync
-
-
-def predict(learner: Learner, split: Split, batch_size: int) -> NDArray[np.float32]:
-    """Return the logits (N, K) of `split` in data-set order."""
-    parts = []
-    for batch in batches(split, batch_size):
-        inputs, _ = learner.put(batch.images, batch.labels)
-        parts.append(learner.net(inputs).asnumpy())  # device sync
-    return np.concatenate(parts)
-
-
-def score(learner: Learner, logits: NDArray[np.float32], split: Split) -> dict[str, float]:
-    """Return `loss` and `acc` of logits (N, K) that `predict` returned for `split`."""
-    targets = nd.array(split.labels, ctx=learner.device, dtype="float32")
-    losses = learner.loss(nd.array(logits, ctx=learner.device), targets)
-    return {
-        "loss": float(losses.asnumpy().astype(np.float64).mean()),  # device sync
-        "acc": float((logits.argmax(axis=1) == split.labels).mean()),
-    }
+    if scores.grad_norm is not None:
+        state.metrics["optim/grad_norm"] = scores.grad_norm
 
 
 def _each(callbacks: Sequence[Callback], hook: str, state: Fit) -> None:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 
 Schedule = Callable[[int], float]
+"""Step (counted from 0 over the whole run) to learning rate."""
 
 
 def constant(

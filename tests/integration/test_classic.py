@@ -39,7 +39,7 @@ def run(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     experiment.run(config, folder)
     artifacts = folder / "artifacts"
-    data = assembly.data(config, assembly.plan(config).source)
+    data = assembly.data(config, assembly.components(config).source)
     images = data.held_out()[1].images[:64]
     inputs = np.ascontiguousarray(images.transpose(0, 3, 1, 2), np.float32) / 255  # (N, 1, 28, 28)
     assert inputs.shape == (64, 1, 28, 28) and inputs.flags.c_contiguous
@@ -50,7 +50,7 @@ def run(request, tmp_path_factory):
 def network(run):
     """The network, built again, with the parameters that Gluon saved: `load_parameters`."""
     config, artifacts, _, _ = run
-    plan = assembly.plan(config)
+    plan = assembly.components(config)
     spec = plan.source.spec()
     net = assembly.network(config, plan.model, spec, assembly.preprocessing(config.dataset, spec))
     net.load_parameters(str(artifacts / "checkpoint" / "model.params"))
@@ -118,7 +118,7 @@ def test_symbolblock_imports(run, logits):
 def test_a_gluon_network_takes_the_exports_parameters(run, logits):
     """`collect_params().load` reads the pair's parameters, where the prefix is the same."""
     config, artifacts, _, inputs = run
-    plan = assembly.plan(config)
+    plan = assembly.components(config)
     spec = plan.source.spec()
     net = assembly.network(config, plan.model, spec, assembly.preprocessing(config.dataset, spec))
     saved = mx.nd.load(str(artifacts / "export" / "model-0000.params"))

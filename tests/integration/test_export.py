@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from gluonexp import assembly
-from gluonexp.base import seeds
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.mx import autograd, gluon, mx, nd, nn
 from gluonexp.export import symbol
@@ -106,10 +105,10 @@ def test_what_is_missing_or_broken_is_named(exported, tmp_path, missing):
 def test_exports_do_not_depend_on_what_the_process_made_before(compose, tmp_path):
     def made(name):
         config = compose("model=cnn")
-        plan = assembly.plan(config)
+        plan = assembly.components(config)
         spec = plan.source.spec()
         steps = assembly.preprocessing(config.dataset, spec)
-        seeds.seed_everything(0)
+        assembly.seed(0)
         net = assembly.network(config, plan.model, spec, steps)
         assembly.initialize(config, net, spec, mx.cpu())
         net(nd.zeros((1, 1, 28, 28)))

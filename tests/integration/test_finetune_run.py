@@ -12,7 +12,6 @@ from gluonexp import assembly, experiment, tracking
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.mx import mx
 from gluonexp.inference.predict import Classifier, softmax
-from gluonexp.training import loop
 from gluonexp.weights.find import BUNDLED
 
 # AlexNet at 64 pixels on a few digits: everything of the real thing but its size.
@@ -89,7 +88,7 @@ def test_a_run_goes_on_from_an_earlier_one_with_the_same_logits(settings, train,
     _, earlier = train(*settings)
     run_id = earlier.info.run_id
     config = compose(store, *settings, f"model.weights=runs:/{run_id[:8]}", "seed=7")
-    plan = assembly.plan(config)
+    plan = assembly.components(config)
     spec = plan.source.spec()
     steps = assembly.preprocessing(config.dataset, spec)
     net = assembly.network(config, plan.model, spec, steps)
@@ -98,10 +97,8 @@ def test_a_run_goes_on_from_an_earlier_one_with_the_same_logits(settings, train,
     assert pretrained.taken == "backbone and head"
 
     data = assembly.data(config, plan.source)
-    block = assembly.preprocess(steps, spec)
-    learner = assembly.learner(config, plan, net, block, mx.cpu(), len(data.train))
     split = data.test
-    logits = loop.predict(learner, split, 32)
+    logits = assembly.engine(config, plan, net, steps, spec, mx.cpu()).logits(split, 32)
     ended = pd.read_csv(artifact(earlier, "predictions/test.csv"))
     assert (ended["predicted"] == logits.argmax(axis=1)).all()
     np.testing.assert_allclose(softmax(logits).max(axis=1), ended["probability"], atol=1e-6)
@@ -171,7 +168,7 @@ def test_what_moves_although_it_is_frozen_fails_the_run(train, tmp_path, monkeyp
         "from gluonexp.training.loop import Callback\n"
         "class Vandal(Callback):\n"
         "    def epoch_end(self, fit):\n"
-        "        weight = fit.learner.net.backbone[6].bias\n"
+        "        weight = fit.engine.net.backbone[6].bias\n"
         "        weight.set_data(weight.data() + 1)\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))

@@ -6,16 +6,17 @@ import numpy as np
 import pytest
 
 from gluonexp import freeze
-from gluonexp.base import seeds
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.mx import autograd, gluon, mx, nd, nn
 from gluonexp.config.schema import FreezeConfig, FreezeRule, Unfreeze
 from gluonexp.data.types import Split
-from gluonexp.engines.mxnet import freezing, optimizers
+from gluonexp.engines.mxnet import optimizers
+from gluonexp.engines.mxnet.engine import MXNetEngine
 from gluonexp.model_folder.preprocess import Preprocess
 from gluonexp.model_folder.signature import Preprocessing
 from gluonexp.models.layers import outline
 from gluonexp.training import callbacks, checkpoint, loop
+from gluonexp.training.frozen import Frozen
 
 FROZEN_BACKBONE = [FreezeRule("backbone.*", "frozen"), FreezeRule("*")]
 STATISTICS = ("running_mean", "running_var")
@@ -50,7 +51,7 @@ class Topped(nn.HybridBlock):
 
 def ready(net, image):
     """Initialize `net` and compile it as a run does."""
-    seeds.seed_everything(0)
+    mx.random.seed(0)
     net.initialize(mx.init.Xavier())
     with autograd.pause():
         net(nd.zeros((1, *image)))  # settles the shapes
@@ -60,6 +61,13 @@ def ready(net, image):
 
 def planned(net, image, policy):
     return freeze.plan(outline(net, image), policy)
+
+
+def applied(net, plan):
+    """Freeze `net` as planned; return what audits it."""
+    engine = MXNetEngine(net, None, None, sgd(), mx.cpu())
+    engine.freeze(plan)
+    return Frozen(engine, plan)
 
 
 def values(net):
@@ -101,7 +109,7 @@ def test_a_family_of_the_zoo_stays_frozen(name, cut, pixels):
     unreached = {f"backbone.0.{leaf}" for leaf in STATISTICS}
     for batchnorm in ("moving", "frozen"):  # in this order the compiled network has to change
         plan = planned(net, image, FreezeConfig("", rules, batchnorm=batchnorm))
-        frozen = freezing.apply(net, plan)
+        frozen = applied(net, plan)
         before = values(net)
         train(net, sgd(), image)
         held = {row.parameter for row in plan.rows if row.state == "frozen"}
@@ -120,7 +128,7 @@ def test_statistics_below_everything_trained_do_not_move(batchnorm):
     assert any("MXNet moves their statistics on a GPU only" in note for note in plan.notes) == (
         batchnorm == "moving"
     )
-    freezing.apply(net, plan)
+    applied(net, plan)
     before = values(net)
     train(net, sgd(), IMAGE)
     assert moved(before, values(net)) == {"head.0.weight", "head.0.bias"}
@@ -136,7 +144,7 @@ def test_no_optimizer_touches_what_is_frozen(compose, name):
     config = compose(f"optim={name}", "optim.lr=0.01", "optim.weight_decay=0.5").optim
     net = ready(tiny(), IMAGE)
     plan = planned(net, IMAGE, FreezeConfig("", FROZEN_BACKBONE))
-    frozen = freezing.apply(net, plan)
+    frozen = applied(net, plan)
     before = values(net)
     train(net, optimizer(config), IMAGE)
     assert moved(before, values(net)) == {"head.0.weight", "head.0.bias"}
@@ -148,7 +156,7 @@ def test_a_multiplier_scales_the_step():
     steps = {}
     for decay in (1.0, 0.5):
         net = ready(tiny(), IMAGE)
-        freezing.apply(net, planned(net, IMAGE, FreezeConfig("", [FreezeRule("*")], decay=decay)))
+        applied(net, planned(net, IMAGE, FreezeConfig("", [FreezeRule("*")], decay=decay)))
         before = values(net)
         train(net, optimizers.optimizer("sgd", lr=0.01, weight_decay=0.1), IMAGE, steps=1)
         after = values(net)
@@ -167,7 +175,7 @@ def test_a_multiplier_scales_the_step():
 
 def test_an_audit_names_what_moved():
     net = ready(tiny(), IMAGE)
-    frozen = freezing.apply(net, planned(net, IMAGE, FreezeConfig("", FROZEN_BACKBONE)))
+    frozen = applied(net, planned(net, IMAGE, FreezeConfig("", FROZEN_BACKBONE)))
     frozen.audit()
     layers = net._collect_params_with_prefix()
     for name in ("backbone.0.weight", "backbone.4.running_var"):
@@ -179,10 +187,10 @@ def test_an_audit_names_what_moved():
 def test_what_is_frozen_after_training_is_taken_as_training_left_it():
     # A compiled network shows stale statistics until its device is waited for.
     net = ready(tiny(), IMAGE)
-    freezing.apply(net, planned(net, IMAGE, FreezeConfig()))
+    applied(net, planned(net, IMAGE, FreezeConfig()))
     train(net, sgd(), IMAGE, steps=8, batch=64)
     rules = [FreezeRule("*.running_*", "frozen"), FreezeRule("*")]
-    frozen = freezing.apply(net, planned(net, IMAGE, FreezeConfig("", rules)))
+    frozen = applied(net, planned(net, IMAGE, FreezeConfig("", rules)))
     nd.waitall()
     assert frozen.audit() == 4
 
@@ -191,7 +199,7 @@ def test_a_gamma_that_is_no_gamma_is_not_audited():
     # MXNet writes 1 into the gamma of scale=False, which it takes for 1 anyway.
     net = ready(Topped([nn.Conv2D(2, 3), nn.BatchNorm(scale=False)], [nn.Dense(3)]), IMAGE)
     net.backbone[1].gamma.data()[:] = 2
-    frozen = freezing.apply(net, planned(net, IMAGE, FreezeConfig("", FROZEN_BACKBONE)))
+    frozen = applied(net, planned(net, IMAGE, FreezeConfig("", FROZEN_BACKBONE)))
     train(net, sgd(), IMAGE)
     assert frozen.audit() == 5
     assert values(net)["backbone.1.gamma"].tolist() == [1, 1]
@@ -202,7 +210,7 @@ def test_resuming_releases_what_epochs_behind_had_released_and_no_more():
     config = FreezeConfig("", FROZEN_BACKBONE, unfreeze=[Unfreeze(1, "backbone[-1].*")])
     plan = planned(net, IMAGE, config)
     for behind, due in ((1, ["backbone.6"]), (2, [])):
-        frozen = freezing.apply(net, plan)
+        frozen = applied(net, plan)
         frozen.resume(behind, frozen.digests)
         assert net.backbone[6].weight.grad_req == ("null" if due else "write")
         assert frozen.unfreeze(1) == due
@@ -212,7 +220,7 @@ def test_resuming_releases_what_epochs_behind_had_released_and_no_more():
 def test_digests_tell_all_that_was_frozen_at_the_start_also_when_it_is_released():
     net = ready(tiny(), IMAGE)
     config = FreezeConfig("", FROZEN_BACKBONE, unfreeze=[Unfreeze(1, "backbone[-1].*")])
-    frozen = freezing.apply(net, planned(net, IMAGE, config))
+    frozen = applied(net, planned(net, IMAGE, config))
     began = frozen.digests
     assert set(began) == set(values(net)) - HEAD
     frozen.unfreeze(1)
@@ -224,20 +232,20 @@ def test_resuming_compares_with_the_digests_given():
     net = ready(tiny(), IMAGE)
     config = FreezeConfig("", FROZEN_BACKBONE, unfreeze=[Unfreeze(1, "backbone[-1].*")])
     plan = planned(net, IMAGE, config)
-    began = freezing.apply(net, plan).digests
+    began = applied(net, plan).digests
     for parameter in net.backbone[6].collect_params().values():  # as training moves it
         parameter.data()[0] += 1
-    frozen = freezing.apply(net, plan)
+    frozen = applied(net, plan)
     frozen.resume(2, began)
     assert frozen.digests == began  # for the next checkpoint
     assert frozen.audit() == len(began) - 2
     with pytest.raises(GluonexpError, match=r": backbone\.6\.weight, backbone\.6\.bias;"):
-        freezing.apply(net, plan).resume(1, began)  # not yet released then
+        applied(net, plan).resume(1, began)  # not yet released then
     del began["backbone.0.weight"]
     with pytest.raises(GluonexpError, match=r": backbone\.0\.weight;"):
-        freezing.apply(net, plan).resume(2, began)
+        applied(net, plan).resume(2, began)
     # A checkpoint that does not say.
-    frozen = freezing.apply(net, plan)
+    frozen = applied(net, plan)
     net.backbone[0].weight.data()[0] += 1
     frozen.resume(1, None)
     assert frozen.audit() == len(frozen.digests)
@@ -250,7 +258,7 @@ def test_a_recurrent_layer_is_frozen_in_part_and_released(layer):
     net = ready(Topped(backbone, [nn.Dense(2)]), image)
     rules = [FreezeRule("backbone.0._unfused.0.*", "frozen"), FreezeRule("*")]
     config = FreezeConfig("", rules, unfreeze=[Unfreeze(1, "*i2h*")])
-    frozen = freezing.apply(net, planned(net, image, config))
+    frozen = applied(net, planned(net, image, config))
     lower = {f"backbone.0._unfused.0.{g}_{t}" for g in ("i2h", "h2h") for t in ("weight", "bias")}
     before = values(net)
     train(net, sgd(), image)
@@ -269,7 +277,7 @@ def test_a_recurrent_layer_is_frozen_in_part_and_released(layer):
 def test_an_unfreeze_audits_first():
     net = ready(tiny(), IMAGE)
     config = FreezeConfig("", FROZEN_BACKBONE, unfreeze=[Unfreeze(1, "backbone[-1].*")])
-    frozen = freezing.apply(net, planned(net, IMAGE, config))
+    frozen = applied(net, planned(net, IMAGE, config))
     net.backbone[6].weight.data()[0] += 1
     assert frozen.unfreeze(0) == []
     with pytest.raises(GluonexpError, match=r"backbone\.6\.weight"):
@@ -331,7 +339,7 @@ class Snapshots(loop.Callback):
         self.taken = []
 
     def fit_start(self, fit):
-        self.taken.append(values(fit.learner.net))
+        self.taken.append(values(fit.engine.net))
 
     epoch_end = fit_start
 
@@ -342,18 +350,14 @@ class Run:
     def __init__(self, compose, name, policy=GRADUAL):
         self.net = ready(tiny(), IMAGE)
         self.plan = planned(self.net, IMAGE, policy)
-        self.frozen = freezing.apply(self.net, self.plan)
         self.said = []
         config = compose(f"optim={name}", "optim.lr=0.01", "optim.weight_decay=0.1").optim
         steps = Preprocessing(6, 6, 1, (0.0,), (1.0,))
-        self.learner = loop.Learner(
-            net=self.net,
-            preprocess=Preprocess(steps, (6, 6, 1)),
-            loss=gluon.loss.SoftmaxCrossEntropyLoss(),
-            trainer=gluon.Trainer(self.net.collect_params(), optimizer(config)),
-            schedule=lambda step: 0.01,
-            device=mx.cpu(),
-        )
+        block = Preprocess(steps, (6, 6, 1))
+        loss = gluon.loss.SoftmaxCrossEntropyLoss()
+        self.engine = MXNetEngine(self.net, block, loss, optimizer(config), mx.cpu())
+        self.engine.freeze(self.plan)
+        self.frozen = Frozen(self.engine, self.plan)
         self.snapshots = Snapshots()
 
     def fit(self, workdir, epochs, before=None, *others):
@@ -365,26 +369,29 @@ class Run:
         noise = rng.integers(0, 60, size=(40, 6, 6, 1))
         images = (labels[:, None, None, None] * 80 + noise).astype(np.uint8)
         return loop.fit(
-            self.learner,
+            self.engine,
             Split(images, labels),
             {"val": Split(images[:10], labels[:10])},
-            epochs=epochs,
-            batch_size=16,
-            seed=0,
-            workdir=workdir,
+            loop.Settings(
+                epochs=epochs,
+                batch_size=16,
+                seed=0,
+                schedule=lambda step: 0.01,
+                workdir=workdir,
+                history=history,
+                identity={"frozen": frozen},
+            ),
             callbacks=[
                 callbacks.Unfreezing(self.frozen, self.said.append),
                 *others,
                 callbacks.Checkpoint("train/loss", "min"),
                 self.snapshots,
             ],
-            history=history,
-            identity={"frozen": frozen},
         )
 
     def resume(self, workdir):
         """Load the last checkpoint, and return what it says."""
-        return checkpoint.load(workdir / "checkpoints" / "last", self.net, self.learner.trainer)
+        return checkpoint.load(workdir / "checkpoints" / "last", self.engine, optimizer=True)
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam"])
@@ -422,7 +429,7 @@ class Moves(loop.Callback):
 
     def batch_end(self, fit):
         if fit.epoch == 0:
-            fit.learner.net.backbone[0].weight.data()[0] += 1
+            fit.engine.net.backbone[0].weight.data()[0] += 1
 
 
 def test_resumed_training_is_audited_from_its_very_beginning(compose, tmp_path):
@@ -443,7 +450,7 @@ def test_resumed_training_may_start_from_other_values_than_the_network_it_is_loa
 ):
     first, second, third = (Run(compose, "sgd", FreezeConfig("", FROZEN_BACKBONE)) for _ in "123")
     first.net.backbone[0].weight.data()[0] += 1  # as if its weights came from elsewhere
-    first.frozen = freezing.apply(first.net, first.plan)
+    first.frozen = Frozen(first.engine, first.plan)
     first.fit(tmp_path, 1)
     second.fit(tmp_path, 2, second.resume(tmp_path))
     third.fit(tmp_path, 3, third.resume(tmp_path))  # the digests go from checkpoint to checkpoint

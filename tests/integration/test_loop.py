@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 
 from gluonexp import assembly
-from gluonexp.base import better, seeds
+from gluonexp.base import better
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.mx import gluon, mx, nn
 from gluonexp.data import augment
 from gluonexp.data.types import Batch, Split
+from gluonexp.engines.mxnet.engine import MXNetEngine
 from gluonexp.inference.predict import softmax
 from gluonexp.training import callbacks, checkpoint, loop
 
@@ -38,33 +39,44 @@ def _linear(classes):
 
 
 @pytest.fixture
-def learner(compose):
-    """Make a fresh learner of the network above."""
+def engine(compose):
+    """Make a fresh engine for the network above, with its schedule."""
 
     def made(*overrides, network=_network):
         config = compose("dataset=synthetic", "trainer.batch_size=16", *overrides)
-        plan = assembly.plan(config)
+        plan = assembly.components(config)
         spec = assembly.Spec(6, 6, 1, ("a", "b", "c"))
         steps = assembly.preprocessing(config.dataset, spec)
-        seeds.seed_everything(config.seed)
+        assembly.seed(config.seed)
         net = assembly.network(config, network, spec, steps)
         assembly.initialize(config, net, spec, mx.cpu())
-        block = assembly.preprocess(steps, spec)
-        return assembly.learner(config, plan, net, block, mx.cpu(), 70)
+        engine = assembly.engine(config, plan, net, steps, spec, mx.cpu())
+        engine.schedule = assembly.schedule(config, plan, 70)
+        return engine
 
     return made
 
 
-def _fit(learner, tmp_path, **changed):
-    arguments = {"epochs": 3, "batch_size": 16, "seed": 0, "workdir": tmp_path} | changed
-    return loop.fit(learner, _split(70), {"val": _split(30, seed=1)}, **arguments)
+def _fit(engine, tmp_path, callbacks=(), **changed):
+    settings = _settings(engine, tmp_path, **changed)
+    return loop.fit(engine, _split(70), {"val": _split(30, seed=1)}, settings, callbacks)
 
 
-def _weights(learner):
+def _settings(engine, workdir=None, **changed):
+    arguments = {"epochs": 3, "batch_size": 16, "seed": 0, "schedule": engine.schedule} | changed
+    return loop.Settings(workdir=workdir, **arguments)
+
+
+def _step(engine, split):
+    """Train on the whole split as one batch."""
+    return loop.fit(engine, split, {}, _settings(engine, epochs=1, batch_size=64))
+
+
+def _weights(engine):
     mx.nd.waitall()
     return {
         name: parameter.data().asnumpy()
-        for name, parameter in learner.net._collect_params_with_prefix().items()
+        for name, parameter in engine.net._collect_params_with_prefix().items()
     }
 
 
@@ -72,15 +84,15 @@ def _timeless(history):
     return [{k: v for k, v in row.items() if not k.startswith("time/")} for row in history]
 
 
-def test_it_learns(learner, tmp_path):
-    history = _fit(learner("optim.lr=0.05"), tmp_path, epochs=12).history
+def test_it_learns(engine, tmp_path):
+    history = _fit(engine("optim.lr=0.05"), tmp_path, epochs=12).history
     assert history[-1]["train/loss"] < history[0]["train/loss"] / 2
     assert history[-1]["val/acc"] > 0.9
     assert [row["epoch"] for row in history] == list(range(12))
 
 
-def test_the_same_seed_gives_bit_identical_runs(learner, tmp_path):
-    one, two, other = learner(), learner(), learner("seed=1")
+def test_the_same_seed_gives_bit_identical_runs(engine, tmp_path):
+    one, two, other = engine(), engine(), engine("seed=1")
     first, second = _fit(one, tmp_path).history, _fit(two, tmp_path).history
     third = _fit(other, tmp_path, seed=1).history
     assert _timeless(first) == _timeless(second)
@@ -93,16 +105,16 @@ def test_the_same_seed_gives_bit_identical_runs(learner, tmp_path):
     "optim",
     ["sgd", "nag", "adam", "adamw", "rmsprop", "adagrad", "sgd optim.clip_norm=0.5"],
 )
-def test_resumed_equals_uninterrupted(learner, tmp_path, optim):
+def test_resumed_equals_uninterrupted(engine, tmp_path, optim):
     chosen = *f"optim={optim}".split(), "scheduler=cosine", "scheduler.warmup_epochs=0.5"
-    straight = learner(*chosen)
+    straight = engine(*chosen)
     expected = _fit(straight, tmp_path, epochs=3).history
 
-    first = learner(*chosen)
+    first = engine(*chosen)
     half = _fit(first, tmp_path, epochs=2)
-    checkpoint.save(tmp_path / "half", first.net, first.trainer, {"history": half.history})
-    second = learner(*chosen)
-    meta = checkpoint.load(tmp_path / "half", second.net, second.trainer)
+    checkpoint.save(tmp_path / "half", first.state(), {"history": half.history})
+    second = engine(*chosen)
+    meta = checkpoint.load(tmp_path / "half", second, optimizer=True)
     resumed = _fit(second, tmp_path, epochs=3, history=meta["history"]).history
 
     assert _timeless(resumed) == _timeless(expected)
@@ -110,53 +122,53 @@ def test_resumed_equals_uninterrupted(learner, tmp_path, optim):
         np.testing.assert_array_equal(value, _weights(second)[name])
 
 
-def test_statistics_in_a_checkpoint_are_those_of_the_last_step(learner, tmp_path):
-    trained = learner()
+def test_statistics_in_a_checkpoint_are_those_of_the_last_step(engine, tmp_path):
+    trained = engine()
     _fit(trained, tmp_path, callbacks=[callbacks.Checkpoint("val/acc", "max")])
-    loaded = learner("seed=5")
-    checkpoint.load(tmp_path / "checkpoints" / "last", loaded.net)
+    loaded = engine("seed=5")
+    checkpoint.load(tmp_path / "checkpoints" / "last", loaded, optimizer=False)
     for name, value in _weights(trained).items():
         np.testing.assert_array_equal(value, _weights(loaded)[name])
     split = _split(50, seed=2)
-    assert loop.evaluate(trained, split, 7) == loop.evaluate(loaded, split, 7)
+    assert trained.evaluate(split, 7) == loaded.evaluate(split, 7)
 
 
-def test_short_batches_count_by_sample(learner):
-    trained, split = learner(), _split(23)
-    logits = loop.predict(trained, split, 23)
-    scores = [loop.evaluate(trained, split, size) for size in (1, 5, 16, 23, 64)]
+def test_short_batches_count_by_sample(engine):
+    trained, split = engine(), _split(23)
+    logits = trained.logits(split, 23)
+    scores = [trained.evaluate(split, size) for size in (1, 5, 16, 23, 64)]
     losses = gluon.loss.SoftmaxCELoss()(mx.nd.array(logits), mx.nd.array(split.labels))
     for score in scores:
-        assert score["acc"] == (logits.argmax(1) == split.labels).mean()
-        assert score["loss"] == pytest.approx(losses.mean().asscalar(), rel=1e-5)
+        assert score.acc == (logits.argmax(1) == split.labels).mean()
+        assert score.loss == pytest.approx(losses.mean().asscalar(), rel=1e-5)
 
 
-def test_a_short_batch_takes_a_step_of_its_own_size(learner):
+def test_a_short_batch_takes_a_step_of_its_own_size(engine):
     """The bias moves by lr times the mean of (softmax - one-hot) over 23 samples, not over 64."""
-    trained = learner("optim=sgd", "optim.momentum=0", "optim.lr=0.5", network=_linear)
+    trained = engine("optim=sgd", "optim.momentum=0", "optim.lr=0.5", network=_linear)
     split, before = _split(23), _weights(trained)["1.bias"]
-    errors = softmax(loop.predict(trained, split, 64)) - np.eye(3)[split.labels]
-    loop.fit(trained, split, {}, epochs=1, batch_size=64, seed=0, workdir=None)
+    errors = softmax(trained.logits(split, 64)) - np.eye(3)[split.labels]
+    _step(trained, split)
     moved = _weights(trained)["1.bias"] - before
     np.testing.assert_allclose(moved, -0.5 * errors.mean(axis=0), rtol=1e-4)
 
 
-def _mean_gradient(learner, split):
+def _mean_gradient(engine, split):
     """Return the gradient of the mean loss of a linear network, by hand: weight, then bias."""
     pixels = split.images.reshape(len(split), -1) / 255.0
-    errors = softmax(loop.predict(learner, split, 64)) - np.eye(3)[split.labels]
+    errors = softmax(engine.logits(split, 64)) - np.eye(3)[split.labels]
     return errors.T @ pixels / len(split), errors.mean(axis=0)
 
 
 @pytest.mark.parametrize("factor", [0.25, 4.0])
-def test_the_mean_gradient_is_shortened_to_the_norm_asked_for(learner, factor):
+def test_the_mean_gradient_is_shortened_to_the_norm_asked_for(engine, factor):
     plain = "optim=sgd", "optim.momentum=0", "optim.lr=0.5"
     split = _split(23)
-    weight, bias = _mean_gradient(learner(*plain, network=_linear), split)
+    weight, bias = _mean_gradient(engine(*plain, network=_linear), split)
     norm = np.sqrt((weight**2).sum() + (bias**2).sum())
-    trained = learner(*plain, f"optim.clip_norm={factor * norm}", network=_linear)
+    trained = engine(*plain, f"optim.clip_norm={factor * norm}", network=_linear)
     before = _weights(trained)
-    fit = loop.fit(trained, split, {}, epochs=1, batch_size=64, seed=0, workdir=None)
+    fit = _step(trained, split)
     scale = -0.5 * min(factor, 1)
     after = _weights(trained)
     for name, gradient in (("1.weight", weight), ("1.bias", bias)):
@@ -165,8 +177,8 @@ def test_the_mean_gradient_is_shortened_to_the_norm_asked_for(learner, factor):
     assert fit.metrics["optim/grad_norm"] == pytest.approx(norm, rel=1e-5)
 
 
-def test_a_norm_above_every_gradient_changes_no_bit(learner, tmp_path):
-    free, clipped = learner("optim=sgd"), learner("optim=sgd", "optim.clip_norm=1e9")
+def test_a_norm_above_every_gradient_changes_no_bit(engine, tmp_path):
+    free, clipped = engine("optim=sgd"), engine("optim=sgd", "optim.clip_norm=1e9")
     _fit(free, tmp_path)
     history = _fit(clipped, tmp_path).history
     assert all(row["optim/grad_norm"] > 0 for row in history)
@@ -174,12 +186,12 @@ def test_a_norm_above_every_gradient_changes_no_bit(learner, tmp_path):
         np.testing.assert_array_equal(value, _weights(clipped)[name])
 
 
-def test_clipping_knows_of_trained_parameters_only(learner):
+def test_clipping_knows_of_trained_parameters_only(engine):
     chosen = "optim=sgd", "optim.momentum=0", "optim.lr=0.5", "optim.clip_norm=1e-3"
-    split, trained = _split(23), learner(*chosen, network=_linear)
+    split, trained = _split(23), engine(*chosen, network=_linear)
     before, (weight, _) = _weights(trained), _mean_gradient(trained, split)
     trained.net._collect_params_with_prefix()["1.bias"].grad_req = "null"
-    fit = loop.fit(trained, split, {}, epochs=1, batch_size=64, seed=0, workdir=None)
+    fit = _step(trained, split)
     norm = np.sqrt((weight**2).sum())
     assert fit.metrics["optim/grad_norm"] == pytest.approx(norm, rel=1e-5)
     moved = _weights(trained)["1.weight"] - before["1.weight"]
@@ -191,56 +203,54 @@ def test_the_norm_of_a_large_layer_is_not_lost_in_rounding():
     """2e7 equal squares: added one by one in float32, they would stop to count at 2**24."""
     net = nn.Dense(2000, use_bias=False, in_units=10000)
     net.initialize(mx.init.Zero())
-    learner = loop.Learner(
+    engine = MXNetEngine(
         net,
         lambda pixels: pixels.astype("float32"),
         lambda logits, labels: logits.sum(axis=1),
-        gluon.Trainer(net.collect_params(), "sgd"),
-        lambda step: 0.1,
+        mx.optimizer.create("sgd"),
         mx.cpu(),
         clip_norm=1.0,
     )
-    batch = Batch(np.ones((1, 10000), np.uint8), np.ones(1), np.ones(1))
-    norm = learner.step(batch, 0.1).grad_norm
-    assert norm.asscalar() == pytest.approx(np.sqrt(2e7), rel=1e-3)
+    engine.step(Batch(np.ones((1, 10000), np.uint8), np.ones(1), np.ones(1)), 0.1)
+    assert engine.running().grad_norm == pytest.approx(np.sqrt(2e7), rel=1e-3)
 
 
-def test_clipping_does_not_hide_divergence(learner, tmp_path):
+def test_clipping_does_not_hide_divergence(engine, tmp_path):
     with pytest.raises(GluonexpError, match="diverged"):
         _fit(
-            learner("optim=sgd", "optim.lr=1e38", "optim.clip_norm=1e9"),
+            engine("optim=sgd", "optim.lr=1e38", "optim.clip_norm=1e9"),
             tmp_path,
             callbacks=[callbacks.StopOnDivergence()],
         )
 
 
-def test_mixup_trains_on_the_blended_loss_of_both_labels(learner):
+def test_mixup_trains_on_the_blended_loss_of_both_labels(engine):
     split = _split(8)
     share = np.linspace(0.5, 1, 8).astype(np.float32)
     others = np.roll(split.labels, 1)
-    trained = learner("optim=sgd", "optim.momentum=0", "optim.lr=0.5", network=_linear)
+    trained = engine("optim=sgd", "optim.momentum=0", "optim.lr=0.5", network=_linear)
     before = _weights(trained)["1.bias"]
     soft = share[:, None] * np.eye(3)[split.labels] + (1 - share[:, None]) * np.eye(3)[others]
-    probabilities = softmax(loop.predict(trained, split, 64))
+    probabilities = softmax(trained.logits(split, 64))
     done = trained.step(Batch(split.images, split.labels, others, share), 0.5)
     expected = -(soft * np.log(probabilities)).sum(axis=1)
-    np.testing.assert_allclose(done.losses.asnumpy(), expected, rtol=1e-5)
+    assert done.loss() == pytest.approx(expected.mean(), rel=1e-5)
     moved = _weights(trained)["1.bias"] - before
     np.testing.assert_allclose(moved, -0.5 * (probabilities - soft).mean(axis=0), rtol=1e-4)
-    np.testing.assert_array_equal(done.targets.asnumpy(), split.labels)
+    assert trained.running().acc == (probabilities.argmax(axis=1) == split.labels).mean()
 
 
-def test_mixup_and_label_smoothing_learn_and_resume_exactly(learner, tmp_path):
+def test_mixup_and_label_smoothing_learn_and_resume_exactly(engine, tmp_path):
     chosen = "optim.lr=0.05", "loss.label_smoothing=0.1"
     mix = augment.mixup(0.4, first=augment.flip_crop(pad=1))
-    straight = learner(*chosen)
+    straight = engine(*chosen)
     expected = _fit(straight, tmp_path, epochs=8, augment=mix).history
     assert expected[-1]["val/acc"] > 0.9
-    first = learner(*chosen)
+    first = engine(*chosen)
     half = _fit(first, tmp_path, epochs=3, augment=mix)
-    checkpoint.save(tmp_path / "half", first.net, first.trainer, {"history": half.history})
-    second = learner(*chosen)
-    history = checkpoint.load(tmp_path / "half", second.net, second.trainer)["history"]
+    checkpoint.save(tmp_path / "half", first.state(), {"history": half.history})
+    second = engine(*chosen)
+    history = checkpoint.load(tmp_path / "half", second, optimizer=True)["history"]
     resumed = _fit(second, tmp_path, epochs=8, history=history, augment=mix).history
     assert _timeless(resumed) == _timeless(expected)
 
@@ -265,16 +275,16 @@ class _Spy(loop.Callback):
         self.calls.append("fit_end")
 
 
-def test_hooks_come_in_order(learner, tmp_path):
+def test_hooks_come_in_order(engine, tmp_path):
     spy = _Spy()
-    _fit(learner(), tmp_path, epochs=2, batch_size=35, callbacks=[spy])
+    _fit(engine(), tmp_path, epochs=2, batch_size=35, callbacks=[spy])
     assert spy.calls == [
         *("fit_start", "epoch_start 0", "batch_end 1", "batch_end 2", "epoch_end 0"),
         *("epoch_start 1", "batch_end 3", "batch_end 4", "epoch_end 1", "fit_end"),
     ]
 
 
-def test_fit_end_is_called_when_a_callback_raises(learner, tmp_path):
+def test_fit_end_is_called_when_a_callback_raises(engine, tmp_path):
     spy = _Spy()
 
     class Boom(loop.Callback):
@@ -282,48 +292,40 @@ def test_fit_end_is_called_when_a_callback_raises(learner, tmp_path):
             raise RuntimeError("boom")
 
     with pytest.raises(RuntimeError, match="boom"):
-        _fit(learner(), tmp_path, callbacks=[spy, Boom()])
+        _fit(engine(), tmp_path, callbacks=[spy, Boom()])
     assert spy.calls == ["fit_start", "epoch_start 0", "batch_end 1", "fit_end"]
 
 
-def test_early_stopping_waits_for_patience_and_keeps_the_history(learner, tmp_path):
+def test_early_stopping_waits_for_patience_and_keeps_the_history(engine, tmp_path):
     stopping = callbacks.EarlyStopping("val/acc", "max", patience=2, min_delta=1.0)
-    result = _fit(learner(), tmp_path, epochs=10, callbacks=[stopping])
+    result = _fit(engine(), tmp_path, epochs=10, callbacks=[stopping])
     assert len(result.history) == 3  # the first sets the mark, two more do not pass it
     assert "val/acc has not improved for 2 epochs" in result.ending.reason
 
 
-def test_the_best_checkpoint_is_the_best_epoch(learner, tmp_path):
+def test_the_best_checkpoint_is_the_best_epoch(engine, tmp_path):
     keep = callbacks.Checkpoint("val/loss", "min")
-    history = _fit(learner("optim.lr=0.3"), tmp_path, epochs=6, callbacks=[keep]).history
+    history = _fit(engine("optim.lr=0.3"), tmp_path, epochs=6, callbacks=[keep]).history
     best = min(history, key=lambda row: row["val/loss"])
-    again = learner()
-    meta = checkpoint.load(tmp_path / "checkpoints" / "best", again.net)
+    again = engine()
+    meta = checkpoint.load(tmp_path / "checkpoints" / "best", again, optimizer=False)
     assert meta["epoch"] == best["epoch"]
-    scores = loop.evaluate(again, _split(30, seed=1), 16)
-    assert scores["loss"] == best["val/loss"]
+    scores = again.evaluate(_split(30, seed=1), 16)
+    assert scores.loss == best["val/loss"]
 
 
-def test_without_validation_the_last_epoch_is_the_best(learner, tmp_path):
-    trained = learner()
+def test_without_validation_the_last_epoch_is_the_best(engine, tmp_path):
+    trained = engine()
     keep = callbacks.Checkpoint("val/acc", "max")
-    loop.fit(
-        trained,
-        _split(70),
-        {},
-        epochs=2,
-        batch_size=16,
-        seed=0,
-        workdir=tmp_path,
-        callbacks=[keep],
-    )
-    assert checkpoint.load(tmp_path / "checkpoints" / "best", trained.net)["epoch"] == 1
+    loop.fit(trained, _split(70), {}, _settings(trained, tmp_path, epochs=2), [keep])
+    best = tmp_path / "checkpoints" / "best"
+    assert checkpoint.load(best, trained, optimizer=False)["epoch"] == 1
 
 
-def test_divergence_is_an_error_with_a_remedy(learner, tmp_path):
+def test_divergence_is_an_error_with_a_remedy(engine, tmp_path):
     with pytest.raises(GluonexpError, match=r"diverged.*lower optim\.lr"):
         _fit(
-            learner("optim=sgd", "optim.lr=1e38"),
+            engine("optim=sgd", "optim.lr=1e38"),
             tmp_path,
             callbacks=[callbacks.StopOnDivergence()],
         )
@@ -341,54 +343,58 @@ def test_better_has_a_declared_direction(mode, values, improved):
     assert [watched.improved({"m": value}) for value in values] == improved
 
 
-def test_cut_off_between_best_and_last_nothing_is_lost(learner, tmp_path, monkeypatch):
+def test_cut_off_between_best_and_last_nothing_is_lost(engine, tmp_path, monkeypatch):
     """Die after `best` of the second epoch is written and before `last`; then go on."""
-    straight = learner("optim.lr=0.05")
+    straight = engine("optim.lr=0.05")
     keep = callbacks.Checkpoint("train/loss", "min")
     expected = _fit(straight, tmp_path / "straight", epochs=3, callbacks=[keep]).history
 
-    saved, save = [], checkpoint.save
+    copied, copy = [], checkpoint.copy
 
-    def dying(folder, *arguments):
-        if len(saved) == 3:
+    def dying(source, folder):
+        if copied:
             raise KeyboardInterrupt
-        saved.append(folder.name)
-        save(folder, *arguments)
+        copied.append(folder.name)
+        copy(source, folder)
 
-    monkeypatch.setattr(checkpoint, "save", dying)
+    monkeypatch.setattr(checkpoint, "copy", dying)
     with pytest.raises(KeyboardInterrupt):
         keep = callbacks.Checkpoint("train/loss", "min")
-        _fit(learner("optim.lr=0.05"), tmp_path / "cut", epochs=3, callbacks=[keep])
+        _fit(engine("optim.lr=0.05"), tmp_path / "cut", epochs=3, callbacks=[keep])
     monkeypatch.undo()
-    assert saved == ["best", "last", "best"]
+    assert copied == ["last"]
+    assert [
+        len(checkpoint.read_meta(tmp_path / "cut" / "checkpoints" / name)["history"])
+        for name in ("best", "last")
+    ] == [2, 1]
 
-    again = learner("optim.lr=0.05")
+    again = engine("optim.lr=0.05")
     kept = tmp_path / "cut" / "checkpoints"
-    history = checkpoint.load(kept / "last", again.net, again.trainer)["history"]
+    history = checkpoint.load(kept / "last", again, optimizer=True)["history"]
     keep = callbacks.Checkpoint("train/loss", "min")
     resumed = _fit(again, tmp_path / "cut", epochs=3, history=history, callbacks=[keep]).history
     assert _timeless(resumed) == _timeless(expected)
-    best = checkpoint.load(kept / "best", again.net)
+    best = checkpoint.load(kept / "best", again, optimizer=False)
     assert best["epoch"] == min(expected, key=lambda row: row["train/loss"])["epoch"]
 
 
-def test_one_callback_that_stops_does_not_cut_off_the_others(learner, tmp_path):
+def test_one_callback_that_stops_does_not_cut_off_the_others(engine, tmp_path):
     class Stop(loop.Callback):
         def epoch_end(self, fit):
             raise loop.StopFit("enough")
 
     spy = _Spy()
-    result = _fit(learner(), tmp_path, callbacks=[Stop(), spy])
+    result = _fit(engine(), tmp_path, callbacks=[Stop(), spy])
     assert result.ending.reason == "enough"
     assert spy.calls[-2:] == ["epoch_end 0", "fit_end"]
 
 
-def test_every_callback_is_ended_even_if_one_fails_at_it(learner, tmp_path):
+def test_every_callback_is_ended_even_if_one_fails_at_it(engine, tmp_path):
     class Bad(loop.Callback):
         def fit_end(self, fit):
             raise RuntimeError("cannot end")
 
     spies = [_Spy(), _Spy()]
     with pytest.raises(RuntimeError, match="cannot end"):
-        _fit(learner(), tmp_path, epochs=1, callbacks=[spies[0], Bad(), spies[1]])
+        _fit(engine(), tmp_path, epochs=1, callbacks=[spies[0], Bad(), spies[1]])
     assert [spy.calls[-1] for spy in spies] == ["fit_end", "fit_end"]

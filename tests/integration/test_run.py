@@ -83,7 +83,7 @@ def test_nothing_but_mlruns_is_left_in_the_working_directory(tracked):
     assert [path.name for path in folder.iterdir()] == ["mlruns"]
     jobs = list((folder / "mlruns" / "hydra").iterdir())
     assert len(jobs) == 1
-    assert sorted(path.name for path in jobs[0].iterdir()) == [".hydra", "run.log"]
+    assert sorted(path.name for path in jobs[0].iterdir()) == [".hydra", "checkpoints", "run.log"]
 
 
 def test_metrics_are_those_of_the_epochs(tracked):
@@ -191,7 +191,7 @@ def test_the_gluon_parameters_load_as_gluon_parameters(tracked, compose):
     from gluonexp.base.mx import mx
 
     config = compose()
-    plan = assembly.plan(config)
+    plan = assembly.components(config)
     spec = plan.source.spec()
     net = assembly.network(config, plan.model, spec, assembly.preprocessing(config.dataset, spec))
     assembly.initialize(config, net, spec, mx.cpu())
@@ -316,13 +316,19 @@ def _run(compose, folder, *overrides):
     return experiment.run(compose(*SMALL, "tracking=none", *overrides), folder)
 
 
+def _cut_off(folder):
+    """Make the checkpoints of a whole run those of one that was cut off at its very end."""
+    (folder / "checkpoints" / "run.json").unlink()
+    return folder / "checkpoints" / "last"
+
+
 def _timeless(history):
     return [{k: v for k, v in row.items() if not k.startswith("time/")} for row in history]
 
 
 def test_a_run_cut_off_after_its_last_epoch_is_completed(compose, tmp_path):
     whole = _run(compose, tmp_path / "a")
-    last = tmp_path / "a" / "checkpoints" / "last"
+    last = _cut_off(tmp_path / "a")
     again = _run(compose, tmp_path / "b", f"trainer.resume={last}")
     assert again.metrics == whole.metrics
     files = [tmp_path / job / "artifacts/export/model-0000.params" for job in ("a", "b")]
@@ -341,7 +347,7 @@ def test_a_run_is_resumed_in_its_own_folder(compose, tmp_path):
 def test_patience_that_was_used_up_stays_used_up(compose, tmp_path):
     stop = "callbacks=early_stopping", "callbacks.early_stopping.min_delta=1", "trainer.epochs=9"
     whole = _run(compose, tmp_path / "a", *stop)
-    last = tmp_path / "a" / "checkpoints" / "last"
+    last = _cut_off(tmp_path / "a")
     again = _run(compose, tmp_path / "b", *stop, f"trainer.resume={last}")
     assert len(whole.history) == len(again.history) == 4
     assert again.metrics == whole.metrics

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from gluonexp import assembly, freeze
-from gluonexp.base import seeds
 from gluonexp.base.mx import mx, nd
 from gluonexp.engines.mxnet import freezing
 from gluonexp.models.finetune import zoo_names
@@ -17,13 +16,13 @@ from gluonexp.models.layers import outline
 def test_every_backbone_composes_and_classifies(backbone, compose):
     config = compose("model=zoo_ft", f"model.backbone={backbone}", "model.weights=none")
     assert config.freeze.name == "features"
-    source = assembly.plan(config).source
+    source = assembly.components(config).source
     steps = assembly.preprocessing(config.dataset, source.spec())
     size = 299 if backbone == "inceptionv3" else 224
     assert (steps.channels, steps.height, steps.width) == (3, size, size)
 
-    seeds.seed_everything(config.seed)
-    net = assembly.network(config, assembly.plan(config).model, source.spec(), steps)
+    assembly.seed(config.seed)
+    net = assembly.network(config, assembly.components(config).model, source.spec(), steps)
     plan = freeze.plan(outline(net, (3, size, size)), config.freeze)
     pretrained = assembly.initialize(config, net, source.spec(), mx.cpu())
     assert pretrained.choice == "none"

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from gluonexp import assembly
-from gluonexp.base import seeds
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.mx import mx
 from gluonexp.data.types import Samples, Spec, Split
@@ -68,10 +67,10 @@ def test_a_constructor_that_refuses_its_values_is_one_message():
 
 def _network(compose, *overrides, spec=None):
     config = compose(*overrides)
-    plan = assembly.plan(config)
+    plan = assembly.components(config)
     spec = spec or plan.source.spec()
     steps = assembly.preprocessing(config.dataset, spec)
-    seeds.seed_everything(config.seed)
+    assembly.seed(config.seed)
     net = assembly.network(config, plan.model, spec, steps)
     assembly.initialize(config, net, spec, mx.cpu())
     return net
@@ -112,15 +111,17 @@ def test_mean_and_std_must_fit_the_channels(compose):
 
 def test_a_callback_must_watch_something_that_is_measured(compose):
     with pytest.raises(GluonexpError, match=r"callbacks\.checkpoint\.metric=val/accuracy"):
-        assembly.plan(compose("callbacks.checkpoint.metric=val/accuracy"))
+        assembly.components(compose("callbacks.checkpoint.metric=val/accuracy"))
     with pytest.raises(GluonexpError, match=r"callbacks\.early_stopping watches val/acc"):
-        assembly.plan(compose("callbacks=early_stopping", "dataset.val_fraction=0"))
-    assembly.plan(compose("dataset.val_fraction=0"))  # the checkpoint keeps the last epoch then
+        assembly.components(compose("callbacks=early_stopping", "dataset.val_fraction=0"))
+    assembly.components(
+        compose("dataset.val_fraction=0")
+    )  # the checkpoint keeps the last epoch then
 
 
 def test_a_callback_must_be_one(compose):
     with pytest.raises(GluonexpError, match=r"callbacks\.mine: .* is no"):
-        assembly.plan(compose("+callbacks.mine._target_=gluonexp.data.digits.Digits"))
+        assembly.components(compose("+callbacks.mine._target_=gluonexp.data.digits.Digits"))
 
 
 @pytest.mark.parametrize(
@@ -183,7 +184,7 @@ def test_right_samples_are_taken_and_split(compose):
 def test_wrong_values_are_found_before_data_are_read(compose, override, message):
     config = compose(override, "callbacks.checkpoint=null")
     if message is None:
-        assembly.plan(config)
+        assembly.components(config)
         return
     with pytest.raises(GluonexpError, match=message):
-        assembly.plan(config)
+        assembly.components(config)

@@ -8,6 +8,7 @@ import pytest
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.mx import autograd, gluon, mx, nd, nn
 from gluonexp.engines.mxnet import optimizers
+from gluonexp.engines.mxnet.engine import MXNetEngine
 from gluonexp.training import checkpoint
 
 
@@ -17,94 +18,92 @@ def _made(name="adam", units=3, seed=0):
         net = nn.HybridSequential()
         net.add(nn.Dense(4, in_units=2), nn.BatchNorm(in_channels=4), nn.Dense(units, in_units=4))
         net.initialize(mx.init.Xavier())
-    return net, gluon.Trainer(
-        net.collect_params(), optimizers.optimizer(name, lr=0.1, weight_decay=0)
-    )
+    rule = optimizers.optimizer(name, lr=0.1, weight_decay=0)
+    return MXNetEngine(net, None, gluon.loss.L2Loss(), rule, mx.cpu())
 
 
-def _step(net, trainer):
+def _step(engine):
     with autograd.record():
-        loss = net(nd.array([[1.0, 2.0], [3.0, -1.0]])).square()
+        loss = engine.net(nd.array([[1.0, 2.0], [3.0, -1.0]])).square()
     loss.backward()
-    trainer.step(2)
+    engine.trainer.step(2)
 
 
-def _values(net):
-    nd.waitall()
-    return [p.data().asnumpy() for p in net._collect_params_with_prefix().values()]
+def _values(engine):
+    return list(engine.state().values.values())
 
 
 @pytest.mark.parametrize("name", ["sgd", "nag", "adam", "adamw", "rmsprop"])
 def test_training_goes_on_as_if_it_had_never_stopped(tmp_path, name):
-    net, trainer = _made(name)
+    engine = _made(name)
     for _ in range(3):
-        _step(net, trainer)
-    checkpoint.save(tmp_path / "c", net, trainer, {"epoch": 2})
-    other, other_trainer = _made(name, seed=9)
-    assert checkpoint.load(tmp_path / "c", other, other_trainer)["epoch"] == 2
+        _step(engine)
+    checkpoint.save(tmp_path / "c", engine.state(), {"epoch": 2})
+    other = _made(name, seed=9)
+    assert checkpoint.load(tmp_path / "c", other, optimizer=True)["epoch"] == 2
     for _ in range(2):
-        _step(net, trainer)
-        _step(other, other_trainer)
-    for one, two in zip(_values(net), _values(other), strict=True):
+        _step(engine)
+        _step(other)
+    for one, two in zip(_values(engine), _values(other), strict=True):
         np.testing.assert_array_equal(one, two)
 
 
 @pytest.mark.parametrize("file", [checkpoint.PARAMETERS, checkpoint.OPTIMIZER])
 def test_one_flipped_bit_is_refused(tmp_path, file):
-    net, trainer = _made()
-    _step(net, trainer)
-    checkpoint.save(tmp_path / "c", net, trainer, {})
+    engine = _made()
+    _step(engine)
+    checkpoint.save(tmp_path / "c", engine.state(), {})
     path = tmp_path / "c" / file
     content = bytearray(path.read_bytes())
     content[-3] ^= 1
     path.write_bytes(content)
     with pytest.raises(GluonexpError, match=f"{file}: damaged"):
-        checkpoint.load(tmp_path / "c", net, trainer)
+        checkpoint.load(tmp_path / "c", engine, optimizer=True)
 
 
 def test_what_is_no_checkpoint_is_said_so(tmp_path):
-    net, trainer = _made()
+    engine = _made()
     with pytest.raises(GluonexpError, match="not a complete checkpoint"):
-        checkpoint.load(tmp_path / "nothing", net, trainer)
-    checkpoint.save(tmp_path / "c", net, trainer, {})
+        checkpoint.load(tmp_path / "nothing", engine, optimizer=True)
+    checkpoint.save(tmp_path / "c", engine.state(), {})
     (tmp_path / "c" / checkpoint.META).write_text("{")
     with pytest.raises(GluonexpError, match="not a complete checkpoint"):
-        checkpoint.load(tmp_path / "c", net, trainer)
+        checkpoint.load(tmp_path / "c", engine, optimizer=True)
 
 
 def test_another_network_or_optimizer_is_refused(tmp_path):
-    net, trainer = _made("adam")
-    _step(net, trainer)
-    checkpoint.save(tmp_path / "c", net, trainer, {})
+    engine = _made("adam")
+    _step(engine)
+    checkpoint.save(tmp_path / "c", engine.state(), {})
     with pytest.raises(GluonexpError, match="another network"):
-        checkpoint.load(tmp_path / "c", _made(units=5)[0])
+        checkpoint.load(tmp_path / "c", _made(units=5), optimizer=False)
     with pytest.raises(GluonexpError, match="another optimizer"):
-        checkpoint.load(tmp_path / "c", *_made("sgd"))
+        checkpoint.load(tmp_path / "c", _made("sgd"), optimizer=True)
 
 
 def test_a_failed_save_leaves_the_old_checkpoint_and_no_litter(tmp_path):
-    net, trainer = _made()
-    checkpoint.save(tmp_path / "c", net, trainer, {"epoch": 0})
+    engine = _made()
+    checkpoint.save(tmp_path / "c", engine.state(), {"epoch": 0})
     with pytest.raises(TypeError):
-        checkpoint.save(tmp_path / "c", net, trainer, {"epoch": object()})
-    assert checkpoint.load(tmp_path / "c", net)["epoch"] == 0
+        checkpoint.save(tmp_path / "c", engine.state(), {"epoch": object()})
+    assert checkpoint.load(tmp_path / "c", engine, optimizer=False)["epoch"] == 0
     assert [path.name for path in tmp_path.iterdir()] == ["c"]
 
 
 def test_a_save_cut_off_between_its_two_renames_is_still_loaded(tmp_path):
-    net, trainer = _made()
-    checkpoint.save(tmp_path / "c", net, trainer, {"epoch": 0})
+    engine = _made()
+    checkpoint.save(tmp_path / "c", engine.state(), {"epoch": 0})
     (tmp_path / "c").rename(tmp_path / ".c-previous")
-    assert checkpoint.load(tmp_path / "c", net)["epoch"] == 0
-    checkpoint.save(tmp_path / "c", net, trainer, {"epoch": 1})
-    assert checkpoint.load(tmp_path / "c", net)["epoch"] == 1
+    assert checkpoint.load(tmp_path / "c", engine, optimizer=False)["epoch"] == 0
+    checkpoint.save(tmp_path / "c", engine.state(), {"epoch": 1})
+    assert checkpoint.load(tmp_path / "c", engine, optimizer=False)["epoch"] == 1
     assert [path.name for path in tmp_path.iterdir()] == ["c"]
 
 
 def test_meta_is_readable(tmp_path):
-    net, trainer = _made()
-    _step(net, trainer)
-    checkpoint.save(tmp_path / "c", net, trainer, {"epoch": 7, "metrics": {"val/acc": 0.5}})
+    engine = _made()
+    _step(engine)
+    checkpoint.save(tmp_path / "c", engine.state(), {"epoch": 7, "metrics": {"val/acc": 0.5}})
     meta = json.loads((tmp_path / "c" / checkpoint.META).read_text())
     assert meta["epoch"] == 7
     assert meta["metrics"] == {"val/acc": 0.5}

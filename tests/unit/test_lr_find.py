@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from gluonexp import assembly
-from gluonexp.base import seeds
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.mx import gluon, mx, nd, nn
 from gluonexp.data.types import Split
+from gluonexp.engines.mxnet.engine import MXNetEngine
 from gluonexp.experiment import lr_find
 from gluonexp.report.lr_curve import lr_curve
 from gluonexp.tracking import NullTracker
@@ -34,39 +34,42 @@ def _curve(losses, start=1e-6, end=10.0, steps=100):
     return lr_find.LrCurve(lrs, np.asarray(losses, float), np.array(smoothed), steps // 10)
 
 
-def _search(learner, split, **changed):
-    arguments = {"steps": 100, "start": 1e-6, "end": 10.0, "batch_size": 32, "seed": 0} | changed
-    return lr_find.search(learner, split, **arguments)
+def _search(engine, split, batch_size=32, seed=0, **changed):
+    rates = {"steps": 100, "start": 1e-6, "end": 10.0} | changed
+    return lr_find.search(engine, split, _settings(batch_size, seed), **rates)
+
+
+def _settings(batch_size=32, seed=0, schedule=None):
+    return loop.Settings(1, batch_size, seed, schedule, workdir=None)
 
 
 @pytest.fixture(scope="module")
 def digits():
-    """Make learners of a small network on the digits, and the data."""
+    """Make engines for a small network on the digits, and the data."""
     from gluonexp import run
 
     def made(*overrides):
         config = run.compose("model=mlp", "model.hidden=[32]", *overrides)
-        plan = assembly.plan(config)
+        plan = assembly.components(config)
         spec = plan.source.spec()
         steps = assembly.preprocessing(config.dataset, spec)
-        seeds.seed_everything(config.seed)
+        assembly.seed(config.seed)
         net = assembly.network(config, plan.model, spec, steps)
         assembly.initialize(config, net, spec, mx.cpu())
         data = assembly.data(config, plan.source)
-        block = assembly.preprocess(steps, spec)
-        return assembly.learner(config, plan, net, block, mx.cpu(), len(data.train)), data.train
+        return assembly.engine(config, plan, net, steps, spec, mx.cpu()), data.train
 
     return made
 
 
 @pytest.mark.parametrize("optim", ["sgd", "adam"])
 def test_the_suggestion_trains_well_and_rates_far_from_it_do_worse(digits, optim):
-    learner, train = digits(f"optim={optim}")
-    suggestion = _search(learner, train).suggestion()
+    engine, train = digits(f"optim={optim}")
+    suggestion = _search(engine, train).suggestion()
 
     def loss(lr):
-        learner, train = digits(f"optim={optim}", f"optim.lr={lr}")
-        fit = loop.fit(learner, train, {}, epochs=1, batch_size=32, seed=0, workdir=None)
+        engine, train = digits(f"optim={optim}")
+        fit = loop.fit(engine, train, {}, _settings(schedule=lambda step: lr))
         return fit.metrics["train/loss"]
 
     losses = {factor: loss(suggestion * factor) for factor in (0.1, 1, 100)}
@@ -76,24 +79,22 @@ def test_the_suggestion_trains_well_and_rates_far_from_it_do_worse(digits, optim
 
 
 def _quadratic():
-    """Return a learner of w^2 / 2 from w = 1: gradient descent diverges above a rate of 2."""
+    """Return an engine for w^2 / 2 from w = 1: gradient descent diverges above a rate of 2."""
     net = nn.Dense(1, use_bias=False, in_units=1)
     net.initialize(mx.init.One())
-    trainer = gluon.Trainer(net.collect_params(), "sgd")
-    learner = loop.Learner(
+    engine = MXNetEngine(
         net,
         lambda pixels: nd.ones((len(pixels), 1)),
         gluon.loss.L2Loss(),
-        trainer,
-        lambda step: 0.0,
+        mx.optimizer.create("sgd"),
         mx.cpu(),
     )
-    return learner, Split(np.zeros((4, 1, 1, 1), np.uint8), np.zeros(4, np.int64))
+    return engine, Split(np.zeros((4, 1, 1, 1), np.uint8), np.zeros(4, np.int64))
 
 
 def test_a_quadratic_diverges_where_it_must_and_the_suggestion_lies_below():
-    learner, split = _quadratic()
-    curve = _search(learner, split, start=1e-4, end=1e4, batch_size=4)
+    engine, split = _quadratic()
+    curve = _search(engine, split, start=1e-4, end=1e4, batch_size=4)
     # By hand: w is multiplied by 1 - lr in each step; float64 agrees until w underflows.
     factors = np.concatenate([[1.0], np.cumprod(1 - curve.lrs[:-1])])
     np.testing.assert_allclose(curve.losses[:50], factors[:50] ** 2 / 2, rtol=1e-3)
@@ -105,7 +106,7 @@ def test_a_quadratic_diverges_where_it_must_and_the_suggestion_lies_below():
 def test_small_data_are_repeated_and_the_seed_decides(digits):
     (first, train), (second, _), (other, _) = digits(), digits(), digits("seed=1")
     few = Split(train.images[:70], train.labels[:70])
-    curves = [_search(learner, few, steps=50, end=1e-3) for learner in (first, second)]
+    curves = [_search(engine, few, steps=50, end=1e-3) for engine in (first, second)]
     assert len(curves[0].lrs) == 50  # three batches an epoch
     np.testing.assert_array_equal(curves[0].losses, curves[1].losses)
     different = _search(other, few, steps=50, end=1e-3, seed=1)
@@ -114,8 +115,8 @@ def test_small_data_are_repeated_and_the_seed_decides(digits):
 
 
 def test_the_running_mean_is_of_the_last_steps_and_unbiased(digits):
-    learner, train = digits()
-    curve = _search(learner, train, end=1e-2)
+    engine, train = digits()
+    curve = _search(engine, train, end=1e-2)
     expected = _curve(curve.losses)
     np.testing.assert_allclose(curve.smoothed, expected.smoothed)
     assert curve.span == expected.span == 10
@@ -159,9 +160,9 @@ def test_a_curve_that_never_falls_has_no_suggestion_but_is_kept(losses, tmp_path
 
 
 def test_a_loss_that_is_no_number_ends_the_search():
-    learner, split = _quadratic()
-    learner.net.weight.set_data(nd.array([[math.nan]]))
-    curve = _search(learner, split)
+    engine, split = _quadratic()
+    engine.net.weight.set_data(nd.array([[math.nan]]))
+    curve = _search(engine, split)
     assert len(curve.losses) == 1
     assert curve.suggestion() is None
 

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from gluonexp import assembly
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.mx import autograd, gluon, mx, nd, nn
+from gluonexp.data.types import Spec
 from gluonexp.engines.mxnet import optimizers
+from gluonexp.model_folder.signature import Preprocessing
 from gluonexp.training import schedules
 
 NAMES = ["sgd", "nag", "adam", "adamw", "rmsprop", "adagrad"]
@@ -67,7 +69,7 @@ def test_adagrad_is_the_published_rule_with_decoupled_weight_decay():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_configured_optimizer_is_made_with_its_values(compose, name):
-    made = assembly.plan(
+    made = assembly.components(
         compose(f"optim={name}", "optim.lr=0.0625", "optim.weight_decay=0.5")
     ).optimizer
     assert made.learning_rate == 0.0625
@@ -91,12 +93,14 @@ def _decayed(compose, name, exempt):
         if parameter._differentiable:
             parameter.set_data(nd.full(parameter.shape, 2.0))
     parameters["4.weight"].grad_req = parameters["4.bias"].grad_req = "null"
-    learner = assembly.learner(config, assembly.plan(config), net, net, mx.cpu(), 2)
+    components = assembly.components(config)
+    steps, spec = Preprocessing(5, 5, 3, (0.0,), (1.0,)), Spec(5, 5, 3, ("a", "b", "c"))
+    engine = assembly.engine(config, components, net, steps, spec, mx.cpu())
     for _ in range(2):
         with autograd.record():
             loss = (net(images) * 0).sum()
         loss.backward()
-        learner.trainer.step(1)
+        engine.trainer.step(1)
     assert parameters["4.weight"].grad_req == parameters["4.bias"].grad_req == "null"
     trained = {name: p for name, p in parameters.items() if p._differentiable}
     return {name for name, p in trained.items() if (p.data() != 2).asnumpy().any()}

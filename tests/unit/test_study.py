@@ -13,7 +13,6 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from gluonexp import assembly
-from gluonexp.base import seeds
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.mx import mx, nn
 from gluonexp.data.types import Split
@@ -422,7 +421,7 @@ def fit(compose, tmp_path):
         config = replace(composed, optim=replace(composed.optim, lr=lr))
         spec = assembly.Spec(4, 4, 1, ("dark", "light"))
         steps = assembly.preprocessing(config.dataset, spec)
-        seeds.seed_everything(0)
+        assembly.seed(0)
 
         def network(classes):
             net = nn.HybridSequential()
@@ -431,23 +430,19 @@ def fit(compose, tmp_path):
 
         net = assembly.network(config, network, spec, steps)
         assembly.initialize(config, net, spec, mx.cpu())
-        block = assembly.preprocess(steps, spec)
-        learner = assembly.learner(config, assembly.plan(config), net, block, mx.cpu(), 32)
+        components = assembly.components(config)
+        engine = assembly.engine(config, components, net, steps, spec, mx.cpu())
         if history:
-            checkpoint.load(tmp_path / "checkpoints" / "last", net, learner.trainer)
+            checkpoint.load(tmp_path / "checkpoints" / "last", engine, optimizer=True)
         rng = np.random.default_rng(0)
         images = rng.integers(0, 256, size=(32, 4, 4, 1), dtype=np.uint8)
         split = Split(images, rng.integers(0, 2, size=32))
         return loop.fit(
-            learner,
+            engine,
             split,
             {"val": split},
-            epochs=10,
-            batch_size=8,
-            seed=0,
-            workdir=tmp_path,
+            loop.Settings(10, 8, 0, lambda step: lr, tmp_path, history=history),
             callbacks=[*around],
-            history=history,
         )
 
     return trained

@@ -7,9 +7,6 @@ from typing import Any
 
 from gluonexp.base.mx import mx, nd, nn
 
-"""Step (counted from 0 over the whole run) to learning rate."""
-
-
 _RENAMED = {
     "adagrad": {"epsilon": "eps"},
     "rmsprop": {"rho": "gamma1", "momentum": "gamma2"},
@@ -68,6 +65,20 @@ def optimizer(
     renamed = _RENAMED.get(name, {})
     arguments |= {renamed.get(key, key): value for key, value in options.items()}
     return AdamW(**arguments) if name == "adamw" else mx.optimizer.create(name, **arguments)
+
+
+def slot_names(optimizer: mx.optimizer.Optimizer) -> tuple[str, ...]:
+    """Return what `optimizer` keeps of each parameter, in the order of its state's arrays."""
+    match optimizer:
+        case mx.optimizer.SGD() | mx.optimizer.NAG():
+            return ("momentum",) if optimizer.momentum else ()
+        case mx.optimizer.Adam() | AdamW():
+            return ("mean", "var")
+        case mx.optimizer.RMSProp():
+            return ("square_mean", "mean", "momentum") if optimizer.centered else ("square_mean",)
+        case mx.optimizer.AdaGrad():
+            return ("square_sum",)
+    raise TypeError(f"{type(optimizer).__name__}: what it keeps is not known")
 
 
 def exempt_bias_and_norm(net: nn.HybridBlock) -> None:

@@ -1,0 +1,304 @@
+"""The engine that trains a Gluon network by MXNet itself: the reference for every other."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gluonexp.base.errors import GluonexpError
+from gluonexp.base.mx import autograd, gluon, mx, nd, nn
+from gluonexp.base.seeds import engine_seed
+from gluonexp.data.batches import batches
+from gluonexp.data.types import Batch, Split
+from gluonexp.engines.mxnet import freezing
+from gluonexp.engines.mxnet.optimizers import slot_names
+from gluonexp.freeze import FreezePlan
+from gluonexp.training.engine import Scores, State
+
+
+class IssuedStep:
+    """One training step, by its losses (N,) on the device, from before the update."""
+
+    def __init__(self, losses: nd.NDArray) -> None:
+        self._losses = losses
+
+    def wait(self) -> None:
+        """Return once it is computed."""
+        self._losses.wait_to_read()
+
+    def loss(self) -> float:
+        """Return the mean loss of its batch (device sync)."""
+        return float(self._losses.mean().asscalar())
+
+
+class Sums:
+    """Loss and hits summed on the device and weighted by sample; nothing waits until `read`.
+
+    A short last batch counts with its true size, which averaging per-batch means would not do.
+    """
+
+    def __init__(
+        self, device: mx.Context, start: Mapping[str, NDArray[Any]] | None = None
+    ) -> None:
+        start = start or {}
+
+        def first(name: str) -> nd.NDArray:
+            return nd.array(start.get(name, np.zeros(1)), ctx=device, dtype="float32")
+
+        self._loss, self._correct, self._norm = first("loss"), first("correct"), first("grad_norm")
+        self._samples, self._clipped = (int(start.get(n, 0)) for n in ("samples", "clipped_steps"))
+
+    def add(
+        self,
+        losses: nd.NDArray,
+        logits: nd.NDArray,
+        labels: nd.NDArray,
+        grad_norm: nd.NDArray | None = None,
+    ) -> None:
+        """Add one batch: losses (N,), logits (N, K), labels (N,) float32, grad_norm (1,)."""
+        self._loss += losses.sum()
+        self._correct += (logits.argmax(axis=1) == labels).sum()
+        self._samples += len(labels)
+        if grad_norm is not None:
+            self._norm += grad_norm
+            self._clipped += 1
+
+    def read(self) -> Scores:
+        """Return the scores so far (device sync)."""
+        if not self._samples:
+            return Scores(float("nan"), float("nan"), 0)
+        return Scores(
+            loss=float(self._loss.asscalar()) / self._samples,
+            acc=float(self._correct.asscalar()) / self._samples,
+            samples=self._samples,
+            grad_norm=float(self._norm.asscalar()) / self._clipped if self._clipped else None,
+        )
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Return what `start` takes (device sync)."""
+        sums = {"loss": self._loss, "correct": self._correct, "grad_norm": self._norm}
+        counts = {"samples": self._samples, "clipped_steps": self._clipped}
+        return {
+            **{name: total.asnumpy() for name, total in sums.items()},
+            **{name: np.array(count) for name, count in counts.items()},
+        }
+
+
+class MXNetEngine:
+    """Implements `gluonexp.training.engine.Engine`.
+
+    Parameters
+    ----------
+    net, preprocess
+        The network, initialized and compiled; what makes its input (N, C', H', W') float32 of
+        images (N, H, W, C) uint8.
+    loss
+        Takes (logits, labels) to a loss for each sample.
+    optimizer
+        Of `gluonexp.engines.mxnet.optimizers`.
+    clip_norm
+        The longest the mean gradient of a batch may be (L2, all parameters together); it is
+        shortened to that. None leaves it as it is.
+    """
+
+    def __init__(
+        self,
+        net: nn.HybridBlock,
+        preprocess: nn.HybridBlock,
+        loss: gluon.loss.Loss,
+        optimizer: mx.optimizer.Optimizer,
+        device: mx.Context,
+        clip_norm: float | None = None,
+    ) -> None:
+        self.net, self.preprocess, self.loss, self.device = net, preprocess, loss, device
+        self.trainer = gluon.Trainer(net.collect_params(), optimizer)
+        self.clip_norm = clip_norm
+        self.reset()
+
+    def seed(self, seed: int, epoch: int, step: int = 0) -> None:
+        """Seed MXNet's generators: it cannot save their state, so each epoch starts anew."""
+        mx.random.seed(engine_seed(seed, epoch, step))
+
+    def reset(self, sums: Mapping[str, NDArray[Any]] | None = None) -> None:
+        """Start the running scores from nothing, or from a state's `sums`."""
+        self._sums = Sums(self.device, sums)
+
+    def put(
+        self, images: NDArray[np.uint8], labels: NDArray[np.int64]
+    ) -> tuple[nd.NDArray, nd.NDArray]:
+        """Return the network's input (N, C, H, W) and the labels (N,) float32 on the device."""
+        pixels = nd.array(images, ctx=self.device, dtype="uint8")
+        return self.preprocess(pixels), nd.array(labels, ctx=self.device, dtype="float32")
+
+    def step(self, batch: Batch, lr: float) -> IssuedStep:
+        """Move the parameters once, at the learning rate `lr`; nothing here waits."""
+        self.trainer.set_learning_rate(lr)
+        inputs, targets = self.put(batch.images, batch.labels)
+        share = None
+        if batch.share is not None:
+            share = nd.array(batch.share, ctx=self.device)
+            others = nd.array(batch.others, ctx=self.device, dtype="float32")
+        with autograd.record():
+            logits = self.net(inputs)
+            losses = self.loss(logits, targets)
+            if share is not None:
+                losses = share * losses + (1 - share) * self.loss(logits, others)
+        losses.backward()
+        norm = None if self.clip_norm is None else self._clip(self.clip_norm, len(batch))
+        self.trainer.step(len(batch))  # the true size, also of a short last batch
+        self._sums.add(losses, logits, targets, norm)
+        return IssuedStep(losses)
+
+    def _clip(self, longest: float, samples: int) -> nd.NDArray:
+        """Shorten the gradients, sums over `samples`; return the mean's norm before, shape (1,).
+
+        What is not finite in them stays so or becomes NaN: the next loss shows it.
+        """
+        gradients = [p.grad() for p in self.trainer._params if p.grad_req != "null"]
+        flat = [gradient.reshape(-1) for gradient in gradients]
+        # multi_sum_sq and norm add one by one in float32: of AlexNet's largest layer they lose 9 %
+        # of the sum, where BLAS is 0.07 % off.
+        norm = nd.add_n(*[nd.dot(vector, vector) for vector in flat]).sqrt() / samples
+        scale = nd.minimum(longest / norm, 1)
+        for gradient in gradients:
+            gradient *= scale
+        return norm
+
+    def running(self) -> Scores:
+        """Return the scores of the training batches since `reset` (device sync)."""
+        return self._sums.read()
+
+    def sync(self) -> None:
+        """Return once everything issued is computed.
+
+        Values read for a checkpoint or an evaluation must not be stale: a static graph shows old
+        BatchNorm statistics without it, and oneDNN reorders weights in place after a prediction.
+        """
+        nd.waitall()  # device sync
+
+    def evaluate(self, split: Split, batch_size: int) -> Scores:
+        """Return the scores of `split` in prediction mode (device sync)."""
+        sums = Sums(self.device)
+        for batch in batches(split, batch_size):
+            inputs, targets = self.put(batch.images, batch.labels)
+            logits = self.net(inputs)
+            sums.add(self.loss(logits, targets), logits, targets)
+        return sums.read()
+
+    def logits(self, split: Split, batch_size: int) -> NDArray[np.float32]:
+        """Return the logits (N, K) of `split` in data-set order."""
+        parts = []
+        for batch in batches(split, batch_size):
+            inputs, _ = self.put(batch.images, batch.labels)
+            parts.append(self.net(inputs).asnumpy())  # device sync
+        return np.concatenate(parts)
+
+    def losses(
+        self, logits: NDArray[np.float32], labels: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
+        """Return the loss (N,) of each sample, given its logits (N, K) and label (N,)."""
+        targets = nd.array(labels, ctx=self.device, dtype="float32")
+        losses = self.loss(nd.array(logits, ctx=self.device), targets)
+        found: NDArray[np.float32] = losses.asnumpy()  # device sync
+        return found
+
+    def state(self) -> State:
+        """Return a copy of the state (device sync)."""
+        self.sync()
+        names, kinds = self._names(), slot_names(self.trainer._optimizer)
+        slots: dict[str, dict[str, NDArray[Any]]] = {}
+        for index, kept in self.trainer._updaters[0].states.items():
+            for kind, array in zip(kinds, _arrays(kept), strict=True):
+                slots.setdefault(kind, {})[names[index]] = array.asnumpy()
+        counts = self.trainer._optimizer._index_update_count
+        return State(
+            values={name: p.data().asnumpy() for name, p in self._parameters().items()},
+            slots=slots,
+            updates={names[index]: count for index, count in counts.items()},
+            sums=self._sums.state(),
+        )
+
+    def load(self, state: State, *, optimizer: bool) -> None:
+        """Take over the values of a state, and with `optimizer` what the optimizer keeps."""
+        parameters = self._parameters()
+        self._check(state, parameters, optimizer)
+        self.sync()
+        for name, parameter in parameters.items():
+            # As an NDArray: after a prediction oneDNN holds weights in a layout of its own, and
+            # NumPy's bytes are not accepted into it.
+            parameter.set_data(nd.array(state.values[name], dtype=parameter.dtype))
+        if not optimizer:
+            return
+        rule, updater = self.trainer._optimizer, self.trainer._updaters[0]
+        indices = {name: index for index, name in self._names().items()}
+        for name, count in state.updates.items():
+            index = indices[name]
+            kept = rule.create_state_multi_precision(index, self.trainer._params[index].data())
+            for kind, array in zip(slot_names(rule), _arrays(kept), strict=True):
+                array[:] = state.slots[kind][name]
+            updater.states[index], updater.states_synced[index] = kept, True
+            rule._index_update_count[index] = count
+        rule.num_update = max([rule.num_update, *state.updates.values()])
+
+    def _check(self, state: State, parameters: Mapping[str, Any], optimizer: bool) -> None:
+        shapes = {name: parameter.shape for name, parameter in parameters.items()}
+        for name in shapes | dict(state.values):
+            theirs = state.values[name].shape if name in state.values else None
+            if shapes.get(name) != theirs:
+                raise GluonexpError(
+                    f"a checkpoint of another network: {name} is {theirs or 'missing'} there and "
+                    f"{shapes.get(name) or 'missing'} here"
+                )
+        if not optimizer:
+            return
+        kinds, learned = slot_names(self.trainer._optimizer), set(self._names().values())
+        wanted = {kind: set(state.updates) for kind in kinds} if state.updates else {}
+        found = {kind: set(by_name) for kind, by_name in state.slots.items()}
+        alike = all(
+            array.shape == shapes[name]
+            for by_name in state.slots.values()
+            for name, array in by_name.items()
+            if name in shapes
+        )
+        if wanted != found or not set(state.updates) <= learned or not alike:
+            raise GluonexpError("saved with another optimizer than this one")
+
+    def freeze(self, plan: FreezePlan) -> None:
+        """Train as `plan` says when training begins."""
+        freezing.apply(self.net, plan)
+
+    def release(self, names: Collection[str]) -> None:
+        """Train these frozen parameters, and move these frozen statistics, from now on."""
+        freezing.release(self.net, names)
+
+    def digests(self, names: Collection[str]) -> dict[str, str]:
+        """Return the sha256 of the value of each of these parameters (device sync)."""
+        self.sync()
+        parameters = self._parameters()
+        values = ((name, parameters[name].data().asnumpy()) for name in names)
+        return {name: hashlib.sha256(value.tobytes()).hexdigest() for name, value in values}
+
+    def publish(self) -> None:
+        """Wait for the values, which are the Gluon network's own (device sync)."""
+        self.sync()
+
+    def _parameters(self) -> dict[str, gluon.Parameter]:
+        """Return parameters and statistics by structural name, which no counter can change."""
+        found: dict[str, gluon.Parameter] = self.net._collect_params_with_prefix()
+        return found
+
+    def _names(self) -> dict[int, str]:
+        """Return the structural name of each of the trainer's parameters, by its index there."""
+        structural = {id(p): name for name, p in self._parameters().items()}
+        return {index: structural[id(p)] for index, p in enumerate(self.trainer._params)}
+
+
+def _arrays(kept: Any) -> Iterator[nd.NDArray]:
+    """Yield the arrays that an optimizer keeps of one parameter: none, one or a tuple."""
+    for array in kept if isinstance(kept, (tuple, list)) else [kept]:
+        if array is not None:
+            yield array

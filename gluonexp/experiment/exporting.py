@@ -1,0 +1,146 @@
+"""What is made of the trained network: exported, proved, recorded as a model, registered."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+
+from gluonexp import tracking
+from gluonexp.base.errors import GluonexpError
+from gluonexp.base.workers import Workers
+from gluonexp.data.split import spread
+from gluonexp.data.types import Split
+from gluonexp.experiment import show
+from gluonexp.experiment.opening import OpenRun
+from gluonexp.export import formats, symbol
+from gluonexp.inference import flavor
+from gluonexp.inference.predict import softmax
+from gluonexp.model_folder import names, samples
+from gluonexp.model_folder.signature import Signature
+from gluonexp.report import plots
+from gluonexp.tracking import MlflowTracker, registry
+from gluonexp.tracking.models import local_path
+from gluonexp.tracking.registry import Registered
+from gluonexp.verification import certificate, verify
+from gluonexp.verification.certificate import Certificate
+
+
+def export(
+    run: OpenRun, held_out: Split, logits: NDArray[np.float32], pool: Workers, console: Console
+) -> None:
+    """Write the export, prove it equal to the network, and draw one of the images of the proof.
+
+    Parameters
+    ----------
+    held_out, logits
+        A split, and what the trained network says of it: the proof is by some of these images.
+    pool
+        Clean processes, which load the export again.
+
+    Raises
+    ------
+    GluonexpError
+        A runtime says something else than the network, or the export cannot be written. All but
+        the export is recorded then.
+    """
+    try:
+        proved = _proved(run, held_out, logits, pool, console)
+    except GluonexpError:
+        for folder in run.artifacts.iterdir():
+            if folder.is_dir() and folder.name != "export":
+                run.tracker.log_artifacts(folder, folder.name)
+        raise
+    _draw_prediction(run.artifacts, proved, run.config.seed)
+
+
+def _proved(
+    run: OpenRun, held_out: Split, logits: NDArray[np.float32], pool: Workers, console: Console
+) -> Certificate:
+    """Write the export, and its certificate: every runtime says what the network says."""
+    folder, spec, wanted = run.artifacts / "export", run.spec, run.config.export
+    image = spec.height, spec.width, spec.channels
+    written = symbol.export(run.net, folder, Signature(image, run.steps, tuple(spec.classes)))
+    _keep_samples(run, folder, held_out, logits)
+    notes = formats.write(
+        folder,
+        written,
+        with_onnx=formats.with_onnx(wanted),
+        with_graph=wanted.preprocess == "graph",
+        calibration=formats.calibration_images(run.data.train) if wanted.int8 else None,
+    )
+
+    def trained(place: Path) -> None:
+        run.net.export(str(place / names.MODEL), epoch=0)
+
+    proved = verify.certify(folder, pool=pool, reference=trained, drop_onnx=True)
+    left_out = [*notes, *proved.dropped]
+    for note in (*left_out, *proved.notes):
+        show.note(console, note)
+    show.line(console, proved.sentence())
+    if left_out:
+        run.tracker.log_tags({"gluonexp.export.note": "; ".join(left_out)})
+    run.tracker.log_tags(
+        {f"gluonexp.export.{each.runtime}": each.sentence() for each in proved.agreements}
+        | {tracking.CERTIFICATE_TAG: certificate.digest(folder)}
+    )
+    return proved
+
+
+def _keep_samples(
+    run: OpenRun, folder: Path, held_out: Split, logits: NDArray[np.float32]
+) -> None:
+    """Write the images by which the export is proved into its folder, and the logits for them."""
+    wanted, classes = run.config.export, tuple(run.spec.classes)
+    available = min(len(held_out), wanted.images or len(held_out))
+    # Eight bits change what a network answers: how much, only many images tell.
+    macs = 0 if wanted.int8 or wanted.images else run.macs
+    kept = samples.count(available, held_out.images.shape[1:], len(classes), macs)
+    chosen = spread(held_out.labels, kept)
+    labels = held_out.labels[chosen].astype(np.int64)
+    samples.write(
+        folder, samples.ProofSamples(held_out.images[chosen], labels, logits[chosen], classes)
+    )
+
+
+def hand_over(run: OpenRun, best_epoch: int, objective: float | None) -> Registered | None:
+    """Log the export as an MLflow model, and register it if that is wanted."""
+    tracker, wanted = run.tracker, run.config.export
+    if not isinstance(tracker, MlflowTracker) or not wanted.enabled:
+        return None
+    if not (wanted.mlflow_model or wanted.register):
+        return None
+    tracker.flush()  # the model gets the metrics of its epoch
+    # From where the store has the files, they are linked: no second copy of large weights.
+    stored = local_path(tracker.client.get_run(tracker.run_id).info.artifact_uri)
+    export = (stored or run.artifacts) / "export"
+    model = flavor.log_model(export, tracker.client, tracker.run_id, step=best_epoch)
+    if wanted.register is None:
+        return None
+    goal = run.config.objective
+    return registry.register(
+        tracker.client,
+        tracker.run_id,
+        wanted.register,
+        model.model_uri,
+        metric=goal.metric,
+        mode=goal.mode,
+        value=objective,
+    )
+
+
+def _draw_prediction(artifacts: Path, proved: Certificate, seed: int) -> None:
+    """Draw one random image of the proof, with its label and with what the export says."""
+    known = samples.read(artifacts / "export")
+    assert proved.logits is not None
+    chosen = np.random.default_rng(seed).integers(len(known), size=1)
+    (row,) = softmax(proved.logits[chosen])
+    plots.prediction(
+        known.images[chosen],
+        [known.classes[row.argmax()]],
+        [float(row.max())],
+        [known.classes[known.labels[chosen[0]]]],
+        artifacts / "plots" / "prediction.png",
+    )

@@ -1,0 +1,75 @@
+"""``trainer.resume=RUN_ID``: a run trained further, from the checkpoint that it left."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import yaml
+
+from gluonexp import tracking
+from gluonexp.base.errors import GluonexpError
+from gluonexp.config import recorded
+from gluonexp.config.recorded import Composed
+from gluonexp.config.schema import Config, to_config
+from gluonexp.experiment import job_folder
+
+
+def configuration(composed: Composed, overrides: Sequence[str]) -> Config:
+    """Return the configuration to run: where it resumes a run by its id, that run's.
+
+    The overrides come on top of what the run recorded, and ``trainer.resume`` is the folder of its
+    newest checkpoint. A path that exists is not taken for an id.
+
+    Raises
+    ------
+    GluonexpError
+        There is no such run, it left no checkpoint on this machine, or what was typed is wrong.
+    """
+    config = to_config(composed)
+    reference = config.trainer.resume
+    if reference is None or not _is_run(reference):
+        return config
+    run_id, folder = _checkpoint(reference, config.tracking.uri)
+    client = tracking.open_store(config.tracking.uri)
+    with tempfile.TemporaryDirectory(prefix="gluonexp-") as temporary:
+        file = tracking.download(client, run_id, "config/resolved.yaml", Path(temporary))
+        before = yaml.safe_load(file.read_text(encoding="utf-8"))
+    try:
+        config = to_config(recorded.with_typed(before, composed, overrides))
+    except GluonexpError as error:
+        raise GluonexpError(f"trainer.resume={reference}: {error}") from None
+    return replace(config, trainer=replace(config.trainer, resume=str(folder)))
+
+
+def _is_run(reference: str) -> bool:
+    if Path(reference).expanduser().exists():
+        return False
+    return reference == "last" or re.fullmatch("[0-9a-f]{6,32}", reference) is not None
+
+
+def _checkpoint(reference: str, uri: str | None) -> tuple[str, Path]:
+    """Return the id of the run, and the folder of its newest checkpoint."""
+    client = tracking.open_store(tracking.existing(uri))
+    if reference == "last":
+        runs = tracking.newest_runs(client)
+    else:
+        runs = [tracking.find_run(client, reference)]
+    for run in runs:
+        workdir = run.data.tags.get(tracking.WORKDIR)
+        if workdir is None:
+            continue
+        if (folder := job_folder.of_run(Path(workdir), run.info.run_id)) is not None:
+            return run.info.run_id, folder
+    if reference == "last":
+        raise GluonexpError("trainer.resume=last: no run left a checkpoint on this machine")
+    run_id = runs[0].info.run_id
+    place = runs[0].data.tags.get(tracking.WORKDIR, "a folder that it did not record")
+    raise GluonexpError(
+        f"trainer.resume={reference}: run {run_id} has no checkpoint in {place} (one stays on the "
+        "machine that trained, unless callbacks.checkpoint.keep=0); to start from its parameters "
+        f"instead: model.weights=runs:/{run_id}"
+    )

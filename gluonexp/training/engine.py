@@ -1,0 +1,139 @@
+"""What trains a network: the protocol that an engine implements, and what passes through it.
+
+An engine owns memory, kernels, random numbers and the arithmetic of a step, by MXNet's rules. It
+knows nothing of epochs, callbacks, freeze policies or tracking, and none of these knows which
+engine computes. Gluon owns the network, its names and its export.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gluonexp.data.types import Batch, Split
+from gluonexp.freeze import FreezePlan
+
+
+class Pending(Protocol):
+    """A step that was issued; the device may not have computed it yet."""
+
+    def wait(self) -> None:
+        """Return once it is computed."""
+
+    def loss(self) -> float:
+        """Return the mean loss of its batch before the update; waits."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What was measured on some samples, each of which counts the same.
+
+    Attributes
+    ----------
+    loss
+        Mean loss; NaN without samples.
+    acc
+        Top-1 accuracy in [0, 1]; NaN without samples.
+    samples
+        How many there were.
+    grad_norm
+        Mean over steps of the L2 norm of a batch's mean gradient, all parameters together, before
+        it was clipped; None where nothing clips.
+    """
+
+    loss: float
+    acc: float
+    samples: int
+    grad_norm: float | None = None
+
+    def named(self, split: str) -> dict[str, float]:
+        """Return the metrics of `split` by name: ``val/loss``, ``val/acc``."""
+        return {f"{split}/loss": self.loss, f"{split}/acc": self.acc}
+
+
+@dataclass(frozen=True)
+class State:
+    """All that training needs to resume, as NumPy arrays; the same for every engine.
+
+    Attributes
+    ----------
+    values
+        Parameters and running statistics by structural name (``features.0.weight``).
+    slots
+        What the optimizer keeps, by its kind (``momentum``; ``mean`` and ``var`` of Adam), then by
+        parameter.
+    updates
+        How often the optimizer has updated each parameter.
+    sums
+        The running scores of an epoch that has not ended; empty between epochs.
+    """
+
+    values: Mapping[str, NDArray[Any]]
+    slots: Mapping[str, Mapping[str, NDArray[Any]]] = field(default_factory=dict)
+    updates: Mapping[str, int] = field(default_factory=dict)
+    sums: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+
+
+class Engine(Protocol):
+    """A network with all that training it needs, on one device."""
+
+    def seed(self, seed: int, epoch: int, step: int = 0) -> None:
+        """Let the random numbers from here on (dropout) depend on these three alone."""
+
+    def reset(self, sums: Mapping[str, NDArray[Any]] | None = None) -> None:
+        """Start the running scores from nothing, or from a state's `sums`."""
+
+    def step(self, batch: Batch, lr: float) -> Pending:
+        """Move the parameters once, at the learning rate `lr`; nothing here waits."""
+
+    def running(self) -> Scores:
+        """Return the scores of the training batches since `reset`; waits."""
+
+    def sync(self) -> None:
+        """Return once everything issued is computed."""
+
+    def evaluate(self, split: Split, batch_size: int) -> Scores:
+        """Return the scores of `split` in prediction mode, by the configured loss."""
+
+    def logits(self, split: Split, batch_size: int) -> NDArray[np.float32]:
+        """Return the logits (N, K) of `split` in data-set order, in prediction mode."""
+
+    def losses(
+        self, logits: NDArray[np.float32], labels: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
+        """Return the loss (N,) of each sample, given its logits (N, K) and label (N,)."""
+
+    def state(self) -> State:
+        """Return a copy of the state; waits."""
+
+    def load(self, state: State, *, optimizer: bool) -> None:
+        """Take over the values of a state, and with `optimizer` what the optimizer keeps.
+
+        Raises
+        ------
+        GluonexpError
+            The state is another network's or another optimizer's; nothing has changed then.
+        """
+
+    def freeze(self, plan: FreezePlan) -> None:
+        """Train as `plan` says when training begins."""
+
+    def release(self, names: Collection[str]) -> None:
+        """Train these frozen parameters, and move these frozen statistics, from now on."""
+
+    def digests(self, names: Collection[str]) -> dict[str, str]:
+        """Return the sha256 of the value of each of these parameters, by name; waits."""
+
+    def publish(self) -> None:
+        """Put the values into the Gluon network, for export; waits."""
+
+
+def score(engine: Engine, logits: NDArray[np.float32], labels: NDArray[np.int64]) -> Scores:
+    """Return the scores of logits (N, K) for labels (N,)."""
+    losses = engine.losses(logits, labels).astype(np.float64)
+    acc = float((logits.argmax(axis=1) == labels).mean())
+    return Scores(float(losses.mean()), acc, len(labels))

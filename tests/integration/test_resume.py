@@ -1,0 +1,213 @@
+"""Runs trained further: by their id, by a folder, and what may never be lost on the way."""
+
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from gluonexp import run, tracking
+from gluonexp.base.errors import GluonexpError
+from gluonexp.experiment import job_folder
+from gluonexp.experiment import run as train
+from gluonexp.training import checkpoint
+from gluonexp.training.callbacks import StopOnDivergence
+
+TINY = (
+    *("dataset=synthetic", "model=mlp", "model.hidden=[8]", "optim=sgd", "optim.lr=0.05"),
+    *("export=none", "trainer.batch_size=16", "dataset.source.train=64"),
+)
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory):
+    return f"sqlite:///{tmp_path_factory.mktemp('store')}/mlflow.db"
+
+
+@pytest.fixture
+def trained(uri, tmp_path, capsys):
+    """Train as typed, in a folder of its own unless one is given; return result and output."""
+
+    def made(*overrides, folder=None):
+        capsys.readouterr()
+        config = run.compose(f"tracking.uri={uri}", *overrides)
+        result = train(
+            config, folder or tmp_path / f"job{len(list(tmp_path.iterdir()))}", overrides
+        )
+        return result, capsys.readouterr().out
+
+    return made
+
+
+@pytest.fixture
+def cut_off(uri, tmp_path, monkeypatch):
+    """Train as typed until the second epoch breaks; return the run's id."""
+
+    def breaks(self, fit):
+        if fit.epoch == 1:
+            raise RuntimeError("the machine went down")
+
+    def made(*overrides, folder):
+        monkeypatch.setattr(StopOnDivergence, "epoch_start", breaks)
+        with pytest.raises(RuntimeError, match="went down"):
+            train(run.compose(f"tracking.uri={uri}", *overrides), folder)
+        monkeypatch.undo()
+        return job_folder.owner(folder / "checkpoints").run_id
+
+    return made
+
+
+def _run(uri, run_id):
+    return tracking.open_store(uri).get_run(run_id)
+
+
+def _values(folder):
+    return load_file(folder / "checkpoints" / "last" / checkpoint.PARAMETERS)
+
+
+def _timeless(history):
+    return [{k: v for k, v in row.items() if not k.startswith("time/")} for row in history]
+
+
+def test_a_finished_run_is_trained_further_as_if_it_had_never_stopped(trained, uri):
+    whole, _ = trained(*TINY, "trainer.epochs=4")
+    first, _ = trained(*TINY, "trainer.epochs=2")
+    assert {path.name for path in (first.folder / "checkpoints").iterdir()} == {
+        *("best", "last", "run.json"),
+    }
+    longer, out = trained(f"trainer.resume={first.run_id[:8]}", "trainer.epochs=4")
+    assert longer.run_id != first.run_id
+    assert _timeless(longer.history) == _timeless(whole.history)
+    for name, value in _values(whole.folder).items():
+        np.testing.assert_array_equal(value, _values(longer.folder)[name])
+    data = _run(uri, longer.run_id).data
+    assert data.tags["gluonexp.resumed_from"] == first.run_id
+    assert data.params["optim.name"] == "sgd"
+    assert _run(uri, first.run_id).info.status == "FINISHED"
+    assert "note" not in out  # a constant learning rate is the same for any number of epochs
+
+
+def test_last_is_the_newest_run_with_a_checkpoint_also_if_it_failed(
+    trained, cut_off, uri, tmp_path
+):
+    trained(*TINY, "trainer.epochs=1")
+    cut_off(*TINY, "trainer.epochs=3", "seed=5", folder=tmp_path / "job")
+    result, _ = trained("trainer.resume=last")
+    assert len(result.history) == 3
+    assert _run(uri, result.run_id).data.params["seed"] == "5"
+
+
+def test_what_is_typed_comes_on_top_of_what_was_recorded(trained, uri):
+    first, _ = trained(*TINY, "trainer.epochs=1")
+    result, _ = trained(
+        f"trainer.resume={first.run_id}",
+        *("trainer.epochs=3", "callbacks=early_stopping", "callbacks.early_stopping.patience=1"),
+        *("callbacks.early_stopping.min_delta=1", "objective.metric=val/loss"),
+        *("objective.mode=min", "callbacks.checkpoint.keep=0"),
+    )
+    assert "val/loss has not improved for 1 epochs" in result.ending.reason
+    assert len(result.history) == 2
+    assert not (result.folder / "checkpoints").exists()
+    with pytest.raises(
+        GluonexpError, match=rf"^trainer\.resume={result.run_id}.*has no checkpoint"
+    ):
+        trained(f"trainer.resume={result.run_id}", "trainer.epochs=4")
+
+
+def test_patience_and_schedule_start_anew_and_it_is_said(trained):
+    stop = (
+        *("callbacks=early_stopping", "callbacks.early_stopping.patience=2"),
+        *("callbacks.early_stopping.min_delta=1", "scheduler=cosine", "trainer.epochs=8"),
+    )
+    first, _ = trained(*TINY, *stop)
+    assert len(first.history) == 3
+    result, out = trained(f"trainer.resume={first.run_id}", "trainer.epochs=20")
+    assert len(result.history) == 5
+    assert "note: patience starts anew: the run had stopped, val/acc has not improved" in out
+    assert "note: the learning rate is computed anew for 20 epochs (it was for 8)" in out
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        (["optim.lr=0.1", "trainer.epochs=2"], r"optim\.lr was 0\.05 there and is 0\.1 now"),
+        (["optim=adam", "trainer.epochs=2"], r"optim\.name was sgd there and is adam now"),
+        (
+            ["freeze=head_only", "trainer.epochs=2"],
+            r"freeze\.name was none there and is head_only",
+        ),
+        (["scheduler=step", "trainer.epochs=2"], r"scheduler\.\S+ was"),
+        ([], r"has 1 epochs already; ask for more with trainer\.epochs=N"),
+        (["experiment=fashion_mnist_cnn"], "leave experiment= out"),
+    ],
+)
+def test_what_cannot_be_changed_is_said_before_anything_is_recorded(trained, uri, typed, message):
+    first, _ = trained(*TINY, "trainer.epochs=1")
+    client = tracking.open_store(uri)
+    count = len(client.search_runs([first_experiment(client)]))
+    with pytest.raises(GluonexpError, match=message):
+        trained(f"trainer.resume={first.run_id}", *typed)
+    assert len(client.search_runs([first_experiment(client)])) == count
+
+
+def first_experiment(client):
+    return client.get_experiment_by_name("gluonexp").experiment_id
+
+
+def test_a_path_that_exists_wins_over_an_id(trained, tmp_path, monkeypatch):
+    first, _ = trained(*TINY, "trainer.epochs=1")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / first.run_id).mkdir()
+    with pytest.raises(GluonexpError, match="no complete checkpoint there"):
+        trained(f"trainer.resume={first.run_id}")
+
+
+@pytest.mark.parametrize("keep", [1, 3])
+def test_the_newest_checkpoints_stay_and_each_can_be_resumed(trained, keep):
+    first, _ = trained(*TINY, "trainer.epochs=4", f"callbacks.checkpoint.keep={keep}")
+    folder = first.folder / "checkpoints"
+    older = [f"epoch-{epoch:04d}" for epoch in range(4)][-keep:] if keep > 1 else []
+    assert sorted(path.name for path in folder.iterdir()) == ["best", *older, "last", "run.json"]
+    for name in older:
+        meta = checkpoint.read_meta(folder / name)
+        assert meta["epoch"] == int(name[-4:])
+        result, _ = trained(*TINY, f"trainer.resume={folder / name}", "trainer.epochs=5")
+        assert [row["epoch"] for row in result.history] == list(range(5))
+
+
+def test_another_run_in_the_folder_does_not_cost_the_one_that_was_cut_off(
+    trained, cut_off, tmp_path
+):
+    """As the README's Python example, run again after a crash."""
+    folder = tmp_path / "job"
+    whole, _ = trained(*TINY, "trainer.epochs=3")
+    crashed = cut_off(*TINY, "trainer.epochs=3", folder=folder)
+    _, out = trained(*TINY, "trainer.epochs=1", "seed=3", folder=folder)
+    aside = folder / f"checkpoints-{crashed[:8]}"
+    assert f"an unfinished run left checkpoints here; they are in {aside} now" in out
+    result, _ = trained(f"trainer.resume={crashed}")
+    assert _timeless(result.history) == _timeless(whole.history)
+    # What a whole run left gives way to the next one in its folder.
+    again, _ = trained(*TINY, "trainer.epochs=1", "seed=4", folder=folder)
+    assert {path.name for path in folder.iterdir()} == {"checkpoints", aside.name}
+    assert job_folder.owner(folder / "checkpoints").run_id == again.run_id
+
+
+def test_nothing_is_removed_before_the_new_run_is_open(cut_off, tmp_path):
+    folder = tmp_path / "job"
+    crashed = cut_off(*TINY, folder=folder)
+    before = sorted(folder.rglob("*"))
+    config = run.compose(*TINY, "tracking.uri=http://127.0.0.1:9")  # nobody listens there
+    with pytest.raises(GluonexpError, match=r"127\.0\.0\.1:9"):
+        train(config, folder)
+    assert sorted(folder.rglob("*")) == before
+    assert job_folder.owner(folder / "checkpoints") == job_folder.Owner(crashed)
+
+
+def test_a_checkpoint_of_the_kind_before_is_refused_by_its_version(tmp_path):
+    folder = tmp_path / "checkpoints" / "last"
+    folder.mkdir(parents=True)
+    digests = {"model.params": "0" * 64, "optimizer.params": "0" * 64}
+    (folder / "meta.json").write_text(json.dumps({"history": [], "sha256": digests}))
+    with pytest.raises(GluonexpError, match=r"of gluonexp 0\.1, which resumes from it"):
+        train(run.compose(*TINY, "tracking=none", f"trainer.resume={folder}"), tmp_path / "job")

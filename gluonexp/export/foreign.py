@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,8 @@ from gluonexp.base.files import draft
 from gluonexp.base.mx import gluon, mx, nd, sym
 from gluonexp.base.text import listed
 from gluonexp.export.symbol import export
+from gluonexp.graph.graph import VARIABLE, Graph, Node, Output
+from gluonexp.graph.symbols import block, to_symbol
 from gluonexp.model_folder import extents, params
 from gluonexp.model_folder.network import read_symbol
 from gluonexp.model_folder.signature import Preprocessing, Signature
@@ -114,11 +116,11 @@ def adopt(
         names = [str(index) for index in range(outputs)]
     if len(names) != outputs:
         raise GluonexpError(f"{symbol} has {outputs} outputs, but {len(names)} classes are named")
-    block = _block(network, symbol, input_shape)
+    net = _called(network, symbol, input_shape)
     to.parent.mkdir(parents=True, exist_ok=True)
     origin = {"symbol": symbol.name, "params": params.name, "changes": network.changes}
     with draft(to) as made:
-        export(block, made, Signature(image, steps, tuple(names), adopted=origin))
+        export(net, made, Signature(image, steps, tuple(names), adopted=origin))
     return to
 
 
@@ -171,36 +173,34 @@ def _read(path: Path, source: Path) -> _Network:
     outputs = symbol.list_outputs()
     if len(outputs) != 1:
         raise GluonexpError(f"{path} has {len(outputs)} outputs, not one: {listed(outputs)}")
-    symbol = _logits(symbol, changes)
+    graph = _logits(Graph.from_symbol(symbol), changes)
     values = _values(source, changes)
-    graph = json.loads(symbol.tojson())
-    name = _input(graph, symbol, values, path, source)
+    name = _input(graph, values, path, source)
     if name != INPUT:
         changes.append(f"the input {name} is called {INPUT}")
-    for node in graph["nodes"]:
-        if node["op"] == "null":
-            # Shapes, types and devices noted here are of the training that was.
-            node.pop("attrs", None)
-            if node["name"] == name:
-                node["name"] = INPUT
-            elif node["name"] == INPUT:
-                raise GluonexpError(f"{path}: {INPUT} is a parameter, not the input {name}")
-    return _Network(sym.load_json(json.dumps(graph, ensure_ascii=False)), values, changes)
+        if any(graph.nodes[at].name == INPUT for at in graph.variables):
+            raise GluonexpError(f"{path}: {INPUT} is a parameter, not the input {name}")
+    # Shapes, types and devices noted in variables are of the training that was.
+    nodes = (
+        Node(VARIABLE, INPUT if node.name == name else node.name) if node.op == VARIABLE else node
+        for node in graph.nodes
+    )
+    return _Network(to_symbol(replace(graph, nodes=tuple(nodes))), values, changes)
 
 
-def _logits(symbol: sym.Symbol, changes: list[str]) -> sym.Symbol:
+def _logits(graph: Graph, changes: list[str]) -> Graph:
     """Return what the softmax at the end, if there is one, is of."""
-    graph = json.loads(symbol.tojson())
-    last = graph["nodes"][graph["heads"][0][0]]
-    if last["op"] not in _HEADS or not last["inputs"]:
-        return symbol
-    changes.append(f"{last['name']} ({last['op']}) at the end is cut off: the output is logits")
-    logits = symbol.get_children()[0]
-    temperature = last.get("attrs", {}).get("temperature", "None")
-    if temperature not in ("None", "1", "1.0"):
-        changes.append(f"the logits are divided by {temperature}, its temperature")
-        logits = logits / float(temperature)
-    return logits
+    last = graph.nodes[graph.heads[0].node]
+    if last.op not in _HEADS or not last.inputs:
+        return graph
+    changes.append(f"{last.name} ({last.op}) at the end is cut off: the output is logits")
+    logits = graph.prefix(last.inputs[0])
+    temperature = last.attrs.get("temperature", "None")
+    if temperature in ("None", "1", "1.0"):
+        return logits
+    changes.append(f"the logits are divided by {temperature}, its temperature")
+    divided = Node("_div_scalar", f"{last.name}_logits", logits.heads, {"scalar": temperature})
+    return replace(logits, nodes=(*logits.nodes, divided), heads=(Output(len(logits.nodes)),))
 
 
 def _values(path: Path, changes: list[str]) -> dict[str, NDArray[np.float32]]:
@@ -222,21 +222,15 @@ def _values(path: Path, changes: list[str]) -> dict[str, NDArray[np.float32]]:
     return values
 
 
-def _input(
-    graph: Mapping[str, Any],
-    symbol: sym.Symbol,
-    values: Mapping[str, object],
-    path: Path,
-    source: Path,
-) -> str:
+def _input(graph: Graph, values: Mapping[str, object], path: Path, source: Path) -> str:
     """Return the name of the only argument that is no parameter; everything else has values."""
-    nodes = graph["nodes"]
     weights = {
-        nodes[index]["name"]
-        for node in nodes
-        if node["op"] in _LAYERS
-        for index, *_ in node["inputs"][1:]
+        graph.nodes[parameter.node].name
+        for node in graph.nodes
+        if node.op in _LAYERS
+        for parameter in node.inputs[1:]
     }
+    symbol = to_symbol(graph)
     arguments, statistics = symbol.list_arguments(), symbol.list_auxiliary_states()
     free = [name for name in arguments if name not in values]
     missing = [name for name in free if name in weights]
@@ -314,16 +308,16 @@ def _check_shapes(
     return int(shape[1])
 
 
-def _block(network: _Network, path: Path, input_shape: tuple[int, int, int]) -> gluon.SymbolBlock:
+def _called(network: _Network, path: Path, input_shape: tuple[int, int, int]) -> gluon.SymbolBlock:
     """Return the network as a block that was called, and so can be exported."""
-    block = gluon.SymbolBlock(network.symbol, sym.var(INPUT, dtype="float32"))
     try:
-        for name, parameter in block.collect_params().items():
-            parameter._load_init(nd.array(network.values[name]), mx.cpu())
-        block.hybridize()
-        logits = block(nd.zeros((2, *input_shape))).asnumpy()
-    except (mx.MXNetError, AssertionError) as error:  # AssertionError: parameters not float32
+        net = block(
+            network.symbol, {name: nd.array(v) for name, v in network.values.items()}, INPUT
+        )
+        net.hybridize()
+        logits = net(nd.zeros((2, *input_shape))).asnumpy()
+    except mx.MXNetError as error:
         raise GluonexpError(f"{path} cannot be run: {reason(error)}") from None
     if logits.dtype != np.float32:
         raise GluonexpError(f"{path}: its output is {logits.dtype}, not float32")
-    return block
+    return net

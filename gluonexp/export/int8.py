@@ -12,17 +12,17 @@ that. Of convolutions, it halves the weights then. (oneDNN, "Nuances of int8 com
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import platform
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,8 @@ from numpy.typing import NDArray
 from gluonexp.base.errors import GluonexpError, reason
 from gluonexp.base.files import replace
 from gluonexp.base.mx import gluon, mx, nd, sym
+from gluonexp.graph.graph import Graph, Node, Output
+from gluonexp.graph.symbols import block, to_symbol
 from gluonexp.model_folder.names import INT8, INT8_RECORD, MODEL, paths
 from gluonexp.model_folder.network import Network, read_network
 from gluonexp.model_folder.signature import Signature
@@ -40,7 +42,7 @@ BATCH: Final = 32
 LAYERS: Final = {"Convolution", "Deconvolution", "FullyConnected"}
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Quantized:
     """What was made; written to ``int8.json``.
 
@@ -113,8 +115,7 @@ def quantize(folder: Path, calibration: NDArray[np.float32]) -> Quantized:
     if not np.isfinite(calibration).all():
         raise GluonexpError("int8: calibration images with values that are not finite")
     network = read_network(folder, MODEL, name, signature.shape)
-    nodes = json.loads(network.symbol.tojson())["nodes"]
-    if not (layers := _layers(nodes)):
+    if not (layers := _layers(Graph.from_symbol(network.symbol))):
         raise GluonexpError(f"int8: the network in {folder} has no layer with weights to quantize")
     try:
         with _silent():
@@ -127,10 +128,9 @@ def quantize(folder: Path, calibration: NDArray[np.float32]) -> Quantized:
         draft = Path(place)
         quantized.export(str(draft / INT8), epoch=0)
         path, _ = paths(draft, INT8)
-        graph = json.loads(path.read_text(encoding="utf-8"))
-        _widen(graph, name)
-        path.write_text(json.dumps(graph), encoding="utf-8")
-        in_int8 = _in_int8(graph["nodes"])
+        widened = _widened(sym.load(str(path)), name)
+        to_symbol(widened).save(str(path))
+        in_int8 = _in_int8(widened)
         kept = tuple(layer for layer in layers if layer not in in_int8)
         if len(kept) == len(layers):
             raise GluonexpError(
@@ -139,7 +139,7 @@ def quantize(folder: Path, calibration: NDArray[np.float32]) -> Quantized:
             )
         seconds = time.perf_counter() - started
         done = Quantized(len(layers), kept, len(calibration), round(seconds, 2))
-        text = json.dumps(asdict(done), indent=2)
+        text = json.dumps(dataclasses.asdict(done), indent=2)
         (draft / INT8_RECORD).write_text(text + "\n", encoding="utf-8")
         for path in sorted(draft.iterdir()):
             replace(path, folder / path.name)
@@ -153,7 +153,7 @@ def _quantized(network: Network, calibration: dict[str, NDArray[np.float32]]) ->
     while True:
         with mx.name.NameManager():  # names are made from 0 on, whatever was made before
             net = mx.contrib.quantization.quantize_net_v2(
-                _block(network, name),
+                block(network.symbol, network.values, name),
                 quantized_dtype="auto",  # unsigned where a layer gives nothing negative
                 quantize_mode="smart",
                 quantize_granularity="channel-wise",
@@ -165,50 +165,39 @@ def _quantized(network: Network, calibration: dict[str, NDArray[np.float32]]) ->
             net.hybridize()
             net(nd.array(images[:1], dtype="float32"))
             nd.waitall()  # device sync: what failed fails here
-        graph = json.loads(net(sym.var(name)).tojson())
-        if not (more := set(_signed_dense(graph, name)) - set(signed)):
+        if not (more := _signed_dense(net(sym.var(name)), name) - set(signed)):
             return net
         signed += sorted(more)
 
 
-def _signed_dense(graph: Mapping[str, Any], name: str) -> list[str]:
+def _signed_dense(symbol: sym.Symbol, name: str) -> set[str]:
     """Return the dense layers in integers whose input has both signs, as MXNet excludes them."""
-    nodes, types = graph["nodes"], _types(graph, name)
-    return [
-        node["name"].removeprefix("quantized_")
-        for node in nodes
-        if node["op"] == "_sg_mkldnn_fully_connected"
+    types = _types(symbol, name)
+    return {
+        node.name.removeprefix("quantized_")
+        for node in Graph.from_symbol(symbol).nodes
+        if node.op == "_sg_mkldnn_fully_connected"
         and _is_quantized(node)
-        and types[tuple(node["inputs"][0][:2])] == np.int8
-    ]
+        and types[node.inputs[0]] == np.int8
+    }
 
 
-def _widen(graph: Mapping[str, Any], name: str) -> None:
+def _widened(symbol: sym.Symbol, name: str) -> Graph:
     """Let unsigned values take 7 bits, by ranges that are twice as wide as those measured."""
-    types = _types(graph, name)
-    for index, node in enumerate(graph["nodes"]):
-        attributes = node.get("attrs", {})
-        if types.get((index, 0)) == np.uint8 and "max_calib_range" in attributes:
-            attributes["max_calib_range"] = repr(2 * float(attributes["max_calib_range"]))
+    graph, types = Graph.from_symbol(symbol), _types(symbol, name)
+    nodes = list(graph.nodes)
+    for at, node in enumerate(nodes):
+        if types.get(Output(at)) == np.uint8 and "max_calib_range" in node.attrs:
+            twice = repr(2 * float(node.attrs["max_calib_range"]))
+            nodes[at] = dataclasses.replace(node, attrs={**node.attrs, "max_calib_range": twice})
+    return dataclasses.replace(graph, nodes=tuple(nodes))
 
 
-def _types(graph: Mapping[str, Any], name: str) -> dict[tuple[int, int], type[np.generic]]:
+def _types(symbol: sym.Symbol, name: str) -> dict[Output, type[np.generic]]:
     """Return the type of each output of each node of a network whose input is `name`."""
-    inner = sym.load_json(json.dumps(graph)).get_internals()
-    same = json.loads(inner.tojson())
-    assert [node["name"] for node in same["nodes"]] == [node["name"] for node in graph["nodes"]]
-    _, types, _ = inner.infer_type(**{name: np.float32})
-    places = [(node, output) for node, output, *_ in same["heads"]]
-    return dict(zip(places, types, strict=True))
-
-
-def _block(network: Network, name: str) -> gluon.SymbolBlock:
-    """Return a network of its own, made of the exported files; `name` is its input's."""
-    block = gluon.SymbolBlock(network.symbol, sym.var(name, dtype="float32"))
-    values = {**network.arguments, **network.statistics}
-    for key, parameter in block.collect_params().items():
-        parameter._load_init(values[key], mx.cpu())
-    return block
+    everything = symbol.get_internals()  # of the same nodes, in the same order
+    _, types, _ = everything.infer_type(**{name: np.float32})
+    return dict(zip(Graph.from_symbol(everything).heads, types, strict=True))
 
 
 @contextmanager
@@ -226,21 +215,16 @@ def _silent() -> Iterator[None]:
         os.close(nothing)
 
 
-def _layers(nodes: Sequence[Mapping[str, Any]]) -> list[str]:
+def _layers(graph: Graph) -> list[str]:
     """Return the names of the layers with weights, in order."""
-    return [node["name"] for node in nodes if node["op"] in LAYERS]
+    return [node.name for node in graph.nodes if node.op in LAYERS]
 
 
-def _in_int8(nodes: Sequence[Mapping[str, Any]]) -> set[str]:
+def _in_int8(graph: Graph) -> set[str]:
     """Return the names that the layers which now compute in integers had before."""
-    names: set[str] = set()
-    for node in nodes:
-        if _is_quantized(node):
-            for inner in node.get("subgraphs", ()):
-                names |= set(_layers(inner["nodes"]))
-    return names
+    quantized = [node for node in graph.nodes if _is_quantized(node)]
+    return {name for node in quantized for inner in node.subgraphs for name in _layers(inner)}
 
 
-def _is_quantized(node: Mapping[str, Any]) -> bool:
-    attributes: Mapping[str, str] = node.get("attrs", {})
-    return attributes.get("quantized", "").lower() == "true"
+def _is_quantized(node: Node) -> bool:
+    return node.attrs.get("quantized", "").lower() == "true"

@@ -167,7 +167,10 @@ class Recorded:
         """Return the checkpoint that a job can go on from, if the code is still the same."""
         from gluonexp.training import checkpoint
 
-        if attempt.folder is None or not self._same_code(attempt, point):
+        # What ended well keeps its checkpoints too, and is never resumed: its data have changed.
+        if attempt.status in (FINISHED, PRUNED) or attempt.folder is None:
+            return None
+        if not self._same_code(attempt, point):
             return None
         last = attempt.folder / "checkpoints" / "last"
         return last if checkpoint.find(last) is not None else None

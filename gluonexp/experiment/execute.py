@@ -135,7 +135,7 @@ def run(
             engine.publish()
             record.checkpoint(artifacts, run.net, workdir)
             if pool is not None:
-                exporting.export(run, held_out, logits, pool, console)
+                exporting.export(run, logits, pool, console)
             tracker.log_artifacts(artifacts)
             registered = exporting.hand_over(run, best_epoch, ending.objective)
 

@@ -12,7 +12,6 @@ from gluonexp import tracking
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.workers import Workers
 from gluonexp.data.split import spread
-from gluonexp.data.types import Split
 from gluonexp.experiment import show
 from gluonexp.experiment.opening import OpenRun
 from gluonexp.export import formats, symbol
@@ -28,15 +27,13 @@ from gluonexp.verification import certificate, verify
 from gluonexp.verification.certificate import Certificate
 
 
-def export(
-    run: OpenRun, held_out: Split, logits: NDArray[np.float32], pool: Workers, console: Console
-) -> None:
+def export(run: OpenRun, logits: NDArray[np.float32], pool: Workers, console: Console) -> None:
     """Write the export, prove it equal to the network, and draw one of the images of the proof.
 
     Parameters
     ----------
-    held_out, logits
-        A split, and what the trained network says of it: the proof is by some of these images.
+    logits
+        What the trained network says of `run.data.held_out()`: the proof is by some of these images.
     pool
         Clean processes, which load the export again.
 
@@ -47,7 +44,7 @@ def export(
         the export is recorded then.
     """
     try:
-        proved = _proved(run, held_out, logits, pool, console)
+        proved = _proved(run, logits, pool, console)
     except GluonexpError:
         for folder in run.artifacts.iterdir():
             if folder.is_dir() and folder.name != "export":
@@ -57,13 +54,13 @@ def export(
 
 
 def _proved(
-    run: OpenRun, held_out: Split, logits: NDArray[np.float32], pool: Workers, console: Console
+    run: OpenRun, logits: NDArray[np.float32], pool: Workers, console: Console
 ) -> Certificate:
     """Write the export, and its certificate: every runtime says what the network says."""
     folder, spec, wanted = run.artifacts / "export", run.spec, run.config.export
     image = spec.height, spec.width, spec.channels
     written = symbol.export(run.net, folder, Signature(image, run.steps, tuple(spec.classes)))
-    _keep_samples(run, folder, held_out, logits)
+    _keep_samples(run, folder, logits)
     notes = formats.write(
         folder,
         written,
@@ -89,20 +86,18 @@ def _proved(
     return proved
 
 
-def _keep_samples(
-    run: OpenRun, folder: Path, held_out: Split, logits: NDArray[np.float32]
-) -> None:
+def _keep_samples(run: OpenRun, folder: Path, logits: NDArray[np.float32]) -> None:
     """Write the images by which the export is proved into its folder, and the logits for them."""
     wanted, classes = run.config.export, tuple(run.spec.classes)
+    split, held_out = run.data.held_out()
     available = min(len(held_out), wanted.images or len(held_out))
     # Eight bits change what a network answers: how much, only many images tell.
     macs = 0 if wanted.int8 or wanted.images else run.macs
     kept = samples.count(available, held_out.images.shape[1:], len(classes), macs)
     chosen = spread(held_out.labels, kept)
     labels = held_out.labels[chosen].astype(np.int64)
-    samples.write(
-        folder, samples.ProofSamples(held_out.images[chosen], labels, logits[chosen], classes)
-    )
+    images, said = held_out.images[chosen], logits[chosen]
+    samples.write(folder, samples.ProofSamples(images, labels, said, classes, split=split))
 
 
 def hand_over(run: OpenRun, best_epoch: int, objective: float | None) -> Registered | None:

@@ -68,9 +68,10 @@ def complete(
     Parameters
     ----------
     data
-        What the network was trained on: held-out images become the samples, training images
-        calibrate the quantized copy. Where there are no samples of the trained network, what the
-        files themselves say is certified. Without samples there is no certificate.
+        What the network was trained on: images of its test split (else val, else train) become
+        the samples, training images calibrate the quantized copy. Where there are no samples of
+        the trained network, what the files themselves say is certified. Without samples there is
+        no certificate.
     with_onnx
         ``model.onnx``.
     with_graph
@@ -85,13 +86,13 @@ def complete(
     """
     classes = Signature.read(folder).classes
     if data is not None and needs_data(folder, quantize=False):
-        _, held_out = data.held_out()
+        split, held_out = data.held_out()
         size = held_out.images.shape[1:]
         kept = samples.count(len(held_out), size, len(classes))
         chosen = spread(held_out.labels, kept)
         images, labels = held_out.images[chosen], held_out.labels[chosen]
         logits = Classifier(folder).logits(images)
-        found = samples.ProofSamples(images, labels, logits, classes, trained=False)
+        found = samples.ProofSamples(images, labels, logits, classes, trained=False, split=split)
         samples.write(folder, found)
     calibration = None
     if quantize:

@@ -28,13 +28,14 @@ _FEWEST: Final = 33  # whatever the network computes: one alone, and a batch
 # and far fewer names.
 _LARGEST_FILE: Final = 4 * MOST_BYTES
 
+SPLITS: Final = ("train", "val", "test")
 
 _NOT_TRAINED: Final = "of the files themselves"
 
 
 @dataclass(frozen=True)
 class ProofSamples:
-    """Held-out images, their labels, and the trained network's logits.
+    """Images of one split, their labels, and the trained network's logits.
 
     Attributes
     ----------
@@ -49,6 +50,8 @@ class ProofSamples:
     trained
         Whether the logits are the trained network's. Otherwise they are what Module made of the
         files that were at hand.
+    split
+        One of `SPLITS`: the one farthest from training that the data have. None in older files.
     """
 
     images: NDArray[np.uint8]
@@ -56,6 +59,7 @@ class ProofSamples:
     logits: NDArray[np.float32]
     classes: tuple[str, ...]
     trained: bool = True
+    split: str | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -97,6 +101,8 @@ def write(folder: Path, samples: ProofSamples) -> Path:
     metadata = {"format": "1", "classes": classes}
     if not samples.trained:
         metadata["logits"] = _NOT_TRAINED
+    if samples.split is not None:
+        metadata["split"] = samples.split
     content = save(tensors, metadata=metadata)
     if len(content) > _LARGEST_FILE:
         raise GluonexpError(
@@ -138,8 +144,11 @@ def read(folder: Path) -> ProofSamples:
             raise GluonexpError(f"{path}: {name} is missing, or not {np.dtype(dtype)}")
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
         raise GluonexpError(f"{path} does not name the classes")
+    split = metadata.get("split")
+    if split not in (None, *SPLITS):
+        raise GluonexpError(f"{path} names no split that there is: {split!r:.40}")
     trained = metadata.get("logits") != _NOT_TRAINED
-    samples = ProofSamples(**tensors, classes=tuple(classes), trained=trained)
+    samples = ProofSamples(**tensors, classes=tuple(classes), trained=trained, split=split)
     if not len(samples) or not len(samples) == len(samples.labels) == len(samples.logits):
         raise GluonexpError(f"{path}: images, labels and logits are not equally many")
     if samples.logits.shape[1] != len(classes):

@@ -16,7 +16,7 @@ from gluonexp.base.errors import GluonexpError
 from gluonexp.base.files import draft, sha256
 from gluonexp.model_folder import guard, names, samples
 from gluonexp.model_folder.names import CERTIFICATE, SAMPLES, SIGNATURE
-from gluonexp.model_folder.samples import ProofSamples
+from gluonexp.model_folder.samples import SPLITS, ProofSamples
 from gluonexp.model_folder.signature import Signature
 from gluonexp.verification.agreement import LIMITS, QUANTIZED, Agreement, correct, may_lose
 
@@ -36,7 +36,7 @@ class Certificate:
     gluonexp, date
         Version of gluonexp, and when (UTC, ISO 8601).
     images, accuracy
-        How many held-out images, and the trained network's accuracy on them.
+        How many images, and the trained network's accuracy on them.
     agreements
         One for each runtime.
     files
@@ -49,6 +49,8 @@ class Certificate:
         Of Python and of the libraries.
     reference
         What the runtimes were compared with: `TRAINED`, or `FILES`.
+    split
+        Where the images are from: ``test``, ``val`` or ``train``; None where nobody wrote it down.
     notes, dropped
         Sentences for people, of what was not proved, and of files that were removed because no
         runtime could run them; they are not written.
@@ -67,9 +69,19 @@ class Certificate:
     tolerance: dict[str, float]
     versions: dict[str, str]
     reference: str = TRAINED
+    split: str | None = None
     notes: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
     logits: NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
+
+    def allows(self, found: Agreement) -> bool:
+        """Whether a runtime is as near to the network as this certificate promises.
+
+        Those without a limit for other classes promise only the accuracy of a quantized network.
+        """
+        if found.runtime in QUANTIZED and "int8_other_class" not in self.tolerance:
+            return found.accurate
+        return found.holds
 
     def sentence(self) -> str:
         """Say it for people, in one line."""
@@ -82,8 +94,9 @@ class Certificate:
             equal = min(each.argmax_equal for each in floats)
             plural = "" if names[1:] else "s"
             verb = f"equal{plural}" if self.reference == TRAINED else f"agree{plural} with"
+            split = f" of the {self.split} split" if self.split else ""
             parts.append(
-                f"{listed} {verb} {self.reference} on {self.images} images: logits within "
+                f"{listed} {verb} {self.reference} on {self.images} images{split}: logits within "
                 f"{worst:.1e}, the same class on {equal} of {self.images}"
             )
         parts += [f"{e.runtime}: {e.sentence()}" for e in self.agreements if e not in floats]
@@ -146,6 +159,7 @@ class Certificate:
                 tolerance={key: _number(value) for key, value in fields["tolerance"].items()},
                 versions=_texts(fields["versions"]),
                 reference=_reference(fields.get("reference", TRAINED)),
+                split=_split(fields.get("split")),
             )
         except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
             what = f"{type(error).__name__}: {error}"
@@ -209,7 +223,10 @@ def claims(recorded: Certificate, found: Sequence[Agreement], known: ProofSample
         return f"it records accuracy {recorded.accuracy:g}, but it is {right / len(known):g}"
     if (recorded.reference == TRAINED) != known.trained:
         return f"it records {recorded.reference} as what was compared with"
-    if any(recorded.tolerance.get(key, math.inf) > limit for key, limit in LIMITS.items()):
+    if recorded.split != known.split:
+        return "it records that the images are of another split"
+    allowed = {"int8_other_class": 0.0, **recorded.tolerance}
+    if any(allowed.get(key, math.inf) > limit for key, limit in LIMITS.items()):
         return "it allows differences that gluonexp does not"
     for was in recorded.agreements:
         if (was.images, was.expected_correct) != (len(known), right):
@@ -217,7 +234,7 @@ def claims(recorded: Certificate, found: Sequence[Agreement], known: ProofSample
                 f"it records {was.expected_correct} of {was.images} images classified right by "
                 f"the network, but {right} of {len(known)} are"
             )
-        if not was.holds:
+        if not recorded.allows(was):
             return f"it records that {was.runtime} differs: {was.sentence()}"
     by_name = {each.runtime: each for each in recorded.agreements}
     for each in found:
@@ -343,6 +360,12 @@ def _reference(value: Any) -> str:
     if value not in (TRAINED, FILES):
         raise ValueError(f"{value!r:.40} is no reference")
     return str(value)
+
+
+def _split(value: Any) -> str | None:
+    if value not in (None, *SPLITS):
+        raise ValueError(f"{value!r:.40} is no split")
+    return None if value is None else str(value)
 
 
 def _text(value: Any) -> str:

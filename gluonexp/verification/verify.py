@@ -26,7 +26,7 @@ from gluonexp.model_folder import guard, names, samples
 from gluonexp.model_folder.names import CERTIFICATE, FILES, ONNX, SAMPLES, SIGNATURE, UINT8_ONNX
 from gluonexp.model_folder.samples import ProofSamples
 from gluonexp.verification import agreement, certificate, divergence, runtimes, score
-from gluonexp.verification.agreement import LIMITS, TOLERANCE, Agreement
+from gluonexp.verification.agreement import LIMITS, QUANTIZED, TOLERANCE, Agreement
 from gluonexp.verification.certificate import Certificate
 from gluonexp.verification.runtimes import CannotRun
 from gluonexp.verification.score import Score
@@ -144,6 +144,7 @@ def _proved(folder: Path, pool: Workers, reference: Reference | None) -> Certifi
             **{key: text for each in agreements for key, text in each.versions.items()},
         },
         reference=compared,
+        split=known.split,
         notes=tuple(_untried(digests, possible)),
         logits=scores["module"].logits,
     )
@@ -189,7 +190,7 @@ def check(
         scores, _ = _scored(folder, possible, using)
         _check_inputs(folder, recorded, scores["module"])
         agreements = [agreement.compare(name, scores[name], known) for name in possible]
-        if wrong := [each for each in agreements if not each.holds]:
+        if wrong := [each for each in agreements if not recorded.allows(each)]:
             where = _first_layer(folder, wrong[0], scores, known, using, None)
             raise GluonexpError(
                 f"{folder}: the network is not the one that was certified on {recorded.date}: on "
@@ -200,6 +201,11 @@ def check(
     missing = [each.runtime for each in recorded.agreements if each.runtime not in possible]
     notes = [f"{name} was certified, but cannot be tried: not installed here" for name in missing]
     notes += _untried(recorded.files, [*possible, *missing])
+    notes += [
+        f"{each.runtime}: {each.sentence()}; a new certificate would allow {each.allowed()}"
+        for each in agreements
+        if not each.holds
+    ]
     unknown = sorted({path.name for path in folder.iterdir()} - {*recorded.files, CERTIFICATE})
     notes += [f"{name} is not in the certificate: nothing is said of it" for name in unknown]
     return replace(recorded, agreements=tuple(agreements), notes=tuple(notes))
@@ -266,8 +272,10 @@ def _untried(present: Iterable[str], tried: Iterable[str]) -> list[str]:
 def _leave_out(wrong: Sequence[Agreement]) -> str:
     """Say how to do without, where the network itself is right."""
     read = [name for each in wrong for name in FILES[each.runtime]]
-    onnx = all(name.endswith(".onnx") for name in read)
-    return "; export.onnx=false leaves ONNX out" if onnx else ""
+    if all(name.endswith(".onnx") for name in read):
+        return "; export.onnx=false leaves ONNX out"
+    int8 = all(each.runtime in QUANTIZED for each in wrong)
+    return "; export.int8=false leaves the 8-bit copy out" if int8 else ""
 
 
 def _told(wrong: Sequence[Agreement]) -> str:

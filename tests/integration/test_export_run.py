@@ -1,5 +1,7 @@
 """How a run ends whose network is hard to export: without ONNX, or failed with all else kept."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -7,12 +9,13 @@ from PIL import Image
 from gluonexp import assembly, experiment
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.mx import mx, nd, nn
-from gluonexp.export import formats, symbol
+from gluonexp.data.digits import Digits
+from gluonexp.export import formats, int8, symbol
 from gluonexp.model_folder import names, samples
 from gluonexp.model_folder.signature import Preprocessing, Signature
 from gluonexp.models.mlp import mlp
 from gluonexp.tracking import open_store
-from gluonexp.verification import verify
+from gluonexp.verification import certificate, runtimes, verify
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -60,6 +63,13 @@ class Reflected(nn.HybridBlock):
         if self.mode == "custom":
             return F.Correlation(x, x).flatten().slice_axis(axis=1, begin=0, end=10)
         return self.body(F.pad(x, mode=self.mode, pad_width=(0, 0, 0, 0, 1, 1, 1, 1)))
+
+
+class OnlyTraining(Digits):
+    """Digits without a test split."""
+
+    def load(self):
+        return replace(super().load(), test=None)
 
 
 def own(name, *overrides):
@@ -137,6 +147,27 @@ def test_a_failed_export_loses_nothing_else(compose, tmp_path):
     assert "export" not in kept
     assert (tmp_path / "job/artifacts/export/model-symbol.json").is_file()
     assert (tmp_path / "job/checkpoints/best").is_dir()
+
+
+def test_a_run_with_eight_bits_and_with_preprocessing_in_the_graph(compose, tmp_path, capsys):
+    if why := int8.unsupported():
+        pytest.skip(why)
+    here = "tests.integration.test_export_run"
+    config = compose(
+        *("model=mlp", "trainer.epochs=2", "dataset.source.size=8", "dataset.val_fraction=0"),
+        *(f"dataset.source._target_={here}.OnlyTraining", "build.allow=[tests]"),
+        *("objective.metric=train/acc", "export.int8=true", "export.preprocess=graph"),
+        *("export.images=60", "tracking=none"),
+    )
+    experiment.run(config, tmp_path / "job")
+    export = tmp_path / "job/artifacts/export"
+    proved = certificate.read(export)
+    found = {each.runtime: each for each in proved.agreements}
+    assert found.keys() == set(names.FILES) - ({"openvino"} - {*runtimes.available(export)})
+    assert found["int8"].images == 60 and found["int8"].argmax_equal >= 54
+    assert all(found[name].argmax_equal == 60 for name in names.IMAGE_RUNTIMES)
+    assert proved.split == "train"
+    assert "on 60 images of the train split: " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("kind", ["softmax", "SoftmaxActivation"])

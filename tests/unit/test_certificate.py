@@ -60,7 +60,7 @@ def certified(*agreements, **changed):
         },
         "mean": (0.1, -0.2),
         "rms": (1.0, 2.0),
-        "tolerance": {"logits": TOLERANCE, "int8_accuracy_drop": INT8_DROP},
+        "tolerance": dict(agreement.LIMITS),
         "versions": {"python": "3.11.7"},
     }
     return Certificate(**fields | changed)
@@ -101,9 +101,44 @@ def test_eight_bits_may_lose_a_declared_part_of_the_accuracy():
     assert not int8(correct=199 - allowed).holds
     assert int8(correct=256).holds
     assert not int8(max_absolute=float("nan")).holds
-    assert int8(images=8, correct=5, expected_correct=6).holds
-    assert not int8(images=8, correct=4, expected_correct=6).holds
+    assert int8(images=8, argmax_equal=7, correct=5, expected_correct=6).holds
+    assert not int8(images=8, argmax_equal=7, correct=4, expected_correct=6).holds
     assert int8().sentence() == "accuracy 0.7812 (float: 0.7812), the same class on 250 of 256"
+
+
+def test_a_constant_answer_near_chance_is_no_eight_bit_copy():
+    """Its accuracy is as good as the network's own."""
+    index = np.arange(100)
+    trained = known(np.eye(4)[index // 4 % 4], labels=index % 4)
+    found = agreement.compare("int8", scored(np.eye(4)[[1] * 100]), trained)
+    assert (found.correct, found.expected_correct) == (25, 25)
+    assert not found.holds
+    assert found.allowed() == "2 images fewer right, another class on 10"
+
+
+def test_eight_bits_give_the_same_class_on_nine_of_ten_images():
+    def int8(images, same):
+        fields = {"correct": images // 2, "expected_correct": images // 2}
+        return made(runtime="int8", images=images, argmax_equal=same, **fields)
+
+    assert int8(50, 45).holds and not int8(50, 44).holds
+    assert int8(256, 231).holds and not int8(256, 230).holds
+    few = int8(49, 0)  # which tell too little
+    assert few.holds
+    assert few.sentence().endswith("the same class on 0 of 49 (no limit: fewer than 50 images)")
+    assert few.allowed() == "1 images fewer right"
+
+
+def test_a_certificate_holds_to_what_it_promised():
+    """Before there was a limit for other classes, accuracy alone was promised."""
+    images = known(np.eye(2)[[0] * 256], labels=[0] * 200 + [1] * 56)
+    row = made(runtime="int8", argmax_equal=100)
+    today = certified(made(), row)
+    assert not today.allows(row)
+    assert "it records that int8 differs" in certificate.claims(today, [], images)
+    earlier = certified(made(), row, tolerance={"logits": TOLERANCE, "int8_accuracy_drop": 0.02})
+    assert earlier.allows(row) and not earlier.allows(replace(row, correct=100))
+    assert certificate.claims(earlier, [], images) is None
 
 
 def test_a_difference_is_measured_against_the_logits_that_decide():
@@ -184,7 +219,11 @@ def test_it_is_written_for_people_too():
     fields = certified().to_json()
     assert list(fields["runtimes"]) == ["module", "onnx"]
     assert fields["runtimes"]["module"]["accuracy"] == 200 / 256
-    assert fields["tolerance"] == {"logits": 1e-4, "int8_accuracy_drop": 0.02}
+    assert fields["tolerance"] == {
+        "logits": 1e-4,
+        "int8_accuracy_drop": 0.02,
+        "int8_other_class": 0.1,
+    }
 
 
 def test_its_sentence_and_table():
@@ -194,6 +233,10 @@ def test_its_sentence_and_table():
         "module and onnx equal the trained network on 256 images: logits within 2.0e-06, the "
         "same class on 256 of 256; int8: accuracy 0.7734 (float: 0.7812), the same class on 250 "
         "of 256"
+    )
+    trained_on = certified(made(), split="train")
+    assert trained_on.sentence().startswith(
+        "module equals the trained network on 256 images of the train split: logits within"
     )
     adopted = certified(made(), reference=certificate.FILES)
     assert adopted.sentence().startswith("module agrees with the files themselves on 256 images")
@@ -217,6 +260,8 @@ def test_a_claim_that_is_not_so():
     assert claim(made(runtime="int8", correct=190)) is not None
     assert "it records 12 images" in claim(images=12)
     assert "it allows" in claim(tolerance={"logits": 1e-3, "int8_accuracy_drop": 0.0})
+    assert "it allows" in claim(tolerance=agreement.LIMITS | {"int8_other_class": 1.0})
+    assert "another split" in claim(split="test")
 
 
 def written(folder, fields):
@@ -233,6 +278,7 @@ def written(folder, fields):
         (("images",), True),
         (("accuracy",), "0.9"),
         (("reference",), "my word"),
+        (("split",), "secret"),
         (("runtimes", "module", "accuracy"), 1.0),
         (("runtimes", "module", "images"), 0),
         (("mean",), [float("nan")]),
@@ -297,11 +343,11 @@ def some(count=5, shape=(4, 3, 1)):
 
 
 def test_samples_survive_their_file(tmp_path):
-    whole = some()
+    whole = replace(some(), split="val")
     path = samples.write(tmp_path, whole)
     assert path.name == "samples.safetensors" and list(tmp_path.iterdir()) == [path]
     again = samples.read(tmp_path)
-    assert again.classes == CLASSES
+    assert (again.classes, again.split) == (CLASSES, "val")
     for name in ("images", "labels", "logits"):
         array = getattr(again, name)
         np.testing.assert_array_equal(array, getattr(whole, name))

@@ -424,7 +424,7 @@ def test_unnamed_classes_are_those_of_the_data(trained, invoke, tmp_path):
         "note: the outputs are taken for the classes of the data, in their order: cat, dog, "
         "number 0, number 1, number 2 and 5 more\n"
     ) in shown
-    assert "agree with the files themselves on 10 images" in shown
+    assert "agree with the files themselves on 10 images of the test split" in shown
     assert json.loads((tmp_path / "named/signature.json").read_text())["classes"] == names
     told = invoke("export", *network, "--to", "x", *ten[::2], "dataset.root=two", status=1).stderr
     assert (

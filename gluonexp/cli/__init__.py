@@ -36,7 +36,7 @@ def main() -> None:
     \b
     gluonexp run model=cnn optim.lr=0.003    train, track, export
     gluonexp runs                            list what was recorded
-    gluonexp compare --sweep last            what differs, and what came of it
+    gluonexp compare --sweep last            what differs, and the results
     gluonexp ui                              look at the runs in MLflow
     gluonexp predict last img.png            use what was exported
     gluonexp evaluate last                   how good is it, at which classes?

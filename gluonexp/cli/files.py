@@ -28,8 +28,8 @@ def download(
 
     MODEL is a run's id, the first 6 or more characters of one, 'last', models:/NAME@ALIAS or
     models:/NAME/VERSION; a sweep's id means the sweep's own files. Each file keeps its path.
-    Files that are there already and right are kept, so that the same command goes on with a
-    download that was cut off.
+    Files that are there already and right are kept, so that the same command resumes a download
+    that was cut off.
 
     \b
     gluonexp download last --list
@@ -173,7 +173,7 @@ def export(
     from rich.console import Console
 
     from gluonexp.cli import render
-    from gluonexp.cli.model import opened
+    from gluonexp.cli.opening import opened
     from gluonexp.cli.settings import settings, trained_on
     from gluonexp.export.foreign import adopt
     from gluonexp.inference import evaluate, reexport

@@ -48,7 +48,7 @@ def predict(
     from rich.console import Console
 
     from gluonexp.cli import render
-    from gluonexp.cli.model import opened
+    from gluonexp.cli.opening import opened
     from gluonexp.inference import predict as use
 
     with opened(model, tracking_uri) as found:
@@ -117,7 +117,7 @@ def evaluate(
     from rich.console import Console
 
     from gluonexp.cli import render
-    from gluonexp.cli.model import opened
+    from gluonexp.cli.opening import opened
     from gluonexp.cli.settings import names_data, settings, trained_on
     from gluonexp.inference import evaluate as scoring
     from gluonexp.model_folder.signature import Signature
@@ -163,7 +163,7 @@ def verify(model: str, tracking_uri: str | None) -> None:
     from rich.console import Console
 
     from gluonexp.cli import render
-    from gluonexp.cli.model import opened
+    from gluonexp.cli.opening import opened
     from gluonexp.verification import verify as proving
 
     with opened(model, tracking_uri) as found:

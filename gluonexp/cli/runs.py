@@ -96,7 +96,7 @@ def compare(
     html: Path | None,
     tracking_uri: str | None,
 ) -> None:
-    """Say what differs between runs, and what came of it, the best run first.
+    """Say what differs between runs and how good they are, the best run first.
 
     A RUN_ID is the id of a run or the first 6 or more characters of it; that of a sweep stands
     for all its runs. Settings that are the same everywhere are not shown.

@@ -1,7 +1,7 @@
-"""On which data a model is scored: those it was trained on, unless something else is typed.
+"""On which data a model is scored: those that it was trained on, unless others are named.
 
-What a run recorded comes from wherever the model comes from. It names data, and no code: what it
-asks to be imported is refused, unless that is gluonexp's own or allowed on the command line.
+A run's record may come from anybody, as the model does. It names data, and no code: what it asks
+to be imported is refused, unless that is gluonexp's own or allowed on the command line.
 """
 
 from __future__ import annotations
@@ -98,11 +98,11 @@ def _check(typed: Sequence[Override]) -> None:
         key = override.key_or_group
         if key.partition(".")[0] not in _KNOWN or override.is_sweep_override():
             raise GluonexpError(
-                f"{override.input_line}: the model is what it is; change dataset, loss or seed "
-                "only, as in dataset=digits or dataset.root=FOLDER"
+                f"{override.input_line}: only dataset, loss and seed can be "
+                "changed here, as in dataset=digits or dataset.root=FOLDER"
             )
         if override.is_delete():
-            raise GluonexpError(f"{override.input_line}: nothing can be taken away here")
+            raise GluonexpError(f"{override.input_line}: keys cannot be deleted here")
 
 
 def _composed(
@@ -170,7 +170,7 @@ def _recorded(path: Path) -> dict[str, Any]:
 
 
 def _put(composed: DictConfig, recorded: Sequence[_Value]) -> None:
-    """Let `composed` have the recorded values; what refers to others there goes on doing so.
+    """Put the recorded values into `composed`; what refers to other keys there still does.
 
     Thus ``dataset.root=FOLDER`` typed afterwards also reaches ``dataset.source.root``.
     """

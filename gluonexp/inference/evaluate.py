@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
 
 from gluonexp import assembly
 from gluonexp.base.errors import GluonexpError
@@ -19,7 +18,7 @@ from gluonexp.base.progress import transient_bar
 from gluonexp.base.text import listed
 from gluonexp.config.schema import Config
 from gluonexp.data.types import Source, Spec, Split
-from gluonexp.inference.predict import BATCH, Classifier, check_plot, folder_name
+from gluonexp.inference.predict import BATCH, COLUMNS, Classifier, check_plot, folder_name
 from gluonexp.report import plots
 
 
@@ -36,7 +35,7 @@ class ClassScore:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an export is worth on some images.
+    """How good an export is on some images.
 
     Attributes
     ----------
@@ -51,7 +50,7 @@ class Evaluation:
     confusion
         (K, K) counts: true classes in rows, predicted ones in columns.
     notes
-        What a reader of the numbers must know: of the data, and of how their classes were taken.
+        Sentences on the data, and on how their classes were matched.
     """
 
     data: str
@@ -91,7 +90,7 @@ def evaluate(
         ``test``, ``val`` or ``train``, each as a run with this configuration has it; ``all`` the
         images of the data set.
     runtime
-        One of `gluonexp.verification.runtimes.RUNTIMES`.
+        One of `gluonexp.model_folder.names.RUNTIMES`.
     plot
         Where to draw the confusion matrix, if anywhere.
     trained_on
@@ -107,7 +106,7 @@ def evaluate(
     classifier = Classifier(folder, runtime)
     loss = assembly.constructor(config.loss, "loss", ["gluonexp", *config.build.allow])()
     validation = config.dataset.val_fraction > 0
-    if split in ("test", "all"):  # whatever a run would have held out of the rest
+    if split in ("test", "all"):  # the rest is not split for them
         config = replace(config, dataset=replace(config.dataset, val_fraction=0, train_fraction=1))
     data = data_for(classifier, config, trained_on)
     splits = data.splits()
@@ -235,8 +234,7 @@ def _size(shape: tuple[int, int, int]) -> str:
 
 
 def _logits(classifier: Classifier, split: Split) -> NDArray[np.float32]:
-    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with transient_bar(*columns) as bar:
+    with transient_bar(*COLUMNS) as bar:
         starts = range(0, len(split), BATCH)
         task = bar.add_task("classifying", total=len(split))
         parts = []

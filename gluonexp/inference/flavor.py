@@ -134,7 +134,7 @@ def load_model(model_uri: str, runtime: str = "module") -> Classifier:
     model_uri
         A folder, or what MLflow understands: ``models:/NAME@champion``, ``runs:/ID/model``...
     runtime
-        One of `gluonexp.verification.runtimes.RUNTIMES`.
+        One of `gluonexp.model_folder.names.RUNTIMES`.
 
     Raises
     ------

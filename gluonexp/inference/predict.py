@@ -16,6 +16,7 @@ from gluonexp.base.errors import GluonexpError
 from gluonexp.base.progress import transient_bar
 from gluonexp.data.images import SUFFIXES, UnreadableImageError, decode
 from gluonexp.model_folder import names, samples
+from gluonexp.model_folder.names import IMAGE_RUNTIMES
 from gluonexp.model_folder.preprocess import Preprocess
 from gluonexp.model_folder.signature import Signature
 from gluonexp.report import plots
@@ -25,6 +26,8 @@ PLOT_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg"}
 BATCH = 64
 # A picture holds at most so many images.
 DRAWN = 60
+# Of a bar that shows how many images are done.
+COLUMNS = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ class Classifier:
     folder
         Holds ``signature.json``, ``model-symbol.json`` and ``model-0000.params``.
     runtime
-        One of `gluonexp.verification.runtimes.RUNTIMES`.
+        One of `gluonexp.model_folder.names.FILES`.
     """
 
     def __init__(self, folder: Path, runtime: str = "module") -> None:
@@ -87,14 +90,16 @@ class Classifier:
         signature = Signature.read(folder)
         self.shape = signature.image  # (H, W, C)
         self.classes = signature.classes
-        self._preprocess = Preprocess(signature.preprocess, signature.image)
+        self._steps = Preprocess(signature.preprocess, signature.image)
+        self._takes_images = runtime in IMAGE_RUNTIMES
         self._run = runtimes.load(folder, runtime)
 
     def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the logits (N, K) of images (N, H, W, C) uint8, `BATCH` by `BATCH`."""
         parts = []
         for start in range(0, len(images), BATCH):
-            parts.append(self._run(self._preprocess.inputs(images[start : start + BATCH])))
+            part = images[start : start + BATCH]
+            parts.append(self._run(part if self._takes_images else self._steps.inputs(part)))
             if parts[-1].shape[1:] != (len(self.classes),):
                 raise GluonexpError(
                     f"{self.folder}: the network has {parts[-1].shape[1:]} outputs, its signature "
@@ -136,8 +141,7 @@ def predict_files(
     answers: list[Prediction] = []
     unreadable: list[str] = []
     drawn: list[NDArray[np.uint8]] = []
-    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with transient_bar(*columns) as bar:
+    with transient_bar(*COLUMNS) as bar:
         task = bar.add_task("classifying", total=len(found))
         for start in range(0, len(found), BATCH):
             images: list[NDArray[np.uint8]] = []
@@ -158,7 +162,7 @@ def predict_files(
                 drawn += images
             bar.update(task, completed=start + BATCH)
     if plot is not None and answers:
-        # Of the others, of which only the number counts, none is kept.
+        # Of the images that are not drawn only the number counts: any picture stands for them.
         _draw(drawn + drawn[-1:] * (len(answers) - len(drawn)), answers, plot)
     return Predictions(classifier.classes, tuple(answers), tuple(unreadable))
 

@@ -32,7 +32,7 @@ def made(source: Path, to: Path) -> Iterator[Path]:
     ------
     GluonexpError
         `to` holds something already, or `source` lacks a file, or one of them is not what its
-        certificate says: damage shall not get a new one. Nothing is left of what failed.
+        certificate says: damaged files get no new one. Nothing is left of what failed.
     """
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise GluonexpError(f"{to} exists: name a new folder for the export")
@@ -75,7 +75,7 @@ def complete(
     with_onnx
         ``model.onnx``.
     with_graph
-        ``uint8-symbol.json`` (and ``uint8.onnx``), which take images as they rest.
+        ``uint8-symbol.json`` (and ``uint8.onnx``), which take uint8 images.
     quantize
         ``int8-symbol.json``.
 

@@ -21,7 +21,7 @@ from gluonexp.model_folder.signature import Signature
 from gluonexp.verification.agreement import LIMITS, QUANTIZED, Agreement, correct, may_lose
 
 TRAINED: Final = "the trained network"
-FILES: Final = "the files themselves"  # of a network that nobody's logits are known of
+FILES: Final = "the files themselves"  # where only the exported files are known
 
 # A certificate that does not vouch for these vouches for nothing.
 _NEEDED: Final = (SIGNATURE, SAMPLES, *names.FILES["module"])
@@ -50,7 +50,7 @@ class Certificate:
     reference
         What the runtimes were compared with: `TRAINED`, or `FILES`.
     split
-        Where the images are from: ``test``, ``val`` or ``train``; None where nobody wrote it down.
+        Where the images are from: ``test``, ``val`` or ``train``; None if that was not recorded.
     notes, dropped
         Sentences for people, of what was not proved, and of files that were removed because no
         runtime could run them; they are not written.

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
@@ -13,20 +13,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gluonexp.base.errors import GluonexpError, reason
-from gluonexp.base.mx import gluon, installed_wheels, mx, nd, usable_cores
+from gluonexp.base.mx import installed_wheels, mx, nd, usable_cores
 from gluonexp.graph.symbols import block
 from gluonexp.model_folder import extents, guard
-from gluonexp.model_folder.names import (
-    FILES,
-    IMAGE_RUNTIMES,
-    INT8,
-    MODEL,
-    ONNX,
-    UINT8,
-    UINT8_ONNX,
-)
-from gluonexp.model_folder.network import read_network
+from gluonexp.model_folder.names import FILES, IMAGE_RUNTIMES, INT8, UINT8, UINT8_ONNX
+from gluonexp.model_folder.network import Network, read_network
 from gluonexp.model_folder.signature import Signature
+
+# Module logs that labels are missing, which prediction has none of.
+_SILENT: Final = logging.Logger("gluonexp.silent", level=logging.CRITICAL + 1)
+
+# The distributions of those that do not run in MXNet.
+_LIBRARIES: Final = {
+    "onnx": "onnxruntime",
+    "openvino": "openvino",
+    UINT8_ONNX: "onnxruntime",
+}
 
 
 class CannotRun(GluonexpError):
@@ -44,35 +46,18 @@ class CannotRun(GluonexpError):
 
 
 Runtime = Callable[[NDArray[Any]], NDArray[np.float32]]
-"""Input (N, C, H, W) float32 to logits (N, K); any N, other sizes in turn.
+"""Input (N, C, H, W) float32 to logits (N, K), for any N, which may change from call to call.
 
 Those of `IMAGE_RUNTIMES` take images (N, H, W, C) uint8.
 """
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A runtime: what it needs, and how it loads an export.
-
-    Attributes
-    ----------
-    library
-        The distribution it needs; None is MXNet, under one of its names.
-    load
-        From the folder, with its signature and, if it was looked at already, the content of its
-        ONNX file; may raise whatever its library raises on damaged files.
-    """
-
-    library: str | None
-    load: Callable[[Path, Signature, bytes | None], Runtime]
 
 
 def available(folder: Path) -> list[str]:
     """Name the runtimes whose files are in `folder` and whose library is installed."""
     return [
         name
-        for name in RUNTIMES
-        if versions(name) and all((folder / file).is_file() for file in FILES[name])
+        for name, files in FILES.items()
+        if versions(name) and all((folder / file).is_file() for file in files)
     ]
 
 
@@ -82,7 +67,7 @@ def load(folder: Path, name: str, onnx: bytes | None = None) -> Runtime:
     Parameters
     ----------
     name
-        One of `RUNTIMES`.
+        One of `FILES`.
     onnx
         The content of its ONNX file, if `guard.check_onnx` has looked at it already.
 
@@ -94,32 +79,39 @@ def load(folder: Path, name: str, onnx: bytes | None = None) -> Runtime:
     CannotRun
         The library says so.
     """
-    if name not in RUNTIMES:
-        raise GluonexpError(f"runtime {name}: choose one of {' '.join(RUNTIMES)}")
-    kind = RUNTIMES[name]
+    if name not in FILES:
+        raise GluonexpError(f"runtime {name}: choose one of {' '.join(FILES)}")
     if not versions(name):
         raise GluonexpError(
-            f"runtime {name} needs {kind.library}, which is not installed: "
+            f"runtime {name} needs {_LIBRARIES[name]}, which is not installed: "
             "pip install 'gluonexp[onnx]'"
         )
     if folder.is_dir():
         guard.check_files(folder)
     # Before the files, for it says more where there is no export at all.
     signature = Signature.read(folder)
+    shape, dtype = signature.shape[1:], "float32"
     if name in IMAGE_RUNTIMES:
         shape, dtype = signature.image, "uint8"
-    else:
-        shape, dtype = signature.shape[1:], "float32"
     for file in FILES[name]:
         if not (folder / file).is_file():
             raise GluonexpError(f"{folder / file} is missing, which runtime {name} needs")
+    path = folder / FILES[name][0]
     try:
-        run = kind.load(folder, signature, onnx)
+        if path.suffix == ".onnx":
+            content = onnx or guard.check_onnx(path)
+            run = _openvino(content) if name == "openvino" else _onnxruntime(content)
+        else:
+            prefix, entry = path.name.partition("-")[0], (1, *shape)
+            network = read_network(folder, prefix, signature.input, entry)
+            if name in ("module", UINT8):
+                run = _module(network, mx.io.DataDesc(signature.input, entry, dtype))
+            else:
+                run = _gluon(network, signature.input, compiled=name == INT8)
     except GluonexpError:
         raise
     except Exception as error:  # each library has its own, and they share no base
-        what = f"{folder / FILES[name][0]}: runtime {name} cannot load it"
-        raise CannotRun(f"{what}: {reason(error)}", name) from None
+        raise CannotRun(f"{path}: runtime {name} cannot load it: {reason(error)}", name) from None
 
     def guarded(inputs: NDArray[Any]) -> NDArray[np.float32]:
         if not len(inputs) or inputs.shape[1:] != shape:
@@ -140,9 +132,9 @@ def load(folder: Path, name: str, onnx: bytes | None = None) -> Runtime:
 
 def versions(name: str) -> dict[str, str]:
     """Return the version of each library behind a runtime; none where it is not installed."""
-    library = RUNTIMES[name].library
-    if library is None:
+    if name not in _LIBRARIES:
         return installed_wheels() or {"mxnet": mx.__version__}  # a build of one's own
+    library = _LIBRARIES[name]
     try:
         return {library: version(library)}
     except PackageNotFoundError:
@@ -157,26 +149,16 @@ def threads() -> int:
         return usable_cores() or 1
 
 
-def _load_module(folder: Path, signature: Signature, _: bytes | None) -> Runtime:
-    """Load the export the classic way: symbol, params, arg and aux, `mx.mod.Module`, bind."""
-    return _bound(folder, MODEL, signature.input, signature.shape, "float32")
-
-
-def _load_uint8(folder: Path, signature: Signature, _: bytes | None) -> Runtime:
-    return _bound(folder, UINT8, signature.input, (1, *signature.image), "uint8")
-
-
-def _bound(folder: Path, prefix: str, name: str, shape: tuple[int, ...], dtype: str) -> Runtime:
-    """Return a network as a `Module`; name, shape and type are of its input for one image."""
-    network = read_network(folder, prefix, name, shape)
+def _module(network: Network, image: mx.io.DataDesc) -> Runtime:
+    """Run it the classic way: symbol, params, arg and aux, `mx.mod.Module`, bind."""
     module = mx.mod.Module(
-        network.symbol, data_names=[name], label_names=None, context=mx.cpu(), logger=_SILENT
+        network.symbol, data_names=[image.name], label_names=None, context=mx.cpu(), logger=_SILENT
     )
-    module.bind(for_training=False, data_shapes=[mx.io.DataDesc(name, shape, dtype)])
+    module.bind(for_training=False, data_shapes=[image])
     module.set_params(network.arguments, network.statistics)
 
     def run(inputs: NDArray[Any]) -> NDArray[np.float32]:
-        batch = mx.io.DataBatch([nd.array(inputs, dtype=dtype)])
+        batch = mx.io.DataBatch([nd.array(inputs, dtype=image.dtype)])
         module.forward(batch, is_train=False)  # binds anew where the batch size changed
         logits: NDArray[np.float32] = module.get_outputs()[0].asnumpy()
         return logits
@@ -184,41 +166,20 @@ def _bound(folder: Path, prefix: str, name: str, shape: tuple[int, ...], dtype: 
     return run
 
 
-def _load_symbolblock(folder: Path, signature: Signature, _: bytes | None) -> Runtime:
-    """Load the export as a Gluon block."""
-    return _run_block(_block(folder, MODEL, signature))
+def _gluon(network: Network, name: str, *, compiled: bool) -> Runtime:
+    """Run it as a Gluon block; compiled, which is where eight bits are fast."""
+    net = block(network.symbol, network.values, name)
+    if compiled:
+        net.hybridize(static_alloc=True, static_shape=True)
 
-
-def _load_int8(folder: Path, signature: Signature, _: bytes | None) -> Runtime:
-    """Load the quantized export as a Gluon block, compiled: that is where its speed is."""
-    quantized = _block(folder, INT8, signature)
-    quantized.hybridize(static_alloc=True, static_shape=True)
-    return _run_block(quantized)
-
-
-def _block(folder: Path, prefix: str, signature: Signature) -> gluon.SymbolBlock:
-    network = read_network(folder, prefix, signature.input, signature.shape)
-    return block(network.symbol, network.values, signature.input)
-
-
-def _run_block(network: gluon.SymbolBlock) -> Runtime:
     def run(inputs: NDArray[Any]) -> NDArray[np.float32]:
-        logits: NDArray[np.float32] = network(nd.array(inputs, dtype="float32")).asnumpy()
+        logits: NDArray[np.float32] = net(nd.array(inputs, dtype="float32")).asnumpy()
         return logits
 
     return run
 
 
-def _load_onnx(folder: Path, signature: Signature, content: bytes | None) -> Runtime:
-    """Load ``model.onnx`` in ONNX Runtime, on the CPU."""
-    return _session(content or guard.check_onnx(folder / ONNX))
-
-
-def _load_uint8_onnx(folder: Path, signature: Signature, content: bytes | None) -> Runtime:
-    return _session(content or guard.check_onnx(folder / UINT8_ONNX))
-
-
-def _session(content: bytes) -> Runtime:
+def _onnxruntime(content: bytes) -> Runtime:
     import onnxruntime
 
     onnxruntime.disable_telemetry_events()
@@ -236,8 +197,7 @@ def _session(content: bytes) -> Runtime:
     return run
 
 
-def _load_openvino(folder: Path, signature: Signature, content: bytes | None) -> Runtime:
-    """Load ``model.onnx`` in OpenVINO, on the CPU."""
+def _openvino(content: bytes) -> Runtime:
     import openvino
 
     core = openvino.Core()
@@ -245,32 +205,10 @@ def _load_openvino(folder: Path, signature: Signature, content: bytes | None) ->
         "INFERENCE_NUM_THREADS": threads(),
         "INFERENCE_PRECISION_HINT": "f32",  # its own choice is bfloat16, where the CPU has that
     }
-    model = core.read_model(content or guard.check_onnx(folder / ONNX))
-    compiled = core.compile_model(model, "CPU", settings)
+    compiled = core.compile_model(core.read_model(content), "CPU", settings)
 
     def run(inputs: NDArray[Any]) -> NDArray[np.float32]:
         logits: NDArray[np.float32] = np.array(compiled([inputs])[0])  # its own memory is reused
         return logits
 
     return run
-
-
-RUNTIMES: Final = {
-    "module": Kind(None, _load_module),
-    "symbolblock": Kind(None, _load_symbolblock),
-    "onnx": Kind("onnxruntime", _load_onnx),
-    "openvino": Kind("openvino", _load_openvino),
-    "int8": Kind(None, _load_int8),
-    UINT8: Kind(None, _load_uint8),
-    UINT8_ONNX: Kind("onnxruntime", _load_uint8_onnx),
-}
-
-
-class _Silent:
-    """A logger that Module may call; what it says of missing labels is no news."""
-
-    def __getattr__(self, name: str) -> Callable[..., None]:
-        return lambda *args, **kwargs: None
-
-
-_SILENT = _Silent()

@@ -19,7 +19,7 @@ from gluonexp.base.mx import mx
 from gluonexp.cli import main
 from gluonexp.data.images import decode
 from gluonexp.inference.predict import Classifier
-from gluonexp.model_folder import names, samples
+from gluonexp.model_folder import samples
 from gluonexp.run import compose as composed
 from gluonexp.tracking import ensure_experiment, open_store
 from gluonexp.verification import runtimes
@@ -107,10 +107,6 @@ def test_help_has_examples_and_loads_nothing(tmp_path):
     assert done.returncode == 0, done.stderr
     heavy = {"mxnet", "mlflow", "matplotlib", "sklearn", "pandas", "hydra", "numpy", "onnx"}
     assert heavy & set(done.stdout.split()) == set()
-
-
-def test_every_named_runtime_can_be_loaded():
-    assert runtimes.RUNTIMES.keys() == names.FILES.keys()
 
 
 def test_models_are_completed(trained):

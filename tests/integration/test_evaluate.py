@@ -136,8 +136,8 @@ def test_a_folder_is_as_good_as_its_run(trained, evaluate):
         (["dataset=synthetic"], "is not what this model was trained for"),
         (["dataset=nothing"], "Could not find 'dataset/nothing'"),
         (["dataset.source.sise=8"], "sise"),
-        (["optim.lr=1"], "optim.lr=1: the model is what it is"),
-        (["~dataset"], "nothing can be taken away"),
+        (["optim.lr=1"], "optim.lr=1: only dataset, loss and seed"),
+        (["~dataset"], "keys cannot be deleted"),
         (["seed=1,2"], "seed=1,2"),
         (["dataset.val_fraction=2"], "dataset.val_fraction=2"),
         (

@@ -1,4 +1,4 @@
-"""The symbol that takes images at rest, against the pipeline that the network was trained with."""
+"""The symbol that takes uint8 images, against the pipeline that the network was trained with."""
 
 import numpy as np
 import pytest

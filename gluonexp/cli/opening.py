@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Model:
+class LocalExport:
     """An export that lies on this machine, at least for now.
 
     Attributes
@@ -47,7 +47,7 @@ class Model:
 
 
 @contextmanager
-def opened(ref: str, tracking_uri: str | None) -> Iterator[Model]:
+def opened(ref: str, tracking_uri: str | None) -> Iterator[LocalExport]:
     """Give the export that `ref` means; what had to be downloaded for it is removed afterwards.
 
     Parameters
@@ -67,7 +67,7 @@ def opened(ref: str, tracking_uri: str | None) -> Iterator[Model]:
         temporary = Path(name)
         here = models.local_export(ref)
         if here is not None:
-            yield Model(here, None, None, temporary)
+            yield LocalExport(here, None, None, temporary)
             return
         from gluonexp import tracking
         from gluonexp.tracking import artifacts
@@ -77,8 +77,8 @@ def opened(ref: str, tracking_uri: str | None) -> Iterator[Model]:
         folder = models.fetch(client, ref, temporary)
         run = models.run_of(client, ref)
         if run is None:
-            yield Model(folder, None, None, temporary)
+            yield LocalExport(folder, None, None, temporary)
             return
         own = "/" not in ref.removeprefix("runs:/")  # not another export that lies beside it
         recorded = run.data.tags.get(tracking.CERTIFICATE_TAG) if own else None
-        yield Model(folder, recorded, artifacts.of(client, run.info.run_id), temporary)
+        yield LocalExport(folder, recorded, artifacts.of(client, run.info.run_id), temporary)

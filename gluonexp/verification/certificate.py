@@ -21,7 +21,7 @@ from gluonexp.model_folder.signature import Signature
 from gluonexp.verification.agreement import LIMITS, QUANTIZED, Agreement, correct, may_lose
 
 TRAINED: Final = "the trained network"
-FILES: Final = "the files themselves"  # where only the exported files are known
+EXPORTED: Final = "the files themselves"  # where only the exported files are known
 
 # A certificate that does not vouch for these vouches for nothing.
 _NEEDED: Final = (SIGNATURE, SAMPLES, *names.FILES["module"])
@@ -48,7 +48,7 @@ class Certificate:
     versions
         Of Python and of the libraries.
     reference
-        What the runtimes were compared with: `TRAINED`, or `FILES`.
+        What the runtimes were compared with: `TRAINED`, or `EXPORTED`.
     split
         Where the images are from: ``test``, ``val`` or ``train``; None if that was not recorded.
     notes, dropped
@@ -86,13 +86,13 @@ class Certificate:
     def sentence(self) -> str:
         """Say it for people, in one line."""
         floats = [each for each in self.agreements if each.runtime not in QUANTIZED]
-        names = [each.runtime for each in floats]
         parts = []
         if floats:
-            listed = ", ".join(names[:-1]) + (" and " if names[1:] else "") + names[-1]
+            *others, last = [each.runtime for each in floats]
+            listed = f"{', '.join(others)} and {last}" if others else last
             worst = max(each.max_difference for each in floats)
             equal = min(each.argmax_equal for each in floats)
-            plural = "" if names[1:] else "s"
+            plural = "" if others else "s"
             verb = f"equal{plural}" if self.reference == TRAINED else f"agree{plural} with"
             split = f" of the {self.split} split" if self.split else ""
             parts.append(
@@ -357,7 +357,7 @@ def _accurate(row: Mapping[str, Any]) -> int:
 
 
 def _reference(value: Any) -> str:
-    if value not in (TRAINED, FILES):
+    if value not in (TRAINED, EXPORTED):
         raise ValueError(f"{value!r:.40} is no reference")
     return str(value)
 

@@ -40,7 +40,7 @@ class CannotRun(GluonexpError):
         Its name.
     """
 
-    def __init__(self, message: str, runtime: str = "") -> None:
+    def __init__(self, message: str, runtime: str = "") -> None:  # pickle calls it with one
         super().__init__(message)
         self.runtime = runtime
 

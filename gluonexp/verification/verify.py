@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import platform
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -33,13 +33,6 @@ from gluonexp.verification.score import Score
 
 # Multiply-accumulates for one image, of a network that is scored faster than a process imports.
 _LIGHT: Final = 10**8
-
-# What is of no use where a runtime cannot run its file.
-_USELESS: Final = {
-    "onnx": (ONNX, UINT8_ONNX),
-    "openvino": (ONNX, UINT8_ONNX),
-    UINT8_ONNX: (UINT8_ONNX,),
-}
 
 _WORKING: Final = (SpinnerColumn(), "proving the export: {task.description}", TimeElapsedColumn())
 
@@ -98,13 +91,15 @@ def certify(
                 certificate.write(folder, proved)
                 return replace(proved, dropped=tuple(dropped))
             except CannotRun as error:
-                useless = _USELESS.get(error.runtime, ()) if drop_onnx else ()
-                present = [name for name in useless if (folder / name).exists()]
-                if not present:
+                broken = FILES[error.runtime][0]
+                if not (drop_onnx and broken.endswith(".onnx")):
                     raise
-                for name in present:
+                useless = [broken]
+                if broken == ONNX and (folder / UINT8_ONNX).exists():  # the same layers
+                    useless.append(UINT8_ONNX)
+                for name in useless:
                     (folder / name).unlink()
-                dropped.append(f"no {' and '.join(present)}: {error}")
+                dropped.append(f"no {' and '.join(useless)}: {error}")
 
 
 def _proved(folder: Path, pool: Workers, reference: Reference | None) -> Certificate:
@@ -121,10 +116,9 @@ def _proved(folder: Path, pool: Workers, reference: Reference | None) -> Certifi
         raise GluonexpError(f"{folder}: no network here ({FILES['module'][0]})")
     scores, digests = _scored(folder, possible, pool)
     agreements = [agreement.compare(name, scores[name], known) for name in possible]
-    compared = certificate.TRAINED if known.trained else certificate.FILES
+    compared = certificate.TRAINED if known.trained else certificate.EXPORTED
     if wrong := [each for each in agreements if not each.holds]:
-        with _written(reference) as trained:
-            where = _first_layer(folder, wrong[0], scores, known, pool, trained)
+        where = _first_layer(folder, wrong[0], scores, known, pool, reference)
         raise GluonexpError(
             f"the export in {folder} is not {compared}: {_told(wrong)}; {where}{_leave_out(wrong)}"
         )
@@ -290,13 +284,16 @@ def _first_layer(
     scores: Mapping[str, Score],
     known: ProofSamples,
     pool: Workers,
-    trained: Path | None,
+    reference: Reference | None,
 ) -> str:
     """Say in which layer a runtime begins to differ, as a sentence's end."""
     runtime = wrong.runtime
     worst = int(np.abs(scores[runtime].logits - known.logits).max(axis=1).argmax())
-    task = (runtime, _differs, (folder, runtime, worst, trained))
-    ((_, found),) = pool.stream([task])
+    with tempfile.TemporaryDirectory() as place:
+        trained = None
+        if reference is not None:
+            reference(trained := Path(place))
+        ((_, found),) = pool.stream([(runtime, _differs, (folder, runtime, worst, trained))])
     if isinstance(found, Exception):
         return f"its layers could not be looked at ({reason(found)})"
     if found is not None:
@@ -311,14 +308,3 @@ def _first_layer(
 def _differs(folder: Path, runtime: str, index: int, trained: Path | None) -> str | None:
     inputs = score.one_input(folder, index)
     return divergence.first_difference(folder, runtime, inputs, TOLERANCE, trained)
-
-
-@contextmanager
-def _written(reference: Reference | None) -> Iterator[Path | None]:
-    """Provide a folder with the trained network's files, if there is a trained network."""
-    if reference is None:
-        yield None
-        return
-    with tempfile.TemporaryDirectory() as name:
-        reference(Path(name))
-        yield Path(name)

@@ -238,7 +238,7 @@ def test_its_sentence_and_table():
     assert trained_on.sentence().startswith(
         "module equals the trained network on 256 images of the train split: logits within"
     )
-    adopted = certified(made(), reference=certificate.FILES)
+    adopted = certified(made(), reference=certificate.EXPORTED)
     assert adopted.sentence().startswith("module agrees with the files themselves on 256 images")
     assert whole.rows()[1] == ("module", "1.0e-06", "256/256", "0.7812", "70")
     assert {len(row) for row in whole.rows()} == {5}

@@ -441,7 +441,7 @@ def test_unnamed_classes_are_those_of_the_data(trained, invoke, tmp_path):
         (["--symbol", "s"], 2, "name all of"),
         (["--symbol", "s", "--params", "s", "--input", "8x8"], 2, "three sizes"),
         (["--symbol", "s", "--params", "s", "--input", "1x8x8", "--mean", "a"], 2, "numbers"),
-        (["--symbol", "s", "--params", "s", "--input", "1x8x8"], 1, "not a symbol's JSON"),
+        (["--symbol", "s", "--params", "s", "--input", "1x8x8"], 1, "not a symbol, or damaged"),
         (
             ["--symbol", "s", "--params", "s", "--input", "1x8x8", "--mean", "127"],
             *(1, "divided by 255: --mean 0.498 --std 0.003922"),

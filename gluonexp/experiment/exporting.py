@@ -33,7 +33,7 @@ def export(run: OpenRun, logits: NDArray[np.float32], pool: Workers, console: Co
     Parameters
     ----------
     logits
-        What the trained network says of `run.data.held_out()`: the proof is by some of these images.
+        What the trained network says of `Data.held_out`: the proof is by some of these images.
     pool
         Clean processes, which load the export again.
 

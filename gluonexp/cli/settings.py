@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import hydra
-import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
@@ -21,18 +20,15 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gluonexp import run
+from gluonexp.base.aliases import current
 from gluonexp.base.errors import GluonexpError
-from gluonexp.config import schema
+from gluonexp.config import recorded, schema
 
 # What decides on which images a model is scored, and how.
 _KNOWN = ("dataset", "loss", "seed", "build", "experiment")
 # Those of them that a run records, and where in each a constructor is named.
 _CONSTRUCTORS = {"dataset": "dataset.source", "loss": "loss"}
 _INSIDE = ("dataset.", "loss.")
-
-# A recorded configuration takes a few kB.
-_LARGEST = 1 << 20  # bytes
-_DEEPEST = 8
 
 
 class _Value(NamedTuple):
@@ -132,7 +128,7 @@ def _composed(
     with hydra.initialize_config_dir(version_base="1.3", config_dir=folder):
         composed = hydra.compose("config", overrides=words)
     for section in [section for section in _CONSTRUCTORS if section in values]:
-        leaves = list(_leaves(values[section], section, recorded))
+        leaves = list(_leaves(values[section], section))
         _check_target(composed, _CONSTRUCTORS[section], dict(leaves), str(recorded))
         _put(composed, leaves)
     if shape is not None:
@@ -155,18 +151,14 @@ def _fit(composed: DictConfig, shape: tuple[int, int, int]) -> None:
 
 def _recorded(path: Path) -> dict[str, Any]:
     """Return what a run's ``config/resolved.yaml`` says of the data, the loss and the seed."""
-    try:
-        if path.stat().st_size > _LARGEST:
-            raise GluonexpError(f"{path} is larger than any configuration: refused")
-        whole = yaml.safe_load(path.read_text(encoding="utf-8"))
-        found = {key: whole[key] for key in ("dataset", "loss", "seed")}
-        if not (isinstance(found["dataset"], dict) and isinstance(found["loss"], dict)):
-            raise TypeError("dataset and loss must be mappings")
-        if type(found["seed"]) is not int:
-            raise TypeError("seed must be a number")
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, yaml.YAMLError) as error:
-        raise GluonexpError(f"{path}: not the configuration of a run: {error}") from None
-    return found
+    whole = recorded.read(path)
+    kinds = {"dataset": dict, "loss": dict, "seed": int}
+    if not all(type(whole.get(key)) is kind for key, kind in kinds.items()):
+        raise GluonexpError(
+            f"{path}: not the configuration of a run: dataset and loss are mappings there, and "
+            "seed is a number"
+        )
+    return {key: whole[key] for key in kinds}
 
 
 def _put(composed: DictConfig, recorded: Sequence[_Value]) -> None:
@@ -193,10 +185,10 @@ def _check_target(
     One of another package is refused where it is resolved, unless it is allowed; its arguments are
     the recorded ones only.
     """
-    target = recorded.get(f"{node}._target_")
+    target = current(str(recorded.get(f"{node}._target_")))
     if target == OmegaConf.select(composed, f"{node}._target_"):
         return
-    if str(target).partition(".")[0] == "gluonexp":
+    if target.partition(".")[0] == "gluonexp":
         raise GluonexpError(
             f"{where}: {node}._target_={target} is not what gluonexp itself has there: refused; "
             "name the data on the command line, as in dataset=image_folder dataset.root=FOLDER"
@@ -204,19 +196,10 @@ def _check_target(
     OmegaConf.update(composed, node, {}, merge=False)
 
 
-def _leaves(node: Any, key: str, where: Path | None, depth: int = 0) -> Iterator[_Value]:
-    """Yield the values in a recorded node; refuse what no run records."""
-    if depth > _DEEPEST:
-        raise GluonexpError(f"{where}: {key} is nested too deeply: refused")
+def _leaves(node: Any, key: str) -> Iterator[_Value]:
+    """Yield the values in a recorded node."""
     if isinstance(node, Mapping):
         for name, value in node.items():
-            if not re.fullmatch(r"\w+", str(name)):
-                raise GluonexpError(f"{where}: {key} has the key {str(name)[:40]!r}: refused")
-            yield from _leaves(value, f"{key}.{name}", where, depth + 1)
-        return
-    for value in node if isinstance(node, list) else [node]:
-        if not isinstance(value, str | int | float | None):
-            raise GluonexpError(f"{where}: {key} is a {type(value).__name__}: refused")
-        if isinstance(value, str) and "${" in value:
-            raise GluonexpError(f"{where}: {key} refers to something else: refused")
-    yield _Value(key, node)
+            yield from _leaves(value, f"{key}.{name}")
+    else:
+        yield _Value(key, node)

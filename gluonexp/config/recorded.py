@@ -2,21 +2,68 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import is_dataclass
+from pathlib import Path
 from typing import Any, Final, TypeAlias
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gluonexp.base.errors import GluonexpError
 from gluonexp.config.schema import OPTIMIZERS, Config, SweepConfig
 
+# A recorded configuration takes a few kB.
+_LARGEST: Final = 1 << 20  # bytes
+_DEEPEST: Final = 8
+
 # What Hydra composes; other rooms only hand it on.
 Composed: TypeAlias = DictConfig
 
 # Groups that set keys of other groups, so that nobody can tell what of them was typed.
 _WHOLE: Final = ("experiment", "sweep")
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Return what a run's ``config/resolved.yaml`` holds: mappings, lists and plain values.
+
+    Raises
+    ------
+    GluonexpError
+        It is no configuration that a run wrote; the message names the file.
+    """
+    try:
+        if path.stat().st_size > _LARGEST:
+            raise GluonexpError(f"{path} is larger than any configuration: refused")
+        whole = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if not isinstance(whole, dict):
+            raise TypeError("it must be a mapping")
+        for key, value in whole.items():
+            _check(value, f"{path}: {key}")
+    except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
+        raise GluonexpError(f"{path}: not the configuration of a run: {error}") from None
+    return whole
+
+
+def _check(node: object, where: str, depth: int = 0) -> None:
+    """Refuse what no run records."""
+    if depth > _DEEPEST:
+        raise GluonexpError(f"{where} is nested too deeply: refused")
+    if isinstance(node, dict):
+        for name, value in node.items():
+            if not re.fullmatch(r"[\w.*\[\]-]+", str(name)):
+                raise GluonexpError(f"{where} has the key {str(name)[:40]!r}: refused")
+            _check(value, f"{where}.{name}", depth + 1)
+        return
+    if isinstance(node, list):
+        for value in node:
+            _check(value, where, depth + 1)
+    elif not isinstance(node, str | int | float | None):
+        raise GluonexpError(f"{where} is a {type(node).__name__}: refused")
+    elif isinstance(node, str) and "${" in node:
+        raise GluonexpError(f"{where} refers to something else: refused")
 
 
 def with_typed(
@@ -27,7 +74,8 @@ def with_typed(
     Parameters
     ----------
     recorded
-        As a run's ``config/resolved.yaml`` holds it.
+        Of `read`. It names data and settings, and no code: other packages than gluonexp have to be
+        allowed by an override again.
     composed
         What `overrides` come to by themselves: a key they name is taken from there.
 
@@ -45,6 +93,7 @@ def with_typed(
     assert isinstance(merged, DictConfig)
     # Where it is recorded (the recorded address has no password), and what a sweep told its job.
     merged.tracking.uri, merged.tracking.run_id = composed.tracking.uri, None
+    merged.build = composed.build
     merged.tracking.backend, merged.sweep = composed.tracking.backend, SweepConfig()
     OmegaConf.set_struct(merged, False)
     typed = OmegaConf.to_container(composed)  # with its interpolations

@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import yaml
-
 from gluonexp import tracking
 from gluonexp.base.errors import GluonexpError
 from gluonexp.config import recorded
@@ -37,7 +35,7 @@ def configuration(composed: Composed, overrides: Sequence[str]) -> Config:
     client = tracking.open_store(config.tracking.uri)
     with tempfile.TemporaryDirectory(prefix="gluonexp-") as temporary:
         file = tracking.download(client, run_id, "config/resolved.yaml", Path(temporary))
-        before = yaml.safe_load(file.read_text(encoding="utf-8"))
+        before = recorded.read(file)
     try:
         config = to_config(recorded.with_typed(before, composed, overrides))
     except GluonexpError as error:

@@ -2,13 +2,16 @@
 
 import importlib
 import sys
+from dataclasses import asdict
 
 import pytest
+import yaml
 
 import gluonexp.experiment
 import gluonexp.run
 from gluonexp.assembly.targets import resolve
 from gluonexp.base.aliases import ALIASES, current
+from gluonexp.cli.settings import settings
 
 # Every `_target_` that a configuration recorded so far may hold.
 RECORDED = (
@@ -62,3 +65,12 @@ def test_what_the_readme_names_is_there():
     assert all((Samples, Spec, Split, nn.Dense))
     assert callable(gluonexp.experiment.run)
     assert callable(gluonexp.run.compose)
+
+
+def test_a_model_is_scored_by_the_data_that_an_older_version_recorded(compose, tmp_path):
+    """Its loss had another name; a constructor of gluonexp that is not in conf/ is refused."""
+    old_record = asdict(compose("dataset=digits"))
+    old_record["loss"]["_target_"] = "gluonexp.loss.softmax_cross_entropy"
+    path = tmp_path / "resolved.yaml"
+    path.write_text(yaml.safe_dump(old_record))
+    assert settings(path, []).dataset == compose("dataset=digits").dataset

@@ -196,8 +196,8 @@ class ExportConfig:
     onnx: bool | None = None
     # graph: also write a symbol that takes uint8 images and prepares them itself.
     preprocess: str = _chosen("signature", "signature", "graph")
-    # By how many held-out images it is proved, which travel with it; null: as many as 256, and
-    # fewer where the network computes long.
+    # By how many images it is proved, which travel with it: of the test split, else val, else
+    # train; null: as many as 256, and fewer where the network computes long.
     images: int | None = _ranged(None, low=1, below=257)
     # Also write a network of 8-bit integers, calibrated on training images.
     int8: bool = False

@@ -104,20 +104,18 @@ class Certificate:
 
     def rows(self) -> list[tuple[str, ...]]:
         """Return a table of the runtimes for people, its headings first."""
-        table: list[tuple[str, ...]] = [
-            ("runtime", "max difference", "same class", "accuracy", "images/s")
-        ]
-        for each in self.agreements:
-            table.append(
-                (
-                    each.runtime,
-                    f"{each.max_difference:.1e}",
-                    f"{each.argmax_equal}/{each.images}",
-                    f"{each.accuracy:.4f}",
-                    f"{each.images_per_second:.0f}",
-                )
+        head = ("runtime", "max difference", "same class", "accuracy", "images/s")
+        rows = (
+            (
+                each.runtime,
+                f"{each.max_difference:.1e}",
+                f"{each.argmax_equal}/{each.images}",
+                f"{each.accuracy:.4f}",
+                f"{each.images_per_second:.0f}",
             )
-        return table
+            for each in self.agreements
+        )
+        return [head, *rows]
 
     def to_json(self) -> dict[str, Any]:
         """Return what `from_json` reads, for people too."""

@@ -225,7 +225,7 @@ def _scored(
     groups: dict[tuple[str, ...], list[str]] = {}  # what reads the same files shares a process
     for name in possible:
         groups.setdefault(FILES[name], []).append(name)
-    tasks: list[tuple[str, Callable[..., Any], tuple[Any, ...]]] = [
+    tasks: list[tuple[str, Callable[..., object], tuple[object, ...]]] = [
         (", ".join(group), score.score, (folder, group)) for group in groups.values()
     ]
     tasks.append(("", certificate.digests, (folder,)))

@@ -15,6 +15,7 @@ from PIL import Image
 from rich.console import Console
 
 from gluonexp import experiment
+from gluonexp.base.files import sha256
 from gluonexp.base.mx import mx
 from gluonexp.cli import main
 from gluonexp.data.images import decode
@@ -370,6 +371,8 @@ def test_another_certificate_than_the_run_recorded(trained, invoke):
     invoke("verify", "last")
     path = trained.artifacts / "export/certificate.json"
     own = path.read_bytes()
+    tags = trained.client.get_run(trained.run_id).data.tags
+    assert tags["gluonexp.export.certificate"] == sha256(path)  # as runs have it ever since
     fields = json.loads(own)
     path.write_text(json.dumps(fields | {"date": "2001-01-01T00:00:00+00:00"}))
     try:

@@ -162,6 +162,7 @@ def opened(
         )
         if before is not None:
             before.restore(engine, workdir)
+            show.line(console, before.sentence())
             record.resumed(tracker, before)
             for note in before.notes(config, components, settings, len(data.train)):
                 show.note(console, note)

@@ -65,6 +65,11 @@ class Earlier:
         if best is not None and best.resolve() != target.resolve():  # it may stay the best
             shutil.copytree(best, target, dirs_exist_ok=True)
 
+    def sentence(self) -> str:
+        """Say what is resumed."""
+        source = self.folder if self.owner.run_id is None else f"run {self.owner.run_id[:8]}"
+        return f"resumes {source} after {len(self.history)} epochs"
+
     def notes(
         self, config: Config, components: Components, now: loop.Settings, train_size: int
     ) -> Iterator[str]:

@@ -77,6 +77,7 @@ def test_a_finished_run_is_trained_further_as_if_it_had_never_stopped(trained, u
     }
     longer, out = trained(f"trainer.resume={first.run_id[:8]}", "trainer.epochs=4")
     assert longer.run_id != first.run_id
+    assert f"resumes run {first.run_id[:8]} after 2 epochs" in out
     assert _timeless(longer.history) == _timeless(whole.history)
     for name, value in _values(whole.folder).items():
         np.testing.assert_array_equal(value, _values(longer.folder)[name])

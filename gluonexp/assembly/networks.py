@@ -46,7 +46,7 @@ class Pretrained:
     Attributes
     ----------
     choice
-        A `model.weights` that gives the same again: what ``auto`` came to.
+        A `model.weights` that gives the same again: what ``auto`` chose.
     title, warning
         Sentences for people.
     sha256
@@ -128,7 +128,7 @@ def initialize(
     net
         Of `network`.
     earlier
-        Of training that goes on: its checkpoint will be loaded, so nothing is looked for.
+        Of training that is resumed: its checkpoint will be loaded, so nothing is looked for.
 
     Returns
     -------
@@ -174,7 +174,7 @@ def _adopted(net: FineTune, spec: Spec, tracking_uri: str | None) -> Pretrained:
 
 
 def pinned(config: Config, pretrained: Pretrained | None) -> Config:
-    """Return `config` with what its weights came to: repeated, it takes the same or none."""
+    """Return `config` with the weights that were chosen: repeated, it takes the same or none."""
     if pretrained is None:
         return config
     settled = {"weights": pretrained.choice, "sha256": pretrained.sha256}

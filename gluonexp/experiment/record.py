@@ -75,7 +75,7 @@ def samples(folder: Path, data: Data) -> None:
 def parameters(
     settings: Config, data: Data, plan: FreezePlan, pretrained: Pretrained | None
 ) -> dict[str, object]:
-    """Return the run's parameters: the configuration, and what it came to."""
+    """Return the run's parameters: the configuration, and the sizes that follow from it."""
     named = asdict(settings)
     # These say where and under which name a run is kept, not what it computes.
     del named["tracking"], named["build"], named["sweep"]

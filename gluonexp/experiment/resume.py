@@ -55,7 +55,7 @@ class Earlier:
         for key, before in zip(ORIGIN, (fields["choice"], fields["sha256"]), strict=True):
             if (now := config.model.get(key)) not in (before, "auto", None):
                 raise self._differs(f"model.{key}", before, now)
-        return Pretrained(**{**fields, "warning": None})  # what it warned of is behind us
+        return Pretrained(**{**fields, "warning": None})  # the user was warned then
 
     def restore(self, engine: Engine, workdir: Path) -> None:
         """Put the checkpoint into `engine`, and the best one so far into the job's folder."""

@@ -153,7 +153,7 @@ def result(console: Console, metrics: Mapping[str, float], epoch: int) -> None:
 
 
 def suggestion(console: Console, lr: float) -> None:
-    """Print the learning rate that a search came to, and what to do with it."""
+    """Print the learning rate that a search suggests, and how to use it."""
     line = f"suggestion: optim.lr={lr:.3g} instead of trainer=lr_find, in the same command"
     console.print(line, highlight=False)
 
@@ -174,7 +174,7 @@ def untracked(console: Console, artifacts: Path) -> None:
 def tracked(
     console: Console, run_id: str, *, link: str | None, uri: str | None, exported: bool
 ) -> None:
-    """Print the run's id and status, and the commands that go on from it."""
+    """Print the run's id and status, and the commands to look at it and to use it."""
     store = f" --tracking-uri {redact(uri)}" if uri else ""
     lines = [f"run {run_id} FINISHED", f"  see it:  {link or f'gluonexp ui{store}'}"]
     if exported:

@@ -53,9 +53,11 @@ def _checkpoint(reference: str, uri: str | None) -> tuple[str, Path]:
     """Return the id of the run, and the folder of its newest checkpoint."""
     client = tracking.open_store(tracking.existing(uri))
     if reference == "last":
-        runs = tracking.newest_runs(client)
+        runs = [run for run in tracking.newest_runs(client) if not tracking.at_work(run)]
+    elif tracking.at_work(run := tracking.find_run(client, reference)):
+        raise GluonexpError(f"trainer.resume={reference}: run {run.info.run_id} still trains")
     else:
-        runs = [tracking.find_run(client, reference)]
+        runs = [run]
     for run in runs:
         workdir = run.data.tags.get(tracking.WORKDIR)
         if workdir is None:

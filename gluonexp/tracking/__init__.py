@@ -2,7 +2,7 @@
 
 import os
 
-from gluonexp.tracking.lifecycle import Interrupted, tracked_run
+from gluonexp.tracking.lifecycle import Interrupted, at_work, tracked_run
 from gluonexp.tracking.read.records import CERTIFICATE_TAG, PRUNED_TAG
 from gluonexp.tracking.store import (
     KIND,
@@ -31,6 +31,7 @@ __all__ = [
     "MlflowTracker",
     "NullTracker",
     "Tracker",
+    "at_work",
     "displayed",
     "download",
     "ensure_experiment",

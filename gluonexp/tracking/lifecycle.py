@@ -15,7 +15,8 @@ from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 from gluonexp.base.errors import GluonexpError
-from gluonexp.base.processes import this_process
+from gluonexp.base.processes import lives, this_process
+from gluonexp.tracking.statuses import RUNNING
 from gluonexp.tracking.store import ensure_experiment, open_store, reported
 from gluonexp.tracking.tracker import MlflowTracker, NullTracker, Status, Tracker
 from gluonexp.tracking.uri import displayed, resolve_uri
@@ -23,6 +24,7 @@ from gluonexp.tracking.values import sanitised, tag_text
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 Handler = Callable[[int, FrameType | None], Any]
 
@@ -107,6 +109,11 @@ def tracked_run(
             signals.defer()
             atexit.unregister(tracker.close)
             _close(tracker, status, failure)
+
+
+def at_work(run: Run) -> bool:
+    """Say whether a process of this machine is at work on a recorded run."""
+    return run.info.status == RUNNING and lives(run.data.tags.get("gluonexp.process", ""))
 
 
 def create_run(

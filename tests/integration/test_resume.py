@@ -155,6 +155,18 @@ def first_experiment(client):
     return client.get_experiment_by_name("gluonexp").experiment_id
 
 
+def test_a_run_that_still_trains_is_not_resumed(trained, uri):
+    first, _ = trained(*TINY, "trainer.epochs=1")
+    second, _ = trained(*TINY, "trainer.epochs=1", "seed=7")
+    client = tracking.open_store(uri)
+    client.update_run(second.run_id, status="RUNNING")  # by this process, as its tags say
+    with pytest.raises(GluonexpError, match=f"run {second.run_id} still trains"):
+        run.compose(f"tracking.uri={uri}", f"trainer.resume={second.run_id[:9]}")
+    config = run.compose(f"tracking.uri={uri}", "trainer.resume=last")
+    assert config.trainer.resume == str(first.folder / "checkpoints" / "last")
+    client.update_run(second.run_id, status="FINISHED")
+
+
 def test_a_path_that_exists_wins_over_an_id(trained, tmp_path, monkeypatch):
     first, _ = trained(*TINY, "trainer.epochs=1")
     monkeypatch.chdir(tmp_path)

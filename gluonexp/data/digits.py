@@ -1,6 +1,7 @@
 """The handwritten digits that come with scikit-learn: real data without a download."""
 
 import importlib.util
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ TEST_FRACTION = 0.2
 TEST_SEED = 0
 
 
+@dataclass(frozen=True)
 class Digits:
     """1,797 handwritten digits, 8x8 pixels of 17 grey levels, enlarged.
 
@@ -28,8 +30,7 @@ class Digits:
         Height and width to enlarge to, pixels (bilinear).
     """
 
-    def __init__(self, size: int = 28) -> None:
-        self.size = size
+    size: int = 28
 
     def spec(self) -> Spec:
         """Return the shape after enlarging and the ten digits.

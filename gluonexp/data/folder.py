@@ -19,6 +19,7 @@ from gluonexp.data.types import Samples, Spec, Split
 TEST_SEED = 0  # fixed, so that the test split does not change with the run's own seed
 
 
+@dataclass(frozen=True)
 class ImageFolder:
     """A folder of image files, one folder a class.
 
@@ -35,7 +36,7 @@ class ImageFolder:
     root
         ``dataset.root``. With `folder`, None means the default data folder.
     size
-        Height and width at rest, pixels; images of another size are stretched.
+        Height and width to keep the images in, pixels; those of another size are stretched.
     channels
         1 (grey) or 3 (RGB).
     on_error
@@ -50,25 +51,14 @@ class ImageFolder:
         A sentence that belongs to every result on this data.
     """
 
-    def __init__(
-        self,
-        root: str | None,
-        size: int | None,
-        channels: int | None = 3,
-        on_error: Literal["fail", "skip"] = "fail",
-        test_fraction: float = 0.2,
-        title: str | None = None,
-        folder: str | None = None,
-        note: str | None = None,
-    ) -> None:
-        self.root = root
-        self.size = size
-        self.channels = channels
-        self.on_error = on_error
-        self.test_fraction = test_fraction
-        self.title = title
-        self.folder = folder
-        self.note = note
+    root: str | None
+    size: int | None
+    channels: int | None = 3
+    on_error: Literal["fail", "skip"] = "fail"
+    test_fraction: float = 0.2
+    title: str | None = None
+    folder: str | None = None
+    note: str | None = None
 
     def spec(self) -> Spec:
         """Read the class names off the folders; no file is listed or opened.

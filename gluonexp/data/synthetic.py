@@ -1,5 +1,7 @@
 """Made-up images that a small network learns at once, for tests and benchmarks."""
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,6 +11,7 @@ from gluonexp.data.types import Samples, Spec, Split
 GRID = 4  # cells a side of a class's pattern: coarse, so that pooling and resizing keep it
 
 
+@dataclass(frozen=True)
 class Synthetic:
     """Images of `classes` coarse random patterns under noise; separable, seeded, any size.
 
@@ -26,21 +29,12 @@ class Synthetic:
         Equal arguments give equal images.
     """
 
-    def __init__(
-        self,
-        size: int = 28,
-        channels: int = 1,
-        classes: int = 10,
-        train: int = 1000,
-        test: int = 200,
-        seed: int = 0,
-    ) -> None:
-        self.size = size
-        self.channels = channels
-        self.classes = classes
-        self.train = train
-        self.test = test
-        self.seed = seed
+    size: int = 28
+    channels: int = 1
+    classes: int = 10
+    train: int = 1000
+    test: int = 200
+    seed: int = 0
 
     def spec(self) -> Spec:
         """Return the shape asked for and the classes ``class 0``, ``class 1`` ...

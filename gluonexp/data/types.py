@@ -14,7 +14,7 @@ class Spec:
     Attributes
     ----------
     height, width, channels
-        Shape of one image at rest, in pixels; `channels` is 1 or 3.
+        Shape of one uint8 image, in pixels; `channels` is 1 or 3.
     classes
         Class names in label order.
     """

@@ -66,11 +66,11 @@ def run(overrides: tuple[str, ...]) -> None:
 @URI
 def doctor(tracking_uri: str | None) -> None:
     """Check Python, MXNet, devices, the MLflow store and the caches, one line each."""
-    from gluonexp.cli import doctor as checkup
+    from gluonexp.cli.doctor import checks, render
 
-    checks = checkup.checks(tracking_uri)
-    checkup.render(checks)
-    sys.exit(1 if any(check.ok is False for check in checks) else 0)
+    found = checks(tracking_uri)
+    render(found)
+    sys.exit(1 if any(check.ok is False for check in found) else 0)
 
 
 for command in (runs, compare, ui, predict, evaluate, verify, export, download):

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 
+from gluonexp.base.aliases import current
 from gluonexp.base.better import best_of
 from gluonexp.base.errors import GluonexpError
 from gluonexp.tracking.read.records import RunRecord
@@ -210,11 +211,11 @@ def _words(overrides: str) -> list[str]:
 
 
 def _value(text: str | None) -> object:
-    """Return what is equal for equal values: 0.001 and 1e-3."""
+    """Return what is equal for equal values: 0.001 and 1e-3, two names of the same class."""
     try:
         number = float(text or "")
     except ValueError:
-        return text
+        return text and current(text)
     return number if math.isfinite(number) else text
 
 

@@ -369,6 +369,12 @@ def test_a_recorded_environment_variable_is_not_read_again(recorded, monkeypatch
     assert settings(path, ["dataset=fashion_mnist"]).dataset.source["root"] == "/data/now"
 
 
+def test_a_run_from_before_the_rooms_had_its_loss_elsewhere(recorded):
+    old = {"_target_": "gluonexp.loss.softmax_cross_entropy", "label_smoothing": 0.1}
+    found = settings(recorded(loss=old), [])
+    assert found.loss["label_smoothing"] == 0.1
+
+
 @pytest.mark.parametrize("text", ["", "[]", "dataset: 3", "{", "dataset: {}\nloss: {}\nseed: x"])
 def test_a_damaged_record_is_told(tmp_path, text):
     path = tmp_path / "resolved.yaml"

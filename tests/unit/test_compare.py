@@ -60,9 +60,12 @@ def test_one_run_differs_in_nothing():
         ("true", "True", True),
         ("[1,2]", "[1, 2]", True),
         ("0.1", "0.10000001", True),
+        # Where a class was before the rooms is no other class.
+        ("gluonexp.optim.cosine", "gluonexp.training.schedules.cosine", False),
+        ("gluonexp.optim.cosine", "gluonexp.training.schedules.step", True),
     ],
 )
-def test_equal_numbers_are_no_difference(one, other, differ):
+def test_equal_values_are_no_difference(one, other, differ):
     keys, _ = comparison.differences([run(0, {"x": one}), run(1, {"x": other})])
     assert keys == (["x"] if differ else [])
 

@@ -7,26 +7,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gluonexp.base.errors import GluonexpError
-from gluonexp.sweep.study import journal_file
+from gluonexp.sweep.study.storage import StoredTrial, opened
 
 if TYPE_CHECKING:
     import optuna
-    from optuna.storages import JournalStorage
 
 PRUNERS = ("none", "median", "asha")
 
 
 class Reporter:
-    """Tells the study how one trial goes on; see `open_trial`."""
+    """Reports the epochs of one trial to its study; see `open_trial`."""
 
-    def __init__(
-        self, study: optuna.Study, storage: JournalStorage, number: int, prunes: bool
-    ) -> None:
-        self._study = study
-        self._storage = storage
+    def __init__(self, trial: StoredTrial, prunes: bool) -> None:
+        self._trial = trial
         self._prunes = prunes
-        self._trial_id = journal_file.trial_id(storage, study, number)
-        self._known = set(storage.get_trial(self._trial_id).intermediate_values)
+        self._known = trial.epochs()
 
     def report(self, value: float, epoch: int) -> bool:
         """Report the value after an epoch (from 0); return whether the trial is not worth more.
@@ -38,9 +33,7 @@ class Reporter:
             return False
         if math.isnan(value):
             return self._prunes
-        self._storage.set_trial_intermediate_value(self._trial_id, epoch, value)
-        trial = self._storage.get_trial(self._trial_id)
-        return bool(self._study.pruner.prune(self._study, trial))  # it may be NumPy's
+        return self._trial.report(value, epoch)
 
 
 def open_trial(path: Path, name: str, number: int, pruner: str, epochs: int) -> Reporter:
@@ -79,9 +72,9 @@ def open_trial(path: Path, name: str, number: int, pruner: str, epochs: int) -> 
     missing = GluonexpError(f"{path} has no trial {number} of study {name}")
     if not path.exists():
         raise missing
-    storage = journal_file.storage(path)
+    storage = opened(path)
     try:
         study = optuna.load_study(study_name=name, storage=storage, pruner=chosen)
-        return Reporter(study, storage, number, prunes=pruner != "none")
+        return Reporter(StoredTrial(study, storage, number), prunes=pruner != "none")
     except KeyError:
         raise missing from None

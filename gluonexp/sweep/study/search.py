@@ -16,17 +16,17 @@ from filelock import FileLock
 from gluonexp.base import files
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.processes import lives, this_process
-from gluonexp.sweep.study import journal_file
 from gluonexp.sweep.study.dimensions import Dimension
+from gluonexp.sweep.study.storage import StoredTrial, opened, quiet
 
 if TYPE_CHECKING:
     import optuna
     from optuna.storages import JournalStorage
     from optuna.trial import FrozenTrial
 
-# So many points are drawn at random before TPE has seen enough to choose.
+# Points drawn at random before TPE chooses.
 STARTUP_TRIALS = 6
-# A point that took its process down so often has failed.
+# A point that took its process down this often has failed.
 ATTEMPTS = 3
 
 _OWNER, _ATTEMPT, _DEATHS = "owner", "attempt", "deaths"
@@ -57,8 +57,8 @@ class Trial:
 class Study:
     """One search, shared by all processes that open it; see `open_study`.
 
-    As a context manager it hands back, at its end, the trials it did not tell: whoever asks next
-    goes on with them.
+    As a context manager it hands back, at its end, the trials it did not tell: the process that
+    asks next gets them.
     """
 
     def __init__(
@@ -111,13 +111,13 @@ class Study:
         """Return the next point, or None once all processes together have begun `n_trials`.
 
         First come the points that were left unfinished, then those to be tried again; a new one is
-        chosen by TPE, which reckons with those that are still running. What it chooses follows
-        from the seed, the number of the trial and the trials before it.
+        chosen by TPE, which takes account of those that are still running. What it chooses
+        depends on the seed, the number of the trial and the trials before it.
         """
         import optuna
         from numpy.random import SeedSequence
 
-        with self._lock, journal_file.quiet():
+        with self._lock, quiet():
             trials = self._study.get_trials(deepcopy=False)
             for trial in trials:
                 if _abandoned(trial) and (again := self._take_over(trial)) is not None:
@@ -158,7 +158,7 @@ class Study:
         if ended == TrialState.COMPLETE and (value is None or not math.isfinite(value)):
             ended = TrialState.FAIL
         result = value if ended == TrialState.COMPLETE else None
-        with journal_file.quiet():
+        with quiet():
             self._study.tell(number, result, state=ended, skip_if_finished=True)
         self._asked.discard(number)
 
@@ -213,8 +213,7 @@ class Study:
         return Trial(number, texts, attempt)
 
     def _mark(self, number: int, key: str, value: object) -> None:
-        trial_id = journal_file.trial_id(self._storage, self._study, number)
-        self._storage.set_trial_user_attr(trial_id, key, value)
+        StoredTrial(self._study, self._storage, number).mark(key, value)
 
 
 def open_study(
@@ -252,10 +251,10 @@ def open_study(
         raise GluonexpError(f"objective.mode={mode}: choose min or max")
     if not space:
         raise GluonexpError("there is nothing to search: give a key several values")
-    storage = journal_file.storage(path)
+    storage = opened(path)
     directions = optuna.study.StudyDirection
     direction = directions.MAXIMIZE if mode == "max" else directions.MINIMIZE
-    with journal_file.quiet():
+    with quiet():
         study = optuna.create_study(
             storage=storage, study_name=name, direction=direction, load_if_exists=True
         )

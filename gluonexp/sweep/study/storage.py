@@ -1,4 +1,13 @@
-"""The journal file of studies: opened, and read without Optuna's own news."""
+"""Optuna's journal, and what of its storage no public class of Optuna offers.
+
+A journal is Optuna's word for the file that keeps studies, and so the name of the settings
+``hydra.sweeper.journal`` and ``sweep.trial.journal``.
+
+`StoredTrial` uses methods of Optuna's storages that are meant for Optuna itself; read from Optuna
+4.5 and 5.0. `optuna.Study.ask` gives a trial to the process that asks. Any other process, such as
+the job of a trial, gets at it only through the storage: without these methods no job can report
+its epochs or be pruned, and no process can take over what another one left.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +25,7 @@ if TYPE_CHECKING:
     from optuna.storages.journal import JournalFileSymlinkLock
 
 
-def storage(path: Path) -> JournalStorage:
+def opened(path: Path) -> JournalStorage:
     """Return what keeps studies in the file at `path`, which is made with its folder."""
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
@@ -49,10 +58,28 @@ def _check_end(path: Path, lock: JournalFileSymlinkLock) -> None:
             raise ValueError("its last line is cut off")
 
 
-def trial_id(storage: JournalStorage, study: optuna.Study, number: int) -> int:
-    """Return the journal's own number of a trial; KeyError if the study has no such trial."""
-    study_id = storage.get_study_id_from_name(study.study_name)
-    return storage.get_trial_id_from_study_id_trial_number(study_id, number)
+class StoredTrial:
+    """A trial of a study, whichever process asked for it; KeyError if there is none."""
+
+    def __init__(self, study: optuna.Study, storage: JournalStorage, number: int) -> None:
+        study_id = storage.get_study_id_from_name(study.study_name)
+        self._id = storage.get_trial_id_from_study_id_trial_number(study_id, number)
+        self._study = study
+        self._storage = storage
+
+    def mark(self, key: str, value: object) -> None:
+        """Set an attribute of the trial."""
+        self._storage.set_trial_user_attr(self._id, key, value)
+
+    def epochs(self) -> set[int]:
+        """Return the epochs that have been reported."""
+        return set(self._storage.get_trial(self._id).intermediate_values)
+
+    def report(self, value: float, epoch: int) -> bool:
+        """Report an epoch; return whether the study's pruner would end the trial."""
+        self._storage.set_trial_intermediate_value(self._id, epoch, value)
+        trial = self._storage.get_trial(self._id)
+        return bool(self._study.pruner.prune(self._study, trial))  # it may be NumPy's
 
 
 @contextmanager

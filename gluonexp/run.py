@@ -59,7 +59,7 @@ usage: {command} [GROUP=NAME ...] [KEY=VALUE ...] [--multirun]
   {command} dataset=cifar10 optim=sgd optim.lr=0.05 scheduler=cosine
   {command} dataset=image_folder dataset.root=photos dataset.resize=64
   {command} -m optim.lr=0.001,0.003,0.01 seed=0,1  a sweep: every combination, and which is best
-  {command} -m optim.lr=0.001,0.01 hydra/launcher=joblib hydra.launcher.n_jobs=2
+  {command} -m optim.lr=0.001,0.01 hydra/launcher=processes hydra.launcher.n_jobs=2
   {command} -m hydra/sweeper=optuna 'optim.lr=interval(1e-4,1e-1)' model=cnn,mlp
   {command} sweep=lr_grid                        a preset; others: seeds, lr_search
   {command} sweep.resume=last                    what the last sweep has not finished

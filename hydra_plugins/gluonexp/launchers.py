@@ -1,4 +1,4 @@
-"""``hydra/launcher=joblib``: the jobs of a sweep side by side, each worker with its own fate.
+"""``hydra/launcher=processes``: the jobs of a sweep side by side, each in a process of its own.
 
 Hydra imports this module whenever it starts: what is heavy is imported where it is used.
 """
@@ -22,18 +22,16 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class JoblibLauncher(Launcher):
+class ProcessLauncher(Launcher):
     """Run jobs in worker processes; one that dies loses its own job only.
 
     Parameters
     ----------
     n_jobs
         How many run at a time; -1 for one on each core. The cores are shared evenly.
-    of_joblib
-        Ignored. Where hydra-joblib-launcher is installed, Hydra adds its options to ours.
     """
 
-    def __init__(self, n_jobs: int = -1, **of_joblib: Any) -> None:
+    def __init__(self, n_jobs: int = -1) -> None:
         super().__init__()
         self.n_jobs = n_jobs
         self._workers: Workers | None = None
@@ -83,7 +81,7 @@ class JoblibLauncher(Launcher):
 
         A job is its number in the sweep and its overrides, and is drawn only when a worker is
         free for it. The workers end with the iterator; those that are busy when it is closed get
-        SIGTERM first. A job that failed has its exception in `_return_value`, a
+        SIGTERM first. What a job raised takes the place of its return value; that is a
         ``gluonexp.base.workers.WorkerDied`` if its process died.
         """
         from gluonexp.sweep import remote
@@ -100,13 +98,11 @@ class JoblibLauncher(Launcher):
         try:
             with self._workers as workers:
                 for (number, overrides), outcome in workers.stream(tasks):
+                    done = outcome
                     if not isinstance(outcome, JobReturn):
-                        outcome = JobReturn(
-                            overrides=filter_overrides(overrides),
-                            status=JobStatus.FAILED,
-                            _return_value=outcome,
-                        )
-                    yield number, outcome
+                        done = JobReturn(filter_overrides(overrides), status=JobStatus.FAILED)
+                        done.return_value = outcome
+                    yield number, done
         finally:
             self._workers = None
 
@@ -119,3 +115,16 @@ class JoblibLauncher(Launcher):
         log.info("Launching %d jobs, %d at a time", len(job_overrides), self.n_workers)
         ended = dict(self.stream(enumerate(job_overrides, initial_job_idx)))
         return [ended[number] for number in sorted(ended)]
+
+
+class JoblibLauncher(ProcessLauncher):
+    """The former name of `ProcessLauncher`, for ``hydra/launcher=joblib`` and recorded commands.
+
+    Parameters
+    ----------
+    of_joblib
+        Ignored. Where hydra-joblib-launcher is installed, Hydra adds its options to ours.
+    """
+
+    def __init__(self, n_jobs: int = -1, **of_joblib: Any) -> None:
+        super().__init__(n_jobs)

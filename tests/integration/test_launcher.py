@@ -1,4 +1,4 @@
-"""``hydra/launcher=joblib``: Hydra's jobs in workers that die alone."""
+"""``hydra/launcher=processes``: Hydra's jobs in workers that die alone."""
 
 import json
 import os
@@ -42,11 +42,13 @@ def launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Launch
     """Give the launcher as Hydra makes it: ``launcher(task_function, "override", ...)``."""
     monkeypatch.chdir(tmp_path)
 
-    def made(task_function: Callable[[DictConfig], Any], *overrides: str) -> Any:
+    def made(
+        task_function: Callable[[DictConfig], Any], *overrides: str, name: str = "processes"
+    ) -> Any:
         loader = GlobalHydra.instance().config_loader()
         config = loader.load_configuration(
             "config",
-            ["hydra/launcher=joblib", "hydra/hydra_logging=none", *overrides],
+            [f"hydra/launcher={name}", "hydra/hydra_logging=none", *overrides],
             RunMode.MULTIRUN,
         )
         context = HydraContext(config_loader=loader, callbacks=Callbacks())
@@ -166,7 +168,7 @@ def test_ours_is_taken_where_the_published_launcher_is_installed(
     store = ConfigStore.instance()
     monkeypatch.setitem(store.repo["hydra"]["launcher"], "joblib.yaml", None)
     store.store(group="hydra/launcher", name="joblib", node=OfJoblib, provider="theirs")
-    there = launcher(job, "hydra.launcher.n_jobs=1")
+    there = launcher(job, "hydra.launcher.n_jobs=1", name="joblib")
     assert type(there).__module__ == "hydra_plugins.gluonexp.launchers"
     assert [done.return_value[0] for _, done in there.stream([(0, ["seed=10"])])] == [10]
 
@@ -245,7 +247,7 @@ def test_a_run_is_killed_with_its_sweep(tmp_path: Path) -> None:
         [
             *(sys.executable, "script.py", "-m", "+n=1", f"+uri='{uri}'"),
             "hydra.sweeper._target_=hydra._internal.core_plugins.basic_sweeper.BasicSweeper",
-            "hydra.launcher._target_=hydra_plugins.gluonexp.launchers.JoblibLauncher",
+            "hydra.launcher._target_=hydra_plugins.gluonexp.launchers.ProcessLauncher",
         ],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -269,7 +271,7 @@ def test_gluonexp_started_by_its_console_script(tmp_path: Path) -> None:
         [
             *(sys.executable, "-c", "from gluonexp.run import start; start()"),
             *("-m", "seed=7", "dataset=synthetic", "tracking=none", "trainer.epochs=1"),
-            *("export=none", "hydra/launcher=joblib", "hydra.sweep.dir=out"),
+            *("export=none", "hydra/launcher=processes", "hydra.sweep.dir=out"),
         ],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT)},

@@ -332,10 +332,10 @@ def test_the_best_is_registered() -> None:
 @pytest.mark.parametrize(
     ("signum", "returncode", "more"),
     [
-        (signal.SIGINT, 130, ["hydra/launcher=joblib", "hydra.launcher.n_jobs=1"]),
+        (signal.SIGINT, 130, ["hydra/launcher=processes", "hydra.launcher.n_jobs=1"]),
         (signal.SIGTERM, 143, []),
     ],
-    ids=["INT-joblib", "TERM"],
+    ids=["INT-processes", "TERM"],
 )
 def test_an_interrupted_sweep_is_killed_and_goes_on(
     folder: Path, signum: int, returncode: int, more: list[str]
@@ -441,7 +441,7 @@ def test_a_killed_worker_loses_its_own_point_only(folder: Path) -> None:
         "optim=sgd",
         "trainer.epochs=2",
         "optim.lr=0.01,0.02,1e30,0.03,0.04,0.05",
-        "hydra/launcher=joblib",
+        "hydra/launcher=processes",
         "hydra.launcher.n_jobs=2",
         "callbacks.bomb={_target_: tests.integration.bomb.Bomb, lr: 0.03}",
         "build.allow=[tests]",

@@ -211,7 +211,7 @@ def _unfreeze(
 def _agree(
     outline: Outline, states: dict[str, str], epochs: dict[str, int], mults: dict[str, float]
 ) -> None:
-    """Refuse rules that part what cannot be parted."""
+    """Refuse rules that separate parameters which only train together."""
     # Mean and variance of a BatchNorm layer; the names under which layers share one parameter.
     together = [
         [f"{path}.{leaf}".lstrip(".") for leaf in STATISTICS]
@@ -291,10 +291,10 @@ def _notes(outline: Outline, rows: Sequence[FreezeRow]) -> Iterator[str]:
         yield (
             f"{_layers(stuck)} normalize by each batch in training, but nothing trained lies "
             "before them: MXNet moves their statistics on a GPU only, and on a CPU prediction "
-            "goes by the old ones"
+            "uses the old ones"
         )
     if dropped := _dropped(outline, rows):
-        yield f"Dropout goes on among frozen layers: {', '.join(dropped)}"
+        yield f"Dropout stays active among frozen layers: {', '.join(dropped)}"
     learning = [row for row in rows if row.lr_mult]
     slowest = min(learning, key=lambda row: row.lr_mult, default=None)
     if slowest is not None and slowest.lr_mult < HARDLY:

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.mx import gluon, mx, nn
 
-# The convolutions of AlexNet and the Flatten behind them: 9,216 features of a 224x224 image. What
-# the zoo calls its features goes on with the two Dense(4096) that fine-tuning replaces.
+# The convolutions of AlexNet and the Flatten behind them: 9,216 features of a 224x224 image. The
+# zoo's `features` also hold the two Dense(4096), which fine-tuning replaces.
 ALEXNET_CONVOLUTIONS = 9
 
 

@@ -27,7 +27,8 @@ BUNDLED: Final[Mapping[str, Path]] = {
     "alexnet": Path(__file__).with_name("alexnet-cifar10.safetensors")
 }
 
-# What a run, or a registered model, may hold; the first has the structural names of all of it.
+# Files of parameters in a run or a registered model, the best first: a checkpoint has the
+# structural name of every parameter.
 CHECKPOINT: Final = "checkpoint/model.params"
 _META: Final = "checkpoint/meta.json"
 _HELD: Final = (
@@ -40,8 +41,8 @@ _CHOICES: Final = (
     "models:/NAME@ALIAS"
 )
 
-# How long a server may send nothing, seconds: where the weights were asked for, and where others
-# do as well.
+# How long a server may send nothing, seconds: for weights that were asked for by name, and for
+# those of `auto`, which has others to take.
 _PATIENT: Final = 60.0
 _HASTY: Final = 10.0
 
@@ -71,7 +72,7 @@ def find(
         checkpoint; ``models:/NAME@ALIAS``, ``models:/NAME/VERSION`` or ``models:/m-ID``.
     needed
         The zoo's structural names of the parameters that will be used, apart from a head's.
-        Bundled weights that lack one are not taken. None: nobody knows.
+        Bundled weights that lack one are not taken. None: unknown.
     sha256
         What the file must have.
     tracking_uri
@@ -258,7 +259,7 @@ def _of_model(choice: str, backbone: str, tracking_uri: str | None) -> Weights:
     with tempfile.TemporaryDirectory() as folder:
         path, copy = registry.download_first(client, model, _HELD, Path(folder))
         meta = registry.download_if_any(client, model.run_id, _META, Path(folder))
-        if meta is None:  # no run tells: put what lies beside the file beside its copy
+        if meta is None:  # there is no such run: copy what says the same beside the file
             beside = [path.replace(Path(path).name, n) for n in (origin.META, SIGNATURE)]
             with suppress(GluonexpError):
                 registry.download_first(client, model, beside, copy.parent)
@@ -282,7 +283,7 @@ def _read(
     Parameters
     ----------
     said
-        What the run that wrote it says of it; if None, what lies beside it is asked.
+        What the run that wrote it recorded of it; None: the files beside it are read for that.
     """
     if path.suffix not in _SUFFIXES or not path.is_file():
         raise GluonexpError(f"{path}: not a file of weights ({' '.join(_SUFFIXES)})")

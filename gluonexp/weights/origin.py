@@ -1,4 +1,4 @@
-"""What gluonexp writes beside the parameters of a trained network: its form, its classes."""
+"""What a checkpoint or an export records of a trained network: its strides, its classes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Origin(NamedTuple):
 
 
 def beside(path: Path, sha256: str) -> Origin:
-    """Return what the files beside a file say of it: a checkpoint's, or an export's."""
+    """Return what a checkpoint's or an export's files beside `path` record of it."""
     meta = _json(path.with_name(META))
     if _dict(meta.get("sha256")).get(_PARAMETERS) == sha256:
         return _of_meta(meta)
@@ -39,7 +39,7 @@ def beside(path: Path, sha256: str) -> Origin:
 
 
 def of_run(meta: Path) -> Origin:
-    """Return what the meta of a run's checkpoint says of all that the run wrote."""
+    """Return what the ``meta.json`` of a run's checkpoint records of its network."""
     return _of_meta(_json(meta))
 
 

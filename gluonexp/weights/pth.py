@@ -100,7 +100,7 @@ def read(path: Path) -> dict[str, NDArray[Any]]:
         raise GluonexpError(f"{path} cannot be read: {error}") from error
     except (ValueError, SafetensorError) as error:
         raise GluonexpError(
-            f"{path} is no sound file of tensors: {error}. Nothing in it was run. If it was "
+            f"{path} is not a valid file of tensors: {error}. Nothing in it was run. If it was "
             "downloaded, download it again; if you made it, save the parameters alone: "
             "torch.save(model.state_dict(), path)"
         ) from error
@@ -143,12 +143,12 @@ def _read_pth(file: IO[bytes]) -> dict[str, NDArray[Any]]:
             raise ValueError(f"damaged ({error})") from error
     if start.startswith(b"\x80"):
         return _read_legacy(start, file, size)
-    raise ValueError("it begins as no file of PyTorch does")
+    raise ValueError("it does not begin like a file of PyTorch")
 
 
 def _read_archive(archive: zipfile.ZipFile, size: int) -> dict[str, NDArray[Any]]:
     records = {record.filename: record for record in archive.infolist()}
-    # PyTorch never compresses, so that nothing can unfold to more than the file is long.
+    # PyTorch never compresses, so that nothing can become longer than the file is.
     if any(
         record.compress_type != zipfile.ZIP_STORED or record.file_size != record.compress_size
         for record in archive.infolist()
@@ -156,7 +156,7 @@ def _read_archive(archive: zipfile.ZipFile, size: int) -> dict[str, NDArray[Any]
         raise ValueError("its records are compressed, or overlap")
     pickles = [name for name in records if name.count("/") == 1 and name.endswith("/data.pkl")]
     if len(pickles) != 1:
-        raise ValueError("it is a zip archive, but none of PyTorch's")
+        raise ValueError("it is a zip archive, but not PyTorch's")
     folder = pickles[0].removesuffix("/data.pkl")
     if records[pickles[0]].file_size > _PICKLE_LIMIT:
         raise ValueError(f"its pickle is larger than {_PICKLE_LIMIT} bytes")
@@ -176,8 +176,8 @@ def _read_archive(archive: zipfile.ZipFile, size: int) -> dict[str, NDArray[Any]
 def _read_legacy(start: bytes, file: IO[bytes], size: int) -> dict[str, NDArray[Any]]:
     head = io.BytesIO(start)
     if unpickle.load(head).value != _MAGIC or unpickle.load(head).value != _PROTOCOL:
-        raise ValueError("it is a pickle, but none of PyTorch's")
-    unpickle.load(head)  # the sizes of C's integers where it was written; the data do not depend
+        raise ValueError("it is a pickle, but not PyTorch's")
+    unpickle.load(head)  # the sizes of C's integers where it was written: of no use for the data
     state, storages = unpickle.load(head)
     keys = unpickle.load(head).value
     if (
@@ -186,7 +186,7 @@ def _read_legacy(start: bytes, file: IO[bytes], size: int) -> dict[str, NDArray[
         or len(keys) != len(storages)
         or set(keys) != storages.keys()
     ):
-        raise ValueError("it lists other data than its tensors have")
+        raise ValueError("it lists other data than those of its tensors")
     places, place = {}, head.tell()
     for key in keys:
         file.seek(place)
@@ -219,7 +219,7 @@ def _arrays(state: Any, fetch: _Fetch, order: _Order) -> dict[str, NDArray[Any]]
         if storage not in data:
             raw = fetch(storage)
             if len(raw) != _bytes(storage):
-                raise ValueError(f"the data of {name[:80]!r} have another size than it says")
+                raise ValueError(f"the data of {name[:80]!r} are not of the size it states")
             data[storage] = _decode(raw, storage.dtype, order)
         arrays[name] = _view(tensor, data[storage])
     return arrays
@@ -248,8 +248,8 @@ def _view(tensor: Tensor, data: NDArray[Any]) -> NDArray[Any]:
     if 0 in tensor.shape:
         return np.empty(tensor.shape, dtype=data.dtype)
     width = data.itemsize
-    # NumPy checks once more that this lies within the data. Where there is one element, its
-    # stride says nothing, and may be anything.
+    # NumPy checks once more that this lies within the data. The stride of a dimension of length 1
+    # is never used, and may be anything.
     return np.ndarray(
         tensor.shape,
         dtype=data.dtype,

@@ -26,7 +26,7 @@ from gluonexp.weights.names import layout
 _BASE: Final = "https://download.pytorch.org/models/"
 
 
-class File(NamedTuple):
+class TorchFile(NamedTuple):
     """A published file: its name at `base`, its sha256 (or how it begins), its size in bytes."""
 
     name: str
@@ -35,16 +35,16 @@ class File(NamedTuple):
     size: int | None
 
 
-def _file(name: str, sha256: str | None = None, size: int | None = None) -> File:
+def _file(name: str, sha256: str | None = None, size: int | None = None) -> TorchFile:
     # torchvision itself publishes the first eight digits, in the name.
-    return File(name, _BASE, sha256 or name[-12:-4], size)
+    return TorchFile(name, _BASE, sha256 or name[-12:-4], size)
 
 
-# IMAGENET1K_V1 of torchvision/models, by Gluon's names. Whole sums and sizes are those that at
-# least two others who do not know of each other state of the files. Of eight (vgg11, vgg13,
-# vgg11_bn, vgg13_bn, squeezenet1.0, densenet161, densenet169, densenet201) no more than the eight
-# digits in the name are known: enough against damage, not against somebody who means to deceive.
-PUBLISHED: Final[Mapping[str, File]] = {
+# IMAGENET1K_V1 of torchvision/models, by Gluon's names. At least two independent sources agree on
+# each full digest and size. Of eight files (vgg11, vgg13, vgg11_bn, vgg13_bn, squeezenet1.0,
+# densenet161, densenet169, densenet201) only the eight digits in the name are known: enough to
+# detect damage, not a deliberate forgery.
+PUBLISHED: Final[Mapping[str, TorchFile]] = {
     "alexnet": _file(
         "alexnet-owt-7be5be79.pth",
         "7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02",

@@ -224,7 +224,7 @@ def _update(target: Any, items: list[Any]) -> None:
     if not isinstance(target, dict):
         raise ValueError("it puts items into what is no dictionary")
     for key, value in zip(items[::2], items[1::2], strict=True):
-        # Hashing anything deeper could take for ever, or all of the C stack.
+        # Hashing anything nested could take forever, or overflow the C stack.
         if type(key) not in (str, int):
             raise ValueError("it has a dictionary whose keys are neither strings nor integers")
         target[key] = value
@@ -265,7 +265,7 @@ def _call(name: Any, arguments: Any) -> Any:
             return tensor
         case ("torch.nn.parameter.Parameter", Tensor() as tensor, *_):
             return tensor
-    raise ValueError(f"it calls {name.text} otherwise than for a tensor")
+    raise ValueError(f"its call of {name.text} is not one that makes a tensor")
 
 
 def _tensor(storage: Storage, offset: Any, shape: Any, strides: Any) -> Tensor:

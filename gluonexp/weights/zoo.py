@@ -1,7 +1,7 @@
-"""The files of ImageNet weights that others published: where they lie, and how they are fetched.
+"""Published files of ImageNet weights: where they are looked for, and how they are downloaded.
 
-MXNet's own come first; their host is most likely gone (it failed in 2024), so that they are found
-where somebody has kept them. Next is what torchvision publishes.
+MXNet's own come first. Their host is most likely gone (it failed in 2024), so they are found only
+where somebody has kept a copy. torchvision's come next.
 """
 
 from __future__ import annotations
@@ -60,9 +60,9 @@ class Published:
         return f"{self.algorithm} {self.digest}{'...' if begins else ''}"
 
     def inspect(self) -> tuple[bool, str | None]:
-        """Return whether the right file is in its place, and what is wrong with one that is not.
+        """Return whether the right file is in its place, and what is wrong with a wrong one.
 
-        It is read for that, once.
+        The whole file is read once.
         """
         try:
             if not there(self.path):
@@ -74,7 +74,7 @@ class Published:
         return wrong is None, wrong and f"{self.path}: {wrong}"
 
     def download(self, patience: float) -> None:
-        """Put the file in its place; if that fails, what was there stays.
+        """Put the file in its place; if that fails, the file that was there stays.
 
         Parameters
         ----------

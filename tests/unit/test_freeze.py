@@ -261,7 +261,7 @@ def test_a_parameter_that_its_layer_renames_is_planned(layer):
     # Dropout looks at the layers beside it and at the next one that holds parameters.
     assert plan.notes == ()
     plan = planned(net, [("0.*",), ("*", "frozen")], image=(5, 6))
-    assert plan.notes == ("Dropout goes on among frozen layers: 1",)
+    assert plan.notes == ("Dropout stays active among frozen layers: 1",)
 
 
 def test_parts_are_as_few_as_hold_these_parameters_only():
@@ -515,7 +515,7 @@ def test_statistics_that_a_cpu_would_not_move_are_noted():
 def test_dropout_is_noted_where_it_stands_among_frozen_layers_or_feeds_one():
     assert "Dropout" not in notes(NET, [("*",)])
     for policy in ([("head.0.*", "frozen"), ("*",)], [("backbone.*", "frozen"), ("*",)]):
-        assert "Dropout goes on among frozen layers: backbone.5" in notes(NET, policy)
+        assert "Dropout stays active among frozen layers: backbone.5" in notes(NET, policy)
 
 
 def test_a_dense_bias_cannot_train_without_its_weight():

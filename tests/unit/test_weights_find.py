@@ -346,7 +346,7 @@ def foreign(place, arrays, tmp_path, server, monkeypatch):
     content = path.read_bytes()
     path.unlink()
     sha256 = hashlib.sha256(content).hexdigest()
-    file = torchvision.File(f"net-{sha256[:8]}.pth", f"{server.url}models/", sha256[:8], None)
+    file = torchvision.TorchFile(f"net-{sha256[:8]}.pth", f"{server.url}models/", sha256[:8], None)
     monkeypatch.setitem(torchvision.PUBLISHED, BACKBONE, file)
     server.files[f"/models/{file.name}"] = content
     return content, tmp_path / "cache" / "gluonexp" / "weights" / file.name

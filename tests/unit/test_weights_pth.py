@@ -120,7 +120,7 @@ def read(tmp_path_factory):
 def refused(read, content, reason=None, suffix=".pth"):
     with pytest.raises(GluonexpError, match=reason) as caught:
         read(content, suffix)
-    assert f"file{suffix} is no sound file of tensors: " in str(caught.value)
+    assert f"file{suffix} is not a valid file of tensors: " in str(caught.value)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 500
 
@@ -399,17 +399,17 @@ def test_other_archives_are_refused(read):
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("letter.txt", "Dear reader")
-    refused(read, file.getvalue(), "none of PyTorch's")
+    refused(read, file.getvalue(), "not PyTorch's")
     refused(read, archived(program("w", tensor()), byteorder="middle"), "unknown byte order")
 
 
 @pytest.mark.parametrize("content", [b"", b"<!DOCTYPE html>", b"PK\x05\x06" + bytes(18)])
 def test_other_files_are_refused(read, content):
-    refused(read, content, "begins as no file of PyTorch")
+    refused(read, content, "does not begin like a file of PyTorch")
 
 
 def test_other_pickles_are_refused(read):
-    refused(read, pickle.dumps([1, 2]) + pickle.dumps(1001), "a pickle, but none of PyTorch's")
+    refused(read, pickle.dumps([1, 2]) + pickle.dumps(1001), "a pickle, but not PyTorch's")
 
 
 def test_a_file_that_cannot_be_opened_is_named(tmp_path):

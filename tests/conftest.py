@@ -2,11 +2,13 @@
 
 import os
 import signal
+from pathlib import Path
 
 # One thread: training is then bit-reproducible, and parallel test workers do not fight for cores.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ["MPLBACKEND"] = "Agg"
+os.environ["MATPLOTLIBRC"] = str(Path(__file__).with_name("matplotlibrc"))
 
 # What runs in a shell's background, or under nohup, ignores these, and so do its children.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -14,13 +16,18 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
-from collections.abc import Callable
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing
 
 import pytest
 from hypothesis import settings
 
 from gluonexp import run
+from gluonexp.base.workers import Workers
 from gluonexp.config.schema import Config
+from gluonexp.tracking import store
 
 # On a shared machine a slow example says nothing of the code.
 settings.register_profile("gluonexp", deadline=None)
@@ -32,3 +39,45 @@ def compose() -> Callable[..., Config]:
     """Compose a configuration as the command line would: ``compose("optim=sgd", "seed=1")``."""
 
     return run.compose
+
+
+@pytest.fixture(scope="session", autouse=True)
+def make_tables(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., None]]:
+    """Make each store of this process a copy of its first: MLflow takes a second for one.
+
+    Gives the function that really makes one.
+    """
+    make, first = store._make_tables, tmp_path_factory.mktemp("store") / "mlflow.db"
+
+    def copied(database: Path, artifacts: Path) -> None:
+        if not first.exists():
+            make(first, artifacts)
+        shutil.copyfile(first, database)
+        with closing(sqlite3.connect(database)) as link, link:
+            link.execute("UPDATE experiments SET artifact_location = ?", [f"{artifacts}/0"])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "_make_tables", copied)
+        yield make
+
+
+class _KeptWorkers(Workers):
+    """Workers that are left running by who is done with them."""
+
+    def __exit__(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="session")
+def one_pool() -> Iterator[Callable[..., Workers]]:
+    """Let every proof of this process be made by one worker: to start one takes two seconds.
+
+    Gives the function that really makes some.
+    """
+    from gluonexp.verification import score, verify
+
+    make, pool = verify.workers, _KeptWorkers(1, score.warm_up)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(verify, "workers", lambda macs=None: pool)
+        yield make
+    pool.close()

@@ -1,4 +1,4 @@
-"""A callback of a user's own, for tests: it kills the process of one point of a sweep."""
+"""Callbacks of a user's own, for tests: they end a run in the middle."""
 
 import os
 import signal
@@ -16,3 +16,10 @@ class Bomb(Callback):
     def epoch_end(self, fit: Fit) -> None:
         if fit.lr == self._lr and not Path("defused").exists():
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Interrupt(Callback):
+    """Press Ctrl-C after the first epoch."""
+
+    def epoch_end(self, fit: Fit) -> None:
+        raise KeyboardInterrupt

@@ -27,6 +27,7 @@ from gluonexp.inference.evaluate import data_for
 from gluonexp.inference.predict import Classifier
 from gluonexp.run import compose as composed
 from gluonexp.tracking import open_store
+from gluonexp.verification import verify
 
 ROOT = Path(__file__).parents[2]
 MARK = "it-ran"
@@ -68,7 +69,7 @@ def certified(tmp_path_factory):
 
 
 @pytest.fixture
-def model(certified, tmp_path, monkeypatch):
+def model(certified, tmp_path, monkeypatch, one_pool):
     """Return a copy of the run; commands are given beside it, where evil.py can be imported."""
     shutil.copytree(certified, tmp_path / "model")
     (tmp_path / "evil.py").write_text(EVIL)
@@ -77,6 +78,8 @@ def model(certified, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(tmp_path)]))
     monkeypatch.delitem(sys.modules, "evil", raising=False)
+    # Workers that start here, where they could import it.
+    monkeypatch.setattr(verify, "workers", one_pool)
     yield tmp_path / "model"
     sys.modules.pop("evil", None)
 

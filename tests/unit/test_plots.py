@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib import rc_context
 from numpy.typing import NDArray
 from PIL import Image
 from sklearn.datasets import load_digits
@@ -16,6 +18,12 @@ from sklearn.datasets import load_digits
 from gluonexp.report import plots
 
 GREEN, RED, STAR = (0, 158, 115), (213, 94, 0), (230, 159, 0)
+
+
+@pytest.fixture(autouse=True)
+def _full_size() -> Iterator[None]:
+    with rc_context({"savefig.dpi": "figure"}):
+        yield
 
 
 @pytest.fixture(scope="module")

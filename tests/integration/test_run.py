@@ -284,7 +284,7 @@ def test_a_mistake_is_one_message_before_a_run_exists(told, tmp_path, overrides,
 def test_a_mistake_is_one_message_of_a_process(tmp_path):
     code, out, err = _finished(tmp_path, "device=tpu")
     assert (code, out) == (1, "")
-    assert "\ndevice=tpu: " in err
+    assert "\ndevice=tpu is none of auto, cpu" in err
     assert "Traceback" not in err
 
 

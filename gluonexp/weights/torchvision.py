@@ -23,8 +23,6 @@ from numpy.typing import NDArray
 from gluonexp.base.errors import GluonexpError
 from gluonexp.weights.names import layout
 
-_BASE: Final = "https://download.pytorch.org/models/"
-
 
 class TorchFile(NamedTuple):
     """A published file: its name at `base`, its sha256 (or how it begins), its size in bytes."""
@@ -35,82 +33,57 @@ class TorchFile(NamedTuple):
     size: int | None
 
 
-def _file(name: str, sha256: str | None = None, size: int | None = None) -> TorchFile:
-    # torchvision itself publishes the first eight digits, in the name.
-    return TorchFile(name, _BASE, sha256 or name[-12:-4], size)
+def _theirs(backbone: str) -> str:
+    """Return torchvision's name of a network: resnet18, squeezenet1_0."""
+    return backbone.removesuffix("_v1").replace(".", "_")
 
 
-# IMAGENET1K_V1 of torchvision/models, by Gluon's names. At least two independent sources agree on
-# each full digest and size. Of eight files (vgg11, vgg13, vgg11_bn, vgg13_bn, squeezenet1.0,
-# densenet161, densenet169, densenet201) only the eight digits in the name are known: enough to
-# detect damage, not a deliberate forgery.
+# The sha256 of IMAGENET1K_V1 of torchvision/models, by Gluon's names, and sizes in bytes. At least
+# two independent sources agree on each size and full digest. Of the other files only the eight
+# digits in the name are known: enough to detect damage, not a deliberate forgery.
+_SHA256: Final = {
+    "alexnet": "7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02",
+    "resnet18_v1": "f37072fd47e89c5e827621c5baffa7500819f7896bbacec160b1a16c560e07ec",
+    "resnet34_v1": "b627a593bcbe140c234610266fe4f8ae95ea42fc881d091c9b6052e6b1d0590f",
+    "resnet50_v1": "0676ba61b6795bbe1773cffd859882e5e297624d384b6993f7c9e683e722fb8a",
+    "resnet101_v1": "63fe2227b86e8f1f2063f43a75c84d195911b6a0eace650907dd3dc62dd49a0a",
+    "resnet152_v1": "394f9c45966e3651a89bbb78a48410a6755854ce4a5ab64927cf1c7247f85e58",
+    "vgg11": "8a719046",
+    "vgg13": "19584684",
+    "vgg16": "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
+    "vgg19": "dcbb9e9dad569fff7a846263a77324fc34978fea2bfb039c012d710e1776ae44",
+    "vgg11_bn": "6002323d",
+    "vgg13_bn": "abd245e5",
+    "vgg16_bn": "6c64b3138f2f4fcb3bcc4cafde11619c4f440eb1631787e93a682fd88305888a",
+    "vgg19_bn": "c79401a0cf3cb42714e4182f5868c7a6f4f4534f5df9e956e2bb2098de41cbb6",
+    "squeezenet1.0": "b66bff10",
+    "squeezenet1.1": "b8a52dc049b60e4b6ab68ad0df457362afab8b6304b2febdc1650a5dab4d7e7b",
+    "densenet121": "a639ec97d7c33b07ae66f0b5fb7d0192f95a3b11b7576c66c0126c2a727c4395",
+    "densenet161": "8d451a50",
+    "densenet169": "b2777c0a",
+    "densenet201": "c1103571",
+}
+_SIZES: Final = {
+    "alexnet": 244_408_911,
+    "resnet18_v1": 46_830_571,
+    "resnet34_v1": 87_319_819,
+    "resnet50_v1": 102_530_333,
+    "vgg16": 553_433_881,
+    "vgg19": 574_673_361,
+    "vgg16_bn": 553_507_836,
+    "vgg19_bn": 574_769_405,
+    "squeezenet1.1": 4_958_839,
+    "densenet121": 32_342_954,
+}
+
 PUBLISHED: Final[Mapping[str, TorchFile]] = {
-    "alexnet": _file(
-        "alexnet-owt-7be5be79.pth",
-        "7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02",
-        244_408_911,
-    ),
-    "resnet18_v1": _file(
-        "resnet18-f37072fd.pth",
-        "f37072fd47e89c5e827621c5baffa7500819f7896bbacec160b1a16c560e07ec",
-        46_830_571,
-    ),
-    "resnet34_v1": _file(
-        "resnet34-b627a593.pth",
-        "b627a593bcbe140c234610266fe4f8ae95ea42fc881d091c9b6052e6b1d0590f",
-        87_319_819,
-    ),
-    "resnet50_v1": _file(
-        "resnet50-0676ba61.pth",
-        "0676ba61b6795bbe1773cffd859882e5e297624d384b6993f7c9e683e722fb8a",
-        102_530_333,
-    ),
-    "resnet101_v1": _file(
-        "resnet101-63fe2227.pth",
-        "63fe2227b86e8f1f2063f43a75c84d195911b6a0eace650907dd3dc62dd49a0a",
-    ),
-    "resnet152_v1": _file(
-        "resnet152-394f9c45.pth",
-        "394f9c45966e3651a89bbb78a48410a6755854ce4a5ab64927cf1c7247f85e58",
-    ),
-    "vgg11": _file("vgg11-8a719046.pth"),
-    "vgg13": _file("vgg13-19584684.pth"),
-    "vgg16": _file(
-        "vgg16-397923af.pth",
-        "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
-        553_433_881,
-    ),
-    "vgg19": _file(
-        "vgg19-dcbb9e9d.pth",
-        "dcbb9e9dad569fff7a846263a77324fc34978fea2bfb039c012d710e1776ae44",
-        574_673_361,
-    ),
-    "vgg11_bn": _file("vgg11_bn-6002323d.pth"),
-    "vgg13_bn": _file("vgg13_bn-abd245e5.pth"),
-    "vgg16_bn": _file(
-        "vgg16_bn-6c64b313.pth",
-        "6c64b3138f2f4fcb3bcc4cafde11619c4f440eb1631787e93a682fd88305888a",
-        553_507_836,
-    ),
-    "vgg19_bn": _file(
-        "vgg19_bn-c79401a0.pth",
-        "c79401a0cf3cb42714e4182f5868c7a6f4f4534f5df9e956e2bb2098de41cbb6",
-        574_769_405,
-    ),
-    "squeezenet1.0": _file("squeezenet1_0-b66bff10.pth"),
-    "squeezenet1.1": _file(
-        "squeezenet1_1-b8a52dc0.pth",
-        "b8a52dc049b60e4b6ab68ad0df457362afab8b6304b2febdc1650a5dab4d7e7b",
-        4_958_839,
-    ),
-    "densenet121": _file(
-        "densenet121-a639ec97.pth",
-        "a639ec97d7c33b07ae66f0b5fb7d0192f95a3b11b7576c66c0126c2a727c4395",
-        32_342_954,
-    ),
-    "densenet161": _file("densenet161-8d451a50.pth"),
-    "densenet169": _file("densenet169-b2777c0a.pth"),
-    "densenet201": _file("densenet201-c1103571.pth"),
+    backbone: TorchFile(
+        name=f"{'alexnet-owt' if backbone == 'alexnet' else _theirs(backbone)}-{sha256[:8]}.pth",
+        base="https://download.pytorch.org/models/",
+        sha256=sha256,
+        size=_SIZES.get(backbone),
+    )
+    for backbone, sha256 in _SHA256.items()
 }
 
 # Those whose strides differ.
@@ -309,11 +282,6 @@ def _densenet_layers(size: str) -> list[str]:
         if block < last:
             layers += [f"features.transition{block}.{part}" for part in ("norm", "conv")]
     return [*layers, "features.norm5"]
-
-
-def _theirs(backbone: str) -> str:
-    """Return torchvision's name of a network: resnet18, squeezenet1_0."""
-    return backbone.removesuffix("_v1").replace(".", "_")
 
 
 def _looks_like(arrays: Mapping[str, NDArray[Any]], backbone: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,6 +50,14 @@ def replace(written: Path, target: Path) -> None:
     A folder replaces an empty folder only.
     """
     os.replace(written, target)
+
+
+def link_or_copy(source: str, target: str) -> None:
+    """Make `target` a link to the file `source`, or a copy where the disk has no links."""
+    try:
+        os.link(source, target)
+    except OSError:  # another disk, or one without links
+        shutil.copyfile(source, target)
 
 
 def lock(target: Path | str, timeout: float = -1) -> FileLock:

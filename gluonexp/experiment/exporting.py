@@ -20,8 +20,6 @@ from gluonexp.inference.predict import softmax
 from gluonexp.model_folder import names, samples
 from gluonexp.model_folder.signature import Signature
 from gluonexp.report import plots
-from gluonexp.tracking import MlflowTracker, registry
-from gluonexp.tracking.models import local_path
 from gluonexp.tracking.registry import Registered
 from gluonexp.verification import certificate, verify
 from gluonexp.verification.certificate import Certificate
@@ -103,26 +101,17 @@ def _keep_samples(run: OpenRun, folder: Path, logits: NDArray[np.float32]) -> No
 def hand_over(run: OpenRun, best_epoch: int, objective: float | None) -> Registered | None:
     """Log the export as an MLflow model, and register it if that is wanted."""
     tracker, wanted = run.tracker, run.config.export
-    if not isinstance(tracker, MlflowTracker) or not wanted.enabled:
+    if not (wanted.enabled and (wanted.mlflow_model or wanted.register)):
         return None
-    if not (wanted.mlflow_model or wanted.register):
+    if tracker.run_id is None:  # nobody would take the model, and to make it imports MLflow
         return None
-    tracker.flush()  # the model gets the metrics of its epoch
-    # From where the store has the files, they are linked: no second copy of large weights.
-    stored = local_path(tracker.client.get_run(tracker.run_id).info.artifact_uri)
-    export = (stored or run.artifacts) / "export"
-    model = flavor.log_model(export, tracker.client, tracker.run_id, step=best_epoch)
-    if wanted.register is None:
+    with flavor.model_folder(run.artifacts / "export") as folder:
+        model = tracker.log_model(folder, step=best_epoch)
+    if wanted.register is None or model is None:
         return None
     goal = run.config.objective
-    return registry.register(
-        tracker.client,
-        tracker.run_id,
-        wanted.register,
-        model.model_uri,
-        metric=goal.metric,
-        mode=goal.mode,
-        value=objective,
+    return tracker.register(
+        wanted.register, model, metric=goal.metric, value=objective, mode=goal.mode
     )
 
 

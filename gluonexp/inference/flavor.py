@@ -10,13 +10,12 @@ from __future__ import annotations
 import base64
 import binascii
 import io
-import os
 import shutil
 import tempfile
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -25,19 +24,20 @@ from numpy.typing import NDArray
 
 import gluonexp
 from gluonexp.base.errors import GluonexpError
-from gluonexp.base.files import replace
+from gluonexp.base.files import link_or_copy
 from gluonexp.data.images import UnreadableImageError, decode
 from gluonexp.inference import environment
 from gluonexp.inference.predict import Classifier
 from gluonexp.model_folder import samples
 from gluonexp.model_folder.signature import Signature
-from gluonexp.tracking.models import fetch, local_export, local_path
+from gluonexp.tracking import models
+from gluonexp.tracking.models import fetch, local_export
 from gluonexp.tracking.store import reported
 
 if TYPE_CHECKING:
     import pandas as pd
     from mlflow import MlflowClient
-    from mlflow.entities import LoggedModel, Metric
+    from mlflow.entities import LoggedModel
     from mlflow.exceptions import MlflowException
     from mlflow.models import Model, ModelSignature
 
@@ -77,53 +77,27 @@ def log_model(
 ) -> LoggedModel:
     """Keep an export as a logged model of a run; return it, ``models:/<model_id>``.
 
-    Its files lie beside the run's artifacts. In a store on this machine's disk they are links to
-    those of `export_folder` where the disk allows it, which costs neither time nor space: do not
-    write into these files afterwards, but replace or remove them.
-
-    Parameters
-    ----------
-    name
-        Of the model; several may have the same.
-    step
-        Of the metrics that the run has of this network: its best epoch. They become the model's.
+    For `name`, `step` and where its files lie see `gluonexp.tracking.models.log_model`.
 
     Raises
     ------
     GluonexpError
         There is no export, or the store refuses. The model is marked FAILED then.
     """
-    from mlflow.entities import LoggedModelOutput
-    from mlflow.exceptions import MlflowException
-    from mlflow.models import Model
+    with model_folder(Path(export_folder)) as folder:
+        return models.log_model(client, run_id, folder, name=name, step=step)
 
-    export_folder = Path(export_folder)
-    Signature.read(export_folder)
-    with reported(f"the model of run {run_id} cannot be kept"):
-        run = client.get_run(run_id)
-        logged = client.create_logged_model(
-            run.info.experiment_id, name, run_id, params=run.data.params, model_type="classifier"
-        )
-        try:
-            meta = Model(
-                artifact_path=logged.artifact_location,
-                run_id=run_id,
-                model_uuid=logged.model_id,
-                model_id=logged.model_id,
-            )
-            with _staged(logged.artifact_location, export_folder, meta) as (staged, final):
-                if final is None:
-                    client.log_model_artifacts(logged.model_id, str(staged))
-                else:
-                    replace(staged, final)
-            client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step)])
-            measured = _measured(client, run_id, list(run.data.metrics), step, logged.model_id)
-            client.log_batch(run_id, metrics=measured)
-        except BaseException:
-            with suppress(MlflowException):
-                client.finalize_logged_model(logged.model_id, "FAILED")
-            raise
-        return client.finalize_logged_model(logged.model_id, "READY")
+
+@contextmanager
+def model_folder(export_folder: Path) -> Iterator[Path]:
+    """Yield the folder of an MLflow model of an export, for as long as the block lasts.
+
+    Its files are links to those of `export_folder` where the disk allows it.
+    """
+    with tempfile.TemporaryDirectory(dir=export_folder.parent, prefix=".new-") as temporary:
+        folder = Path(temporary, "model")
+        _write(export_folder, folder, None, links=True)
+        yield folder
 
 
 def load_model(model_uri: str, runtime: str = "module") -> Classifier:
@@ -297,7 +271,8 @@ def _write(export_folder: Path, path: Path, meta: Model | None, *, links: bool) 
     from mlflow.models.utils import _save_example
 
     signature = Signature.read(export_folder)
-    shutil.copytree(export_folder, path / _DATA, copy_function=_link if links else shutil.copyfile)
+    copy = link_or_copy if links else shutil.copyfile
+    shutil.copytree(export_folder, path / _DATA, copy_function=copy)
     model = Model() if meta is None else meta
     model.signature = _signature()
     _save_example(model, _example(export_folder, signature.image), str(path))
@@ -348,39 +323,3 @@ def _example(export_folder: Path, image: tuple[int, int, int]) -> NDArray[np.uin
         return samples.read(export_folder).images[:1]
     except GluonexpError:
         return np.zeros((1, *image), dtype=np.uint8)
-
-
-@contextmanager
-def _staged(location: str, export_folder: Path, meta: Model) -> Iterator[tuple[Path, Path | None]]:
-    """Make a model's folder; yield it and where it belongs, None if that is not on this disk."""
-    final = local_path(location)
-    beside = export_folder if final is None else final
-    beside.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=beside.parent, prefix=".new-") as temporary:
-        folder = Path(temporary, "model")
-        _write(export_folder, folder, meta, links=True)
-        yield folder, final
-
-
-def _measured(
-    client: MlflowClient, run_id: str, names: list[str], step: int, model_id: str
-) -> list[Metric]:
-    """Return what a run measured at `step`, as the model's.
-
-    With their own times: MLflow drops a point that the run has already.
-    """
-    from mlflow.entities import Metric
-
-    return [
-        Metric(point.key, point.value, point.timestamp, step, model_id=model_id, run_id=run_id)
-        for name in names
-        for point in client.get_metric_history(run_id, name)
-        if point.step == step and point.model_id is None
-    ]
-
-
-def _link(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # another disk, or one without links
-        shutil.copyfile(source, target)

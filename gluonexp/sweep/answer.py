@@ -18,7 +18,6 @@ from gluonexp.sweep.best import IsGroup, best_yaml
 from gluonexp.sweep.outcomes import Outcome, Summary
 from gluonexp.sweep.table import sweep_table
 from gluonexp.tracking import (
-    MlflowTracker,
     displayed,
     ensure_experiment,
     open_store,
@@ -93,8 +92,7 @@ def opened(
         tags=tags,
         run_id=run_id,
     ) as tracker:
-        assert isinstance(tracker, MlflowTracker)
-        yield SweepRun(tracker)
+        yield SweepRun(client, run_id, tracker)
 
 
 def _check_same(parent: RunRecord, config: Config) -> None:

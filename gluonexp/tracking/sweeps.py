@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 from filelock import FileLock
@@ -26,9 +27,12 @@ from gluonexp.tracking.read.runs import PARENT, RunRecord, reader
 from gluonexp.tracking.registry import Registered, register
 from gluonexp.tracking.statuses import RUNNING, Ending
 from gluonexp.tracking.store import KIND, WORKDIR, download, reported, silent
-from gluonexp.tracking.tracker import MlflowTracker
+from gluonexp.tracking.tracker import Tracker
 from gluonexp.tracking.uri import sqlite_path
 from gluonexp.tracking.values import MAX_TAG, one_line
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 # The tag of a parent: a run with children, and without a model.
 SWEEP = {KIND: "sweep"}
@@ -117,16 +121,16 @@ class SweepRun:
 
     Parameters
     ----------
-    tracker
+    client
+        Of the store.
+    run_id, tracker
         Of the parent run.
     """
 
-    def __init__(self, tracker: MlflowTracker) -> None:
-        self.tracker = tracker
-        self.run_id = tracker.run_id
-        self.experiment_id = tracker.experiment_id
-        self.client = tracker.client
-        self._reader = reader(tracker.client.tracking_uri)
+    def __init__(self, client: MlflowClient, run_id: str, tracker: Tracker) -> None:
+        self.client, self.run_id, self.tracker = client, run_id, tracker
+        self.experiment_id = str(tracker.experiment_id)
+        self._reader = reader(client.tracking_uri)
 
     def attempts(self) -> list[Attempt]:
         """Return all attempts there have been, by number."""

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, SupportsFloat
 
 from gluonexp.base.errors import GluonexpError
+from gluonexp.tracking.models import log_model
+from gluonexp.tracking.registry import Registered, register
 from gluonexp.tracking.store import impatient, reported
 from gluonexp.tracking.uri import displayed, run_link
 from gluonexp.tracking.values import flatten, number, one_line, sanitised, tag_text
@@ -44,10 +46,6 @@ class Tracker(Protocol):
     @property
     def experiment_id(self) -> str | None:
         """The id of its experiment."""
-
-    @property
-    def run_name(self) -> str | None:
-        """Its name, given or made up."""
 
     @property
     def link(self) -> str | None:
@@ -86,8 +84,23 @@ class Tracker(Protocol):
     def log_artifacts(self, folder: Path, artifact_path: str | None = None) -> None:
         """Keep all files under `folder`, below `artifact_path` in the run."""
 
+    def log_model(self, folder: Path, *, step: int) -> str | None:
+        """Keep the finished MLflow model in `folder`, in which its ids are written.
+
+        What the run measured at `step` becomes the model's. Returns its address,
+        ``models:/m-ID``; None where nothing is recorded.
+        """
+
+    def register(
+        self, name: str, model: str, *, metric: str, value: float | None, mode: str
+    ) -> Registered | None:
+        """Register the model at address `model` as a version of `name`; see `registry`."""
+
     def flush(self) -> None:
         """Write buffered metrics now; they stay in the buffer if the store does not answer."""
+
+    def leave(self) -> None:
+        """Write what is waiting and leave the run open: another process closes it."""
 
     def close(self, status: Status, error: BaseException | None = None) -> None:
         """End the run as `status`, with the traceback of `error`; a second call does nothing."""
@@ -96,7 +109,7 @@ class Tracker(Protocol):
 class NullTracker:
     """Records nothing (``tracking=none``)."""
 
-    run_id = experiment_id = run_name = link = None
+    run_id = experiment_id = link = None
 
     def __init__(self) -> None:
         self.status: Status = "RUNNING"
@@ -126,8 +139,19 @@ class NullTracker:
     def log_artifacts(self, folder: Path, artifact_path: str | None = None) -> None:
         """Keep nothing."""
 
+    def log_model(self, folder: Path, *, step: int) -> None:
+        """Keep nothing."""
+
+    def register(
+        self, name: str, model: str, *, metric: str, value: float | None, mode: str
+    ) -> None:
+        """Register nothing."""
+
     def flush(self) -> None:
         """Do nothing: nothing is buffered."""
+
+    def leave(self) -> None:
+        """Do nothing: there is no run."""
 
     def close(self, status: Status, error: BaseException | None = None) -> None:
         """Remember how the run ended; a second call does nothing."""
@@ -157,7 +181,6 @@ class MlflowTracker:
         run = client.get_run(run_id)
         self.run_id: str = run.info.run_id
         self.experiment_id: str = run.info.experiment_id
-        self.run_name: str | None = run.info.run_name
         self.client = client
         self.status: Status = "RUNNING"
         self._closed = False
@@ -261,6 +284,20 @@ class MlflowTracker:
             raise GluonexpError(f"{folder} is no folder, so it cannot be kept in the run")
         with reported(f"files of {folder} cannot be kept in run {self.run_id}"):
             self.client.log_artifacts(self.run_id, str(folder), artifact_path)
+
+    def log_model(self, folder: Path, *, step: int) -> str:
+        """Keep the model in `folder` beside the run; what the run keeps already is linked."""
+        self.flush()  # the model gets the metrics of its step
+        model = log_model(self.client, self.run_id, folder, step=step)
+        return str(model.model_uri)
+
+    def register(
+        self, name: str, model: str, *, metric: str, value: float | None, mode: str
+    ) -> Registered:
+        """Register a model; the champion is the best by `metric`."""
+        return register(
+            self.client, self.run_id, name, model, metric=metric, value=value, mode=mode
+        )
 
     def flush(self) -> None:
         """Write what is waiting; during an outage warn once, keep it, and go on."""

@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from mlflow.models import Model
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
@@ -90,6 +91,12 @@ def test_a_tracker_takes_what_a_run_has(any_tracker: Tracker, tmp_path: Path) ->
     )
     any_tracker.log_artifacts(tmp_path)
     any_tracker.log_artifacts(tmp_path, "config")
+    Model().save(str(tmp_path / "MLmodel"))
+    model = any_tracker.log_model(tmp_path, step=0)
+    assert (model is None) == (any_tracker.run_id is None)
+    of: Any = {"metric": "n", "value": 3.0, "mode": "max"}
+    registered = any_tracker.register("digits", str(model), **of)
+    assert registered is None or registered.champion
     any_tracker.flush()
     assert any_tracker.status == "RUNNING"
     any_tracker.close("FINISHED")
@@ -376,14 +383,14 @@ def test_a_run_says_who_and_where(uri: str, client: MlflowClient) -> None:
     with start(uri, tags=tags, run_name="mine") as tracker:
         assert only_run(client, tracker.run_id).info.status == "RUNNING"
     run = only_run(client, tracker.run_id)
-    assert run.info.run_name == tracker.run_name == "mine"
+    assert run.info.run_name == "mine"
     assert client.get_experiment(run.info.experiment_id).name == "lifecycle"
     assert run.data.tags["gluonexp.pid"] == str(os.getpid())
     assert run.data.tags["device"] == "cpu"
     assert run.data.tags["note_x"].startswith("a\nb")
     assert {"gluonexp.host", "mlflow.user", "mlflow.source.name"} <= run.data.tags.keys()
     with start(uri) as unnamed:
-        assert unnamed.run_name
+        assert only_run(client, unnamed.run_id).info.run_name
 
 
 def test_a_failure_is_kept_to_be_read(uri: str, client: MlflowClient, tmp_path: Path) -> None:

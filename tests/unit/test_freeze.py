@@ -284,7 +284,9 @@ def test_of_many_names_the_first_are_listed():
 def test_a_constant_is_frozen_and_cannot_be_unfrozen():
     backbone = [nn.Conv2D(4, 3, use_bias=False), nn.BatchNorm(scale=False)]
     net = with_shapes(Topped(backbone, [nn.Dense(3)]))
-    assert names(planned(net, [("*",)]), "frozen") == ["backbone.1.gamma"]
+    plan = planned(net, [("*",)])
+    assert names(plan, "frozen") == ["backbone.1.gamma"]
+    assert plan.audited == ()  # MXNet takes it for 1, and may write that there
     plan = planned(net, [("backbone.*", "frozen"), ("*",)], unfreeze=[Unfreeze(1, "backbone.*")])
     assert [row.unfreeze_epoch for row in plan.rows[:3]] == [1, None, 1]
 

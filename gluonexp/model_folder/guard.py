@@ -1,7 +1,7 @@
 """What is refused in a model folder before anything in it is opened or parsed.
 
 A model folder may come from anybody. Nothing in it is imported, unpickled or executed: what is
-read is JSON, MXNet's NDArrays, ONNX and safetensors. `files` and `params` see to the network
+read is JSON, MXNet's NDArrays, ONNX and safetensors. `network` and `params` read the network
 itself; here is what concerns the folder, and ONNX, which may keep its weights in any file of the
 machine that its author names.
 """

@@ -128,7 +128,7 @@ def _composed(
     with hydra.initialize_config_dir(version_base="1.3", config_dir=folder):
         composed = hydra.compose("config", overrides=words)
     for section in [section for section in _CONSTRUCTORS if section in values]:
-        leaves = list(_leaves(values[section], section))
+        leaves = list(_leaves(values[section], section, recorded))
         _check_target(composed, _CONSTRUCTORS[section], dict(leaves), str(recorded))
         _put(composed, leaves)
     if shape is not None:
@@ -196,10 +196,14 @@ def _check_target(
     OmegaConf.update(composed, node, {}, merge=False)
 
 
-def _leaves(node: Any, key: str) -> Iterator[_Value]:
-    """Yield the values in a recorded node."""
+def _leaves(node: Any, key: str, where: Path | None) -> Iterator[_Value]:
+    """Yield the values in a recorded node; refuse a key that is read as several."""
     if isinstance(node, Mapping):
         for name, value in node.items():
-            yield from _leaves(value, f"{key}.{name}")
+            if not re.fullmatch(r"\w+", str(name)):
+                raise GluonexpError(f"{where}: {key} has the key {str(name)[:40]!r}: refused")
+            yield from _leaves(value, f"{key}.{name}", where)
+    elif isinstance(node, list) and any(isinstance(value, list | dict) for value in node):
+        raise GluonexpError(f"{where}: {key} is a list of more than values: refused")
     else:
         yield _Value(key, node)

@@ -301,10 +301,11 @@ def test_what_the_user_allows_is_run(model):
         ("dataset: &d {source: *d}\nloss: {}\nseed: 0", "nested too deeply"),
         ("dataset: {name: digits, root: '${oc.env:HOME}'}\nloss: {}\nseed: 0", "refers to some"),
         ("dataset: {name: digits, 'a.b': 1}\nloss: {}\nseed: 0", "has the key 'a.b'"),
-        ("dataset: {name: digits, root: [[1]]}\nloss: {}\nseed: 0", "is a list"),
+        ("dataset: {name: digits, root: [[1]]}\nloss: {}\nseed: 0", "more than values"),
+        ("dataset: {'source[_target_]': os.system}\nloss: {}\nseed: 0", "has the key 'source["),
         ("x" * (1 << 21), "larger than any configuration"),
     ],
-    ids=["object", "bomb", "endless", "reference", "key", "list", "huge"],
+    ids=["object", "bomb", "endless", "reference", "key", "list", "brackets", "huge"],
 )
 def test_a_record_is_only_plain_values(model, text, told):
     (model / "config" / "resolved.yaml").write_text(text)

@@ -1,9 +1,13 @@
 #!/usr/bin/env bash
-# How the bundled weights were made: three stages (hours on two cores), then one file.
+# How the bundled weights were made: three stages (hours on two cores), then one file; results.csv
+# gets how the stages ended.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")"
-log=$(mktemp)
-trap 'rm -f "$log"' EXIT
-python pretrain.py | tee "$log"
-last=$(sed -n 's/^224 px: run \([0-9a-f]*\):.*/\1/p' "$log")
-python fold.py "$last" ../../gluonexp/weights/alexnet-cifar10.safetensors
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+work=${1:-$(mktemp -d)}   # where mlruns/ goes
+mkdir -p "$work"
+cd "$work"
+
+python "$here/pretrain.py" | tee log
+last=$(sed -n 's/^224 px: run \([0-9a-f]*\):.*/\1/p' log)
+python "$here/fold.py" "$last" "$here/../../gluonexp/weights/alexnet-cifar10.safetensors"
+python "$here/collect.py" > "$here/results.csv"

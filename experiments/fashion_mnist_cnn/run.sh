@@ -1,5 +1,10 @@
 #!/usr/bin/env bash
-# The study as it was run: three seeds, one after the other.
+# The study: three seeds, one after the other; results.csv gets how they ended.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/../.."
-python -m gluonexp.run --multirun experiment=fashion_mnist_cnn seed=0,1,2 "$@"
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+work=${1:-$(mktemp -d)}   # where mlruns/ goes
+mkdir -p "$work"
+cd "$work"
+
+python -m gluonexp.run --multirun experiment=fashion_mnist_cnn seed=0,1,2
+python "$here/collect.py" > "$here/results.csv"

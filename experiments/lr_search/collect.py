@@ -7,7 +7,7 @@ from gluonexp.tracking.read.runs import reader
 
 store = reader(None)
 rows = csv.writer(sys.stdout, lineterminator="\n")
-columns = ["sweep", "points", "pruned", "epochs", "best lr", "val/acc", "test/acc", "run"]
+columns = ["sweep", "points", "pruned", "epochs", "best lr", "best val/acc", "test/acc", "run"]
 rows.writerow(columns)
 for experiment in store.experiments():
     if not experiment.startswith("lr_"):

@@ -1,0 +1,86 @@
+"""The studies' scripts: each CSV file is what a script beside it writes, from runs as they are."""
+
+import csv
+import re
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+from gluonexp.tracking import ensure_experiment, open_store
+
+STUDIES = Path(__file__).parents[2] / "experiments"
+PARAMS = {
+    **{"seed": "0", "optim.lr": "0.01", "trainer.epochs": "1", "dataset.resize": "64"},
+    **{"data.title": "digits", "data.train_images": "9", "model.weights": "none"},
+}
+METRICS = {
+    **{f"{split}/{score}": 0.5 for split in ("train", "val", "test") for score in ("loss", "acc")},
+    "time/images_per_s": 1234.5,
+}
+# How the runs in each experiment ended, one after the other. What is collected from exports is
+# not there: those runs failed before they had any.
+ENDED = {
+    **{name: ("FAILED",) for name in ("export_families", "int8")},
+    **{
+        name: ("FINISHED", "FAILED", "FINISHED")
+        for name in ("bundled_alexnet", "cifar10_alexnet", "fashion_mnist_cnn", "lr_grid")
+    },
+}
+# How many rows come of that; a sweep of rates is one.
+ROWS = {"bundled_alexnet": 2, "cifar10_alexnet": 2, "fashion_mnist_cnn": 2, "lr_search": 1}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """A folder below which such runs are recorded, most of them as parts of a sweep."""
+    from mlflow.entities import Metric, Param
+
+    folder = tmp_path_factory.mktemp("studies")
+    (folder / "mlruns").mkdir()
+    uri = f"sqlite:///{folder}/mlruns/mlflow.db"
+    client = open_store(uri)
+    for experiment, ended in ENDED.items():
+        number = ensure_experiment(client, experiment, uri)
+        tags = {}
+        if experiment != "bundled_alexnet":
+            sweep = client.create_run(number, tags={"gluonexp.kind": "sweep"}).info.run_id
+            client.set_terminated(sweep)
+            tags = {"mlflow.parentRunId": sweep}
+        for status in ended:
+            run = client.create_run(number, tags=tags).info.run_id
+            metrics = [Metric(key, value, 0, 0) for key, value in METRICS.items()]
+            params = [Param(key, value) for key, value in PARAMS.items()]
+            client.log_batch(run, metrics, params)
+            client.set_terminated(run, status)
+    return folder
+
+
+def writers(study):
+    """Return which script of a study writes which file, as its run.sh says."""
+    command = r'^python (?:"\$here/)?(\w+\.py)"?(?: --csv| >) (?:"\$here/)?(\w+\.csv)'
+    return re.findall(command, (study / "run.sh").read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    "path", sorted(STUDIES.glob("*/*.csv")), ids=lambda path: f"{path.parent.name}-{path.stem}"
+)
+def test_every_table_has_the_script_that_writes_it(path, store, tmp_path, monkeypatch, capsys):
+    (script,) = (script for script, written in writers(path.parent) if written == path.name)
+    small = {
+        "bench.py": ["--rounds=1", "--images=256", "--data=synthetic", f"--csv={tmp_path}/x.csv"],
+        "pruners.py": ["2"],
+    }
+    monkeypatch.chdir(store)
+    monkeypatch.setattr(sys, "argv", [script, *small.get(script, [])])
+    runpy.run_path(str(path.parent / script), run_name="__main__")
+    text = capsys.readouterr().out
+    if script == "bench.py":
+        text = (tmp_path / "x.csv").read_text()
+    rows = list(csv.reader(text.splitlines()))
+    recorded = list(csv.reader(path.read_text().splitlines()))
+    assert rows[0] == recorded[0]
+    assert {len(row) for row in rows} == {len(recorded[0])}
+    if path.name == "results.csv" and (wanted := ROWS.get(path.parent.name)):
+        assert len(rows) == 1 + wanted

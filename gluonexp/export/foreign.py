@@ -1,4 +1,4 @@
-"""Networks from elsewhere: a symbol and its parameters become an export like our own."""
+"""Networks trained elsewhere: a symbol and its parameters become an export like our own."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def adopt(
     to
         The folder to make; it must not hold anything yet.
     image
-        (H, W, C) of an image at rest, uint8.
+        (H, W, C) of an image, uint8.
     input_shape
         (C, H, W) of the network's input, float32.
     mean, std

@@ -36,8 +36,8 @@ class Output:
     index
         Which of its outputs.
     version
-        How often nodes before have written to it (running statistics); MXNet's own number, which
-        only goes back to it. Two outputs that differ in nothing else are equal.
+        How often earlier nodes have written to it (running statistics): MXNet's own number, kept
+        for the way back to it. Outputs that differ in nothing else are equal.
     """
 
     node: int
@@ -155,7 +155,7 @@ class Graph:
 
 
 def _graph(data: Any, deepest: int) -> Graph:
-    """Return what JSON describes; may raise whatever reading another kind of JSON raises."""
+    """Return the graph that JSON describes; of other JSON it raises what reading it raises."""
     if not deepest:
         raise ValueError("graphs within graphs without end")
     nodes, heads = data["nodes"], data["heads"]

@@ -159,7 +159,7 @@ _LEAST: Final = {
 _MOST: Final = 2**24
 _MOST_ENTRIES: Final = 2**12  # inputs and outputs of one node; DenseNet concatenates 2
 
-# Attributes of which some values lead to code that trusts what it is given, or to other devices.
+# Attributes some of whose values lead to code that trusts its inputs, or to other devices.
 _CHOICES: Final = {
     "__storage_type__": {"-1", "0"},  # all others are sparse, with indices
     "ctx": {"", "None", "cpu(0)", "cpu"},
@@ -213,14 +213,14 @@ def flaw(node: Node) -> str | None:
 
 def added_to(node: Node) -> int | None:
     """Return which input a oneDNN convolution adds to, in its place; None if it adds to none."""
-    told = _told(node)
-    if "with_sum" not in told:
+    flags = _flags(node)
+    if "with_sum" not in flags:
         return None
     # Behind it, the ranges of the input and of this.
-    return len(node.inputs) - 1 - (4 if "quantized" in told else 0)
+    return len(node.inputs) - 1 - (4 if "quantized" in flags else 0)
 
 
-def _told(node: Node) -> set[str]:
+def _flags(node: Node) -> set[str]:
     return {name for name, text in node.attrs.items() if text.lower() in ("true", "1")}
 
 
@@ -250,18 +250,18 @@ def numbers(text: str) -> list[int]:
 
 
 def _fused_flaw(node: Node) -> str | None:
-    """Compare what a oneDNN operator was told with the graph inside, of which it believes that.
+    """Say how the graph inside a oneDNN operator differs from its attributes, which it trusts.
 
     It must be a chain: the layer, then normalization, activation, a sum and another activation.
     """
     (inner,) = node.subgraphs
-    told = _told(node)
+    flags = _flags(node)
     layer = _FUSED[node.op]
     links: list[set[str]] = [{layer}]
-    links += [{"BatchNorm"}] * ("with_bn" in told)
-    links += [_ACTIVATIONS] * ("with_act" in told or "with_eltwise" in told)
-    links += [{"elemwise_add"}] * ("with_sum" in told)
-    links += [_ACTIVATIONS] * ("with_postsum_act" in told)
+    links += [{"BatchNorm"}] * ("with_bn" in flags)
+    links += [_ACTIVATIONS] * ("with_act" in flags or "with_eltwise" in flags)
+    links += [{"elemwise_add"}] * ("with_sum" in flags)
+    links += [_ACTIVATIONS] * ("with_postsum_act" in flags)
     variables = inner.variables
     chain = [(at, step) for at, step in enumerate(inner.nodes) if step.op != VARIABLE]
     fits = (
@@ -285,12 +285,12 @@ def _fused_flaw(node: Node) -> str | None:
             return "convolves in other than two dimensions"
         if first.attrs.get("layout", "NCHW") not in ("NCHW", "None"):
             return "has another layout than NCHW"
-        ranges = 4 if "with_sum" in told else 2
+        ranges = 4 if "with_sum" in flags else 2
     else:
         ranges = 2
-        if "quantized" in told and "channel_wise_quantize" not in told:
+        if "quantized" in flags and "channel_wise_quantize" not in flags:
             return "has one range for all its weights, which is not read here"
-    expected = len(variables) + ranges * ("quantized" in told)
+    expected = len(variables) + ranges * ("quantized" in flags)
     if len(node.inputs) != expected:
         return f"has {len(node.inputs)} inputs, not {expected}"
     return None

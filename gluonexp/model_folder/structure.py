@@ -1,9 +1,9 @@
-"""What a graph must be like before MXNet may see it, besides holding together.
+"""What MXNet itself must be asked about a graph from anybody, before it may see all of it.
 
 MXNet believes what a symbol's JSON says of its own structure: where an input refers to a result
 that its node does not have, memory is read that is not the graph's, and the process crashes.
-`Graph` sees to all that can be told without MXNet; here it is asked what its operators take and
-give.
+`Graph` checks what can be checked without MXNet; here MXNet is asked how many inputs and results
+each operator has.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ def _dangling(
 
 
 def _inputs(node: Node, counted: dict[str, int]) -> int:
-    """Return how many inputs a node takes, of which MXNet is asked with a graph of it alone."""
-    # Of this version, or MXNet would add what it counts as left out.
+    """Return how many inputs a node takes: MXNet is asked, with a graph of that node alone."""
+    # A graph of this version: to an older one MXNet would add the inputs that it misses.
     alone = Graph((replace(node, name="n", inputs=()),), (Output(0),))
     if (text := alone.to_json()) not in counted:
         symbol = to_symbol(alone)
@@ -78,7 +78,7 @@ def _inputs(node: Node, counted: dict[str, int]) -> int:
 
 
 def _results(graph: Graph, node: Node, counted: dict[str, int]) -> int:
-    """Return how many results a node has, of which MXNet is asked with a graph of it alone."""
+    """Return how many results a node has: MXNet is asked, with a graph of that node alone."""
     if node.op == VARIABLE:
         return 1
     count = len(node.inputs)

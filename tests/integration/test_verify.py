@@ -229,6 +229,44 @@ def test_a_wrong_onnx_names_its_layer(fresh, pool):
     assert found is not None and found.startswith("net_dense0_fwd_output: by ")
 
 
+class Twice(nn.HybridBlock):
+    """One layer, called twice: two operators of one name."""
+
+    def __init__(self):
+        super().__init__(prefix="net_")
+        with self.name_scope():
+            self.flat, self.dense = nn.Flatten(), nn.Dense(3, in_units=3)
+
+    def hybrid_forward(self, F, x):
+        return self.dense(self.dense(self.flat(x)))
+
+
+def test_a_layer_that_is_called_twice_is_told_apart(tmp_path):
+    import onnx as library
+
+    with mx.name.NameManager():
+        net = Twice()
+    net.initialize(mx.init.Xavier())
+    net.hybridize()
+    inputs = np.random.default_rng(0).normal(size=(1, 3, 1, 1)).astype(np.float32)
+    net(nd.array(inputs))
+    steps = Preprocessing(1, 1, 3, (0.5,), (0.25,))
+    network = symbol.export(net, tmp_path, Signature((1, 1, 3), steps, CLASSES))
+    path = convert.write(*network, tmp_path, (3, 1, 1))
+    for runtime in RUNTIMES:
+        assert divergence.first_difference(tmp_path, runtime, inputs, 1e-4, None) is None
+    model = library.load_model(str(path))
+    (second,) = [node for node in model.graph.node if "logits" in node.output]
+    (bias,) = [each for each in model.graph.initializer if each.name == second.input[2]]
+    model.graph.initializer.add().CopyFrom(bias)
+    wrong = model.graph.initializer[-1]
+    wrong.name = second.input[2] = "wrong"
+    wrong.raw_data = np.ones(3, np.float32).tobytes()
+    library.save_model(model, str(path))
+    found = divergence.first_difference(tmp_path, "onnx", inputs, 1e-4, None)
+    assert found is not None and found.startswith("idx_5_net_dense0_fwd_output: by ")
+
+
 def test_what_only_goes_wrong_where_module_fuses_is_searched(exported, monkeypatch):
     inputs = np.random.default_rng(0).normal(size=(1, *SHAPE)).astype(np.float32)
     assert divergence.first_difference(exported, "module", inputs, 1e-4, None) is None

@@ -4,35 +4,24 @@ Most have a translation in MXNet's own exporter, which is taken as it is. Here a
 those that it gets wrong, or right for a part of what the operator can do only. What no runtime
 computes as MXNet does is refused, and so is what could only be translated at length.
 
-A translator takes a node and its `settings` (see `nodes`). It returns ONNX's nodes, of which the
-last one's output has the node's name, and the types of the outputs, or None, which is the type of
-the first input. What it raises is told with the operator and the node's name.
+What a translator raises is told with the operator and the layer's name.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import reduce
 from math import prod
 from typing import Any, Final
 
 import numpy as np
 
-from gluonexp.export.onnx.nodes import (
-    Node,
-    Shape,
-    Step,
-    chain,
-    changed,
-    constant,
-    numbers,
-    source,
-    theirs,
-    variable,
-)
+from gluonexp.export.onnx.exporter import theirs, translated
+from gluonexp.export.onnx.layer import Layer, Step, Translation, fixed
 
-Translator = Callable[..., Any]
+Translator = Callable[[Layer], Translation]
 
 # Where one rounds, another saturates and a third computes in float32 all the same.
 _NARROW: Final = ("float16", "int8", "uint8")
@@ -52,8 +41,13 @@ _DEFAULTS: Final[dict[str, dict[str, str]]] = {
 }
 
 
-def translate(node: Node, **settings: Any) -> Any:
-    """Translate any node.
+def missing(operators: Iterable[str]) -> list[str]:
+    """Name those of `operators` for which there is no translation to ONNX."""
+    return sorted(set(operators) - set(TRANSLATORS) - translated())
+
+
+def translate(layer: Layer) -> Translation:
+    """Translate any layer.
 
     Raises
     ------
@@ -62,93 +56,92 @@ def translate(node: Node, **settings: Any) -> Any:
     """
     given = {
         name: {"1": "True", "0": "False"}.get(value, value) if name in _FLAGS else value
-        for name, value in node.get("attrs", {}).items()
+        for name, value in layer.attrs.items()
     }
-    plain = {**node, "attrs": {**_DEFAULTS.get(node["op"], {}), **given}}
     if given.get("dtype") in _NARROW:
         raise NotImplementedError(f"runtimes differ in how they compute in {given['dtype']}")
-    translator: Translator = TRANSLATORS.get(node["op"], theirs)
-    return translator(plain, **settings)
+    plain = replace(layer, attrs={**_DEFAULTS.get(layer.op, {}), **given})
+    return TRANSLATORS.get(layer.op, theirs)(plain)
 
 
-def _resize(node: Node, **settings: Any) -> Any:
+def _resize(layer: Layer) -> Translation:
     """Translate a bilinear resize; theirs takes every one for one of aligned corners."""
-    nodes, dtypes = theirs(node, **settings)
-    if node["attrs"].get("align_corners", "True") != "True":
+    nodes, dtypes = theirs(layer)
+    if layer.attrs.get("align_corners", "True") != "True":
         for attribute in nodes[-1].attribute:
             if attribute.name == "coordinate_transformation_mode":
                 attribute.s = b"half_pixel"
     return nodes, dtypes
 
 
-def _normalize(node: Node, **settings: Any) -> Any:
+def _normalize(layer: Layer) -> Translation:
     """Translate `image.normalize`: minus mean, over standard deviation, by channel."""
     moments = {}
     for key, default in (("mean", "0"), ("std", "1")):
-        written = re.findall(r"[-+.\de]+", node["attrs"].get(key, default))
+        written = re.findall(r"[-+.\de]+", layer.attrs.get(key, default))
         values = np.array(written, np.float32).reshape(-1, 1, 1)
-        moments[key] = constant(node, settings, key, values, np.float32)
+        moments[key] = layer.constant(key, values, np.float32)
     steps: list[Step] = [("Sub", [moments["mean"]], {}), ("Div", [moments["std"]], {})]
-    return chain(node, source(node, settings).name, *steps), None
+    return layer.chain(*steps), None
 
 
 def _reversed(operator: str) -> Translator:
     """Return the translator of number minus (or over) array; theirs goes by the node's name."""
 
-    def translate(node: Node, **settings: Any) -> Any:
+    def translate(layer: Layer) -> Translation:
         from onnx.helper import make_node
 
-        entry = source(node, settings)
-        number = float(node["attrs"]["scalar"])
-        scalar = constant(node, settings, "scalar", number, entry.dtype)
-        return [make_node(operator, [scalar, entry.name], [node["name"]])], None
+        entry = layer.inputs[0]
+        number = float(layer.attrs["scalar"])
+        scalar = layer.constant("scalar", number, entry.dtype)
+        return [make_node(operator, [scalar, entry.name], [layer.name])], None
 
     return translate
 
 
-def _leaky(node: Node, **settings: Any) -> Any:
+def _leaky(layer: Layer) -> Translation:
     """Translate LeakyReLU and its kin; ONNX lays a PReLU's slopes along the last axis."""
     from onnx.helper import make_node
 
-    (data, *slopes), name = settings["given"], node["name"]
-    if node["attrs"].get("act_type") != "prelu" or slopes == [(1,)]:
-        return theirs(node, **settings)
-    shape = constant(node, settings, "shape", [-1] + [1] * (len(data) - 2))
+    (data, *slopes), name = layer.given, layer.name
+    if layer.attrs.get("act_type") != "prelu" or slopes == [(1,)]:
+        return theirs(layer)
+    shape = layer.constant("shape", [-1] + [1] * (len(data) - 2))
     nodes = [
-        make_node("Reshape", [source(node, settings, 1).name, shape], [f"{name}_slopes"]),
-        make_node("PRelu", [source(node, settings).name, f"{name}_slopes"], [name]),
+        make_node("Reshape", [layer.inputs[1].name, shape], [f"{name}_slopes"]),
+        make_node("PRelu", [layer.inputs[0].name, f"{name}_slopes"], [name]),
     ]
     return nodes, None
 
 
-def _response(node: Node, **settings: Any) -> Any:
+def _response(layer: Layer) -> Translation:
     """Translate LRN: x / (k + alpha / n * sum)**beta, for whole k; OpenVINO cuts off the rest.
 
     What is not whole is taken out of the brackets.
     """
-    attrs, entry = node["attrs"], source(node, settings)
+    attrs, entry = layer.attrs, layer.inputs[0]
     k, alpha, beta = (
         float(attrs.get(key, default))
         for key, default in (("knorm", 2), ("alpha", 1e-4), ("beta", 0.75))
     )
     steps: list[Step] = []
     if not k.is_integer():
-        factor = constant(node, settings, "factor", k**-beta, entry.dtype)
+        factor = layer.constant("factor", k**-beta, entry.dtype)
         k, alpha, steps = 1.0, alpha / k, [("Mul", [factor], {})]
     window = {"size": int(attrs["nsize"]), "alpha": alpha, "beta": beta, "bias": k}
-    return chain(node, entry.name, ("LRN", [], window), *steps), None
+    return layer.chain(("LRN", [], window), *steps), None
 
 
-def _unit(node: Node, **settings: Any) -> Any:
+def _unit(layer: Layer) -> Translation:
     """Translate L2Normalization; ONNX's own has no epsilon."""
     from onnx.helper import make_node
 
-    name, entry = node["name"], source(node, settings)
-    rank = len(settings["given"][0])
-    mode = node["attrs"].get("mode", "instance")
+    name, entry = layer.name, layer.inputs[0]
+    rank = len(layer.given[0])
+    mode = layer.attrs.get("mode", "instance")
     axes = {"instance": range(1, rank), "channel": [1], "spatial": range(2, rank)}[mode]
-    reduced = constant(node, settings, "axes", list(axes))
-    eps = constant(node, settings, "eps", float(node["attrs"].get("eps", 1e-10)), entry.dtype)
+    reduced = layer.constant("axes", list(axes))
+    eps = layer.constant("eps", float(layer.attrs.get("eps", 1e-10)), entry.dtype)
     nodes = [
         make_node("Mul", [entry.name, entry.name], [f"{name}_square"]),
         make_node("ReduceSum", [f"{name}_square", reduced], [f"{name}_sum"], keepdims=1),
@@ -159,51 +152,50 @@ def _unit(node: Node, **settings: Any) -> Any:
     return nodes, None
 
 
-def _reduce(node: Node, **settings: Any) -> Any:
+def _reduce(layer: Layer) -> Translation:
     """Translate a sum, mean or the like; theirs does not know `exclude`, nor an empty `axis`."""
-    if node["op"] == "norm" and node["attrs"].get("ord", "2") != "2":
+    if layer.op == "norm" and layer.attrs.get("ord", "2") != "2":
         raise NotImplementedError("ord is not 2: OpenVINO does not load it")
-    rank = len(settings["given"][0])
-    axes = {axis % rank for axis in numbers(node, "axis")} or set(range(rank))
-    if node["attrs"].get("exclude") == "True" and numbers(node, "axis"):
+    rank = len(layer.given[0])
+    axes = {axis % rank for axis in layer.numbers("axis")} or set(range(rank))
+    if layer.attrs.get("exclude") == "True" and layer.numbers("axis"):
         axes = set(range(rank)) - axes
-    if len(axes) == rank and node["attrs"].get("keepdims") != "True":
-        return theirs(changed(node, axis=None), **settings)
-    return theirs(changed(node, axis=tuple(sorted(axes))), **settings)
+    if len(axes) == rank and layer.attrs.get("keepdims") != "True":
+        return theirs(layer.changed(axis=None))
+    return theirs(layer.changed(axis=tuple(sorted(axes))))
 
 
-def _pool(node: Node, **settings: Any) -> Any:
+def _pool(layer: Layer) -> Translation:
     """Translate a pooling; what ``full`` (rounding up) adds at the end is written out.
 
     ONNX's own way of rounding up gives other sizes in some cases, and runtimes disagree about
     whether what it adds counts in an average.
     """
-    attrs = node["attrs"]
+    attrs = layer.attrs
     kind, everywhere = attrs.get("pool_type", "max"), attrs.get("global_pool") == "True"
     if kind == "lp" and (everywhere or attrs["p_value"] != "2"):
         raise NotImplementedError("pool_type lp is translated for p_value 2, and not globally")
     include = attrs.get("count_include_pad", "True") != "False"
-    node = changed(node, count_include_pad=include)
+    layer = layer.changed(count_include_pad=include)
     if everywhere or attrs.get("pooling_convention") != "full" or kind not in ("max", "avg"):
-        return theirs(node, **settings)
-    sizes, kernel = settings["given"][0][2:], numbers(node, "kernel")
-    stride = numbers(node, "stride") or [1] * len(kernel)
-    pad = numbers(node, "pad") or [0] * len(kernel)
+        return theirs(layer)
+    sizes, kernel = fixed(layer.given[0][2:]), layer.numbers("kernel")
+    stride = layer.numbers("stride") or [1] * len(kernel)
+    pad = layer.numbers("pad") or [0] * len(kernel)
     starts = [
         np.arange(count) * step - before
-        for count, step, before in zip(settings["made"][0][2:], stride, pad, strict=True)
+        for count, step, before in zip(fixed(layer.made[0][2:]), stride, pad, strict=True)
     ]
     lasts = [int(each[-1]) for each in starts]
     if any(last >= size for last, size in zip(lasts, sizes, strict=True)):
         raise NotImplementedError("pooling_convention full has a window which is all padding")
     after = [last + k - size for last, k, size in zip(lasts, kernel, sizes, strict=True)]
-    node = changed(node, pooling_convention="valid")
+    layer = layer.changed(pooling_convention="valid")
     if after == pad:
-        return theirs(node, **settings)
-    entry = source(node, settings).name
+        return theirs(layer)
     shared: dict[str, Any] = {"kernel_shape": kernel, "strides": stride}
     if kind == "max":
-        return chain(node, entry, ("MaxPool", [], {**shared, "pads": pad + after})), None
+        return layer.chain(("MaxPool", [], {**shared, "pads": pad + after})), None
     # An average over all of the kernel, zeros included, then over what counts of it instead.
     margins = pad if include else [0] * len(pad)
     counts = [
@@ -211,93 +203,91 @@ def _pool(node: Node, **settings: Any) -> Any:
         for each, k, size, margin in zip(starts, kernel, sizes, margins, strict=True)
     ]
     weights = prod(kernel) / reduce(np.multiply, np.ix_(*counts))
-    pads = constant(node, settings, "pads", [0, 0, *pad, 0, 0, *after])
-    factor = constant(node, settings, "factor", weights[None, None], np.float32)
+    pads = layer.constant("pads", [0, 0, *pad, 0, 0, *after])
+    factor = layer.constant("factor", weights[None, None], np.float32)
     steps: list[Step] = [("Pad", [pads], {}), ("AveragePool", [], shared), ("Mul", [factor], {})]
-    return chain(node, entry, *steps), None
+    return layer.chain(*steps), None
 
 
-def _reshape(node: Node, **settings: Any) -> Any:
+def _reshape(layer: Layer) -> Translation:
     """Translate a reshape by its outcome, so that none of its codes need to be understood."""
-    shape = settings["made"][0]
+    shape = layer.made[0]
     if shape.count(None) > 1:
         raise NotImplementedError("several dimensions depend on the number of images")
-    if None in settings["given"][0] and None not in shape:  # MXNet finds out when it runs
+    if None in layer.given[0] and None not in shape:  # MXNet finds out when it runs
         raise NotImplementedError("it takes one number of images only")
-    target = constant(node, settings, "target", [-1 if each is None else each for each in shape])
-    return chain(node, source(node, settings).name, ("Reshape", [target], {})), None
+    target = layer.constant("target", [-1 if each is None else each for each in shape])
+    return layer.chain(("Reshape", [target], {})), None
 
 
-def _flip(node: Node, **settings: Any) -> Any:
+def _flip(layer: Layer) -> Translation:
     """Translate a reversal; theirs fails when it runs."""
-    axes = numbers(node, "axis")
-    backwards = constant(node, settings, "backwards", [-1] * len(axes))
-    ends = constant(node, settings, "ends", [np.iinfo(np.int64).min] * len(axes))
-    where = constant(node, settings, "axes", axes)
+    axes = layer.numbers("axis")
+    backwards = layer.constant("backwards", [-1] * len(axes))
+    ends = layer.constant("ends", [np.iinfo(np.int64).min] * len(axes))
+    where = layer.constant("axes", axes)
     step: Step = ("Slice", [backwards, ends, where, backwards], {})
-    return chain(node, source(node, settings).name, step), None
+    return layer.chain(step), None
 
 
-def _swap(node: Node, **settings: Any) -> Any:
+def _swap(layer: Layer) -> Translation:
     """Translate an exchange of two axes; theirs knows no axis that is counted from the end."""
-    order = list(range(len(settings["given"][0])))
-    first, second = (int(node["attrs"].get(key, 0)) for key in ("dim1", "dim2"))
+    order = list(range(len(layer.given[0])))
+    first, second = (int(layer.attrs.get(key, 0)) for key in ("dim1", "dim2"))
     order[first], order[second] = order[second], order[first]
-    return chain(node, source(node, settings).name, ("Transpose", [], {"perm": order})), None
+    return layer.chain(("Transpose", [], {"perm": order})), None
 
 
-def _counted(node: Node, **settings: Any) -> Any:
+def _counted(layer: Layer) -> Translation:
     """Translate what theirs gets wrong for an axis that is counted from the end."""
-    if axis := numbers(node, "axis"):
-        node = changed(node, axis=axis[0] % len(settings["given"][0]))
-    return theirs(node, **settings)
+    if axis := layer.numbers("axis"):
+        layer = layer.changed(axis=axis[0] % len(layer.given[0]))
+    return theirs(layer)
 
 
-def _expand(node: Node, **settings: Any) -> Any:
+def _expand(layer: Layer) -> Translation:
     """Translate `broadcast_to`: where MXNet keeps a size for 0, ONNX does for 1."""
-    return theirs(changed(node, shape=[size or 1 for size in numbers(node, "shape")]), **settings)
+    return theirs(layer.changed(shape=[size or 1 for size in layer.numbers("shape")]))
 
 
-def _cast(node: Node, **settings: Any) -> Any:
+def _cast(layer: Layer) -> Translation:
     """Translate a cast, but none to an integer: out of range, runtimes differ in what it gives."""
-    before, after = (
-        np.dtype(each) for each in (source(node, settings).dtype, node["attrs"]["dtype"])
-    )
+    before, after = (np.dtype(each) for each in (layer.inputs[0].dtype, layer.attrs["dtype"]))
     if before.kind == "f" and after.kind in "iu":
         raise NotImplementedError(f"runtimes differ in how they cast {before} to {after}")
-    return theirs(node, **settings)
+    return theirs(layer)
 
 
-def _look_up(node: Node, **settings: Any) -> Any:
+def _look_up(layer: Layer) -> Translation:
     """Translate an embedding; MXNet takes an index that is out of range to the nearest row."""
     from onnx import TensorProto
     from onnx.helper import make_node
 
-    name, rows = node["name"], settings["given"][1][0]
-    ends = [constant(node, settings, key, at) for key, at in (("first", 0), ("last", rows - 1))]
+    name, (rows, _) = layer.name, fixed(layer.given[1])
+    ends = [layer.constant(key, at) for key, at in (("first", 0), ("last", rows - 1))]
     nodes = [
-        make_node("Cast", [source(node, settings).name], [f"{name}_whole"], to=TensorProto.INT64),
+        make_node("Cast", [layer.inputs[0].name], [f"{name}_whole"], to=TensorProto.INT64),
         make_node("Clip", [f"{name}_whole", *ends], [f"{name}_index"]),
-        make_node("Gather", [source(node, settings, 1).name, f"{name}_index"], [name]),
+        make_node("Gather", [layer.inputs[1].name, f"{name}_index"], [name]),
     ]
-    return nodes, (source(node, settings, 1).dtype,)
+    return nodes, (layer.inputs[1].dtype,)
 
 
-def _one_hot(node: Node, **settings: Any) -> Any:
+def _one_hot(layer: Layer) -> Translation:
     """Translate `one_hot`; ONNX's counts a negative index from the end."""
     from onnx import TensorProto
     from onnx.helper import make_node
 
-    name, attrs = node["name"], node["attrs"]
+    name, attrs = layer.name, layer.attrs
     dtype = np.dtype(attrs.get("dtype", "float32"))
-    last = constant(node, settings, "last", [-1])
-    classes = constant(node, settings, "classes", np.arange(int(attrs["depth"])))
+    last = layer.constant("last", [-1])
+    classes = layer.constant("classes", np.arange(int(attrs["depth"])))
     values = [
-        constant(node, settings, key, float(attrs.get(key, default)), dtype)
+        layer.constant(key, float(attrs.get(key, default)), dtype)
         for key, default in (("on_value", 1), ("off_value", 0))
     ]
     nodes = [
-        make_node("Cast", [source(node, settings).name], [f"{name}_whole"], to=TensorProto.INT64),
+        make_node("Cast", [layer.inputs[0].name], [f"{name}_whole"], to=TensorProto.INT64),
         make_node("Unsqueeze", [f"{name}_whole", last], [f"{name}_column"]),
         make_node("Equal", [f"{name}_column", classes], [f"{name}_hot"]),
         make_node("Where", [f"{name}_hot", *values], [name]),
@@ -305,37 +295,38 @@ def _one_hot(node: Node, **settings: Any) -> Any:
     return nodes, (dtype,)
 
 
-def _sized(node: Node, **settings: Any) -> Any:
+def _sized(layer: Layer) -> Translation:
     """Translate `shape_array` and `size_array`; theirs do not say that they give integers."""
-    return theirs(node, **settings)[0], (np.dtype("int64"),)
+    return theirs(layer)[0], (np.dtype("int64"),)
 
 
-def _only(permitted: Callable[..., bool], reason: str) -> Translator:
-    """Return the translator that takes theirs where `permitted`, of attributes and shapes."""
+def _only(permitted: Callable[[Layer], bool], reason: str) -> Translator:
+    """Return the translator that takes theirs where `permitted`."""
 
-    def translate(node: Node, **settings: Any) -> Any:
-        if not permitted(node["attrs"], *settings["given"]):
+    def translate(layer: Layer) -> Translation:
+        if not permitted(layer):
             raise NotImplementedError(reason)
-        return theirs(node, **settings)
+        return theirs(layer)
 
     return translate
 
 
-def _is_matrix_product(attrs: dict[str, str], left: Shape, right: Shape) -> bool:
-    return len(right) == 2 and (
-        len(left) == 2 or (len(left) > 2 and attrs.get("transpose_a") != "True")
+def _is_matrix_product(layer: Layer) -> bool:
+    left, right = map(len, layer.given)
+    return right == 2 and (left == 2 or (left > 2 and layer.attrs.get("transpose_a") != "True"))
+
+
+def _is_of_equal_layers(layer: Layer) -> bool:
+    return (
+        layer.attrs.get("num_layers", "1") == "1"
+        or str(layer.given[0][2]) == layer.attrs["state_size"]
     )
 
 
-def _is_of_equal_layers(attrs: dict[str, str], data: Shape, *_: Shape) -> bool:
-    return attrs.get("num_layers", "1") == "1" or str(data[2]) == attrs["state_size"]
-
-
-_AT_RANDOM: Final = _only(lambda *_: False, "it draws at random")
-_DETECTION: Final = _only(lambda *_: False, "runtimes differ in how they choose and cut boxes")
+_AT_RANDOM: Final = _only(lambda layer: False, "it draws at random")
+_DETECTION: Final = _only(lambda layer: False, "runtimes differ in how they choose and cut boxes")
 
 TRANSLATORS: Final[dict[str, Translator]] = {
-    "null": variable,
     "BatchNorm": _counted,
     "Cast": _cast,
     "Embedding": _look_up,
@@ -347,9 +338,9 @@ TRANSLATORS: Final[dict[str, Translator]] = {
     "RNN": _only(_is_of_equal_layers, "the second layer's input is not as wide as the first's"),
     "ROIPooling": _DETECTION,
     "Reshape": _reshape,
-    "SequenceReverse": _only(lambda _, data, *__: len(data) == 3, "the input is not (T, N, C)"),
+    "SequenceReverse": _only(lambda layer: len(layer.given[0]) == 3, "the input is not (T, N, C)"),
     "SoftmaxOutput": _only(
-        lambda attrs, *_: attrs.get("multi_output") != "True", "multi_output is not translated"
+        lambda layer: layer.attrs.get("multi_output") != "True", "multi_output is not translated"
     ),
     "SwapAxis": _swap,
     "_contrib_BilinearResize2D": _resize,
@@ -378,9 +369,9 @@ TRANSLATORS: Final[dict[str, Translator]] = {
     "shape_array": _sized,
     "size_array": _sized,
     "squeeze": _only(
-        lambda attrs, *_: attrs.get("axis", "None") != "None",
+        lambda layer: layer.attrs.get("axis", "None") != "None",
         "without an axis it would take away a batch of one",
     ),
     "sum": _reduce,
-    "topk": _only(lambda attrs, *_: int(attrs.get("k", 1)) > 0, "k is not positive"),
+    "topk": _only(lambda layer: int(layer.attrs.get("k", 1)) > 0, "k is not positive"),
 }

@@ -17,6 +17,7 @@ from gluonexp.graph.symbols import block, to_symbol
 from gluonexp.model_folder.names import MODEL, ONNX
 from gluonexp.model_folder.network import Network, read_network
 from gluonexp.model_folder.signature import Signature
+from gluonexp.verification.runtimes import as_module
 
 Outputs = Mapping[str, NDArray[np.float32]]
 
@@ -112,12 +113,9 @@ def _fused(
 ) -> NDArray[np.float32]:
     graph = Graph.from_symbol(network.symbol)
     head = to_symbol(graph.prefix(_layers(graph)[layer]))
-    module = mx.mod.Module(head, data_names=[name], label_names=None, context=mx.cpu())
-    module.bind(for_training=False, data_shapes=[(name, inputs.shape)])
-    module.set_params(network.arguments, network.statistics, allow_extra=True)
-    module.forward(mx.io.DataBatch([nd.array(inputs)]), is_train=False)
-    output: NDArray[np.float32] = module.get_outputs()[0].asnumpy()
-    return output
+    read = set(head.list_inputs())
+    parameters = ({key: v for key, v in held.items() if key in read} for held in network[1:])
+    return as_module(Network(head, *parameters), mx.io.DataDesc(name, inputs.shape))(inputs)
 
 
 def _by_onnx(path: Path, layers: list[str], inputs: NDArray[np.float32]) -> Outputs:
@@ -147,10 +145,8 @@ def _opened(path: Path, layers: list[str]) -> tuple[bytes, dict[str, str]]:
     model = onnx.load_model(str(path), load_external_data=False)
     made = {output for node in model.graph.node for output in node.output}
     already = [output.name for output in model.graph.output]
-    names = {}
-    for layer in layers:
-        if (own := layer.removesuffix("_output")) in made:
-            names[layer] = own
+    own = {layer: layer.removesuffix("_output") for layer in layers}
+    names = {layer: name for layer, name in own.items() if name in made}
     if layers[-1] not in names and len(already) == 1:
         names[layers[-1]] = already[0]
     for name in names.values():

@@ -105,7 +105,7 @@ def load(folder: Path, name: str, onnx: bytes | None = None) -> Runtime:
             prefix, entry = path.name.partition("-")[0], (1, *shape)
             network = read_network(folder, prefix, signature.input, entry)
             if name in ("module", UINT8):
-                run = _module(network, mx.io.DataDesc(signature.input, entry, dtype))
+                run = as_module(network, mx.io.DataDesc(signature.input, entry, dtype))
             else:
                 run = _gluon(network, signature.input, compiled=name == INT8)
     except GluonexpError:
@@ -149,7 +149,7 @@ def threads() -> int:
         return usable_cores() or 1
 
 
-def _module(network: Network, image: mx.io.DataDesc) -> Runtime:
+def as_module(network: Network, image: mx.io.DataDesc) -> Runtime:
     """Run it the classic way: symbol, params, arg and aux, `mx.mod.Module`, bind."""
     module = mx.mod.Module(
         network.symbol, data_names=[image.name], label_names=None, context=mx.cpu(), logger=_SILENT

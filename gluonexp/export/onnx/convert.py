@@ -105,21 +105,20 @@ def _model(
     # The output gets this name, which a layer may have too.
     names = [f"inner_{name}" if name == OUTPUT else name for name in graph.names]
     variables = {names[at]: graph.nodes[at].name for at in graph.variables}
-    (entry,) = (name for name, own in variables.items() if own not in values)
-    types = {name: values[own].dtype for name, own in variables.items() if own in values}
-    steps, constants, output = _translated(graph, names, shapes, {**types, entry: dtype})
+    weights = {name: values[own] for name, own in variables.items() if own in values}
+    (entry,) = variables.keys() - weights.keys()
+    types = {name: value.dtype for name, value in weights.items()} | {entry: dtype}
+    steps, constants, output = _translated(graph, names, shapes, types)
     for step in steps:
         for ends in (step.input, step.output):
-            ends[:] = [OUTPUT if name == output else name for name in ends]
+            ends[:] = [OUTPUT if name == output.name else name for name in ends]
     read = {name for step in steps for name in step.input}
-    weights = {name: values[variables[name]] for name in types if name in read}
-    known = {own: values[own].dtype for own in variables.values() if own in values}
-    _, (kind,), _ = symbol.infer_type(**{**known, variables[entry]: dtype})
+    weights = {name: value for name, value in weights.items() if name in read}
     (head,) = graph.heads
 
-    def declared(name: str, kind: Any, shape: Sequence[int | str | None]) -> ValueInfoProto:
-        number = helper.np_dtype_to_tensor_dtype(np.dtype(kind))
-        return helper.make_tensor_value_info(name, number, shape)
+    def declared(name: str, dtype: Any, shape: Sequence[int | str | None]) -> ValueInfoProto:
+        kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+        return helper.make_tensor_value_info(name, kind, shape)
 
     model = helper.make_model(
         helper.make_graph(
@@ -127,7 +126,7 @@ def _model(
             "mxnet_converted_model",
             [declared(entry, dtype, ["batch", *shape])]
             + [declared(name, value.dtype, value.shape) for name, value in weights.items()],
-            [declared(OUTPUT, kind, ["batch", *shapes[head.node][head.index][1:]])],
+            [declared(OUTPUT, output.dtype, ["batch", *shapes[head.node][head.index][1:]])],
             [constant for constant in constants if constant.name in read],
         ),
         opset_imports=[helper.make_opsetid("", OPERATOR_SET)],
@@ -136,19 +135,18 @@ def _model(
     )
     checker.check_model(model)  # the weights are inputs still: it would copy what they hold
     del model.graph.input[1:]
-    for at in _fixed_gammas(graph):
-        if names[at] in weights:
-            weights[names[at]] = nd.ones_like(weights[names[at]])
+    ones = {names[at] for at in _fixed_gammas(graph)}
     model.graph.initializer.extend(
-        numpy_helper.from_array(value.asnumpy(), name) for name, value in weights.items()
+        numpy_helper.from_array((nd.ones_like(v) if name in ones else v).asnumpy(), name)
+        for name, v in weights.items()
     )
     return model
 
 
 def _translated(
     graph: Graph, names: Sequence[str], shapes: Sequence[Sequence[Shape]], types: Mapping[str, Any]
-) -> tuple[list[NodeProto], list[TensorProto], str]:
-    """Return ONNX's nodes, their constants, and how the network's output is called there."""
+) -> tuple[list[NodeProto], list[TensorProto], Value]:
+    """Return ONNX's nodes, their constants, and the network's output."""
     missing = translators.missing(node.op for node in graph.nodes if node.op != VARIABLE)
     if missing:
         raise Unexportable(f"no ONNX: MXNet's exporter has no operator {', '.join(missing)}")
@@ -180,7 +178,7 @@ def _translated(
                 ) from error
             steps += translation[0]
     (head,) = graph.heads
-    return steps, constants, made[head.node][head.index].name
+    return steps, constants, made[head.node][head.index]
 
 
 def _shapes(symbol: sym.Symbol, values: Values, shape: tuple[int, ...]) -> list[list[Shape]]:

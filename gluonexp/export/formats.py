@@ -80,7 +80,7 @@ def write(
     if with_onnx:
         try:
             network = network or read_network(folder, MODEL, signature.input, signature.shape)
-            convert.write(*network, folder, signature.shape[1:])
+            convert.write(network, folder, signature.shape[1:])
         except convert.Unexportable as error:  # all else of an export is of use without it
             notes.append(str(error))
     if with_graph:

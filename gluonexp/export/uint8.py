@@ -42,7 +42,7 @@ def write(folder: Path, *, with_onnx: bool = False) -> None:
     with draft(values) as written:
         shutil.copyfile(paths(folder, MODEL)[1], written)
     if with_onnx:
-        convert.write(*composed, folder, signature.image, name=UINT8_ONNX, dtype="uint8")
+        convert.write(composed, folder, signature.image, name=UINT8_ONNX, dtype="uint8")
 
 
 def _composed(folder: Path, signature: Signature) -> Network:

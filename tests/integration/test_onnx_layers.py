@@ -7,7 +7,7 @@ from gluonexp.base.mx import gluon, mx, nd, nn
 from gluonexp.export import symbol
 from gluonexp.export.onnx import convert
 from gluonexp.model_folder import names
-from gluonexp.model_folder.network import read_params
+from gluonexp.model_folder.network import Network, read_params
 from gluonexp.model_folder.signature import Preprocessing, Signature
 from gluonexp.verification import runtimes
 
@@ -313,7 +313,8 @@ def export(made, folder):
 def write(folder):
     """Write the ONNX file, also of what would not be read from a folder that anybody made."""
     graph, params = names.paths(folder, names.MODEL)
-    convert.write(mx.sym.load(str(graph)), *read_params(params), folder, SHAPE)
+    network = Network(mx.sym.load(str(graph)), *read_params(params))
+    convert.write(network, folder, SHAPE)
 
 
 @pytest.mark.parametrize("name", AGREE)

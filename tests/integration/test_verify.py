@@ -71,7 +71,7 @@ def exported(trained, tmp_path_factory):
     folder = tmp_path_factory.mktemp("exported")
     symbol.export(net, folder, Signature((6, 6, 1), steps._steps, CLASSES))
     network = read_network(folder, names.MODEL, "data", (1, *SHAPE))
-    convert.write(*network, folder, SHAPE)
+    convert.write(network, folder, SHAPE)
     uint8.write(folder, with_onnx=True)
     samples.write(folder, known)
     return folder
@@ -252,7 +252,7 @@ def test_a_layer_that_is_called_twice_is_told_apart(tmp_path):
     net(nd.array(inputs))
     steps = Preprocessing(1, 1, 3, (0.5,), (0.25,))
     network = symbol.export(net, tmp_path, Signature((1, 1, 3), steps, CLASSES))
-    path = convert.write(*network, tmp_path, (3, 1, 1))
+    path = convert.write(network, tmp_path, (3, 1, 1))
     for runtime in RUNTIMES:
         assert divergence.first_difference(tmp_path, runtime, inputs, 1e-4, None) is None
     model = library.load_model(str(path))

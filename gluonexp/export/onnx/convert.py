@@ -16,12 +16,13 @@ import numpy as np
 
 from gluonexp.base.errors import GluonexpError, reason
 from gluonexp.base.files import draft
-from gluonexp.base.mx import mx, nd, sym
+from gluonexp.base.mx import mx, nd
 from gluonexp.export.onnx import translators
 from gluonexp.export.onnx.exporter import OPERATOR_SET, mended
 from gluonexp.export.onnx.layer import Layer, Shape, Value
 from gluonexp.graph.graph import VARIABLE, Graph
 from gluonexp.model_folder.names import ONNX
+from gluonexp.model_folder.network import Network
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto
@@ -31,8 +32,6 @@ OUTPUT: Final = "logits"
 LARGEST: Final = (
     2**31 - 2**20
 )  # bytes of parameters: protobuf's limit, less what else is in a file
-
-Values = Mapping[str, nd.NDArray]
 
 
 class Unexportable(GluonexpError):
@@ -45,9 +44,7 @@ def installed() -> bool:
 
 
 def write(
-    symbol: sym.Symbol,
-    arguments: Values,
-    statistics: Values,
+    network: Network,
     folder: Path,
     input_shape: Sequence[int],
     *,
@@ -60,10 +57,8 @@ def write(
 
     Parameters
     ----------
-    symbol
-        Of one input, whose name is the only argument not in `arguments`, and one output (N, K).
-    arguments, statistics
-        By name, as `gluonexp.model_folder.network.read_network` returns them.
+    network
+        Of one input, which is the only argument without a value, and one output (N, K).
     input_shape
         Of one image.
     dtype
@@ -78,13 +73,13 @@ def write(
     """
     if not installed():
         raise GluonexpError("ONNX is not installed: pip install 'gluonexp[onnx]'")
-    shape, values = tuple(input_shape), {**arguments, **statistics}
-    if (size := sum(v.size * np.dtype(v.dtype).itemsize for v in values.values())) > LARGEST:
+    sizes = (v.size * np.dtype(v.dtype).itemsize for v in network.values.values())
+    if (size := sum(sizes)) > LARGEST:
         raise Unexportable(
             f"no ONNX: the parameters take {size / 1e9:.2f} GB, and one ONNX file holds 2"
         )
     try:
-        model = _model(symbol, values, shape, np.dtype(dtype))
+        model = _model(network, tuple(input_shape), np.dtype(dtype))
     except Unexportable:
         raise
     except Exception as error:  # onnx's, and whatever MXNet trips over
@@ -95,13 +90,15 @@ def write(
     return folder / name
 
 
-def _model(
-    symbol: sym.Symbol, values: Values, shape: tuple[int, ...], dtype: np.dtype[Any]
-) -> ModelProto:
+def _model(network: Network, shape: tuple[int, ...], dtype: np.dtype[Any]) -> ModelProto:
     """Return ONNX's model, checked."""
     from onnx import checker, helper, numpy_helper
 
-    graph, shapes = Graph.from_symbol(symbol), _shapes(symbol, values, shape)
+    graph, shapes, values = (
+        Graph.from_symbol(network.symbol),
+        _shapes(network, shape),
+        network.values,
+    )
     # The output gets this name, which a layer may have too.
     names = [f"inner_{name}" if name == OUTPUT else name for name in graph.names]
     variables = {names[at]: graph.nodes[at].name for at in graph.variables}
@@ -181,9 +178,9 @@ def _translated(
     return steps, constants, made[head.node][head.index]
 
 
-def _shapes(symbol: sym.Symbol, values: Values, shape: tuple[int, ...]) -> list[list[Shape]]:
-    """Infer what every node of `symbol` gives; None is a dimension that depends on the batch."""
-    inner = symbol.get_internals()  # of the same nodes, in the same order
+def _shapes(network: Network, shape: tuple[int, ...]) -> list[list[Shape]]:
+    """Infer what every node gives; None is a dimension that depends on the number of images."""
+    inner, values = network.symbol.get_internals(), network.values  # the same nodes, in order
     known = {name: values[name].shape for name in inner.list_inputs() if name in values}
     (entry,) = set(inner.list_inputs()) - set(known)
     try:

@@ -3,8 +3,8 @@
 Read from MXNet 1.9.1, the last release (``mxnet/onnx/mx2onnx``), with onnx 1.18 to 1.23. Its
 translations stand in the table `MXNetGraph.registry_`, by operator set and operator: each takes a
 node as the symbol's JSON has it. They look types up in ``onnx.mapping``, which onnx 1.19 dropped.
-Without that table almost nothing could be written as ONNX: `translated` would be short, and
-networks be refused by the names of their operators, which costs a run no more than its ONNX file.
+Without the one or the other a network is refused (`convert.Unexportable`), which costs a run its
+ONNX file, with a note, and nothing else.
 """
 
 from __future__ import annotations

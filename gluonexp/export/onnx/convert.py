@@ -29,9 +29,8 @@ if TYPE_CHECKING:
 
 IR_VERSION: Final = 8  # the format of the file; onnx's own releases pair it with sets 15 to 18
 OUTPUT: Final = "logits"
-LARGEST: Final = (
-    2**31 - 2**20
-)  # bytes of parameters: protobuf's limit, less what else is in a file
+# Bytes of parameters: protobuf's limit, less what else is in a file.
+LARGEST: Final = 2**31 - 2**20
 
 
 class Unexportable(GluonexpError):
@@ -94,11 +93,8 @@ def _model(network: Network, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Mo
     """Return ONNX's model, checked."""
     from onnx import checker, helper, numpy_helper
 
-    graph, shapes, values = (
-        Graph.from_symbol(network.symbol),
-        _shapes(network, shape),
-        network.values,
-    )
+    graph, values = Graph.from_symbol(network.symbol), network.values
+    shapes = _shapes(network, shape)
     # The output gets this name, which a layer may have too.
     names = [f"inner_{name}" if name == OUTPUT else name for name in graph.names]
     variables = {names[at]: graph.nodes[at].name for at in graph.variables}

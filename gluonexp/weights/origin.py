@@ -9,7 +9,6 @@ from typing import Any, Final, NamedTuple
 from gluonexp.model_folder.names import MODEL, SIGNATURE, pair
 
 META: Final = "meta.json"  # of a checkpoint
-_PARAMETERS: Final = "model.params"
 _, EXPORTED = pair(MODEL)
 
 
@@ -31,7 +30,7 @@ class Origin(NamedTuple):
 def beside(path: Path, sha256: str) -> Origin:
     """Return what a checkpoint's or an export's files beside `path` record of it."""
     meta = _json(path.with_name(META))
-    if _dict(meta.get("sha256")).get(_PARAMETERS) == sha256:
+    if sha256 in _dict(meta.get("sha256")).values():
         return _of_meta(meta)
     if path.name == EXPORTED:
         return Origin(classes=_classes(_json(path.with_name(SIGNATURE))))

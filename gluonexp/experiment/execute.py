@@ -14,14 +14,14 @@ from gluonexp import tracking
 from gluonexp.assembly import Data
 from gluonexp.config.schema import Config
 from gluonexp.data.types import Split
-from gluonexp.experiment import exporting, job_folder, lr_find, record, show
+from gluonexp.experiment import exporting, lr_find, record, show
 from gluonexp.experiment.opening import OpenRun, opened
 from gluonexp.export import formats
 from gluonexp.inference.predict import softmax
 from gluonexp.sweep import pruning
 from gluonexp.tracking import Tracker
 from gluonexp.tracking.statuses import FINISHED, PRUNED, Ending
-from gluonexp.training import checkpoint, loop
+from gluonexp.training import checkpoint, job_folder, loop
 from gluonexp.training.callbacks import (
     TEST_CURVE,
     ShowProgress,

@@ -13,7 +13,7 @@ from gluonexp.base.errors import GluonexpError
 from gluonexp.config import recorded
 from gluonexp.config.recorded import Composed
 from gluonexp.config.schema import Config, to_config
-from gluonexp.experiment import job_folder
+from gluonexp.training import job_folder
 
 
 def configuration(composed: Composed, overrides: Sequence[str]) -> Config:

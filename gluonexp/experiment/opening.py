@@ -14,13 +14,13 @@ from gluonexp.assembly import Components, Data, Network
 from gluonexp.base.provenance import provenance
 from gluonexp.config.schema import Config
 from gluonexp.data.types import Spec
-from gluonexp.experiment import job_folder, record, resume, show
+from gluonexp.experiment import record, resume, show
 from gluonexp.freeze import FreezePlan
 from gluonexp.model_folder.signature import Preprocessing
 from gluonexp.models.layers import outline
 from gluonexp.tracking import Tracker, tracked_run
 from gluonexp.tracking.statuses import Ending
-from gluonexp.training import loop
+from gluonexp.training import job_folder, loop
 from gluonexp.training.callbacks import Checkpoint
 from gluonexp.training.engine import Engine
 from gluonexp.training.frozen import Frozen

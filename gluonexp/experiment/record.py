@@ -19,13 +19,13 @@ from gluonexp.base.provenance import Provenance
 from gluonexp.base.text import redact
 from gluonexp.config.schema import Config
 from gluonexp.data.types import Split
-from gluonexp.experiment.job_folder import CHECKPOINTS
 from gluonexp.experiment.resume import Earlier
 from gluonexp.freeze import FreezePlan
 from gluonexp.inference.predict import folder_name
 from gluonexp.report import plots
 from gluonexp.tracking import Tracker
 from gluonexp.training import checkpoint as checkpoints
+from gluonexp.training.job_folder import CHECKPOINTS
 
 # MXNet's own format, which any MXNet program reads.
 GLUON_PARAMETERS = "model.params"

@@ -12,12 +12,11 @@ from gluonexp import assembly
 from gluonexp.assembly import Components, Pretrained
 from gluonexp.base.errors import GluonexpError
 from gluonexp.config.schema import Config
-from gluonexp.experiment import job_folder
-from gluonexp.experiment.job_folder import Owner
 from gluonexp.model_folder.signature import Preprocessing
-from gluonexp.training import checkpoint, loop
+from gluonexp.training import checkpoint, job_folder, loop
 from gluonexp.training.callbacks import EarlyStopping
 from gluonexp.training.engine import Engine
+from gluonexp.training.job_folder import Owner
 
 # What says where the first parameters came from: the checkpoint has those that followed.
 ORIGIN = ("weights", "sha256")

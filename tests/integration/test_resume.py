@@ -8,9 +8,8 @@ from safetensors.numpy import load_file
 
 from gluonexp import run, tracking
 from gluonexp.base.errors import GluonexpError
-from gluonexp.experiment import job_folder
 from gluonexp.experiment import run as train
-from gluonexp.training import checkpoint
+from gluonexp.training import checkpoint, job_folder
 from gluonexp.training.callbacks import StopOnDivergence
 
 TINY = (

@@ -75,7 +75,8 @@ class OpenRun:
             show.untracked(console, self.artifacts)
         else:
             uri, exported = self.config.tracking.uri, usable and self.config.export.enabled
-            show.tracked(console, run_id, link=self.tracker.link, uri=uri, exported=exported)
+            link, status = self.tracker.link, ending.status
+            show.tracked(console, run_id, status, link=link, uri=uri, exported=exported)
 
 
 @contextmanager

@@ -172,11 +172,17 @@ def untracked(console: Console, artifacts: Path) -> None:
 
 
 def tracked(
-    console: Console, run_id: str, *, link: str | None, uri: str | None, exported: bool
+    console: Console,
+    run_id: str,
+    status: str,
+    *,
+    link: str | None,
+    uri: str | None,
+    exported: bool,
 ) -> None:
     """Print the run's id and status, and the commands to look at it and to use it."""
     store = f" --tracking-uri {redact(uri)}" if uri else ""
-    lines = [f"run {run_id} FINISHED", f"  see it:  {link or f'gluonexp ui{store}'}"]
+    lines = [f"run {run_id} {status}", f"  see it:  {link or f'gluonexp ui{store}'}"]
     if exported:
         lines.append(f"  use it:  gluonexp predict {run_id[:8]}{store}")
     for line in lines:

@@ -29,6 +29,7 @@ from gluonexp.tracking.read.runs import RunRecord, reader
 from gluonexp.tracking.statuses import FAILED, FINISHED, KILLED, PRUNED, RUNNING
 from gluonexp.tracking.store import reported
 from gluonexp.tracking.sweeps import BEST, METRIC, MODE, SWEEP, SweepRun, argument_tags
+from gluonexp.training import job_folder
 
 NOTE = "mlflow.note.content"  # Markdown, which MLflow shows on the run's page
 NOTED = 20  # points in it
@@ -172,6 +173,16 @@ def _write(
     if best is not None:
         text = best_yaml(run.overrides(str(best.run_id)), best, summary, is_group)
         (folder / "best.yaml").write_text(text, encoding="utf-8")
+
+
+def clear(run: SweepRun, summary: Summary) -> None:
+    """Remove the checkpoints of all children but the best, and but those still to be resumed."""
+    ended = {one.point for one in summary.outcomes if one.status in (FINISHED, PRUNED)}
+    best = summary.best()
+    for attempt in run.attempts():
+        is_best = best is not None and attempt.run_id == best.run_id
+        if attempt.point in ended and not is_best and attempt.status != RUNNING and attempt.folder:
+            job_folder.clear(attempt.folder, attempt.run_id)
 
 
 def _note(summary: Summary) -> str:

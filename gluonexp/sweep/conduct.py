@@ -20,7 +20,7 @@ from gluonexp.sweep.ledger import Ledger, Recorded, Unrecorded
 from gluonexp.sweep.outcomes import Outcome, Summary
 from gluonexp.sweep.points import Point
 from gluonexp.sweep.screen import Jobs, announce
-from gluonexp.tracking.statuses import FAILED, KILLED
+from gluonexp.tracking.statuses import FAILED, KILLED, RUNNING
 from gluonexp.tracking.sweeps import SweepRun
 
 
@@ -127,6 +127,8 @@ def conduct(plan: SweepPlan, console: Console | None = None) -> Summary:
             summary = _summary(plan, ledger, run)
             summary = replace(summary, problem=_problem(plan.source, summary, left_out))
             answer.give(console, run, config, summary, plan.is_group)
+    if run is not None and not summary.count(RUNNING):  # the parent is closed
+        answer.clear(run, summary)
     return summary
 
 

@@ -17,6 +17,7 @@ from gluonexp.sweep.outcomes import Outcome
 from gluonexp.sweep.points import Point, quoted
 from gluonexp.tracking.statuses import FAILED, FINISHED, KILLED, PRUNED, RUNNING, Ending
 from gluonexp.tracking.sweeps import Attempt, SweepRun
+from gluonexp.training import job_folder
 
 
 @dataclass(frozen=True)
@@ -164,16 +165,12 @@ class Recorded:
         return sorted(found, key=lambda outcome: outcome.job)
 
     def _checkpoint(self, attempt: Attempt, point: Point) -> Path | None:
-        """Return the checkpoint that a job can go on from, if the code is still the same."""
-        from gluonexp.training import checkpoint
-
+        """Return the checkpoint of an attempt that was cut off, if the code is still the same."""
+        if attempt.folder is None or not self._same_code(attempt, point):
+            return None
+        last = job_folder.of_run(attempt.folder, attempt.run_id)
         # What ended well keeps its checkpoints too, and is never resumed: its data have changed.
-        if attempt.status in (FINISHED, PRUNED) or attempt.folder is None:
-            return None
-        if not self._same_code(attempt, point):
-            return None
-        last = attempt.folder / "checkpoints" / "last"
-        return last if checkpoint.find(last) is not None else None
+        return last if last is not None and job_folder.owner(last.parent).unfinished else None
 
     def _bury(self) -> None:
         for one in self._run.attempts():

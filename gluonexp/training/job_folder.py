@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
@@ -111,6 +112,18 @@ def of_run(workdir: Path, run_id: str) -> Path | None:
         if owner(folder).run_id in (run_id, None) and checkpoint.find(last) is not None:
             return last
     return None
+
+
+def clear(workdir: Path, run_id: str) -> None:
+    """Remove the checkpoints of run `run_id` from its folder, and nothing else."""
+    for folder in (workdir / CHECKPOINTS, _aside(workdir, run_id)):
+        if owner(folder).run_id != run_id:
+            continue
+        for meta in list(folder.glob(f"*/{checkpoint.META}")):
+            shutil.rmtree(meta.parent, ignore_errors=True)
+        (folder / _OWNER).unlink()
+        with suppress(OSError):  # something else is in it
+            folder.rmdir()
 
 
 def _aside(workdir: Path, run_id: str | None) -> Path:

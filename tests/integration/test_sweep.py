@@ -1,7 +1,9 @@
 """Sweeps as users start them: real jobs in miniature, a real store."""
 
+import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,7 +16,9 @@ import pytest
 from hydra.errors import HydraException
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from rich.console import Console
 
+from gluonexp import experiment
 from gluonexp import run as app
 from gluonexp.config import hydra_private
 from gluonexp.data import synthetic
@@ -22,9 +26,11 @@ from gluonexp.data.types import Samples
 from gluonexp.sweep.answer import command as answer_command
 from gluonexp.sweep.outcomes import Summary
 from gluonexp.sweep.points import digest_of
-from gluonexp.tracking import open_store
+from gluonexp.sweep.study import Number, Study, open_study, open_trial
+from gluonexp.tracking import MlflowTracker, open_store
 from gluonexp.tracking.statuses import FAILED, FINISHED, KILLED, PRUNED
 from gluonexp.tracking.sweeps import argument_tags
+from gluonexp.tracking.tracker import Status
 
 ROOT = Path(__file__).parents[2]
 TINY = [
@@ -87,6 +93,10 @@ def test_a_grid_is_one_parent_with_its_children(folder: Path) -> None:
     assert best is not None and best.objective == max(o.objective for o in summary.outcomes)
     assert parent.data.tags["gluonexp.sweep.best"] == best.run_id
     assert best.run_id[:8] in parent.data.tags["mlflow.note.content"]
+    # Only the best can be trained further.
+    folders = {run.info.run_id: Path(run.data.tags["gluonexp.workdir"]) for run in runs}
+    kept = [run_id for run_id, job in folders.items() if list(job.glob("checkpoints/*/meta.json"))]
+    assert kept == [best.run_id]
     # Nothing but mlruns appears where the user stands.
     assert [path.name for path in folder.iterdir()] == ["mlruns"]
 
@@ -204,7 +214,8 @@ def test_a_finished_point_is_run_again_when_the_data_or_the_code_are_others(
 
     monkeypatch.setattr(synthetic.Synthetic, "load", other)
     app.sweep(f"sweep.resume={first.parent_id}")
-    assert len(children(client, first.parent_id)) == 5
+    ended = [run.info.status for run in children(client, first.parent_id)]
+    assert ended == [FINISHED] * 5
 
 
 @pytest.mark.parametrize("option", ["sweep.fail_fast=true", "sweep.max_failures=1"])
@@ -379,7 +390,7 @@ def test_an_interrupted_sweep_is_killed_and_goes_on(
     assert "error" not in client.get_run(parent.info.run_id).data.tags
     *_, last = runs = children(client, parent.info.run_id)
     assert [run.info.status for run in runs] == ["FINISHED", "KILLED", "FINISHED"]
-    assert last.data.tags["gluonexp.resumed_from"].startswith(killed.data.tags["gluonexp.workdir"])
+    assert last.data.tags["gluonexp.resumed_from"] == killed.info.run_id
     steps = [point.step for point in client.get_metric_history(last.info.run_id, "val/acc")]
     assert steps == list(range(200))
 
@@ -481,6 +492,54 @@ def test_a_killed_worker_loses_its_own_point_only(folder: Path) -> None:
     assert len(runs) == 7
     assert runs[-1].info.status == "FINISHED"
     assert json.loads(runs[-1].data.tags["gluonexp.sweep.varied"]) == {"optim.lr": "0.03"}
+
+
+def test_a_pruned_run_is_closed_before_its_checkpoints_go(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three trials had an accuracy of 2 from the start; what this one has is hopeless."""
+    journal = folder / "study.journal"
+    space = {"x": Number(0.0, 1.0)}
+    study = open_study(journal, "x", space, metric="val/acc", mode="max", n_trials=9)
+    for _ in range(3):
+        number = asked(study)
+        reporter = open_trial(journal, "x", number, "none", 3)
+        assert not any(reporter.report(2.0, epoch) for epoch in range(3))
+        study.tell(number, 2.0, "complete")
+    trial = {"journal": journal, "study": "x", "number": asked(study), "pruner": "median"}
+    words = [f"sweep.trial.{key}={value}" for key, value in trial.items()]
+    config = app.compose(*TINY, "trainer.epochs=3", "callbacks.checkpoint.keep=0", *words)
+
+    close, kept, stored = MlflowTracker.close, [], []
+
+    def closed(tracker: MlflowTracker, status: Status, error: BaseException | None = None) -> None:
+        kept.extend(path.parent.name for path in folder.glob("job/checkpoints/*/meta.json"))
+        close(tracker, status, error)
+
+    class Screen(io.StringIO):
+        def write(self, text: str) -> int:
+            if text.startswith("run "):
+                stored.append(open_store(None).get_run(text.split()[1]).info.status)
+            return super().write(text)
+
+    monkeypatch.setattr(MlflowTracker, "close", closed)
+    screen = Screen()
+    result = experiment.run(config, folder / "job", (), Console(file=screen, width=100))
+    said = screen.getvalue()
+    assert result.ending.status == PRUNED
+    assert re.search(r"^stopped early: pruned, val/acc \S+ after epoch 1 promises", said, re.M)
+    assert f"\nrun {result.run_id} PRUNED\n" in said
+    assert "best epoch" not in said and "gluonexp predict" not in said
+    assert sorted(kept) == ["best", "last"]
+    assert stored == ["FINISHED"]  # MLflow has no other word for it
+    assert not (folder / "job" / "checkpoints").exists()
+
+
+def asked(study: Study) -> int:
+    """Return the number of a new trial."""
+    trial = study.ask()
+    assert trial is not None
+    return trial.number
 
 
 def test_two_processes_share_one_search(folder: Path) -> None:

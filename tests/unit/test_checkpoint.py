@@ -9,7 +9,7 @@ from gluonexp.base.errors import GluonexpError
 from gluonexp.base.mx import autograd, gluon, mx, nd, nn
 from gluonexp.engines.mxnet import optimizers
 from gluonexp.engines.mxnet.engine import MXNetEngine
-from gluonexp.training import checkpoint
+from gluonexp.training import checkpoint, job_folder
 
 
 def _made(name="adam", units=3, seed=0):
@@ -98,6 +98,22 @@ def test_a_save_cut_off_between_its_two_renames_is_still_loaded(tmp_path):
     checkpoint.save(tmp_path / "c", engine.state(), {"epoch": 1})
     assert checkpoint.load(tmp_path / "c", engine, optimizer=False)["epoch"] == 1
     assert [path.name for path in tmp_path.iterdir()] == ["c"]
+
+
+def test_only_what_a_run_wrote_itself_is_cleared(tmp_path):
+    folder = tmp_path / "checkpoints"
+    job_folder.take(tmp_path, "a" * 32, resumed=None)
+    for name in ("best", "last", "epoch-0007"):
+        checkpoint.save(folder / name, _made().state(), {})
+    (folder / "notes.txt").touch()
+    job_folder.clear(tmp_path, "b" * 32)
+    assert job_folder.of_run(tmp_path, "a" * 32) == folder / "last"
+    job_folder.clear(tmp_path, "a" * 32)
+    assert [path.name for path in folder.iterdir()] == ["notes.txt"]
+    (folder / "notes.txt").unlink()
+    job_folder.take(tmp_path, "a" * 32, resumed=None)
+    job_folder.clear(tmp_path, "a" * 32)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_meta_is_readable(tmp_path):

@@ -5,7 +5,7 @@ import io
 import pickle
 import tarfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -80,29 +80,28 @@ class CIFAR10:
         GluonexpError
             If a file is damaged, or there is none and it cannot be downloaded.
         """
-        form, contents = self._contents()
-        parts = [form.read(content, name) for name, content in contents.items()]
+        form, place = self._place()
+        parts = [form.read(content, name) for name, content in _read(place, form).items()]
         return Samples(train=_join(parts[:-1]), test=_join(parts[-1:]), title="CIFAR-10")
 
-    def _contents(self) -> tuple[_Form, dict[str, bytes]]:
+    def _place(self) -> tuple[_Form, Path]:
+        """Return a form and the folder or archive that holds it, downloaded if there is none."""
         for base in (self.root / "cifar10", self.root):
             for form in FORMS:
-                paths = [base / form.folder / name for name in form.digests]
-                if all(path.exists() for path in paths):
-                    return form, _read_folder(base / form.folder, form)
+                if all((base / form.folder / name).exists() for name in form.digests):
+                    return form, base / form.folder
             for form in FORMS:
                 if (base / form.archive).exists():
-                    return form, _read_archive(base / form.archive, form)
+                    return form, base / form.archive
         python = FORMS[0]
-        archive = fetch(
+        return python, fetch(
             python.archive,
             MIRRORS,
             self.root / "cifar10",
-            check=lambda part: _read_archive(part, python),
+            check=lambda part: _read(part, python),
             needed={python.archive: "md5 c58f30108f718f92721af3b95e74349a"},
             size=ARCHIVE_SIZE,
         )
-        return python, _read_archive(archive, python)
 
 
 def _join(parts: list[tuple[NDArray[np.uint8], NDArray[np.int64]]]) -> Split:
@@ -112,18 +111,30 @@ def _join(parts: list[tuple[NDArray[np.uint8], NDArray[np.int64]]]) -> Split:
     return Split(images, np.concatenate([labels for _, labels in parts]))
 
 
-def _read_folder(folder: Path, form: _Form) -> dict[str, bytes]:
-    """Return the verified content of the six unpacked batches, in order."""
+def _read(place: Path, form: _Form) -> dict[str, bytes]:
+    """Return the verified content of the six batches in a folder or an archive, in order."""
+    contents = _from_folder(place, form) if place.is_dir() else _from_archive(place, form)
+    for name, expected in form.digests.items():
+        if name not in contents:
+            raise GluonexpError(f"{place} does not hold {form.folder}/{name}")
+        found = hashlib.new(form.algorithm, contents[name], usedforsecurity=False).hexdigest()
+        if found != expected:
+            raise GluonexpError(
+                f"{place}: {name} is not the published one: its {form.algorithm} is {found}, "
+                f"expected {expected}. Remove {place} to have the archive downloaded"
+            )
+    return {name: contents[name] for name in form.digests}
+
+
+def _from_folder(folder: Path, form: _Form) -> dict[str, bytes]:
     try:
-        contents = {name: (folder / name).read_bytes() for name in form.digests}
+        return {name: (folder / name).read_bytes() for name in form.digests}
     except OSError as error:
         raise GluonexpError(f"{folder} cannot be read: {error}") from error
-    _verify(contents, folder, form)
-    return contents
 
 
-def _read_archive(archive: Path, form: _Form) -> dict[str, bytes]:
-    """Return the verified content of the six batches in an archive; nothing is unpacked."""
+def _from_archive(archive: Path, form: _Form) -> dict[str, bytes]:
+    """Return what an archive holds of the six batches; nothing is unpacked."""
     wanted = {f"{form.folder}/{name}": name for name in form.digests}
     found: dict[str, bytes] = {}
     try:
@@ -137,22 +148,7 @@ def _read_archive(archive: Path, form: _Form) -> dict[str, bytes]:
         raise GluonexpError(
             f"{archive} cannot be read: {error}. Remove the file to have it downloaded again"
         ) from error
-    missing = [name for name in form.digests if name not in found]
-    if missing:
-        raise GluonexpError(f"{archive} does not hold {form.folder}/{missing[0]}")
-    contents = {name: found[name] for name in form.digests}
-    _verify(contents, archive, form)
-    return contents
-
-
-def _verify(contents: Mapping[str, bytes], where: Path, form: _Form) -> None:
-    for name, expected in form.digests.items():
-        found = hashlib.new(form.algorithm, contents[name], usedforsecurity=False).hexdigest()
-        if found != expected:
-            raise GluonexpError(
-                f"{where}: {name} is not the published one: its {form.algorithm} is {found}, "
-                f"expected {expected}. Remove {where} to have the archive downloaded"
-            )
+    return found
 
 
 def read_binary(content: bytes, name: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
@@ -167,6 +163,9 @@ def read_binary(content: bytes, name: str) -> tuple[NDArray[np.uint8], NDArray[n
         raise GluonexpError(f"{name}: {len(content)} bytes are no whole number of CIFAR records")
     records = np.frombuffer(content, dtype=np.uint8).reshape(-1, 1 + _PIXELS)
     return records[:, 1:], records[:, 0].astype(np.int64)
+
+
+_ADMITTED = ("numpy.core.multiarray._reconstruct", "numpy.ndarray", "numpy.dtype")
 
 
 class _Inert:
@@ -186,17 +185,9 @@ class _BatchUnpickler(pickle.Unpickler):
     callables of a pickled array, and gets `_Inert` for each, so that a hostile file runs no code.
     """
 
-    admitted = frozenset(
-        {
-            ("numpy.core.multiarray", "_reconstruct"),
-            ("numpy", "ndarray"),
-            ("numpy", "dtype"),
-        }
-    )
-
     def find_class(self, module: str, name: str) -> Any:
         """Return the stand-in, or refuse."""
-        if (module, name) not in self.admitted:
+        if f"{module}.{name}" not in _ADMITTED:
             raise pickle.UnpicklingError(f"it names {module}.{name}")
         return _Inert
 
@@ -217,18 +208,7 @@ def read_pickle(content: bytes, name: str) -> tuple[NDArray[np.uint8], NDArray[n
         if fortran or tuple(shape) != (len(labels), _PIXELS):
             raise ValueError(f"its data have the shape {shape}")
         return np.frombuffer(raw, dtype=np.uint8).reshape(shape), labels
-    except (
-        # The errors that the pickle module's documentation warns of, and those of a wrong content.
-        pickle.UnpicklingError,
-        AttributeError,
-        EOFError,
-        ImportError,
-        LookupError,
-        MemoryError,
-        OverflowError,
-        TypeError,
-        ValueError,
-    ) as error:
+    except Exception as error:  # damaged pickles raise nearly anything, says pickle's manual
         raise GluonexpError(f"{name} is not a CIFAR-10 batch: {error}") from error
 
 

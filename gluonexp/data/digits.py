@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from gluonexp.base.errors import GluonexpError
-from gluonexp.data.split import held_out
+from gluonexp.data.split import carve
 from gluonexp.data.types import Samples, Spec, Split
 
 TEST_FRACTION = 0.2
@@ -51,18 +51,11 @@ class Digits:
         labels = table[:, -1].astype(np.int64)
         # Grey levels 0..16 -> 0..255.
         small = np.round(table[:, :-1].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
-        images = np.empty((len(small), self.size, self.size, 1), dtype=np.uint8)
-        for index, image in enumerate(small):
-            enlarged = Image.fromarray(image).resize(
-                (self.size, self.size), Image.Resampling.BILINEAR
-            )
-            images[index, :, :, 0] = np.asarray(enlarged)
-        test = held_out(labels, TEST_FRACTION, TEST_SEED)
-        return Samples(
-            train=Split(images[~test], labels[~test]),
-            test=Split(images[test], labels[test]),
-            title="scikit-learn digits",
-        )
+        shape, smooth = (self.size, self.size), Image.Resampling.BILINEAR
+        enlarged = [np.asarray(Image.fromarray(image).resize(shape, smooth)) for image in small]
+        images = np.stack(enlarged)[..., np.newaxis]
+        train, test = carve(Split(images, labels), TEST_FRACTION, TEST_SEED)
+        return Samples(train, test, title="scikit-learn digits")
 
 
 def _file() -> Path:

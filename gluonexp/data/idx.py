@@ -21,26 +21,16 @@ MIRRORS = (
     "https://storage.googleapis.com/tensorflow/tf-keras-datasets/",
 )
 
-# sha256 and length in bytes of the decompressed content. Every mirror and packager compresses the
-# same content differently, so digests of the .gz files would tell nothing.
+# sha256 of the decompressed content. Every mirror and packager compresses the same content
+# differently, so digests of the .gz files would tell nothing.
 FILES = {
-    "train-images-idx3-ubyte": (
-        "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
-        47_040_016,
-    ),
-    "train-labels-idx1-ubyte": (
-        "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
-        60_008,
-    ),
-    "t10k-images-idx3-ubyte": (
-        "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
-        7_840_016,
-    ),
-    "t10k-labels-idx1-ubyte": (
-        "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
-        10_008,
-    ),
+    "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+    "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+    "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+    "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
 }
+
+LONGEST = 47_040_016  # bytes, of the decompressed training images
 
 CLASSES = (
     "t-shirt/top",
@@ -91,36 +81,32 @@ class FashionMNIST:
         return Split(images[..., np.newaxis], labels.astype(np.int64))
 
     def _array(self, name: str) -> NDArray[np.uint8]:
-        for path in (self.folder / name, self.folder / f"{name}.gz"):
-            if path.exists():
-                break
-        else:
-            missing = [other for other in FILES if not self._present(other)]
-            path = fetch(
-                f"{name}.gz",
-                MIRRORS,
-                self.folder,
-                check=lambda part: _verified(part, name),
-                needed={
-                    f"{other}.gz": f"sha256 of the decompressed content {FILES[other][0]}"
-                    for other in missing
-                },
-            )
+        path = self._found(name) or fetch(
+            f"{name}.gz",
+            MIRRORS,
+            self.folder,
+            check=lambda part: _verified(part, name),
+            needed={
+                f"{other}.gz": f"sha256 of the decompressed content {sha256}"
+                for other, sha256 in FILES.items()
+                if self._found(other) is None
+            },
+        )
         return parse_idx(_verified(path, name), path)
 
-    def _present(self, name: str) -> bool:
-        return (self.folder / name).exists() or (self.folder / f"{name}.gz").exists()
+    def _found(self, name: str) -> Path | None:
+        paths = (self.folder / name, self.folder / f"{name}.gz")
+        return next((path for path in paths if path.exists()), None)
 
 
 def _verified(path: Path, name: str) -> bytes:
     """Return the decompressed content of `path` if it is that of the published file `name`."""
-    expected, length = FILES[name]
-    content = read_gzip_or_plain(path, length)
+    content = read_gzip_or_plain(path, LONGEST)
     found = hashlib.sha256(content).hexdigest()
-    if found != expected:
+    if found != FILES[name]:
         raise GluonexpError(
             f"{path} is not the published {name}: sha256 of its decompressed content is {found}, "
-            f"expected {expected}. Remove the file to have it downloaded again"
+            f"expected {FILES[name]}. Remove the file to have it downloaded again"
         )
     return content
 

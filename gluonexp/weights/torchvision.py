@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,25 +23,12 @@ from numpy.typing import NDArray
 from gluonexp.base.errors import GluonexpError
 from gluonexp.weights.names import layout
 
-
-class TorchFile(NamedTuple):
-    """A published file: its name at `base`, its sha256 (or how it begins), its size in bytes."""
-
-    name: str
-    base: str
-    sha256: str
-    size: int | None
-
-
-def _theirs(backbone: str) -> str:
-    """Return torchvision's name of a network: resnet18, squeezenet1_0."""
-    return backbone.removesuffix("_v1").replace(".", "_")
-
+SERVER: Final = "https://download.pytorch.org/models/"
 
 # The sha256 of IMAGENET1K_V1 of torchvision/models, by Gluon's names, and sizes in bytes. At least
 # two independent sources agree on each size and full digest. Of the other files only the eight
 # digits in the name are known: enough to detect damage, not a deliberate forgery.
-_SHA256: Final = {
+PUBLISHED: Final[dict[str, str]] = {
     "alexnet": "7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02",
     "resnet18_v1": "f37072fd47e89c5e827621c5baffa7500819f7896bbacec160b1a16c560e07ec",
     "resnet34_v1": "b627a593bcbe140c234610266fe4f8ae95ea42fc881d091c9b6052e6b1d0590f",
@@ -63,7 +50,7 @@ _SHA256: Final = {
     "densenet169": "b2777c0a",
     "densenet201": "c1103571",
 }
-_SIZES: Final = {
+SIZES: Final = {
     "alexnet": 244_408_911,
     "resnet18_v1": 46_830_571,
     "resnet34_v1": 87_319_819,
@@ -76,42 +63,13 @@ _SIZES: Final = {
     "densenet121": 32_342_954,
 }
 
-PUBLISHED: Final[Mapping[str, TorchFile]] = {
-    backbone: TorchFile(
-        name=f"{'alexnet-owt' if backbone == 'alexnet' else _theirs(backbone)}-{sha256[:8]}.pth",
-        base="https://download.pytorch.org/models/",
-        sha256=sha256,
-        size=_SIZES.get(backbone),
-    )
-    for backbone, sha256 in _SHA256.items()
-}
-
 # Those whose strides differ.
 ADAPTED: Final = frozenset({"resnet50_v1", "resnet101_v1", "resnet152_v1"})
 
-_RESNET_BLOCKS: Final = {
-    "18": (2, 2, 2, 2),
-    "34": (3, 4, 6, 3),
-    "50": (3, 4, 6, 3),
-    "101": (3, 4, 23, 3),
-    "152": (3, 8, 36, 3),
-}
-_VGG_CONVOLUTIONS: Final = {
-    "11": (1, 1, 2, 2, 2),
-    "13": (2, 2, 2, 2, 2),
-    "16": (2, 2, 3, 3, 3),
-    "19": (2, 2, 4, 4, 4),
-}
-_SQUEEZENET_FIRES: Final = {"1.0": (3, 4, 5, 7, 8, 9, 10, 12), "1.1": (3, 4, 6, 7, 9, 10, 11, 12)}
-_DENSENET_LAYERS: Final = {
-    "121": (6, 12, 24, 16),
-    "161": (6, 12, 36, 24),
-    "169": (6, 12, 32, 32),
-    "201": (6, 12, 48, 32),
-}
-
 # BatchNorm's scale and shift; everything else has the same name in both.
 _PARAMETERS: Final = {"gamma": "weight", "beta": "bias"}
+
+_LAST: Final = "output."  # the zoo's last layer, or the layers in it
 
 # torchvision's DenseNet files have names of before PyTorch 0.4.
 _DENSENET_OLD: Final = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12])\.")
@@ -152,38 +110,37 @@ def convert(
         for name, array in arrays.items()
         if not name.endswith(".num_batches_tracked")
     }
-    entries = layout(backbone)
-    named = _named(backbone, entries)
-    classifier = f"{_layers(backbone)[-1]}."
-    refuse = f"{source}: not the weights of torchvision's {_theirs(backbone)}: "
-    hint = _looks_like(theirs, backbone)
-    ends = {
-        name: wanted for name, wanted in named.items() if (wanted or "").startswith(classifier)
-    }
-    if not all(
-        wanted in theirs and _fits(theirs[wanted], entries[name].shape, free=1)
-        for name, wanted in ends.items()
-    ):
-        named = {name: wanted for name, wanted in named.items() if name not in ends}
+
+    def refusal(fault: str) -> GluonexpError:
+        head = f"{source}: not the weights of torchvision's {_their_name(backbone)}"
+        return GluonexpError(f"{head}: {fault}{_looks_like(theirs, backbone)}")
+
+    entries, named = layout(backbone), _named(backbone)
+    fits = all(
+        named[name] in theirs and _fits(theirs[named[name]], entry.shape, free=1)
+        for name, entry in entries.items()
+        if name.startswith(_LAST)
+    )
     converted = {}
-    for name, wanted in named.items():
-        shape = entries[name].shape
-        if wanted is None:
-            converted[name] = np.zeros(shape, np.float32)
+    for name, entry in entries.items():
+        if name.startswith(_LAST) and not fits:
             continue
+        if name not in named:  # a bias in front of BatchNorm, which takes it away again
+            converted[name] = np.zeros(entry.shape, np.float32)
+            continue
+        wanted = named[name]
         if wanted not in theirs:
-            raise GluonexpError(f"{refuse}it has no {wanted}{hint}")
-        if not _fits(theirs[wanted], shape, free=int(name in ends)):
-            found = theirs[wanted].shape
-            raise GluonexpError(f"{refuse}{wanted} is {found} there, and should be {shape}{hint}")
-        if theirs[wanted].dtype.kind != "f":
-            raise GluonexpError(
-                f"{refuse}{wanted} holds {theirs[wanted].dtype}, not floating-point numbers"
-            )
-        converted[name] = np.asarray(theirs[wanted], dtype=np.float32)
-    for name in theirs:
-        if name not in named.values() and not name.startswith(classifier):
-            raise GluonexpError(f"{refuse}it also has {name}{hint}")
+            raise refusal(f"it has no {wanted}")
+        found = theirs[wanted]
+        if not _fits(found, entry.shape, free=int(name.startswith(_LAST))):
+            raise refusal(f"{wanted} is {found.shape} there, and should be {entry.shape}")
+        if found.dtype.kind != "f":
+            raise refusal(f"{wanted} holds {found.dtype}, not floating-point numbers")
+        converted[name] = np.asarray(found, dtype=np.float32)
+    known = {*named.values()}
+    for name in _body(theirs, named):
+        if name not in known:
+            raise refusal(f"it also has {name}")
     return converted
 
 
@@ -215,88 +172,83 @@ def check(backbone: str) -> None:
     )
 
 
-def _named(backbone: str, entries: Iterable[str]) -> dict[str, str | None]:
-    """Return torchvision's name by the zoo's; None where it has no such parameter."""
-    ours = dict.fromkeys(name.rpartition(".")[0] for name in entries)
-    layers = dict(zip(ours, _layers(backbone), strict=True))
-    named: dict[str, str | None] = {}
-    for name in entries:
-        layer, _, parameter = name.rpartition(".")
-        # The biases in front of BatchNorm, which takes them away again.
-        missing = backbone in ADAPTED and parameter == "bias" and layer != "output"
-        their = f"{layers[layer]}.{_PARAMETERS.get(parameter, parameter)}"
-        named[name] = None if missing else their
-    return named
+def file_name(backbone: str) -> str:
+    """Return the name of the file that torchvision published for a network."""
+    stem = "alexnet-owt" if backbone == "alexnet" else _their_name(backbone)
+    return f"{stem}-{PUBLISHED[backbone][:8]}.pth"
 
 
-def _layers(backbone: str) -> list[str]:
+def _their_name(backbone: str) -> str:
+    """Return torchvision's name of a network: resnet18, squeezenet1_0."""
+    return backbone.removesuffix("_v1").replace(".", "_")
+
+
+def _named(backbone: str) -> dict[str, str]:
+    """Return torchvision's name of each parameter by the zoo's, of those that both have."""
+    names = [name.rpartition(".") for name in layout(backbone)]
+    ours = list(dict.fromkeys(layer for layer, _, _ in names))
+    layers = dict(zip(ours, _layers(backbone, ours), strict=True))
+    return {
+        f"{layer}.{parameter}": f"{layers[layer]}.{_PARAMETERS.get(parameter, parameter)}"
+        for layer, _, parameter in names
+        if not (backbone in ADAPTED and parameter == "bias" and layer != "output")
+    }
+
+
+def _layers(backbone: str, ours: list[str]) -> list[str]:
     """Return torchvision's names of the layers that have parameters, in the zoo's order."""
     if backbone == "alexnet":
         features = [f"features.{place}" for place in (0, 3, 6, 8, 10)]
         return [*features, "classifier.1", "classifier.4", "classifier.6"]
-    family, size = re.findall(r"[a-z]+|[\d.]+", backbone)[:2]
-    if family == "resnet":
-        return ["conv1", "bn1", *_resnet_layers(size), "fc"]
-    if family == "vgg":
-        features = _vgg_layers(size, backbone.endswith("_bn"))
-        return [*features, "classifier.0", "classifier.3", "classifier.6"]
-    if family == "squeezenet":
-        parts = ("squeeze", "expand1x1", "expand3x3")
-        fires = [f"features.{fire}.{part}" for fire in _SQUEEZENET_FIRES[size] for part in parts]
-        return ["features.0", *fires, "classifier.1"]
-    return [*_densenet_layers(size), "classifier"]
+    if backbone.startswith("vgg"):
+        return [*ours[:-3], "classifier.0", "classifier.3", "classifier.6"]
+    if backbone.startswith("resnet"):
+        return ["conv1", "bn1", *map(_resnet_layer, ours[2:-1]), "fc"]
+    if backbone.startswith("squeezenet"):
+        return ["features.0", *map(_squeezenet_layer, ours[1:-1]), "classifier.1"]
+    dense = map(_densenet_layer, ours[2:-2])
+    return ["features.conv0", "features.norm0", *dense, "features.norm5", "classifier"]
 
 
-def _resnet_layers(size: str) -> list[str]:
-    convolutions = (1, 2) if size in ("18", "34") else (1, 2, 3)
-    layers = []
-    for stage, blocks in enumerate(_RESNET_BLOCKS[size], start=1):
-        for block in range(blocks):
-            at = f"layer{stage}.{block}"
-            layers += [f"{at}.{kind}{n}" for n in convolutions for kind in ("conv", "bn")]
-            # Where the number of channels changes.
-            if block == 0 and (stage > 1 or len(convolutions) == 3):
-                layers += [f"{at}.downsample.0", f"{at}.downsample.1"]
-    return layers
+def _resnet_layer(ours: str) -> str:
+    """``features.4.0.body.3`` is ``layer1.0.conv2``."""
+    _, stage, block, part, place = ours.split(".")
+    if part == "body":  # convolution, BatchNorm, ReLU, convolution...
+        part, place = ("conv", "bn")[int(place) % 3], str(int(place) // 3 + 1)
+    else:
+        part += "."
+    return f"layer{int(stage) - 3}.{block}.{part}{place}"
 
 
-def _vgg_layers(size: str, batch_norm: bool) -> list[str]:
-    layers, place = [], 0
-    for convolutions in _VGG_CONVOLUTIONS[size]:
-        for _ in range(convolutions):
-            layers.append(f"features.{place}")
-            if batch_norm:
-                layers.append(f"features.{place + 1}")
-            place += 3 if batch_norm else 2  # ReLU
-        place += 1  # pooling
-    return layers
+def _squeezenet_layer(ours: str) -> str:
+    """``features.3.1.0.0`` is ``features.3.expand1x1``."""
+    features, fire, part = ours.split(".", 2)
+    theirs = {"0.0": "squeeze", "1.0.0": "expand1x1", "1.1.0": "expand3x3"}[part]
+    return f"{features}.{fire}.{theirs}"
 
 
-def _densenet_layers(size: str) -> list[str]:
-    layers = ["features.conv0", "features.norm0"]
-    last = len(_DENSENET_LAYERS[size])
-    for block, depth in enumerate(_DENSENET_LAYERS[size], start=1):
-        for layer in range(1, depth + 1):
-            at = f"features.denseblock{block}.denselayer{layer}"
-            layers += [f"{at}.norm1", f"{at}.conv1", f"{at}.norm2", f"{at}.conv2"]
-        if block < last:
-            layers += [f"features.transition{block}.{part}" for part in ("norm", "conv")]
-    return [*layers, "features.norm5"]
+def _densenet_layer(ours: str) -> str:
+    """``features.4.0.1.2`` is ``features.denseblock1.denselayer1.conv1``."""
+    features, stage, *layer, place = ours.split(".")
+    block = int(stage) // 2 - 1
+    if not layer:
+        return f"{features}.transition{block}.{'conv' if int(place) else 'norm'}"
+    part = {"0": "norm1", "2": "conv1", "3": "norm2", "5": "conv2"}[place]
+    return f"{features}.denseblock{block}.denselayer{int(layer[0]) + 1}.{part}"
+
+
+def _body(theirs: Iterable[str], named: Mapping[str, str]) -> list[str]:
+    """Return those of torchvision's names that are not of the network's last layer."""
+    classifier = next(name for ours, name in named.items() if ours.startswith(_LAST))
+    return [name for name in theirs if not name.startswith(classifier.rpartition(".")[0] + ".")]
 
 
 def _looks_like(arrays: Mapping[str, NDArray[Any]], backbone: str) -> str:
     """Say which other network these are of, last layer aside; nothing if of none."""
     for other in PUBLISHED:
-        *layers, classifier = _layers(other)
-        body = {name for name in arrays if not name.startswith(f"{classifier}.")}
-        if other == backbone or {name.rpartition(".")[0] for name in body} != set(layers):
-            continue
-        entries = layout(other)
-        shapes = {
-            theirs: entries[name].shape
-            for name, theirs in _named(other, entries).items()
-            if theirs is not None and not theirs.startswith(f"{classifier}.")
-        }
-        if shapes == {name: arrays[name].shape for name in body}:
-            return f". It looks like {_theirs(other)}: model.backbone={other}"
+        named, entries = _named(other), layout(other)
+        shapes = {theirs: entries[ours].shape for ours, theirs in named.items()}
+        body = {name: shapes[name] for name in _body(shapes, named)}
+        if other != backbone and body == {n: arrays[n].shape for n in _body(arrays, named)}:
+            return f". It looks like {_their_name(other)}: model.backbone={other}"
     return ""

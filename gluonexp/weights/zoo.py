@@ -164,17 +164,18 @@ def torchvision_file(backbone: str) -> Published | None:
 
     The server is ``GLUONEXP_TORCHVISION``, where that is set.
     """
-    file = torchvision.PUBLISHED.get(backbone)
-    if file is None:
+    sha256 = torchvision.PUBLISHED.get(backbone)
+    if sha256 is None:
         return None
-    server = (os.environ.get("GLUONEXP_TORCHVISION") or file.base).rstrip("/")
+    name = torchvision.file_name(backbone)
+    server = (os.environ.get("GLUONEXP_TORCHVISION") or torchvision.SERVER).rstrip("/")
     return Published(
         backbone=backbone,
-        path=platformdirs.user_cache_path("gluonexp", appauthor=False) / "weights" / file.name,
-        url=f"{server}/{file.name}",
+        path=platformdirs.user_cache_path("gluonexp", appauthor=False) / "weights" / name,
+        url=f"{server}/{name}",
         algorithm="sha256",
-        digest=file.sha256,
-        size=file.size,
+        digest=sha256,
+        size=torchvision.SIZES.get(backbone),
         title="ImageNet, of torchvision",
     )
 

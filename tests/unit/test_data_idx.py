@@ -71,7 +71,7 @@ def root(tmp_path, monkeypatch):
     folder.mkdir()
     for name, array in ARRAYS.items():
         content = idx_bytes(array)
-        monkeypatch.setitem(idx.FILES, name, (hashlib.sha256(content).hexdigest(), len(content)))
+        monkeypatch.setitem(idx.FILES, name, hashlib.sha256(content).hexdigest())
         if name.startswith("train"):
             (folder / f"{name}.gz").write_bytes(gzip.compress(content, compresslevel=1))
         else:
@@ -128,7 +128,7 @@ def test_what_is_missing_is_listed_with_its_digest(root):
         FashionMNIST(str(root)).load()
     message = str(caught.value)
     assert f"put into {folder}:" in message
-    for name, (digest, _) in idx.FILES.items():
+    for name, digest in idx.FILES.items():
         assert (f"{name}.gz  (sha256 of the decompressed content {digest})" in message) == (
             "labels" in name
         )

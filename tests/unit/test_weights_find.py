@@ -121,8 +121,7 @@ def place(params, tmp_path, monkeypatch, dead):
     monkeypatch.delenv("GLUONEXP_OFFLINE", raising=False)
     sha1 = hashlib.sha1(params).hexdigest()
     monkeypatch.setitem(STORE._model_sha1, BACKBONE, sha1)
-    for name, file in torchvision.PUBLISHED.items():
-        monkeypatch.setitem(torchvision.PUBLISHED, name, file._replace(base=dead))
+    monkeypatch.setattr(torchvision, "SERVER", dead)
     return tmp_path / "mxnet" / "models" / f"{BACKBONE}-{sha1[:8]}.params"
 
 
@@ -246,7 +245,7 @@ def test_what_is_not_the_file_leaves_the_cache_as_it_was(
     if before:
         place.write_bytes(before)
     cache = visible(place.parents[2])
-    sha1, theirs = STORE._model_sha1[BACKBONE], torchvision.PUBLISHED[BACKBONE]
+    sha1, theirs = STORE._model_sha1[BACKBONE], torchvision.file_name(BACKBONE)
     lines = refused("imagenet", BACKBONE).splitlines()
     assert lines.pop(0) == f"model.weights=imagenet: those of {BACKBONE} cannot be had:"
     url = f"  {server.url}gluon/models/{place.stem}.zip: "
@@ -256,9 +255,10 @@ def test_what_is_not_the_file_leaves_the_cache_as_it_was(
         wrong = hashlib.sha1(before).hexdigest()
         assert lines.pop(0) == f"  {place}: its sha1 is {wrong}, not {sha1}"
     assert lines == [
-        f"  {dead}{theirs.name}: no connection",
+        f"  {dead}{theirs}: no connection",
         f"ImageNet weights of {BACKBONE} are {place.name} (sha1 {sha1}) in {place.parent}, or "
-        f"{theirs.name} (sha256 {theirs.sha256}) in {place.parents[2]}/cache/gluonexp/weights.",
+        f"{theirs} (sha256 {torchvision.PUBLISHED[BACKBONE]}) in "
+        f"{place.parents[2]}/cache/gluonexp/weights.",
         "Put such a file there, or choose other weights: model.weights=auto, bundled, none or a "
         "file.",
     ]
@@ -346,16 +346,17 @@ def foreign(place, arrays, tmp_path, server, monkeypatch):
     content = path.read_bytes()
     path.unlink()
     sha256 = hashlib.sha256(content).hexdigest()
-    file = torchvision.TorchFile(f"net-{sha256[:8]}.pth", f"{server.url}models/", sha256[:8], None)
-    monkeypatch.setitem(torchvision.PUBLISHED, BACKBONE, file)
-    server.files[f"/models/{file.name}"] = content
-    return content, tmp_path / "cache" / "gluonexp" / "weights" / file.name
+    monkeypatch.setattr(torchvision, "SERVER", f"{server.url}models/")
+    monkeypatch.setitem(torchvision.PUBLISHED, BACKBONE, sha256[:8])
+    monkeypatch.delitem(torchvision.SIZES, BACKBONE)
+    name = torchvision.file_name(BACKBONE)
+    server.files[f"/models/{name}"] = content
+    return content, tmp_path / "cache" / "gluonexp" / "weights" / name
 
 
 def test_the_server_of_torchvisions_files_can_be_another(foreign, server, monkeypatch, dead):
     _, kept = foreign
-    file = torchvision.PUBLISHED[BACKBONE]
-    monkeypatch.setitem(torchvision.PUBLISHED, BACKBONE, file._replace(base=dead))
+    monkeypatch.setattr(torchvision, "SERVER", dead)
     monkeypatch.setenv("GLUONEXP_TORCHVISION", f"{server.url}models")
     assert find("imagenet", BACKBONE).title == f"ImageNet, of torchvision ({kept.name})"
 

@@ -225,10 +225,11 @@ def _scored(
     groups: dict[tuple[str, ...], list[str]] = {}  # what reads the same files shares a process
     for name in possible:
         groups.setdefault(FILES[name], []).append(name)
+    place = folder.absolute()  # a process may have started in another folder
     tasks: list[tuple[str, Callable[..., object], tuple[object, ...]]] = [
-        (", ".join(group), score.score, (folder, group)) for group in groups.values()
+        (", ".join(group), score.score, (place, group)) for group in groups.values()
     ]
-    tasks.append(("", certificate.digests, (folder,)))
+    tasks.append(("", certificate.digests, (place,)))
     results = {}
     waiting = list(possible)
     # The others are stopped if one fails.
@@ -293,7 +294,7 @@ def _first_layer(
         trained = None
         if reference is not None:
             reference(trained := Path(place))
-        ((_, found),) = pool.stream([(runtime, _differs, (folder, runtime, worst, trained))])
+        ((_, found),) = pool.stream([(runtime, _differs, (folder.absolute(), runtime, worst, trained))])
     if isinstance(found, Exception):
         return f"its layers could not be looked at ({reason(found)})"
     if found is not None:

@@ -294,7 +294,8 @@ def _first_layer(
         trained = None
         if reference is not None:
             reference(trained := Path(place))
-        ((_, found),) = pool.stream([(runtime, _differs, (folder.absolute(), runtime, worst, trained))])
+        task = _differs, (folder.absolute(), runtime, worst, trained)
+        ((_, found),) = pool.stream([(runtime, *task)])
     if isinstance(found, Exception):
         return f"its layers could not be looked at ({reason(found)})"
     if found is not None:

@@ -27,7 +27,7 @@ from hypothesis import settings
 from gluonexp import run
 from gluonexp.base.workers import Workers
 from gluonexp.config.schema import Config
-from gluonexp.tracking import store
+from gluonexp.tracking import internals
 
 # On a shared machine a slow example says nothing of the code.
 settings.register_profile("gluonexp", deadline=None)
@@ -47,7 +47,7 @@ def make_tables(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[.
 
     Gives the function that really makes one.
     """
-    make, first = store._make_tables, tmp_path_factory.mktemp("store") / "mlflow.db"
+    make, first = internals.make_tables, tmp_path_factory.mktemp("store") / "mlflow.db"
 
     def copied(database: Path, artifacts: Path) -> None:
         if not first.exists():
@@ -57,7 +57,7 @@ def make_tables(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[.
             link.execute("UPDATE experiments SET artifact_location = ?", [f"{artifacts}/0"])
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(store, "_make_tables", copied)
+        patch.setattr(internals, "make_tables", copied)
         yield make
 
 

@@ -1,6 +1,5 @@
 """Download one file from the first mirror that has it."""
 
-import hashlib
 import os
 import re
 import threading
@@ -11,22 +10,21 @@ from typing import NamedTuple
 
 import requests
 import urllib3
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
 
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.files import held, lock, replace
-from gluonexp.base.progress import transient_bar
 from gluonexp.base.text import say
+from gluonexp.base.transfer import (
+    CutOffError,
+    bar_of_bytes,
+    complete,
+    connected,
+    part_of,
+    receive,
+    watched,
+)
 
 _CONNECTING = 10.0  # seconds
-_ATTEMPTS = 5  # connections to one mirror; every further one goes on where the last one broke
-_BLOCK = 1 << 16  # bytes
-_ENCODING = {"Accept-Encoding": "identity"}
 _OFFLINE = "not asked, because GLUONEXP_OFFLINE is set"
 
 # urllib3's own errors come from reading the raw stream, where requests does not wrap them.
@@ -77,10 +75,13 @@ def obstacles(urls: Sequence[str], seconds: float = 3.0) -> list[str | None]:
 
     def ask(place: int, url: str) -> None:
         try:
-            with requests.get(url, headers=_ENCODING, stream=True, timeout=seconds) as response:
+            with (
+                connected(url),
+                requests.get(url, stream=True, timeout=seconds) as response,
+            ):
                 response.raise_for_status()
             replies[place] = None
-        except _NETWORK as error:
+        except (*_NETWORK, GluonexpError) as error:
             replies[place] = _reason(error)
 
     until = time.monotonic() + seconds
@@ -111,9 +112,9 @@ def fetch(
 ) -> Path:
     """Return ``dest/filename``, downloading it if it is not there.
 
-    The mirrors are tried in turn. An interrupted download goes on where it stopped, in this call
-    or in a later one. The file appears under its name only once `check` has passed; what fails
-    it is removed. Processes that need the same file at the same time download it once.
+    The mirrors are tried in turn. An interrupted download is resumed where it stopped, in this
+    call or in a later one. The file appears under its name only once `check` has passed;
+    what fails it is removed. Processes that need the same file at the same time download it once.
 
     Parameters
     ----------
@@ -179,12 +180,11 @@ def _from_first(
         if offline():
             failures.append(f"  {shown(url)}: {_OFFLINE}")
             continue
-        # One part file a mirror: mirrors compress differently, so that a download which began at
-        # one cannot go on at another.
-        tag = hashlib.sha256(url.encode()).hexdigest()[:8]
-        part = target.with_name(f".{target.name}.{tag}.part")
+        # One part a mirror: mirrors compress differently, so that a download which began at one
+        # cannot be resumed at another.
+        part = part_of(target, url)
         try:
-            _download(url, part, check, bounds)
+            _download(url, target.name, part, check, bounds)
         except (*_NETWORK, GluonexpError) as error:
             failures.append(f"  {shown(url)}: {_reason(error)}")
             continue
@@ -193,89 +193,40 @@ def _from_first(
     raise NoMirror("\n".join(message), failures)
 
 
-def _download(url: str, part: Path, check: Callable[[Path], object], bounds: _Bounds) -> None:
-    """Complete `part` from `url`, reconnecting as long as that brings bytes, and check it."""
-    for attempt in range(1, _ATTEMPTS + 1):
-        before = part.stat().st_size if part.exists() else 0
-        try:
-            _receive(url, part, before, bounds)
-        except _NETWORK:
-            after = part.stat().st_size if part.exists() else 0
-            if after <= before or attempt == _ATTEMPTS:
-                raise
-            continue
-        try:
-            check(part)
-        except Exception as error:  # whatever it is: the next download must not go on from this
-            part.unlink()
-            # A part left by an earlier download may be of a file that has changed since.
-            if not isinstance(error, GluonexpError) or before == 0 or attempt == _ATTEMPTS:
-                raise
-            continue
-        return
-
-
-def _receive(url: str, part: Path, offset: int, bounds: _Bounds) -> None:
-    """Append what `url` has after `offset` bytes to `part`, or write all of it anew.
-
-    Raises
-    ------
-    requests.RequestException, urllib3.exceptions.HTTPError
-        If the transfer fails; what had arrived stays in `part`, unless it is too much.
-    """
+def _download(
+    url: str, name: str, part: Path, check: Callable[[Path], object], bounds: _Bounds
+) -> None:
+    """Complete `part` from `url`, and check it."""
     size, limit, patience = bounds
-    headers = dict(_ENCODING)
-    if offset:
-        headers["Range"] = f"bytes={offset}-"
-    waiting = (_CONNECTING, patience)
-    with requests.get(url, headers=headers, stream=True, timeout=waiting) as response:
-        if offset and response.status_code == requests.codes.requested_range_not_satisfiable:
-            return  # nothing comes after `offset`; whether the part is right, the check will tell
-        response.raise_for_status()
-        if response.status_code != requests.codes.partial_content:
-            offset = 0  # the server ignores Range and sends the whole file
-        elif not response.headers.get("Content-Range", "").startswith(f"bytes {offset}-"):
-            raise requests.RequestException("the server sent another range than asked for")
-        length = response.headers.get("Content-Length", "")
-        total = offset + int(length) if length.isdecimal() else size
-        if size is not None and total != size:
-            raise requests.RequestException(f"the file has {total} bytes, not {size}")
-        if limit is not None and (total or 0) > limit:
-            raise requests.RequestException(f"the file has {total} bytes, more than {limit}")
-        with (
-            transient_bar(
-                "{task.description}",
-                BarColumn(),
-                DownloadColumn(),
-                TransferSpeedColumn(),
-                TimeRemainingColumn(),
-            ) as bar,
-            part.open("ab" if offset else "wb") as file,
-        ):
+
+    def ask(headers: dict[str, str]) -> requests.Response:
+        waiting = (_CONNECTING, patience)
+        return requests.get(url, headers=headers, stream=True, timeout=waiting)
+
+    with bar_of_bytes() as bar:
+        task = bar.add_task(name, total=None)
+
+        def begin(total: int | None) -> None:
+            bar.update(task, total=total)
             if bar.disable:
                 say(f"downloading {shown(url)}" + (f" ({total / 1e6:.1f} MB)" if total else ""))
-            task = bar.add_task(part.name.split(".")[1], total=total, completed=offset)
-            # The bytes as they are stored at the mirror: no server's Content-Encoding is undone.
-            for block in response.raw.stream(_BLOCK, decode_content=False):
-                file.write(block)
-                bar.advance(task, len(block))
-                if limit is not None and file.tell() > limit:
-                    part.unlink()
-                    raise requests.RequestException(f"the file has more than {limit} bytes")
+
+        def send(to: Path) -> None:
+            with connected(shown(url)):
+                receive(ask, to, size=size, limit=limit, begin=begin)
+
+        with watched(bar, task, part):
+            complete(part, send, check, reconnect=True)
 
 
 def _reason(error: Exception) -> str:
     """Put a network error in a few words; its own text is long and names internals."""
+    if isinstance(error, CutOffError):
+        return error.reason
     if isinstance(error, requests.HTTPError) and error.response is not None:
         return f"{error.response.status_code} {error.response.reason}"
-    if isinstance(error, requests.Timeout | urllib3.exceptions.TimeoutError):
-        return "timed out"
     if isinstance(error, requests.exceptions.SSLError):
         return "no secure connection"
     if isinstance(error, _NO_ADDRESS):  # its text quotes the address, with what is secret in it
         return "not an address that files can be downloaded from"
-    if isinstance(error, requests.ConnectionError):
-        return "no connection"
-    if isinstance(error, urllib3.exceptions.HTTPError):
-        return "the connection broke"
     return str(error)

@@ -38,13 +38,13 @@ def download(
     gluonexp download models:/digits@champion --to digits
     """  # noqa: D301 (click wants the backspace itself)
     from gluonexp import tracking
-    from gluonexp.tracking import artifacts
+    from gluonexp.tracking import artifacts, references
 
     if (to is None) is not listing:
         raise click.UsageError("name the folder to copy to: --to DIR (or ask for --list)")
     try:
         client = tracking.open_store(tracking.existing(tracking_uri))
-        source = artifacts.of(client, model)
+        source = references.artifacts(client, model)
     except GluonexpError:
         if Path(model).expanduser().is_dir():  # a run's folder may well be called like the run
             raise GluonexpError(f"{model} is a folder already: there is nothing to copy") from None

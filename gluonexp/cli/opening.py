@@ -38,12 +38,7 @@ class LocalExport:
             return beside if folder.name == "export" and beside.exists() else None
         if not self._run.has(path):
             return None
-        if here := self._run.local(path):
-            return here
-        from gluonexp.tracking.artifacts import download
-
-        download(self._run, self._run.files(path), self._temporary / "run")
-        return self._temporary / "run" / path
+        return self._run.fetch(path, self._temporary / "run")
 
 
 @contextmanager
@@ -53,32 +48,33 @@ def opened(ref: str, tracking_uri: str | None) -> Iterator[LocalExport]:
     Parameters
     ----------
     ref
-        A folder, a run, ``models:/...``; see `gluonexp.tracking.models.fetch`. A sweep means its
-        best run.
+        A folder, a run, ``models:/...``; see `gluonexp.tracking.references.fetch_export`. A sweep
+        means its best run.
 
     Raises
     ------
     GluonexpError
         There is no such thing, or no export in it.
     """
-    from gluonexp.tracking import models
+    from gluonexp.tracking import references
 
     with tempfile.TemporaryDirectory(prefix="gluonexp-") as name:
         temporary = Path(name)
-        here = models.local_export(ref)
+        here = references.local_export(ref)
         if here is not None:
             yield LocalExport(here, None, None, temporary)
             return
         from gluonexp import tracking
-        from gluonexp.tracking import artifacts
 
         client = tracking.open_store(tracking.existing(tracking_uri))
-        ref = artifacts.best_of_sweep(client, ref)
-        folder = models.fetch(client, ref, temporary)
-        run = models.run_of(client, ref)
+        ref = references.best_of_sweep(client, ref)
+        folder = references.fetch_export(client, ref, temporary)
+        run = references.run_of(client, ref)
         if run is None:
             yield LocalExport(folder, None, None, temporary)
             return
         own = "/" not in ref.removeprefix("runs:/")  # not another export that lies beside it
         recorded = run.data.tags.get(tracking.CERTIFICATE_TAG) if own else None
-        yield LocalExport(folder, recorded, artifacts.of(client, run.info.run_id), temporary)
+        yield LocalExport(
+            folder, recorded, references.artifacts(client, run.info.run_id), temporary
+        )

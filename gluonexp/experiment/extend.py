@@ -13,6 +13,7 @@ from gluonexp.base.errors import GluonexpError
 from gluonexp.config import recorded
 from gluonexp.config.recorded import Composed
 from gluonexp.config.schema import Config, to_config
+from gluonexp.tracking.artifacts import of_run
 from gluonexp.training import job_folder
 
 
@@ -34,7 +35,7 @@ def configuration(composed: Composed, overrides: Sequence[str]) -> Config:
     run_id, folder = _checkpoint(reference, config.tracking.uri)
     client = tracking.open_store(config.tracking.uri)
     with tempfile.TemporaryDirectory(prefix="gluonexp-") as temporary:
-        file = tracking.download(client, run_id, "config/resolved.yaml", Path(temporary))
+        file = of_run(client, run_id).fetch("config/resolved.yaml", Path(temporary))
         before = recorded.read(file)
     try:
         config = to_config(recorded.with_typed(before, composed, overrides))

@@ -30,9 +30,9 @@ from gluonexp.inference import environment
 from gluonexp.inference.predict import Classifier
 from gluonexp.model_folder import samples
 from gluonexp.model_folder.signature import Signature
-from gluonexp.tracking import models
-from gluonexp.tracking.models import fetch, local_export
-from gluonexp.tracking.store import reported
+from gluonexp.tracking import internals, logged_models
+from gluonexp.tracking.artifacts import Artifacts
+from gluonexp.tracking.references import fetch_export, local_export
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -77,7 +77,7 @@ def log_model(
 ) -> LoggedModel:
     """Keep an export as a logged model of a run; return it, ``models:/<model_id>``.
 
-    For `name`, `step` and where its files lie see `gluonexp.tracking.models.log_model`.
+    For `name`, `step` and where its files lie see `gluonexp.tracking.logged_models.log_model`.
 
     Raises
     ------
@@ -85,7 +85,7 @@ def log_model(
         There is no export, or the store refuses. The model is marked FAILED then.
     """
     with model_folder(Path(export_folder)) as folder:
-        return models.log_model(client, run_id, folder, name=name, step=step)
+        return logged_models.log_model(client, run_id, folder, name=name, step=step)
 
 
 @contextmanager
@@ -118,16 +118,15 @@ def load_model(model_uri: str, runtime: str = "module") -> Classifier:
     export = local_export(model_uri)
     if export is not None:
         return Classifier(export, runtime)
-    import mlflow.artifacts
+    import mlflow
 
     # A copy that had to be made is not needed once its network is in memory.
     with tempfile.TemporaryDirectory(prefix="gluonexp-") as temporary:
         if "://" not in model_uri:
-            export = fetch(mlflow.MlflowClient(), model_uri, Path(temporary))
+            export = fetch_export(mlflow.MlflowClient(), model_uri, Path(temporary))
         else:  # a folder elsewhere: s3://...
-            with reported(f"{model_uri} cannot be read"):
-                copy = mlflow.artifacts.download_artifacts(model_uri, dst_path=temporary)
-            export = local_export(copy)
+            source = Artifacts(model_uri, None, model_uri, None)
+            export = local_export(str(source.fetch("", Path(temporary))))
         assert export is not None  # what was downloaded is a folder
         return Classifier(export, runtime)
 
@@ -268,14 +267,13 @@ def _write(export_folder: Path, path: Path, meta: Model | None, *, links: bool) 
     """Make the folder of a model; `links` where that is possible, instead of copies."""
     import mlflow.pyfunc
     from mlflow.models import Model
-    from mlflow.models.utils import _save_example
 
     signature = Signature.read(export_folder)
     copy = link_or_copy if links else shutil.copyfile
     shutil.copytree(export_folder, path / _DATA, copy_function=copy)
     model = Model() if meta is None else meta
     model.signature = _signature()
-    _save_example(model, _example(export_folder, signature.image), str(path))
+    internals.save_example(model, _example(export_folder, signature.image), path)
     # What the signature cannot say, see there.
     model.add_flavor(
         FLAVOR_NAME,

@@ -7,7 +7,6 @@ from gluonexp.tracking.read.records import CERTIFICATE_TAG, PRUNED_TAG
 from gluonexp.tracking.store import (
     KIND,
     WORKDIR,
-    download,
     ensure_experiment,
     find_run,
     newest_runs,
@@ -33,7 +32,6 @@ __all__ = [
     "Tracker",
     "at_work",
     "displayed",
-    "download",
     "ensure_experiment",
     "existing",
     "experiment_link",

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.processes import lives, this_process
+from gluonexp.tracking import internals
 from gluonexp.tracking.statuses import RUNNING
 from gluonexp.tracking.store import ensure_experiment, open_store, reported
 from gluonexp.tracking.tracker import MlflowTracker, NullTracker, Status, Tracker
@@ -143,14 +144,12 @@ def run_tags(tags: Mapping[str, str]) -> dict[str, str]:
     """Return `tags` with those of this process: user, source, git commit, host and process id."""
     # Without git on the PATH, GitPython and MLflow warn about it three times.
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
-    from mlflow.tracking.context.registry import resolve_tags
-
     ours = {
         "gluonexp.host": platform.node(),
         "gluonexp.pid": str(os.getpid()),
         "gluonexp.process": this_process(),
     }
-    resolved: dict[str, str] = resolve_tags({**ours, **tags})
+    resolved = internals.context_tags({**ours, **tags})
     return {sanitised(key): tag_text(value) for key, value in resolved.items()}
 
 

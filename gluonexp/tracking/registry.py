@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from filelock import FileLock
 
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.files import lock
-from gluonexp.tracking import interface
-from gluonexp.tracking.store import download, reported, silent
+from gluonexp.tracking import compatibility
+from gluonexp.tracking.store import reported
 from gluonexp.tracking.uri import sqlite_path
 
 if TYPE_CHECKING:
@@ -37,7 +36,7 @@ _PATIENCE: Final = 120.0
 
 
 @dataclass(frozen=True)
-class Model:
+class ModelRef:
     """What an address of MLflow's, ``models:/...``, means.
 
     Attributes
@@ -97,7 +96,7 @@ def register(
     """Register a model as a new version, and as the champion if it beats the present one.
 
     The first version with a value is the champion; then only a better value takes the alias, a
-    tie does not. Whoever asks for the champion goes on asking as before: a version with other
+    tie does not. Whoever asks for the champion asks it as before: a version with other
     classes or images of another shape is registered, but never takes the alias.
     A champion that was appointed by hand is measured by the history of `metric` in its run, and
     stays where it has none; what it takes and answers is read from its export.
@@ -129,7 +128,7 @@ def register(
         model_id = logged[1] if logged else None
         location = find_model(client, source).location if logged else source
         version = _existing(client, run_id, name, location)
-        takes = interface.read(client, location, run_id)
+        takes = compatibility.read(client, location, run_id)
         if version is None:
             tags = {METRIC: metric, MODE: mode, RUN_ID: run_id, **takes}
             if value is not None:
@@ -153,7 +152,7 @@ def register(
     return Registered(name, version, champion, f"version {version} of {name} {why}")
 
 
-def find_model(client: MlflowClient, address: str) -> Model:
+def find_model(client: MlflowClient, address: str) -> ModelRef:
     """Return what an address of MLflow's means.
 
     ``models:/NAME@ALIAS``, ``models:/NAME/VERSION``, ``models:/NAME/latest`` or ``models:/m-ID``.
@@ -166,14 +165,14 @@ def find_model(client: MlflowClient, address: str) -> Model:
         with reported(f"model {model_id} cannot be found"):
             logged = client.get_logged_model(model_id)
         location = str(logged.artifact_location).rstrip("/")
-        return Model(f"models:/{model_id}", f"model {model_id}", location, logged.source_run_id)
+        return ModelRef(f"models:/{model_id}", f"model {model_id}", location, logged.source_run_id)
     version = find_version(client, name, number or alias)
     title = f"version {version.version} of model {name}"
     with reported(f"{title} cannot be read"):
         location = client.get_model_version_download_uri(name, version.version).rstrip("/")
     if location.startswith("models:/m-"):  # as MLflow itself registers a logged model
         location = find_model(client, location).location
-    return Model(f"models:/{name}/{version.version}", title, location, version.run_id or None)
+    return ModelRef(f"models:/{name}/{version.version}", title, location, version.run_id or None)
 
 
 def find_version(client: MlflowClient, name: str, which: str) -> ModelVersion:
@@ -196,70 +195,6 @@ def find_version(client: MlflowClient, name: str, which: str) -> ModelVersion:
     if not newest:
         raise GluonexpError(f"{doing}: no version of it is registered")
     return newest[0]
-
-
-def download_first(
-    client: MlflowClient, model: Model, paths: Sequence[str], dest: Path
-) -> tuple[str, Path]:
-    """Copy the first of `paths` that a model has under folder `dest`.
-
-    A model that is the ``export`` folder of a run has the run's other folders, too: they are of
-    the same network. A model may also be a single file, which is copied then, whatever its name.
-
-    Returns
-    -------
-    tuple
-        Which of `paths` it is, or the file's name, and the copy.
-    """
-    import mlflow.artifacts
-
-    def files(folder: str) -> set[str]:
-        held = mlflow.artifacts.list_artifacts(artifact_uri=folder, tracking_uri=uri)
-        return {Path(item.path).name for item in held if not item.is_dir}
-
-    def copy(file: str) -> Path:
-        return Path(
-            mlflow.artifacts.download_artifacts(
-                artifact_uri=file, dst_path=str(dest), tracking_uri=uri
-            )
-        )
-
-    uri, source = client.tracking_uri, model.location
-    doing = f"{model.title} cannot be read"
-    dest.mkdir(parents=True, exist_ok=True)
-    with reported(doing), silent():
-        root = _run_folder(client, model)
-        for path in paths:
-            folder, _, name = f"{root}/{path}".rpartition("/")
-            if name in files(folder):
-                return path, copy(f"{root}/{path}")
-        folder, _, name = source.rpartition("/")
-        if name in files(folder):
-            return name, copy(source)
-    raise GluonexpError(f"{doing}: {source} has none of {', '.join(paths)}")
-
-
-def download_if_any(
-    client: MlflowClient, run_id: str | None, path: str, dest: Path
-) -> Path | None:
-    """Copy artifact `path` of a run under folder `dest`; None if there is no such thing."""
-    if not run_id:
-        return None
-    with suppress(GluonexpError):
-        return download(client, run_id, path, dest)
-    return None
-
-
-def _run_folder(client: MlflowClient, model: Model) -> str:
-    """Return the folder of a run's artifacts if a model is the export in it, else the model's."""
-    source = model.location
-    folder = source.removesuffix("/export")
-    if folder == source or source.startswith("runs:/"):
-        return folder
-    with suppress(GluonexpError), reported("its run is gone"):
-        if model.run_id and client.get_run(model.run_id).info.artifact_uri == folder:
-            return folder
-    return source
 
 
 def _turn(client: MlflowClient, name: str) -> FileLock:
@@ -308,7 +243,7 @@ def _judge(
     if holder is None:
         return True, f"is the {CHAMPION}, the first one: {metric} {value:.6g}"
     theirs, other = _takes(client, holder), f"version {holder.version}"
-    if differs := interface.difference(takes, theirs, other):
+    if differs := compatibility.difference(takes, theirs, other):
         return False, (
             f"is not the {CHAMPION}: {differs}; move the alias by hand if that is meant"
         )
@@ -317,7 +252,7 @@ def _judge(
         return False, f"is not the {CHAMPION}: that is {other}, of which {metric} is not known"
     better = value > held if mode == "max" else value < held
     told = f"{metric} {value:.6g} against {held:.6g} of {other}"
-    told += interface.caveat(takes, theirs)
+    told += compatibility.caveat(takes, theirs)
     if better:
         return True, f"is the {CHAMPION} now: {told}"
     return False, f"is not the {CHAMPION}: {told}"
@@ -325,12 +260,12 @@ def _judge(
 
 def _takes(client: MlflowClient, version: ModelVersion) -> dict[str, str]:
     """Return what a version takes and answers, as far as it can be found out."""
-    told = interface.tagged(version.tags)
+    told = compatibility.tagged(version.tags)
     if told is None:
         try:
             with reported("what it takes cannot be read"):
                 model = find_model(client, f"models:/{version.name}/{version.version}")
-                told = interface.read(client, model.location, model.run_id)
+                told = compatibility.read(client, model.location, model.run_id)
         except GluonexpError:  # its files or its run are gone
             told = {}
     return told

@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.files import draft, lock
+from gluonexp.tracking import internals
 from gluonexp.tracking.read.records import PRUNED_TAG
 from gluonexp.tracking.uri import displayed, kind, resolve_uri, sqlite_path
 from gluonexp.tracking.values import one_line
@@ -119,7 +120,7 @@ def open_store(uri: str | None) -> MlflowClient:
             client = MlflowClient(tracking_uri=uri)
             client.search_experiments(max_results=1)
     except MlflowException as error:
-        if "out-of-date database schema" in str(error):
+        if internals.is_outdated(error):
             raise GluonexpError(_other_schema(uri)) from error
         raise GluonexpError(_unreachable(uri, error)) from error
     return client
@@ -254,18 +255,6 @@ def only(ref: str, run_ids: Sequence[str], uri: str) -> str:
     return run_ids[0]
 
 
-def download(client: MlflowClient, run_id: str, path: str, dest: Path) -> Path:
-    """Copy artifact `path` (a file or a folder) of a run under folder `dest`; return the copy."""
-    parent = path.rpartition("/")[0]
-    doing = f"artifact {path} of run {run_id} cannot be read"
-    dest.mkdir(parents=True, exist_ok=True)
-    with reported(doing):
-        beside = [item.path for item in client.list_artifacts(run_id, parent or None)]
-        if path.rstrip("/") not in beside:
-            raise GluonexpError(f"{doing}: there is only {', '.join(beside) or 'nothing'}")
-        return Path(client.download_artifacts(run_id, path, str(dest)))
-
-
 def _experiment_ids(client: MlflowClient) -> list[str]:
     ids: list[str] = []
     token: str | None = None
@@ -298,44 +287,15 @@ def _ensure_database(database: Path) -> None:
 
 
 def _make_database(database: Path) -> None:
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
     with draft(database) as new:
-        _make_tables(new, database.parent / "artifacts")
+        internals.make_tables(new, database.parent / "artifacts")
         with new.open("rb") as file:
             os.fsync(file.fileno())
-    # MLflow keeps connections: to the deleted file, if this process had a store here before.
-    stale = getattr(SqlAlchemyStore, "_engine_map", {}).get(f"sqlite:///{database}")
-    if stale is not None:
-        stale.dispose()
-
-
-def _make_tables(database: Path, artifacts: Path) -> None:
-    """Make an empty store; the experiment Default keeps its artifacts in folder `artifacts`.
-
-    Nobody has this file yet, so SQLite need not wait for the disk at each of MLflow's steps, which
-    would take seconds.
-    """
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-    from sqlalchemy import Engine, event
-
-    def connected(connection: object, record: object) -> None:
-        if isinstance(connection, sqlite3.Connection):
-            connection.execute("PRAGMA synchronous = OFF")
-
-    event.listen(Engine, "connect", connected)
-    try:
-        store = SqlAlchemyStore(f"sqlite:///{database}", str(artifacts))  # type: ignore[no-untyped-call]
-        store.engine.dispose()
-    finally:
-        event.remove(Engine, "connect", connected)
+    internals.forget_connections(f"sqlite:///{database}")
 
 
 def _check_schema(database: Path) -> None:
     """Refuse what MLflow would migrate, without a lock, as soon as it opens it."""
-    import mlflow.store.tracking.sqlalchemy_store  # noqa: F401 (it fills Base.metadata)
-    from mlflow.store.db.base_sql_model import Base
-
     with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as link:
         rows = link.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
     tables = {name for (name,) in rows}
@@ -344,7 +304,7 @@ def _check_schema(database: Path) -> None:
             f"{database} is a SQLite file but no MLflow store (or one whose making was cut "
             "short): move it away, or name another place with tracking.uri="
         )
-    if not tables.issuperset(Base.metadata.tables):
+    if not tables.issuperset(internals.table_names()):
         raise GluonexpError(_other_schema(f"sqlite:///{database}"))
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import json
 import platform
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +20,13 @@ from filelock import FileLock
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.files import lock
 from gluonexp.base.processes import lives, this_process
+from gluonexp.tracking.artifacts import of_run
 from gluonexp.tracking.lifecycle import create_run, run_tags
-from gluonexp.tracking.models import logged_model
+from gluonexp.tracking.logged_models import logged_model
 from gluonexp.tracking.read.runs import PARENT, RunRecord, reader
 from gluonexp.tracking.registry import Registered, register
 from gluonexp.tracking.statuses import RUNNING, Ending
-from gluonexp.tracking.store import KIND, WORKDIR, download, reported, silent
+from gluonexp.tracking.store import KIND, WORKDIR, reported
 from gluonexp.tracking.tracker import Tracker
 from gluonexp.tracking.uri import sqlite_path
 from gluonexp.tracking.values import MAX_TAG, one_line
@@ -178,16 +178,13 @@ class SweepRun:
 
     def overrides(self, run_id: str) -> list[str]:
         """Return the overrides that a child was run with."""
-        with tempfile.TemporaryDirectory() as folder, silent():
-            path = download(self.client, run_id, "config/overrides.yaml", Path(folder))
-            return [str(word) for word in yaml.safe_load(path.read_text(encoding="utf-8"))]
+        text = of_run(self.client, run_id).text("config/overrides.yaml")
+        return [str(word) for word in yaml.safe_load(text)]
 
     def local(self, path: str) -> Path | None:
         """Return the file of an artifact of the parent, if it lies on this machine."""
-        with reported(f"sweep {self.run_id} cannot be read"):
-            root = self.client.get_run(self.run_id).info.artifact_uri
-        file = Path(root.removeprefix("file://"), path)
-        return file if file.is_file() else None
+        file = of_run(self.client, self.run_id).local(path)
+        return file if file is not None and file.is_file() else None
 
     def register(
         self, name: str, run_id: str, value: float | None, metric: str, mode: str, description: str

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import re
 import time
 import traceback
 from collections.abc import Mapping, Sequence
@@ -13,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, SupportsFloat
 
 from gluonexp.base.errors import GluonexpError
-from gluonexp.tracking.models import log_model
+from gluonexp.tracking import internals
+from gluonexp.tracking.logged_models import log_model
 from gluonexp.tracking.registry import Registered, register
 from gluonexp.tracking.store import impatient, reported
 from gluonexp.tracking.uri import displayed, run_link
@@ -30,10 +30,6 @@ Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 _FLUSH_COUNT = 200  # metrics; one log_batch of 200 costs a tenth of 200 single calls
 _FLUSH_S = 10.0
 _OUTAGE_S = 60.0  # between two attempts at a store that does not answer
-
-# MLflow looks whether an experiment has a data set, then adds it, without a lock between: of runs
-# that begin at once, one adds it, the others are told this by their database, and find it then.
-_ADDED_BY_ANOTHER = re.compile("unique|duplicate", re.IGNORECASE)
 
 
 class Tracker(Protocol):
@@ -274,7 +270,7 @@ class MlflowTracker:
             try:
                 self.client.log_inputs(self.run_id, [entry])
             except MlflowException as error:
-                if not _ADDED_BY_ANOTHER.search(str(error)):
+                if not internals.was_added_by_another(error):
                     raise
                 self.client.log_inputs(self.run_id, [entry])
 

@@ -4,6 +4,7 @@ import os
 import re
 from pathlib import Path
 from urllib.parse import quote, urlsplit
+from urllib.request import url2pathname
 
 from gluonexp.base.errors import GluonexpError
 
@@ -55,6 +56,14 @@ def existing(uri: str | None) -> str:
 def sqlite_path(uri: str) -> Path | None:
     """Return the database file of a resolved SQLite URI, None for any other kind of store."""
     return Path(uri.removeprefix(_SQLITE).split("?")[0]) if uri.startswith(_SQLITE) else None
+
+
+def local_path(uri: str) -> Path | None:
+    """Return the path that the address of artifacts means; None if they lie elsewhere."""
+    parts = urlsplit(uri)
+    if parts.scheme == "file" and parts.netloc in ("", "localhost"):
+        return Path(url2pathname(parts.path))
+    return None if parts.scheme else Path(uri)
 
 
 def displayed(uri: str) -> str:

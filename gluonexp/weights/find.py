@@ -18,7 +18,8 @@ from gluonexp.base.errors import GluonexpError
 from gluonexp.model_folder import params
 from gluonexp.model_folder.names import SIGNATURE
 from gluonexp.models.finetune import Weights
-from gluonexp.tracking import registry
+from gluonexp.tracking import references, registry
+from gluonexp.tracking.artifacts import of_run
 from gluonexp.weights import names, origin, pth, torchvision, zoo
 from gluonexp.weights.origin import Origin
 
@@ -243,8 +244,8 @@ def _of_run(choice: str, backbone: str, tracking_uri: str | None) -> Weights:
     run_id, path = run.info.run_id, path or CHECKPOINT
     found = f"runs:/{run_id}/{path}"
     with tempfile.TemporaryDirectory() as folder:
-        copy = tracking.download(client, run_id, path, Path(folder))
-        meta = registry.download_if_any(client, run_id, _META, Path(folder))
+        copy = of_run(client, run_id).fetch(path, Path(folder))
+        meta = references.fetch_if_any(client, run_id, _META, Path(folder))
         with _called(copy, found):
             title = f"{path} of run {run.info.run_name}"
             return _read(found, title, copy, backbone, origin.of_run(meta) if meta else None)
@@ -257,12 +258,12 @@ def _of_model(choice: str, backbone: str, tracking_uri: str | None) -> Weights:
     except GluonexpError as error:
         raise GluonexpError(f"model.weights: {error}") from error
     with tempfile.TemporaryDirectory() as folder:
-        path, copy = registry.download_first(client, model, _HELD, Path(folder))
-        meta = registry.download_if_any(client, model.run_id, _META, Path(folder))
+        path, copy = references.fetch_first(client, model, _HELD, Path(folder))
+        meta = references.fetch_if_any(client, model.run_id, _META, Path(folder))
         if meta is None:  # there is no such run: copy what says the same beside the file
             beside = [path.replace(Path(path).name, n) for n in (origin.META, SIGNATURE)]
             with suppress(GluonexpError):
-                registry.download_first(client, model, beside, copy.parent)
+                references.fetch_first(client, model, beside, Path(folder))
         with _called(copy, model.address):
             said = origin.of_run(meta) if meta else None
             return _read(model.address, f"{path} of {model.title}", copy, backbone, said)

@@ -37,7 +37,7 @@ from gluonexp.inference.predict import Classifier
 from gluonexp.model_folder import samples
 from gluonexp.model_folder.preprocess import Preprocess
 from gluonexp.model_folder.signature import Preprocessing, Signature
-from gluonexp.tracking import models, registry
+from gluonexp.tracking import logged_models, references, registry
 from gluonexp.weights.find import find
 
 ROOT = Path(__file__).parents[2]
@@ -295,7 +295,7 @@ def test_a_run_logs_a_model(store, export, digits, tmp_path):
     history = store.client.get_metric_history(run_id, "val/acc")
     assert [(point.step, point.value) for point in history] == [(0, 0.5), (1, 0.75), (2, 0.625)]
     assert store.client.list_artifacts(run_id) == []
-    assert models.logged_model(store.client, run_id).model_id == logged.model_id
+    assert logged_models.logged_model(store.client, run_id).model_id == logged.model_id
     model = yaml.safe_load((folder / "MLmodel").read_text())
     assert (model["run_id"], model["model_id"]) == (run_id, logged.model_id)
     expected = Classifier(export).probabilities(digits)
@@ -315,7 +315,7 @@ def test_a_model_that_could_not_be_kept_is_marked(store, export, tmp_path):
         flavor.log_model(export, store.client, run_id)
     (failed,) = store.client.search_logged_models([experiment])
     assert failed.status == "FAILED"
-    assert models.logged_model(store.client, run_id) is None
+    assert logged_models.logged_model(store.client, run_id) is None
 
 
 # --- registered ----------------------------------------------------------------------------------
@@ -459,11 +459,11 @@ def test_an_export_is_found_by_whatever_names_it(store, logged, export, ref, tmp
     ref = {"EXPORT": str(export), "FOLDER": model.artifact_location, "SHORT": run_id[:12]}.get(
         ref, ref.replace("RUN", run_id).replace("MODEL", model.model_uri)
     )
-    folder = models.fetch(store.client, ref, tmp_path / "copy")
+    folder = references.fetch_export(store.client, ref, tmp_path / "copy")
     assert (folder / "model-0000.params").read_bytes() == (
         export / "model-0000.params"
     ).read_bytes()
-    run = models.run_of(store.client, ref)
+    run = references.run_of(store.client, ref)
     assert (run is None) if ref.startswith("/") else (run.info.run_id == run_id)
 
 
@@ -480,7 +480,7 @@ def test_an_export_is_found_by_whatever_names_it(store, logged, export, ref, tmp
 )
 def test_what_means_nothing_is_told(store, logged, ref, told, tmp_path):
     with pytest.raises(GluonexpError, match=told.replace("(", r"\(")):
-        models.fetch(store.client, ref, tmp_path)
+        references.fetch_export(store.client, ref, tmp_path)
 
 
 class Artifacts(http.server.BaseHTTPRequestHandler):
@@ -570,12 +570,12 @@ def test_what_an_mlmodel_would_import_is_not(store, export, digits, tmp_path, mo
     store.client.create_model_version("evil", source, run_id=run_id)
     for ref in (str(folder), "models:/evil/1", f"runs:/{run_id}/model"):
         with pytest.raises(GluonexpError, match="an MLflow model of another flavor"):
-            models.fetch(store.client, ref, tmp_path / "copy")
+            references.fetch_export(store.client, ref, tmp_path / "copy")
     with pytest.raises(GluonexpError, match="another flavor"):
         flavor.load_model(str(folder))
     # Beside an export it is not even read.
     shutil.copytree(export, folder / "data")
-    found = models.fetch(store.client, str(folder), tmp_path / "copy")
+    found = references.fetch_export(store.client, str(folder), tmp_path / "copy")
     expected = Classifier(export).probabilities(digits)
     np.testing.assert_array_equal(Classifier(found).probabilities(digits), expected)
     np.testing.assert_array_equal(flavor.load_model(str(folder)).probabilities(digits), expected)

@@ -1,4 +1,4 @@
-"""Artifacts copied from stores: whole, checked, and gone on with."""
+"""Artifacts copied from stores: whole, checked, and resumed."""
 
 import contextlib
 import hashlib
@@ -19,14 +19,15 @@ import pytest
 from mlflow.store.artifact.http_artifact_repo import HttpArtifactRepository
 from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 from mlflow.store.artifact.mlflow_artifacts_repo import MlflowArtifactsRepository
+from mlflow.utils import rest_utils
 from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.rest_utils import http_request
 
 from gluonexp.base import files as base_files
-from gluonexp.base import parts
+from gluonexp.base import transfer
 from gluonexp.base.errors import GluonexpError
-from gluonexp.tracking import artifacts, ensure_experiment, open_store
-from gluonexp.tracking.artifacts import JOURNAL, Artifacts, File
+from gluonexp.tracking import artifacts, ensure_experiment, internals, open_store, references
+from gluonexp.tracking.artifacts import RECEIPTS, Artifacts, StoredFile
 
 FILES = {
     "export/model-0000.params": b"\x12\x01" * 5000,
@@ -46,13 +47,13 @@ def contents(folder):
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in folder.rglob("*")
-        if path.is_file() and path.name != JOURNAL
+        if path.is_file() and path.name != RECEIPTS
     }
 
 
 def hidden(folder):
-    """Return what a download left in a folder besides files and its journal."""
-    return [path for path in folder.rglob(".*") if path.name != JOURNAL]
+    """Return what a download left in a folder besides files and the receipts."""
+    return [path for path in folder.rglob(".*") if path.name != RECEIPTS]
 
 
 def fill(folder, files):
@@ -74,7 +75,7 @@ class Run:
         self.experiment = ensure_experiment(client, "digits", self.uri)
         self.id = self.make()
         client.log_artifacts(self.id, str(made))
-        self.source = artifacts.of(client, self.id)
+        self.source = references.artifacts(client, self.id)
         self.folder = self.source.local("")
 
     def make(self, **tags):
@@ -104,7 +105,7 @@ def test_files_are_listed_with_their_sizes(run):
         "export/model-0000.params",
         "export/model-symbol.json",
     ]
-    assert run.source.files("plots/curves.png") == [File("plots/curves.png", 40)]
+    assert run.source.files("plots/curves.png") == [StoredFile("plots/curves.png", 40)]
 
 
 @pytest.mark.parametrize(
@@ -163,7 +164,7 @@ def test_what_the_certificate_does_not_know_does_not_arrive(run, tmp_path, path)
     with pytest.raises(GluonexpError, match=r"export/model-0000\.params of run .* its sha256 is"):
         artifacts.download(run.source, run.source.files(path), tmp_path / "to")
     assert "export/model-0000.params" not in contents(tmp_path / "to")
-    assert {name for name in os.listdir(tmp_path / "to") if name[0] == "."} <= {JOURNAL}
+    assert {name for name in os.listdir(tmp_path / "to") if name[0] == "."} <= {RECEIPTS}
 
 
 @pytest.mark.parametrize(
@@ -198,49 +199,49 @@ def test_runs_and_models_have_artifacts(run):
     client.create_model_version("digits", uri, run.id)
     client.set_registered_model_alias("digits", "champion", "1")
     for ref in ("last", run.id, f"runs:/{run.id}", run.id[:6]):
-        assert artifacts.of(client, ref).run_id == run.id
+        assert references.artifacts(client, ref).run_id == run.id
     for ref in ("models:/digits@champion", "models:/digits/1"):
-        model = artifacts.of(client, ref)
+        model = references.artifacts(client, ref)
         assert (model.title, model.run_id) == ("models:/digits/1", run.id)
         listed = [file.path for file in model.files()]
         assert listed == ["model-0000.params", "model-symbol.json"]
     for ref in ("models:/digits", "models:/digits/2", "models:/other@x", "m-1", "nothing"):
         with pytest.raises(GluonexpError, match=ref.removeprefix("models:/")[:5]):
-            artifacts.of(client, ref)
+            references.artifacts(client, ref)
 
 
 def test_a_sweep_stands_for_its_best_run(run):
     done = run.make(**{"gluonexp.kind": "sweep", "gluonexp.sweep.best": run.id})
     begun = run.make(**{"gluonexp.kind": "sweep"})
-    assert artifacts.best_of_sweep(run.client, done) == run.id
-    assert artifacts.best_of_sweep(run.client, f"runs:/{done[:8]}") == run.id
+    assert references.best_of_sweep(run.client, done) == run.id
+    assert references.best_of_sweep(run.client, f"runs:/{done[:8]}") == run.id
     for other in (run.id, "last", "models:/a@b"):
-        assert artifacts.best_of_sweep(run.client, other) == other
+        assert references.best_of_sweep(run.client, other) == other
     with pytest.raises(GluonexpError, match=f"sweep {begun} has no best run yet"):
-        artifacts.best_of_sweep(run.client, begun)
+        references.best_of_sweep(run.client, begun)
     # Its own files are those that `gluonexp download` copies.
-    assert artifacts.of(run.client, done).run_id == done
+    assert references.artifacts(run.client, done).run_id == done
 
 
 # --- a server ------------------------------------------------------------------------------------
 
 
-def goes_on_with_what_is_there(client, remote, to, monkeypatch):
+def resumes_what_is_there(client, remote, to, monkeypatch):
     """Let MLflow's server send the second half of a file only."""
     path = "export/model-0000.params"
     digests = {"files": {"model-0000.params": sha256(FILES[path])}}
     client.log_text(remote, json.dumps(digests), "export/certificate.json")
-    source = artifacts.of(client, remote)
-    copy = source.copy
+    source = references.artifacts(client, remote)
+    whole = internals.download_file
 
-    def not_the_file(name, target):
+    def not_the_file(store, name, target):
         assert name == "export/certificate.json"
-        copy(name, target)
+        whole(store, name, target)
 
-    monkeypatch.setattr(source, "copy", not_the_file)
+    monkeypatch.setattr(internals, "download_file", not_the_file)
     (to / path).unlink()
     size = len(FILES[path])
-    part = parts.beside(to / path, source.uri, path, size, sha256(FILES[path]))
+    part = transfer.part_of(to / path, source.uri, path, size, sha256(FILES[path]))
     for begun in (1, size - 1, size):
         part.write_bytes(FILES[path][:begun])
         assert artifacts.download(source, source.files(path), to).copied == (path,)
@@ -274,7 +275,7 @@ def test_from_mlflows_own_server(run, tmp_path, monkeypatch):
         )
         remote = client.create_run(experiment).info.run_id
         client.log_artifacts(remote, str(tmp_path / "made"))
-        source = artifacts.of(client, remote)
+        source = references.artifacts(client, remote)
         assert source.local("notes.txt") is None
         assert {file.path: file.size for file in source.files()} == {
             name: len(content) or None for name, content in FILES.items()
@@ -286,7 +287,7 @@ def test_from_mlflows_own_server(run, tmp_path, monkeypatch):
         done = artifacts.download(source, source.files(), tmp_path / "to")
         assert done.copied == ("notes.txt",)
         assert contents(tmp_path / "to") == FILES
-        goes_on_with_what_is_there(client, remote, tmp_path / "to", monkeypatch)
+        resumes_what_is_there(client, remote, tmp_path / "to", monkeypatch)
     finally:
         server.terminate()
         server.communicate(timeout=60)
@@ -383,7 +384,7 @@ def test_a_server_sends_each_file_once(store, tmp_path):
     artifacts.download(source, source.files(), tmp_path)
     assert sorted(store.sent) == sorted(FILES)
     done = artifacts.download(source, source.files(), tmp_path)
-    assert sorted(store.sent) == sorted(FILES)  # the journal knows their digests
+    assert sorted(store.sent) == sorted(FILES)  # the receipts say their digests
     assert sorted(done.kept) == sorted(FILES)
     (tmp_path / "notes.txt").write_bytes(b"SHORT")
     artifacts.download(source, source.files(), tmp_path)
@@ -397,11 +398,11 @@ def test_a_download_that_breaks_leaves_what_was_whole(store, tmp_path):
     told = (
         r"export/model-symbol\.json of it: cut off at 0 of 2 bytes \(the connection broke\); the s"
     )
-    with pytest.raises(GluonexpError, match=f"^{told}ame command goes on$"):
+    with pytest.raises(GluonexpError, match=f"^{told}ame command resumes it$"):
         artifacts.download(source, source.files(), tmp_path)
     whole = {name: FILES[name] for name in ("empty", "export/model-0000.params")}
     assert contents(tmp_path) == whole
-    assert sorted(os.listdir(tmp_path)) == [JOURNAL, "empty", "export"]
+    assert sorted(os.listdir(tmp_path)) == [RECEIPTS, "empty", "export"]
     store.cut, store.sent[:] = set(), []
     done = artifacts.download(source, source.files(), tmp_path)
     assert sorted(done.kept) == sorted(whole)
@@ -429,11 +430,11 @@ def test_without_sizes_a_file_is_read_twice(store, tmp_path):
     assert contents(tmp_path) == {"plots/curves.png": FILES["plots/curves.png"]}
 
 
-def test_a_torn_line_in_the_journal_is_passed_over(store, tmp_path):
+def test_a_receipt_that_was_cut_off_is_passed_over(store, tmp_path):
     source = store.source()
     artifacts.download(source, source.files(), tmp_path)
-    journal = (tmp_path / JOURNAL).read_text()
-    (tmp_path / JOURNAL).write_text(journal[:-30])
+    receipts = (tmp_path / RECEIPTS).read_text()
+    (tmp_path / RECEIPTS).write_text(receipts[:-30])
     store.sent.clear()
     artifacts.download(source, source.files(), tmp_path)
     assert len(store.sent) == 1
@@ -462,7 +463,7 @@ SCRIPT = (
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_an_interrupted_download_ends_at_once_and_is_gone_on_with(big, tmp_path, sent):
+def test_an_interrupted_download_ends_at_once_and_is_resumed(big, tmp_path, sent):
     store, to = big, tmp_path / "to"
     store.stalled = {BIG}
     child = subprocess.Popen(
@@ -477,7 +478,7 @@ def test_an_interrupted_download_ends_at_once_and_is_gone_on_with(big, tmp_path,
     _, told = child.communicate(timeout=20)
     assert child.returncode == -sent
     if sent == signal.SIGINT:
-        line = rf"{BIG} of it: cut off at [12]\.\d of 5\.0 MB; the same command goes on"
+        line = rf"{BIG} of it: cut off at [12]\.\d of 5\.0 MB; the same command resumes it"
         assert re.search(f"^{line}$", told, re.M)
     begun = part.stat().st_size
     # The half is not under its name; of the other files, the first ones are whole.
@@ -530,7 +531,7 @@ def cut_off(store, to):
     told = (
         r"^export/model-0000\.params of it: cut off at 2\.\d of 5\.0 MB \(the connection broke\); "
     )
-    with pytest.raises(GluonexpError, match=f"{told}the same command goes on$"):
+    with pytest.raises(GluonexpError, match=f"{told}the same command resumes it$"):
         artifacts.download(source, source.files(BIG), to)
     store.cut = set()
     store.sent.clear()
@@ -546,7 +547,7 @@ def completes(store, to, *sent):
     assert contents(to) == {BIG: store.files[BIG]}
 
 
-def test_a_large_file_is_gone_on_with(big, tmp_path):
+def test_a_large_file_is_resumed(big, tmp_path):
     part = cut_off(big, tmp_path)
     begun = part.stat().st_size
     assert part.read_bytes() == CONTENT[:begun]
@@ -575,27 +576,29 @@ def test_a_wrong_part_is_not(big, tmp_path):
 def test_a_server_without_ranges_sends_all_of_it(big, tmp_path):
     cut_off(big, tmp_path)
     big.ranges = False
-    completes(big, tmp_path, BIG, BIG)
+    completes(big, tmp_path, BIG)
 
 
-def test_another_files_part_is_not_gone_on_with(big, tmp_path):
+def test_another_files_part_is_not_resumed(big, tmp_path):
     cut_off(big, tmp_path)
     big.files[BIG] = CONTENT[::-1]  # the same name and size
     certify(big)
     completes(big, tmp_path, BIG)
 
 
-def test_another_sources_part_is_not_gone_on_with(big, tmp_path):
+def test_another_sources_part_is_not_resumed(big, tmp_path):
     cut_off(big, tmp_path)
     big.root = big.root.replace("127.0.0.1", "localhost")
     completes(big, tmp_path, BIG)
 
 
-def test_what_no_certificate_knows_is_not_gone_on_with(big, tmp_path):
+def test_what_no_certificate_knows_is_not_resumed(big, tmp_path):
     del big.files["export/certificate.json"]
     big.cut = {BIG}
     source = big.source()
-    with pytest.raises(GluonexpError, match="the same command goes on, this file from its start"):
+    with pytest.raises(
+        GluonexpError, match="the same command resumes it, this file from its start"
+    ):
         artifacts.download(source, source.files(BIG), tmp_path)
     assert hidden(tmp_path) == []
     big.cut = set()
@@ -612,9 +615,9 @@ def test_a_server_that_is_gone_is_told(big, tmp_path):
         artifacts.download(source, files, tmp_path)
     assert str(caught.value) == "the artifacts of it cannot be read: no connection"
     with pytest.raises(GluonexpError) as caught:
-        artifacts.download(source, [File("notes.txt", 5), *files], tmp_path)
+        artifacts.download(source, [StoredFile("notes.txt", 5), *files], tmp_path)
     assert str(caught.value) == (
-        "notes.txt of it: cut off at 0 of 5 bytes (no connection); the same command goes on"
+        "notes.txt of it: cut off at 0 of 5 bytes (no connection); the same command resumes it"
     )
     assert hidden(tmp_path) == [part]
 
@@ -648,6 +651,23 @@ def test_two_downloads_to_one_folder_take_turns(big, tmp_path, monkeypatch):
     assert big.sent.count(BIG) == 1
 
 
+def test_what_is_wanted_here_is_copied_unless_it_lies_here(run, store, tmp_path):
+    here = run.source.fetch("export", tmp_path / "to")
+    assert here == run.folder / "export"
+    assert run.source.text("notes.txt") == "short"
+    folder = store.source().fetch("export", tmp_path / "to")
+    assert folder == tmp_path / "to" / "export"
+    assert contents(tmp_path / "to").keys() == {name for name in FILES if "export/" in name}
+    assert store.source().fetch("notes.txt", tmp_path / "to").read_bytes() == b"short"
+    assert store.source().text("notes.txt") == "short"
+    assert not (tmp_path / "to" / RECEIPTS).exists()
+    with pytest.raises(GluonexpError, match=r"it has no plot; there is empty, export, notes\.txt"):
+        store.source().fetch("plot", tmp_path / "to")
+
+
+# --- MLflow's inside -----------------------------------------------------------------------------
+
+
 def test_mlflow_has_what_is_used_of_its_inside():
     for kind in (LocalArtifactRepository, HttpArtifactRepository, MlflowArtifactsRepository):
         names = list(inspect.signature(kind._download_file).parameters)
@@ -656,3 +676,22 @@ def test_mlflow_has_what_is_used_of_its_inside():
     names = list(inspect.signature(http_request).parameters)
     assert names[:3] == ["host_creds", "endpoint", "method"] and "extra_headers" in names
     assert list(inspect.signature(get_default_host_creds).parameters) == ["store_uri"]
+
+
+def test_without_mlflows_requests_a_file_starts_again(big, tmp_path, monkeypatch):
+    cut_off(big, tmp_path)
+    monkeypatch.delattr(rest_utils, "http_request")
+    assert not big.source().resumes
+    completes(big, tmp_path, BIG)
+
+
+def test_without_mlflows_own_copying_its_public_one_does(run, tmp_path, monkeypatch):
+    class Public:
+        """A store of files of which only what MLflow documents is known."""
+
+        def download_artifacts(self, path, dst_path):
+            return run.source._store.download_artifacts(path, dst_path)
+
+    internals.download_file(Public(), "export/model-0000.params", tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == FILES["export/model-0000.params"]
+    assert [path.name for path in tmp_path.iterdir() if path.name[0] == "."] == []

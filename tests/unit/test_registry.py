@@ -8,7 +8,7 @@ import pytest
 
 from gluonexp import tracking
 from gluonexp.base.errors import GluonexpError
-from gluonexp.tracking import artifacts, registry
+from gluonexp.tracking import references, registry
 
 DIGITS = [str(digit) for digit in range(10)]
 
@@ -169,7 +169,7 @@ def test_latest_is_the_highest_version(store):
     assert (found.address, found.location) == ("models:/newest/11", "there/11")
     for version in range(3, 12):
         store.client.delete_model_version("newest", str(version))
-    found = artifacts.of(store.client, "models:/newest/latest")
+    found = references.artifacts(store.client, "models:/newest/latest")
     assert found.title == "models:/newest/2"
     assert [file.path for file in found.files()] == ["signature.json"]
 

@@ -22,7 +22,6 @@ from hypothesis import strategies as st
 from gluonexp.base.errors import GluonexpError
 from gluonexp.tracking import (
     displayed,
-    download,
     ensure_experiment,
     experiment_link,
     find_run,
@@ -366,21 +365,6 @@ def test_an_ambiguous_prefix_lists_the_runs(uri: str) -> None:
         find_run(client, "abcdef")
     assert all(twin in str(refusal.value) for twin in twins)
     assert find_run(client, twins[0]).info.run_id == twins[0]
-
-
-def test_artifacts_are_downloaded(uri: str, tmp_path: Path) -> None:
-    client = open_store(uri)
-    run_id = client.create_run(ensure_experiment(client, "files", uri)).info.run_id
-    client.log_text(run_id, "deep", "export/sub/a.txt")
-    folder = download(client, run_id, "export", tmp_path / "new" / "place")
-    assert folder == tmp_path / "new" / "place" / "export"
-    assert (folder / "sub" / "a.txt").read_text() == "deep"
-    file = download(client, run_id, "export/sub/a.txt", tmp_path / "other")
-    assert file.read_text() == "deep"
-    with pytest.raises(GluonexpError, match=r"artifact plots of run .* there is only export"):
-        download(client, run_id, "plots", tmp_path)
-    with pytest.raises(GluonexpError, match=r"artifact export/b.txt .* there is only export/sub"):
-        download(client, run_id, "export/b.txt", tmp_path)
 
 
 # --- the pages -----------------------------------------------------------------------------------

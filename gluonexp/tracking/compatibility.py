@@ -1,31 +1,29 @@
-"""What a model takes and answers, in tags of its version, so that two can be compared."""
+"""Whether one model can take the place of another: what each takes and answers, in tags."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from gluonexp.model_folder.names import SIGNATURE
-from gluonexp.tracking.store import silent
+from gluonexp.tracking.artifacts import Artifacts
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 CLASSES: Final = "gluonexp.classes"
 # Tags in which a version must agree with another one to take its place, and what is said if not.
-# What a network makes of an image before it looks is its own affair.
+# How a network prepares its images may differ.
 _AGREEING: Final = {CLASSES: "has other classes", "gluonexp.image": "takes other images"}
 # The tag that says on which data a version was measured, and the run's parameter that it is from.
 DATA: Final = "gluonexp.data"
 _RECORDED: Final = "data.digest"
 
-# Where a model of MLflow's has the export, and where that lies itself.
-_INSIDE: Final = ("/data", "")
+# Where a model of MLflow's has it, and where an export itself has it.
+_SIGNATURES: Final = (f"data/{SIGNATURE}", SIGNATURE)
 _SHOWN: Final = 60  # characters of the names of classes
 
 
@@ -34,13 +32,13 @@ def read(client: MlflowClient, location: str, run_id: str | None) -> dict[str, s
 
     Raises
     ------
-    mlflow.exceptions.MlflowException, OSError
+    GluonexpError
         The store cannot be read.
     """
     from mlflow.exceptions import MlflowException
 
-    tags = _told(_signature(client, location))
-    with suppress(MlflowException, KeyError):  # the run is gone, or of other making
+    tags = _told(_signature(Artifacts(location, client.tracking_uri, location, run_id)))
+    with suppress(MlflowException, KeyError):  # the run is gone, or not one of gluonexp's
         if run_id is not None:
             tags[DATA] = client.get_run(run_id).data.params[_RECORDED]
     return tags
@@ -91,22 +89,12 @@ def _listed(classes: list[str]) -> str:
     return f"{len(classes)}: {names} [{digest}]"
 
 
-def _signature(client: MlflowClient, location: str) -> Any:
+def _signature(source: Artifacts) -> Any:
     """Return the content of a model's ``signature.json``; None if it has none."""
-    import mlflow.artifacts
-
-    uri = client.tracking_uri
-    for inside in _INSIDE:
-        folder = f"{location}{inside}"
-        held = mlflow.artifacts.list_artifacts(artifact_uri=folder, tracking_uri=uri)
-        if not any(Path(item.path).name == SIGNATURE for item in held):
-            continue
-        with tempfile.TemporaryDirectory(prefix="gluonexp-") as temporary, silent():
-            copy = mlflow.artifacts.download_artifacts(
-                artifact_uri=f"{folder}/{SIGNATURE}", dst_path=temporary, tracking_uri=uri
-            )
+    for path in _SIGNATURES:
+        if source.has(path):
             try:
-                return json.loads(Path(copy).read_text(encoding="utf-8"))
+                return json.loads(source.text(path))
             except (ValueError, RecursionError):
                 return None
     return None

@@ -1,0 +1,155 @@
+"""What is used of MLflow's inside, which it does not promise: all of it read from MLflow 3.17.2.
+
+The rest of gluonexp uses what MLflow's documentation names. Each function says what is lost where
+another version has this no more, and does without it where it can. Two files hold more of the same
+kind: `read/sqlite.py` the tables of a store, `views.py` the state of a page.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sqlite3
+import tempfile
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from gluonexp.base.files import replace
+
+if TYPE_CHECKING:
+    import numpy as np
+    import requests
+    from mlflow.models import Model
+    from numpy.typing import NDArray
+
+_log = logging.getLogger(__name__)
+
+# The tag of an experiment that keeps the state of its page, as MLflow's own "Share" writes it, and
+# the parameter of an address that opens the page so. Without them the page opens as ever.
+VIEW_TAG: Final = "mlflow.sharedViewState."
+VIEW_KEY: Final = "viewStateShareKey"
+
+_OUTDATED: Final = "out-of-date database schema"
+# MLflow looks whether an experiment has a data set, then adds it, without a lock between: of runs
+# that begin at once, one adds it, the others are told this by their database.
+_ADDED: Final = re.compile("unique|duplicate", re.IGNORECASE)
+
+
+def artifact_store(uri: str, tracking_uri: str | None) -> Any:
+    """Return what reads the files at an address. Without it, no artifact can be copied."""
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    return get_artifact_repository(uri, tracking_uri=tracking_uri)
+
+
+def download_file(store: Any, path: str, target: Path) -> None:
+    """Copy one file of a store in this thread, which Ctrl-C ends at once.
+
+    Without `_download_file`, MLflow's public function does it in threads that are waited for.
+    """
+    if hasattr(store, "_download_file"):
+        store._download_file(path, str(target))
+        return
+    with tempfile.TemporaryDirectory(prefix=".new-", dir=target.parent) as folder:
+        replace(Path(store.download_artifacts(path, folder)), target)
+
+
+def sends_rest(store: Any) -> bool:
+    """Say whether a store may send the rest of a file, as MLflow's server does; see `get`."""
+    try:
+        from mlflow.store.artifact.http_artifact_repo import HttpArtifactRepository
+        from mlflow.utils.credentials import get_default_host_creds  # noqa: F401
+        from mlflow.utils.rest_utils import http_request  # noqa: F401
+    except ImportError:
+        return False
+    return isinstance(store, HttpArtifactRepository)
+
+
+def get(uri: str, path: str, headers: Mapping[str, str]) -> requests.Response:
+    """Ask MLflow's server for a file, with the user's credentials and MLflow's own retries.
+
+    Without these functions a file that was cut off is copied again from its start.
+    """
+    from mlflow.utils.credentials import get_default_host_creds
+    from mlflow.utils.rest_utils import http_request
+
+    server = get_default_host_creds(uri)  # type: ignore[no-untyped-call]
+    response: requests.Response = http_request(  # type: ignore[no-untyped-call]
+        server, f"/{path}", "GET", stream=True, extra_headers=dict(headers)
+    )
+    return response
+
+
+def save_example(model: Model, example: NDArray[np.uint8], folder: Path) -> None:
+    """Put an example of the input into a model's folder. Without it the model has none."""
+    try:
+        from mlflow.models.utils import _save_example
+
+        _save_example(model, example, str(folder))
+    except Exception as error:  # whatever it is: a trained network is worth more
+        reason = f"{type(error).__name__}: {error}"
+        _log.warning("the model is kept without an example of its input (%s)", reason)
+
+
+def make_tables(database: Path, artifacts: Path) -> None:
+    """Make an empty store; the experiment Default keeps its artifacts in folder `artifacts`.
+
+    Nobody has this file yet, so SQLite need not wait for the disk at each of MLflow's steps, which
+    would take seconds. Without it, no new SQLite store can be made.
+    """
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+    from sqlalchemy import Engine, event
+
+    def connected(connection: object, record: object) -> None:
+        if isinstance(connection, sqlite3.Connection):
+            connection.execute("PRAGMA synchronous = OFF")
+
+    event.listen(Engine, "connect", connected)
+    try:
+        store = SqlAlchemyStore(f"sqlite:///{database}", str(artifacts))  # type: ignore[no-untyped-call]
+        store.engine.dispose()
+    finally:
+        event.remove(Engine, "connect", connected)
+
+
+def forget_connections(uri: str) -> None:
+    """Close connections that MLflow keeps to a database that was deleted.
+
+    Without `_engine_map`, a process that had a store here before must be started again.
+    """
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    engine = getattr(SqlAlchemyStore, "_engine_map", {}).get(uri)
+    if engine is not None:
+        engine.dispose()
+
+
+def table_names() -> Collection[str]:
+    """Return the tables that a store must have. Without them MLflow tells what is wrong itself."""
+    try:
+        import mlflow.store.tracking.sqlalchemy_store  # noqa: F401 (it fills Base.metadata)
+        from mlflow.store.db.base_sql_model import Base
+    except ImportError:
+        return ()
+    return list(Base.metadata.tables)
+
+
+def is_outdated(error: Exception) -> bool:
+    """Say whether a store is of another version, by the text; else it just cannot be opened."""
+    return _OUTDATED in str(error)
+
+
+def was_added_by_another(error: Exception) -> bool:
+    """Say whether a data set is there already, by the text; else it cannot be recorded."""
+    return _ADDED.search(str(error)) is not None
+
+
+def context_tags(tags: Mapping[str, str]) -> dict[str, str]:
+    """Return `tags`, and those of user, source and git commit. Without it these are missing."""
+    try:
+        from mlflow.tracking.context.registry import resolve_tags
+    except ImportError:
+        return dict(tags)
+    resolved: dict[str, Any] = resolve_tags(dict(tags))
+    return resolved

@@ -43,6 +43,15 @@ def digits(value: float | None) -> str:
     return f"{value:.3g}"
 
 
+def is_number(text: str) -> bool:
+    """Tell whether a text is a number."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
 def duration(seconds: float) -> str:
     """Return a time as people say it: ``4.2 s``, ``3 min 05 s``, ``2 h 05 min``; ``-`` for NaN."""
     if math.isnan(seconds):

@@ -5,38 +5,47 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gluonexp.base.text import brief, digits, short_keys
-from gluonexp.compare.comparison import Comparison
+from gluonexp.base.text import brief, digits, is_number, short_keys
+from gluonexp.compare.comparison import CHOICES, Comparison
 from gluonexp.tracking.read.records import RunRecord
 from gluonexp.tracking.statuses import FINISHED
 
 SHORT_ID = 8
-_CHOICES = (".name", "._target_")
+_FOLDED = 16  # so wide a column need at least be that folds what is longer
 
 
 @dataclass(frozen=True)
 class Column:
-    """One thing about every run, by row of the comparison.
+    """One thing about every run: a heading, and a text for each.
 
     Attributes
     ----------
     heading
         Its whole name; of a parameter, the key without the end that says it is a choice.
-    short
-        The name for a narrow place.
     is_number
         Whether the values are numbers, which are read from their right end.
+    short
+        The name for a narrow place, where that is another.
+    folds
+        Whether a list may break its values into several lines.
     """
 
     heading: str
-    short: str
     values: Sequence[str]
     is_number: bool = False
+    short: str = ""
+    folds: bool = False
+
+    @property
+    def narrow(self) -> str:
+        """The name for a narrow place."""
+        return self.short or self.heading
 
     @property
     def width(self) -> int:
-        """How wide it is under its short name."""
-        return max(len(self.short), *(len(value) for value in self.values))
+        """How wide it is, or needs to be, in a narrow place."""
+        width = max(len(text) for text in (self.narrow, *self.values))
+        return min(width, _FOLDED) if self.folds else width
 
 
 def settings(comparison: Comparison) -> list[Column]:
@@ -54,8 +63,8 @@ def ranking(comparison: Comparison) -> list[Column]:
     best = [digits(row.best) for row in comparison.rows]
     epochs = ["-" if row.epoch is None else str(row.epoch) for row in comparison.rows]
     return [
-        Column(f"best {metric}", metric, best, True),
-        Column("in epoch", "epoch", epochs, True),
+        Column(f"best {metric}", best, True, metric),
+        Column("in epoch", epochs, True, "epoch"),
     ]
 
 
@@ -63,16 +72,16 @@ def measured(comparison: Comparison) -> list[Column]:
     """Return the other metrics, each with its last value."""
     names = [name for name in comparison.metrics if name != comparison.metric]
     return [
-        Column(name, name, [digits(row.run.metrics.get(name)) for row in comparison.rows], True)
+        Column(name, [digits(row.run.metrics.get(name)) for row in comparison.rows], True)
         for name in names
     ]
 
 
 def identity(runs: Sequence[RunRecord]) -> list[Column]:
     """Return what names each run, and how it ended where not all are FINISHED."""
-    columns = [Column("run", "run", [run.run_id[:SHORT_ID] for run in runs])]
+    columns = [Column("run", [run.run_id[:SHORT_ID] for run in runs])]
     if any(run.status != FINISHED for run in runs):
-        columns.append(Column("status", "status", [run.status for run in runs]))
+        columns.append(Column("status", [run.status for run in runs]))
     return columns
 
 
@@ -83,9 +92,9 @@ def names(runs: Sequence[RunRecord]) -> list[Column]:
     """
     columns = []
     if len({run.experiment for run in runs}) > 1:
-        columns.append(Column("experiment", "experiment", [run.experiment for run in runs]))
+        columns.append(Column("experiment", [run.experiment for run in runs]))
     if not all("gluonexp.sweep.varied" in run.tags for run in runs):
-        columns.append(Column("name", "name", [run.name for run in runs]))
+        columns.append(Column("name", [run.name for run in runs]))
     return columns
 
 
@@ -95,11 +104,11 @@ def _column(name: str, short: str, values: Sequence[str | None]) -> Column:
     if len(set(brief_ones.values())) < len(brief_ones):  # what differs must be seen to differ
         brief_ones = {value: value for value in known}
     texts = ["-" if value is None else brief_ones[value] for value in values]
-    return Column(name, short, texts, all(map(_is_number, brief_ones.values())))
+    return Column(name, texts, all(map(is_number, brief_ones.values())), short)
 
 
 def _without_choice(key: str) -> str:
-    end = next((end for end in _CHOICES if key.endswith(end)), "")
+    end = next((end for end in CHOICES if key.endswith(end)), "")
     return key.removesuffix(end)
 
 
@@ -110,11 +119,3 @@ def _told(name: str, value: str) -> str:
     if "." in value and value.replace(".", "").isidentifier():  # gluonexp.models.cnn.cnn
         return value.rpartition(".")[2]
     return brief(value)
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True

@@ -1,8 +1,7 @@
-"""What several runs differ in, and what came of it."""
+"""What several runs differ in, and their results."""
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import shlex
@@ -16,12 +15,13 @@ from gluonexp.base.errors import GluonexpError
 from gluonexp.tracking.read.records import RunRecord
 from gluonexp.tracking.read.runs import Reader
 from gluonexp.tracking.store import KIND
+from gluonexp.tracking.sweeps import Attempt
 
 DEFAULT_METRIC = "val/acc"
 
 # A group's choice is seen in one of these: `optim=adam` in optim.name, `model=cnn` in its target.
-_CHOICES = (".name", "._target_")
-# What the configuration came to; it follows from the rest, and is of interest last.
+CHOICES = (".name", "._target_")
+# What follows from the rest, and is of interest last.
 _DERIVED = ("data.", "network.", "weights.")
 # Overrides that say where and how a run is kept, not what it computes.
 _ASIDE = ("hydra", "tracking", "sweep", "build")
@@ -181,17 +181,13 @@ def settings(run: RunRecord) -> Mapping[str, str]:
     if run.params:
         return run.params
     chosen = asked(run)
-    groups = {f"{key}{end}": value for key, value in chosen.items() for end in _CHOICES}
+    groups = {f"{key}{end}": value for key, value in chosen.items() for end in CHOICES}
     return {**groups, **chosen}
 
 
 def asked(run: RunRecord) -> dict[str, str]:
     """Return what was asked for by override key: by its sweep, then on the command line."""
-    try:
-        varied = json.loads(run.tags.get("gluonexp.sweep.varied", "{}"))
-    except ValueError:  # too long for a tag, so cut
-        varied = {}
-    chosen = {str(key): str(value) for key, value in varied.items()}
+    chosen = Attempt(run).varied
     for word in _words(run.tags.get("gluonexp.overrides", "")):
         key, equals, value = word.lstrip("+").partition("=")
         if equals and key.split(".")[0].split("/")[0] not in _ASIDE:
@@ -233,7 +229,7 @@ def _interest(key: str, typed: Sequence[str]) -> tuple[int, int, str]:
         return 4, 0, key
     group, _, rest = key.partition(".")
     place = typed.index(group) if group in typed else len(typed)
-    if f".{rest}" in _CHOICES:
+    if f".{rest}" in CHOICES:
         return (0 if group in typed else 1), place, key
     return (2 if group in typed else 3), place, key
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timezone
 
 from rich.console import Console
@@ -13,31 +12,13 @@ from rich.text import Text
 
 from gluonexp.base.better import best_of
 from gluonexp.base.text import digits, duration
-from gluonexp.compare.columns import SHORT_ID
+from gluonexp.compare.columns import SHORT_ID, Column
 from gluonexp.compare.comparison import DEFAULT_METRIC, direction
 from gluonexp.tracking.read.records import RunRecord
 from gluonexp.tracking.read.runs import Reader
 from gluonexp.tracking.statuses import FINISHED, RUNNING
 from gluonexp.tracking.store import KIND
 from gluonexp.tracking.sweeps import BEST
-
-_FOLDED = 16  # so wide a column need at least be that folds what is longer
-
-
-@dataclass(frozen=True)
-class Column:
-    """A heading, and what stands below it for each run."""
-
-    heading: str
-    values: Sequence[str]
-    is_number: bool = False
-    folds: bool = False
-
-    @property
-    def width(self) -> int:
-        """The least it needs."""
-        width = max(len(text) for text in (self.heading, *self.values))
-        return min(width, _FOLDED) if self.folds else width
 
 
 def listed(

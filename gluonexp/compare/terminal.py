@@ -107,7 +107,7 @@ def _curve(console: Console, comparison: Comparison, width: int) -> Column:
     bounds = (min(values), max(values)) if values else (0.0, 0.0)
     levels = _BLOCKS if console.encoding.lower().startswith("utf") else _ASCII
     lines = [sparkline(curve, steps, bounds, width, levels) for curve in curves]
-    return Column(f"{comparison.metric} by epoch", "by epoch", lines)
+    return Column(f"{comparison.metric} by epoch", lines, short="by epoch")
 
 
 def _fitting(room: int, columns: Sequence[Column]) -> list[Column]:
@@ -125,7 +125,7 @@ def _by_row(columns: Sequence[Column], comparison: Comparison) -> Table:
     for column in columns:
         side = "right" if column.is_number else "left"
         table.add_column(
-            column.short,
+            column.narrow,
             justify=side,  # type: ignore[arg-type]
             overflow="fold",
             min_width=_clipped(column),

@@ -42,8 +42,8 @@ def _table(comparison: Comparison) -> Table:
         *ranking(comparison),
         *measured(comparison),
         *names(runs),
-        Column("time", "time", [duration(run.seconds) for run in runs], True),
-        Column("whole id", "whole id", [run.run_id for run in runs]),
+        Column("time", [duration(run.seconds) for run in runs], True),
+        Column("whole id", [run.run_id for run in runs]),
     ]
     if len(runs) <= _FEW < len(columns):
         first, *others = columns

@@ -109,10 +109,7 @@ def hand_over(run: OpenRun, best_epoch: int, objective: float | None) -> Registe
         model = tracker.log_model(folder, step=best_epoch)
     if wanted.register is None or model is None:
         return None
-    goal = run.config.objective
-    return tracker.register(
-        wanted.register, model, metric=goal.metric, value=objective, mode=goal.mode
-    )
+    return tracker.register(wanted.register, model, objective, run.config.objective)
 
 
 def _draw_prediction(artifacts: Path, proved: Certificate, seed: int) -> None:

@@ -23,7 +23,7 @@ from gluonexp.experiment.resume import Earlier
 from gluonexp.freeze import FreezePlan
 from gluonexp.inference.predict import folder_name
 from gluonexp.report import plots
-from gluonexp.tracking import Tracker
+from gluonexp.tracking import Tracker, UsedData
 from gluonexp.training import checkpoint as checkpoints
 from gluonexp.training.job_folder import CHECKPOINTS
 
@@ -172,7 +172,7 @@ def datasets(tracker: Tracker, settings: Config, data: Data) -> None:
     """Record each split as an input of the run."""
     contexts = {"train": "training", "val": "validation", "test": "testing"}
     for name, split in data.splits().items():
-        tracker.log_dataset(
+        used = UsedData(
             # MLflow keeps one input for each name and digest: the split belongs to the name.
             name=f"{settings.dataset.name}/{name}",
             digest=data.digest,
@@ -182,6 +182,7 @@ def datasets(tracker: Tracker, settings: Config, data: Data) -> None:
             shape=split.images.shape[1:],
             classes=data.classes,
         )
+        tracker.log_dataset(used)
 
 
 def _made(folder: Path) -> Path:

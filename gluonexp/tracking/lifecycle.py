@@ -52,7 +52,7 @@ def tracked_run(
 
     The run ends FINISHED if the block does, FAILED on an exception (kept as tag ``error`` and
     artifact ``error/traceback.txt``), KILLED on Ctrl-C, SIGTERM, SIGHUP or SystemExit; what was
-    measured is written first, and the exception goes on. The first signal that arrives while the
+    measured is written first, and the exception is raised. The first signal that arrives while the
     run is being closed waits until it is; a second one does not.
 
     Parameters
@@ -65,7 +65,7 @@ def tracked_run(
         Names in the store; MLflow makes up a `run_name` that is None. The user, the source file
         and its git commit, the host and the process id are added to the tags.
     run_id
-        A run that exists already, to be gone on with: it is RUNNING again, keeps its name and its
+        A run that exists already, to be resumed: it is RUNNING again, keeps its name and its
         experiment, and gets the tags.
 
     Raises
@@ -89,7 +89,7 @@ def tracked_run(
                     tracker = MlflowTracker(client, run_id)
             else:
                 signals.defer()
-                with reported(f"run {run_id} cannot be gone on with in {displayed(uri)}"):
+                with reported(f"run {run_id} cannot be resumed in {displayed(uri)}"):
                     client.update_run(run_id, status="RUNNING")
                     if "error" in client.get_run(run_id).data.tags:  # of its last end
                         client.delete_tag(run_id, "error")

@@ -209,7 +209,7 @@ def find_run(client: MlflowClient, ref: str) -> Run:
     last = ref == "last"
     with reported(f"run {ref} cannot be looked up"):
         runs: list[Run] = client.search_runs(
-            _experiment_ids(client),
+            list(experiments(client)),
             "attributes.status = 'FINISHED'" if last else f"attributes.run_id LIKE '{ref}%'",
             max_results=100 if last else 5,
             order_by=["attributes.end_time DESC"],
@@ -224,7 +224,7 @@ def newest_runs(client: MlflowClient) -> list[Run]:
     """Return the last hundred runs that were started, the newest first; no sweeps' parents."""
     with reported("the newest runs cannot be looked up"):
         runs: list[Run] = client.search_runs(
-            _experiment_ids(client), max_results=100, order_by=["attributes.start_time DESC"]
+            list(experiments(client)), max_results=100, order_by=["attributes.start_time DESC"]
         )
     return [run for run in runs if KIND not in run.data.tags]
 
@@ -255,15 +255,16 @@ def only(ref: str, run_ids: Sequence[str], uri: str) -> str:
     return run_ids[0]
 
 
-def _experiment_ids(client: MlflowClient) -> list[str]:
-    ids: list[str] = []
+def experiments(client: MlflowClient) -> dict[str, str]:
+    """Return the names of all experiments by their ids."""
+    names: dict[str, str] = {}
     token: str | None = None
     while True:
         page = client.search_experiments(page_token=token)
-        ids += [experiment.experiment_id for experiment in page]
+        names |= {experiment.experiment_id: experiment.name for experiment in page}
         token = page.token
         if not token:
-            return ids
+            return names
 
 
 def _has_content(database: Path) -> bool:

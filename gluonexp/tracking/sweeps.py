@@ -71,7 +71,11 @@ class Attempt:
     @property
     def varied(self) -> dict[str, str]:
         """What the point chose, by override key."""
-        return {key: str(value) for key, value in json.loads(self._tag(_VARIED) or "{}").items()}
+        try:
+            varied = json.loads(self._tag(_VARIED) or "{}")
+        except ValueError:  # too long for a tag, so cut
+            return {}
+        return {key: str(value) for key, value in varied.items()}
 
     @property
     def error(self) -> str | None:

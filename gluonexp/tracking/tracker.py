@@ -8,6 +8,7 @@ import math
 import time
 import traceback
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, SupportsFloat
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Metric, RunTag
 
+    from gluonexp.config.schema import ObjectiveConfig
+
 _log = logging.getLogger(__name__)
 
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
@@ -30,6 +33,34 @@ Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 _FLUSH_COUNT = 200  # metrics; one log_batch of 200 costs a tenth of 200 single calls
 _FLUSH_S = 10.0
 _OUTAGE_S = 60.0  # between two attempts at a store that does not answer
+
+
+@dataclass(frozen=True)
+class UsedData:
+    """Data that a run uses.
+
+    Attributes
+    ----------
+    name, digest
+        MLflow keeps one input for each pair; the digest is of all samples, and of it the first 36
+        characters count.
+    context
+        For what: ``training``, ``validation``, ``testing``.
+    source
+        An address, a path or a name.
+    rows
+        The number of samples.
+    shape
+        That of one image, (H, W, C).
+    """
+
+    name: str
+    digest: str
+    context: str
+    source: str
+    rows: int
+    shape: tuple[int, ...]
+    classes: Sequence[str]
 
 
 class Tracker(Protocol):
@@ -60,22 +91,8 @@ class Tracker(Protocol):
     def log_metrics(self, metrics: Mapping[str, SupportsFloat], step: int) -> None:
         """Record numbers at `step` (buffered); what is not finite becomes NaN."""
 
-    def log_dataset(
-        self,
-        *,
-        name: str,
-        digest: str,
-        context: str,
-        source: str,
-        rows: int,
-        shape: tuple[int, ...],
-        classes: Sequence[str],
-    ) -> None:
-        """Record which data is used, and as what (`context`: ``training``, ``test``...).
-
-        `digest` is of all samples (the first 36 characters count), `source` an address, a path or
-        a name, `rows` the number of samples, `shape` that of one image, (H, W, C).
-        """
+    def log_dataset(self, data: UsedData) -> None:
+        """Record which data is used, and for what."""
 
     def log_artifacts(self, folder: Path, artifact_path: str | None = None) -> None:
         """Keep all files under `folder`, below `artifact_path` in the run."""
@@ -88,9 +105,12 @@ class Tracker(Protocol):
         """
 
     def register(
-        self, name: str, model: str, *, metric: str, value: float | None, mode: str
+        self, name: str, model: str, value: float | None, goal: ObjectiveConfig
     ) -> Registered | None:
-        """Register the model at address `model` as a version of `name`; see `registry`."""
+        """Register the model at address `model` as a version of `name`; see `registry`.
+
+        `value` is that of the metric which `goal` names.
+        """
 
     def flush(self) -> None:
         """Write buffered metrics now; they stay in the buffer if the store does not answer."""
@@ -119,17 +139,7 @@ class NullTracker:
     def log_metrics(self, metrics: Mapping[str, SupportsFloat], step: int) -> None:
         """Record nothing."""
 
-    def log_dataset(
-        self,
-        *,
-        name: str,
-        digest: str,
-        context: str,
-        source: str,
-        rows: int,
-        shape: tuple[int, ...],
-        classes: Sequence[str],
-    ) -> None:
+    def log_dataset(self, data: UsedData) -> None:
         """Record nothing."""
 
     def log_artifacts(self, folder: Path, artifact_path: str | None = None) -> None:
@@ -138,9 +148,7 @@ class NullTracker:
     def log_model(self, folder: Path, *, step: int) -> None:
         """Keep nothing."""
 
-    def register(
-        self, name: str, model: str, *, metric: str, value: float | None, mode: str
-    ) -> None:
+    def register(self, name: str, model: str, value: float | None, goal: ObjectiveConfig) -> None:
         """Register nothing."""
 
     def flush(self) -> None:
@@ -239,34 +247,28 @@ class MlflowTracker:
         if full or now >= self._flush_at:
             self.flush()
 
-    def log_dataset(
-        self,
-        *,
-        name: str,
-        digest: str,
-        context: str,
-        source: str,
-        rows: int,
-        shape: tuple[int, ...],
-        classes: Sequence[str],
-    ) -> None:
+    def log_dataset(self, data: UsedData) -> None:
         """Record a data set as an input of the run, with our digest of all its samples."""
         # Not mlflow.data.from_numpy: its digest reads only the first 10 000 numbers.
         from mlflow.entities import Dataset, DatasetInput, InputTag
         from mlflow.exceptions import MlflowException
 
-        by_address = source.startswith(("http://", "https://"))
-        profile = {"num_rows": rows, "image_shape": list(shape), "classes": list(classes)}
+        by_address = data.source.startswith(("http://", "https://"))
+        profile = {
+            "num_rows": data.rows,
+            "image_shape": list(data.shape),
+            "classes": list(data.classes),
+        }
         dataset = Dataset(
-            name=name[:500],
-            digest=digest[:36],
+            name=data.name[:500],
+            digest=data.digest[:36],
             source_type="http" if by_address else "local",
-            source=json.dumps({"url" if by_address else "uri": source}),
-            schema=_tensor_schema(shape),
+            source=json.dumps({"url" if by_address else "uri": data.source}),
+            schema=_tensor_schema(data.shape),
             profile=json.dumps(profile),
         )
-        entry = DatasetInput(dataset, [InputTag("mlflow.data.context", context)])
-        with reported(f"data set {name} cannot be recorded"):
+        entry = DatasetInput(dataset, [InputTag("mlflow.data.context", data.context)])
+        with reported(f"data set {data.name} cannot be recorded"):
             try:
                 self.client.log_inputs(self.run_id, [entry])
             except MlflowException as error:
@@ -288,20 +290,19 @@ class MlflowTracker:
         return str(model.model_uri)
 
     def register(
-        self, name: str, model: str, *, metric: str, value: float | None, mode: str
+        self, name: str, model: str, value: float | None, goal: ObjectiveConfig
     ) -> Registered:
-        """Register a model; the champion is the best by `metric`."""
-        return register(
-            self.client, self.run_id, name, model, metric=metric, value=value, mode=mode
-        )
+        """Register a model; the champion is the best by the metric of `goal`."""
+        told = {"metric": goal.metric, "mode": goal.mode}
+        return register(self.client, self.run_id, name, model, value=value, **told)
 
     def flush(self) -> None:
-        """Write what is waiting; during an outage warn once, keep it, and go on."""
+        """Write what is waiting; during an outage warn once, and keep it."""
         try:
             self._write_waiting()
         except GluonexpError as error:
             if not self._outage:
-                _log.warning("%s; training goes on and they are sent later", error)
+                _log.warning("%s; training continues and they are sent later", error)
             self._outage = True
             self._flush_at = time.monotonic() + _OUTAGE_S
 

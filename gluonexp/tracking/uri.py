@@ -7,6 +7,7 @@ from urllib.parse import quote, urlsplit
 from urllib.request import url2pathname
 
 from gluonexp.base.errors import GluonexpError
+from gluonexp.tracking.internals import VIEW_KEY
 
 _SQLITE = "sqlite:///"
 
@@ -113,7 +114,7 @@ def view_link(base: str, experiment_id: str, key: str) -> str:
 
     MLflow ignores the view if the address says anything of the order or the filter too.
     """
-    return f"{_charts(base, experiment_id)}&viewStateShareKey={quote(key, safe='')}"
+    return f"{_charts(base, experiment_id)}&{VIEW_KEY}={quote(key, safe='')}"
 
 
 def sweep_runs(parent_id: str) -> str:

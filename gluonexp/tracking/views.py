@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from gluonexp.base.errors import GluonexpError
+from gluonexp.base.text import is_number
+from gluonexp.tracking import internals
 from gluonexp.tracking.read.runs import RunRecord, reader
 from gluonexp.tracking.sweeps import METRIC, MODE, SWEEP, Attempt
 from gluonexp.tracking.uri import metric_column, sweep_link, sweep_runs, view_link
@@ -21,7 +23,6 @@ from gluonexp.tracking.values import MAX_TAG
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-_VIEW = "mlflow.sharedViewState."
 _SECTION = "sweep"
 _AXES = 6  # of parallel coordinates, the metric's not counted: more are not read
 
@@ -75,7 +76,7 @@ def share_sweep(client: MlflowClient, base: str, parent: RunRecord) -> str:
     state = json.dumps(_state(run_id, metric, mode, axes), separators=(",", ":"))
     if len(state) <= MAX_TAG:
         try:
-            client.set_experiment_tag(experiment_id, _VIEW + run_id, state)
+            client.set_experiment_tag(experiment_id, internals.VIEW_TAG + run_id, state)
             return view_link(base, experiment_id, run_id)
         except MlflowException:  # the store may be one that is only read
             pass
@@ -97,20 +98,12 @@ def _axes(runs: Sequence[RunRecord]) -> dict[str, bool]:
                 continue
             values = {params[name] for params in recorded if name in params}
             if len(values) > 1 and all(name in params for params in recorded):
-                axes[name] = all(map(_is_number, values))
+                axes[name] = all(map(is_number, values))
     return dict(list(axes.items())[:_AXES])
 
 
-def _is_number(value: str) -> bool:
-    try:
-        float(value)
-    except ValueError:
-        return False
-    return True
-
-
 def _state(run_id: str, metric: str, mode: str, axes: dict[str, bool]) -> dict[str, Any]:
-    """Return the page's state, whole: versions of MLflow before 3.17 fill nothing in."""
+    """Return the page's state as MLflow 3.17.2 keeps it, whole: some versions fill nothing in."""
     section = {"uuid": _SECTION, "name": _SECTION, "display": True, "isReordered": True}
     cards = [
         _card(
@@ -134,7 +127,7 @@ def _state(run_id: str, metric: str, mode: str, axes: dict[str, bool]) -> dict[s
     if axes:
         chosen = {"selectedParams": list(axes), "selectedMetrics": [metric]}
         cards.append(_card("PARALLEL", "parallel", **chosen, showAllRuns=False))
-    for name in (name for name, is_number in axes.items() if is_number):
+    for name in (name for name, numeric in axes.items() if numeric):
         x, y = {"key": name, "type": "PARAM"}, {"key": metric, "type": "METRIC"}
         cards.append(_card("SCATTER", f"scatter {name}", xaxis=x, yaxis=y))
     return {

@@ -302,6 +302,20 @@ def test_a_run_logs_a_model(store, export, digits, tmp_path):
     np.testing.assert_array_equal(flavor.load_model(str(folder)).probabilities(digits), expected)
 
 
+def test_without_an_example_of_its_input_a_model_is_kept_and_it_is_noted(
+    store, export, digits, monkeypatch, caplog
+):
+    monkeypatch.delattr("mlflow.models.utils._save_example")
+    logged = flavor.log_model(export, store.client, store.run(0.5))
+    assert logged.status == "READY"
+    assert "the model is kept without an example of its input (ImportError: " in caplog.text
+    folder = Path(logged.artifact_location)
+    assert not list(folder.glob("input_example*"))
+    answers = mlflow.pyfunc.load_model(str(folder)).predict(digits[:2])
+    expected = Classifier(export).probabilities(digits[:2])
+    np.testing.assert_array_equal(answers["probability"], expected.max(axis=1))
+
+
 def test_a_model_that_could_not_be_kept_is_marked(store, export, tmp_path):
     experiment = tracking.ensure_experiment(store.client, "unlucky", store.uri)
     run_id = store.run(experiment=experiment)

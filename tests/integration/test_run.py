@@ -1,14 +1,17 @@
 """The main job as users start it: a process, a real store, real digits, what is in it after."""
 
 import csv
+import http.server
 import importlib.util
 import json
 import logging
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +22,7 @@ from PIL import Image
 from gluonexp import assembly, experiment
 from gluonexp import run as app
 from gluonexp.base.errors import GluonexpError
-from gluonexp.tracking import open_store
+from gluonexp.tracking import open_store, store
 
 SMALL = [
     *("model=mlp", "model.hidden=[32]", "export=none"),
@@ -286,6 +289,69 @@ def test_a_mistake_is_one_message_of_a_process(tmp_path):
     assert (code, out) == (1, "")
     assert "\ndevice=tpu is none of auto, cpu" in err
     assert "Traceback" not in err
+
+
+class _Down(http.server.BaseHTTPRequestHandler):
+    """A tracking server that is out of order after so many requests."""
+
+    def do_GET(self):
+        self.server.requests.append(self.path.partition("?")[0])
+        if len(self.server.requests) > self.server.good:
+            self.send_error(503)
+        else:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+    do_POST = do_GET
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.mark.parametrize("good", [0, 1])
+def test_a_server_out_of_order_ends_a_run_before_it_begins(told, tmp_path, monkeypatch, good):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with http.server.HTTPServer(("127.0.0.1", 0), _Down) as server:
+        server.good, server.requests = good, []
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        _down(told, tmp_path, f"http://127.0.0.1:{server.server_port}")
+        server.shutdown()
+        thread.join()
+    assert len(server.requests) == good + 1
+    assert not any(path.endswith("runs/create") for path in server.requests)
+
+
+@pytest.mark.parametrize("listens", [False, True])
+def test_a_server_that_does_not_answer_ends_a_run_before_it_begins(
+    told, tmp_path, monkeypatch, listens
+):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    waiting = store.impatient
+    monkeypatch.setattr(store, "impatient", lambda retries: waiting(retries, timeout_s=1))
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        if listens:
+            held.listen()
+        _down(told, tmp_path, f"http://127.0.0.1:{held.getsockname()[1]}")
+
+
+def _down(told, folder, address):
+    """Run with a store that is down: one message, and what lies in the job's folder stays."""
+    kept = folder / "job" / "checkpoints" / "last" / "meta.json"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("of a run that may be resumed")
+    code, err = told(*SMALL, "dataset=synthetic", "hydra.run.dir=job", f"tracking.uri={address}")
+    assert code == 1
+    hydra, message, *hint = filter(None, err.splitlines())
+    assert hydra.startswith("Error executing job")
+    assert f"cannot be opened in {address}" in message or f"uri={address}: this MLflow" in message
+    assert [line[:3] for line in hint] == ["Set"]  # the environment variable of Hydra's
+    assert kept.read_text() == "of a run that may be resumed"
+    assert [path.name for path in folder.iterdir()] == ["job"]
+    assert [path.name for path in kept.parents[1].rglob("*")] == ["last", "meta.json"]
 
 
 def test_missing_data_are_named_and_fail_the_run(told, tmp_path):

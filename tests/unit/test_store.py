@@ -32,6 +32,7 @@ from gluonexp.tracking import (
     store,
     ui,
 )
+from gluonexp.tracking.lifecycle import run_tags
 
 
 @pytest.fixture(scope="module")
@@ -215,6 +216,20 @@ def test_runs_of_the_old_file_store_are_mentioned_once(
         store._mention_file_store(tmp_path)
     assert len(caplog.messages) == 1
     assert f"migrate-filestore --source {tmp_path}" in caplog.text
+
+
+def test_a_store_is_made_and_opened_without_what_mlflow_may_drop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.delattr("mlflow.store.tracking.sqlalchemy_store.SqlAlchemyStore._engine_map")
+        store._make_database(tmp_path / "mlflow.db")
+    monkeypatch.setitem(sys.modules, "mlflow.store.db.base_sql_model", None)
+    monkeypatch.setitem(sys.modules, "mlflow.tracking.context.registry", None)
+    open_store(f"sqlite:///{tmp_path}/mlflow.db")
+    tags = run_tags({"mine": "x"})
+    assert tags["mine"] == "x"
+    assert tags.keys() == {"mine", "gluonexp.host", "gluonexp.pid", "gluonexp.process"}
 
 
 # --- stores that do not answer -------------------------------------------------------------------

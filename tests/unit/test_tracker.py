@@ -22,11 +22,13 @@ from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
 from gluonexp.base.errors import GluonexpError
+from gluonexp.config.schema import ObjectiveConfig
 from gluonexp.tracking import (
     Interrupted,
     MlflowTracker,
     NullTracker,
     Tracker,
+    UsedData,
     ensure_experiment,
     flatten,
     open_store,
@@ -80,7 +82,7 @@ def test_a_tracker_takes_what_a_run_has(any_tracker: Tracker, tmp_path: Path) ->
     any_tracker.log_tags({"device": "cpu"})
     any_tracker.log_metrics({"acc@1": np.float32(0.5), "loss": math.inf, "n": np.int64(3)}, step=0)
     any_tracker.log_metrics({}, step=0)
-    any_tracker.log_dataset(
+    digits = UsedData(
         name="digits",
         digest="0" * 64,
         context="training",
@@ -89,13 +91,14 @@ def test_a_tracker_takes_what_a_run_has(any_tracker: Tracker, tmp_path: Path) ->
         shape=(28, 28, 1),
         classes=["0", "1"],
     )
+    any_tracker.log_dataset(digits)
     any_tracker.log_artifacts(tmp_path)
     any_tracker.log_artifacts(tmp_path, "config")
     Model().save(str(tmp_path / "MLmodel"))
     model = any_tracker.log_model(tmp_path, step=0)
     assert (model is None) == (any_tracker.run_id is None)
-    of: Any = {"metric": "n", "value": 3.0, "mode": "max"}
-    registered = any_tracker.register("digits", str(model), **of)
+    goal = ObjectiveConfig("n", "max")
+    registered = any_tracker.register("digits", str(model), 3.0, goal)
     assert registered is None or registered.champion
     any_tracker.flush()
     assert any_tracker.status == "RUNNING"
@@ -305,7 +308,7 @@ def test_a_data_set_is_an_input_with_our_digest(
     tracker: MlflowTracker, client: MlflowClient
 ) -> None:
     for context, source in (("training", "https://host/train.gz"), ("test", "/data/test")):
-        tracker.log_dataset(
+        data = UsedData(
             name=f"fashion_mnist {context}",
             digest="abcd" * 16,
             context=context,
@@ -314,6 +317,7 @@ def test_a_data_set_is_an_input_with_our_digest(
             shape=(28, 28, 1),
             classes=["shirt", "bag"],
         )
+        tracker.log_dataset(data)
     inputs = client.get_run(tracker.run_id).inputs.dataset_inputs
     found = {entry.dataset.name: entry for entry in inputs}
     entry = found["fashion_mnist training"]
@@ -335,8 +339,7 @@ def test_a_data_set_is_an_input_with_our_digest(
 def test_runs_that_begin_at_once_record_the_same_data_set(
     tracker: MlflowTracker, client: MlflowClient
 ) -> None:
-    data: dict[str, Any] = {"name": "raced", "digest": "0" * 36, "context": "training"}
-    data |= {"source": "/data", "rows": 1, "shape": (1, 1, 1), "classes": ["one"]}
+    data = UsedData("raced", "0" * 36, "training", "/data", 1, (1, 1, 1), ["one"])
     faster = MlflowTracker(client, client.create_run(tracker.experiment_id).info.run_id)
     added: list[str] = []
 
@@ -344,11 +347,11 @@ def test_runs_that_begin_at_once_record_the_same_data_set(
         if arguments[2].startswith("INSERT INTO datasets"):
             added.append("one")
             if len(added) == 1:
-                faster.log_dataset(**data)
+                faster.log_dataset(data)
 
     event.listen(Engine, "before_cursor_execute", overtake)
     try:
-        tracker.log_dataset(**data)
+        tracker.log_dataset(data)
     finally:
         event.remove(Engine, "before_cursor_execute", overtake)
     assert added == ["one", "one"]
@@ -360,9 +363,7 @@ def test_runs_that_begin_at_once_record_the_same_data_set(
 def test_a_data_set_that_is_refused_is_told(tracker: MlflowTracker, client: MlflowClient) -> None:
     client.delete_run(tracker.run_id)
     with pytest.raises(GluonexpError, match=r"data set x cannot be recorded: .*state is deleted"):
-        tracker.log_dataset(
-            name="x", digest="0", context="test", source="/", rows=1, shape=(1,), classes=[]
-        )
+        tracker.log_dataset(UsedData("x", "0", "test", "/", 1, (1,), []))
 
 
 def test_files_are_kept(tracker: MlflowTracker, client: MlflowClient, tmp_path: Path) -> None:

@@ -699,7 +699,7 @@ def test_an_earlier_run_gives_another_artifact(store, arrays):
 
 def test_what_an_earlier_run_has_not_is_told(store, tmp_path):
     uri = store.uri
-    assert "there is only export/model-0000.params" in refused(
+    assert "in export/ there is model-0000.params" in refused(
         f"runs:/{store.run_id}/export/nothing.params", BACKBONE, tracking_uri=uri
     )
     # The message speaks of the run, not of a copy that is gone.
@@ -883,7 +883,8 @@ def test_the_run_of_a_registered_model_may_be_gone(
         store.client._tracking_client.store._hard_delete_run(run_id)
         shutil.rmtree(path.parent)
         assert refused(f"models:/net/{version}", BACKBONE, tracking_uri=store.uri) == (
-            f"version {version} of model net cannot be read: Run with id={run_id} not found"
+            f"the artifacts of version {version} of model net cannot be read: "
+            f"Run with id={run_id} not found"
         )
     else:
         assert find(f"models:/net/{version}", BACKBONE, tracking_uri=store.uri).adapted

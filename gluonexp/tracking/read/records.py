@@ -67,7 +67,7 @@ class Query:
     limit: int | None = None
 
 
-class Source(Protocol):
+class RunStore(Protocol):
     """A store that is read."""
 
     uri: str
@@ -88,20 +88,27 @@ class Source(Protocol):
         """Yield run, step and value of each point of `metric`; of a run, in order of time."""
 
 
-def status_of(status: str, tags: Mapping[str, str]) -> str:
-    """Return how a run ended; MLflow has no word for a run that was pruned."""
-    return PRUNED if status == FINISHED and PRUNED_TAG in tags else status
+def record(
+    run_id: str,
+    name: str | None,
+    status: str,
+    start: int | None,
+    end: int | None,
+    experiment_id: str,
+    experiment: str,
+    *,
+    params: Mapping[str, str],
+    metrics: Mapping[str, float],
+    tags: Mapping[str, str],
+) -> RunRecord:
+    """Return a run of what MLflow keeps of it; times are in milliseconds after 1970.
 
-
-def moment(milliseconds: int | None) -> datetime:
-    """Return the time `milliseconds` after 1970, in UTC."""
-    return datetime.fromtimestamp((milliseconds or 0) / 1000, timezone.utc)
-
-
-def duration(status: str, start: int | None, end: int | None) -> float:
-    """Return the seconds between two times in milliseconds, NaN for a run without an end.
-
-    A run that was gone on with keeps its earlier end while it is RUNNING.
+    A run that was resumed keeps its earlier end while it is RUNNING.
     """
+    began = datetime.fromtimestamp((start or 0) / 1000, timezone.utc)
     ended = status != RUNNING and start is not None and end is not None
-    return (end - start) / 1000 if ended else math.nan  # type: ignore[operator]
+    seconds = (end - start) / 1000 if ended else math.nan  # type: ignore[operator]
+    if status == FINISHED and PRUNED_TAG in tags:  # for which MLflow has no word
+        status = PRUNED
+    where = experiment, experiment_id
+    return RunRecord(run_id, name or "", status, *where, began, seconds, params, metrics, tags)

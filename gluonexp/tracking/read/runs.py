@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from itertools import islice
@@ -20,13 +20,11 @@ from gluonexp.tracking.read.records import (
     PARENT,
     Query,
     RunRecord,
-    Source,
-    duration,
-    moment,
-    status_of,
+    RunStore,
+    record,
 )
 from gluonexp.tracking.statuses import FINISHED, PRUNED
-from gluonexp.tracking.store import KIND, find_run, open_store, reported
+from gluonexp.tracking.store import KIND, experiments, find_run, open_store, reported
 from gluonexp.tracking.uri import displayed, existing, sqlite_path
 
 if TYPE_CHECKING:
@@ -59,27 +57,27 @@ class Reader:
     All methods raise `GluonexpError` where the store fails, or does not have what was asked for.
     """
 
-    def __init__(self, source: Source) -> None:
-        self._source = source
-        self.uri = source.uri
+    def __init__(self, store: RunStore) -> None:
+        self._store = store
+        self.uri = store.uri
 
     def fetch(self, refs: Sequence[str]) -> list[RunRecord]:
         """Return these runs, each once, in order of their start."""
         whole = [ref for ref in refs if re.fullmatch("[0-9a-f]{32}", ref)]
-        found = [self._source.find(ref) for ref in refs if ref not in whole]
+        found = [self._store.find(ref) for ref in refs if ref not in whole]
         runs = self.existing([*whole, *found])
         for missing in set(whole) - {run.run_id for run in runs}:
-            self._source.find(missing)  # it says what is wrong
+            self._store.find(missing)  # it says what is wrong
         return runs
 
     def existing(self, run_ids: Sequence[str]) -> list[RunRecord]:
         """Return those of `run_ids` (whole ids) that are there, in order of their start."""
-        return self._source.select(Query(ids=run_ids)) if run_ids else []
+        return self._store.select(Query(ids=run_ids)) if run_ids else []
 
     def children(self, parent: str) -> list[RunRecord]:
         """Return the runs of the sweep `parent`, in order of their start; it may have none."""
         (run,) = self.fetch([parent])
-        return self._source.select(Query(tags={PARENT: run.run_id}))
+        return self._store.select(Query(tags={PARENT: run.run_id}))
 
     def parent(self, ref: str) -> RunRecord:
         """Return the parent run of a sweep; ``last`` is the sweep that was begun last."""
@@ -94,7 +92,7 @@ class Reader:
         Any run that has children is a sweep here, whoever made it.
         """
         parent = self._parent(ref)
-        runs = self._source.select(Query(tags={PARENT: parent.run_id}))
+        runs = self._store.select(Query(tags={PARENT: parent.run_id}))
         if runs:
             return parent, runs
         if parent.tags.get(KIND) == "sweep":
@@ -103,7 +101,7 @@ class Reader:
 
     def of_experiment(self, name: str) -> list[RunRecord]:
         """Return all runs of an experiment, in order of their start."""
-        return self._source.select(Query(experiment_id=self._experiment_id(name)))
+        return self._store.select(Query(experiment_id=self._experiment_id(name)))
 
     def newest(
         self,
@@ -121,23 +119,23 @@ class Reader:
         query = Query(
             experiment_id=experiment_id, status=status, top=top, newest_first=True, limit=limit
         )
-        return self._source.select(query)
+        return self._store.select(query)
 
     def count_children(self, parents: Sequence[str]) -> dict[str, int]:
         """Return how many children each of `parents` (whole ids) has, if it has any."""
-        return self._source.count_children(parents)
+        return self._store.count_children(parents)
 
     def experiments(self) -> list[str]:
         """Return the names of all experiments, sorted."""
-        return sorted(self._source.experiments().values())
+        return sorted(self._store.experiments().values())
 
     def curves(self, run_ids: Sequence[str], metric: str) -> dict[str, list[tuple[int, float]]]:
         """Return `metric` by step for each of `run_ids` (whole ids), empty where it is not there.
 
-        Of a step that was logged twice, as by a run that was gone on with, the later value counts.
+        Of a step that was logged twice, as by a run that was resumed, the later value counts.
         """
         found: dict[str, dict[int, float]] = {run_id: {} for run_id in run_ids}
-        for run_id, step, value in self._source.points(run_ids, metric):
+        for run_id, step, value in self._store.points(run_ids, metric):
             found[run_id][step] = value
         return {run_id: sorted(points.items()) for run_id, points in found.items()}
 
@@ -145,7 +143,7 @@ class Reader:
         if ref != "last":
             (run,) = self.fetch([ref])
             return run
-        for run in self._source.select(Query(tags={KIND: "sweep"}, newest_first=True, limit=1)):
+        for run in self._store.select(Query(tags={KIND: "sweep"}, newest_first=True, limit=1)):
             return run
         raise GluonexpError(
             f"there is no sweep in {displayed(self.uri)} yet: "
@@ -157,7 +155,7 @@ class Reader:
         return GluonexpError(f"run {run.run_id} is no sweep{belongs}")
 
     def _experiment_id(self, name: str) -> str:
-        ids = {name: number for number, name in self._source.experiments().items()}
+        ids = {name: number for number, name in self._store.experiments().items()}
         if name in ids:
             return ids[name]
         near = difflib.get_close_matches(name, ids, n=3, cutoff=0.5) or sorted(ids)[:8]
@@ -177,20 +175,13 @@ class _Mlflow:
         return str(find_run(self._client, ref).info.run_id)
 
     def experiments(self) -> dict[str, str]:
-        names: dict[str, str] = {}
-        token: str | None = None
         with self._reported():
-            while True:
-                page = self._client.search_experiments(page_token=token)
-                names |= {experiment.experiment_id: experiment.name for experiment in page}
-                token = page.token
-                if not token:
-                    return names
+            return experiments(self._client)
 
     def select(self, query: Query) -> list[RunRecord]:
         names = self.experiments()
         runs = (
-            _record(run, names[run.info.experiment_id])
+            _record(run, names)
             for run in self._search(query, [query.experiment_id] if query.experiment_id else names)
         )
         # MLflow's filters do not know the status PRUNED, nor that a tag is absent.
@@ -245,16 +236,16 @@ class _Mlflow:
         return reported(f"the runs in {displayed(self.uri)} cannot be read")
 
 
-def _record(run: Run, experiment: str) -> RunRecord:
+def _record(run: Run, experiments: Mapping[str, str]) -> RunRecord:
     info, data = run.info, run.data
-    return RunRecord(
-        run_id=info.run_id,
-        name=info.run_name or "",
-        status=status_of(info.status, data.tags),
-        experiment=experiment,
-        experiment_id=info.experiment_id,
-        start=moment(info.start_time),
-        seconds=duration(info.status, info.start_time, info.end_time),
+    return record(
+        info.run_id,
+        info.run_name,
+        info.status,
+        info.start_time,
+        info.end_time,
+        info.experiment_id,
+        experiments[info.experiment_id],
         params=data.params,
         metrics=data.metrics,
         tags=data.tags,

@@ -22,9 +22,7 @@ from gluonexp.tracking.read.records import (
     PRUNED_TAG,
     Query,
     RunRecord,
-    duration,
-    moment,
-    status_of,
+    record,
 )
 from gluonexp.tracking.statuses import FINISHED, PRUNED
 from gluonexp.tracking.store import KIND, check_ref, only
@@ -50,7 +48,7 @@ def is_known(database: Path) -> bool:
 
 
 class Database:
-    """A `records.Source`: the store `uri`, whose file is `path`."""
+    """A `records.RunStore`: the store `uri`, whose file is `path`."""
 
     def __init__(self, uri: str, path: Path) -> None:
         self.uri, self._path = uri, path
@@ -97,19 +95,8 @@ class Database:
         ):
             metrics[run_id][key] = math.nan if is_nan else value
         return [
-            RunRecord(
-                run_id=run_id,
-                name=name or "",
-                status=status_of(status, tags[run_id]),
-                experiment=experiment,
-                experiment_id=experiment_id,
-                start=moment(start),
-                seconds=duration(status, start, end),
-                params=params[run_id],
-                metrics=metrics[run_id],
-                tags=tags[run_id],
-            )
-            for run_id, name, status, start, end, experiment_id, experiment in rows
+            record(*row, params=params[row[0]], metrics=metrics[row[0]], tags=tags[row[0]])
+            for row in rows
         ]
 
     def count_children(self, parents: Sequence[str]) -> dict[str, int]:

@@ -19,6 +19,7 @@ from gluonexp import assembly, tracking
 from gluonexp.base.mx import mx, nd, nn
 from gluonexp.models.finetune import alexnet_ft
 from gluonexp.run import compose
+from gluonexp.tracking.artifacts import of_run
 
 EPSILON = 1e-5  # of BatchNorm
 
@@ -50,7 +51,7 @@ def main() -> None:
     client = tracking.open_store(None)
     run = tracking.find_run(client, given.run_id)
     with tempfile.TemporaryDirectory() as temporary:
-        folder = tracking.download(client, run.info.run_id, "checkpoint", Path(temporary))
+        folder = of_run(client, run.info.run_id).fetch("checkpoint", Path(temporary))
         trained = alexnet_bn(10, str(folder / "model.params"))
         stored = {name: a.asnumpy() for name, a in nd.load(str(folder / "model.params")).items()}
         trained.load_parameters(str(folder / "model.params"))

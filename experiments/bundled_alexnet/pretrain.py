@@ -17,6 +17,7 @@ from pathlib import Path
 from gluonexp import experiment, tracking
 from gluonexp.base.mx import mx, nd, nn
 from gluonexp.run import compose
+from gluonexp.tracking.artifacts import of_run
 
 # Filters, kernel, stride, padding, and whether 3x3/2 max pooling follows: AlexNet's.
 CONVOLUTIONS = (
@@ -79,10 +80,10 @@ def alexnet_bn(classes: int, start: str | None = None) -> nn.HybridBlock:
 
 
 def stored(run_id: str, folder: Path) -> str:
-    """Copy the best parameters of a run into `folder`; return the file."""
+    """Return the best parameters of a run, copied into `folder` unless they lie here."""
     client = tracking.open_store(None)
     run_id = tracking.find_run(client, run_id).info.run_id
-    return str(tracking.download(client, run_id, "checkpoint", folder) / "model.params")
+    return str(of_run(client, run_id).fetch("checkpoint", folder) / "model.params")
 
 
 def main() -> None:

@@ -109,7 +109,7 @@ class Workers:
     def stream(
         self, tasks: Iterable[tuple[Key, Callable[..., Any], tuple[Any, ...]]]
     ) -> Generator[tuple[Key, Any], None, None]:
-        """Carry out tasks, and yield what each came to as soon as it ends.
+        """Carry out tasks, and yield the result of each as soon as it ends.
 
         A task is taken from `tasks` only when a worker is free for it, after all results that led
         up to it were yielded. Closing the iterator stops what runs, as leaving the block does.
@@ -221,7 +221,7 @@ class _Worker:
         self.key, self.busy = key, True
 
     def take(self) -> Any:
-        """Return what the task came to."""
+        """Return the result of the task."""
         self.busy = False
         try:
             # Of a dead worker whose socket is still held, there may be nothing to receive.

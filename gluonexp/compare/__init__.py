@@ -1,4 +1,4 @@
-"""Runs listed, and compared: what differs first, then what came of it, then how it went."""
+"""Runs listed, and compared: what differs first, then the results, then the curves."""
 
 from gluonexp.compare.comparison import Comparison, Row, chosen, compare
 

@@ -48,7 +48,7 @@ def holders(net: nn.HybridBlock) -> dict[str, tuple[str, nn.HybridBlock]]:
     its ``l0_i2h_weight`` ``rnn._unfused.0.i2h_weight``. So every layer is asked for its names.
     """
     found: dict[str, tuple[str, nn.HybridBlock]] = {}
-    for path, layer in walk(net).items():  # parents first: the innermost layer has the last word
+    for path, layer in walk(net).items():  # parents first: the innermost layer counts
         found |= dict.fromkeys(layer._collect_params_with_prefix(path), (path, layer))
     return found
 

@@ -123,7 +123,7 @@ def conduct(plan: SweepPlan, console: Console | None = None) -> Summary:
                 summary = _summary(plan, ledger, run)
                 answer.give(console, run, config, summary, plan.is_group, interrupted=True)
             raise
-        with ledger.lock():  # of several processes, the last has the last word
+        with ledger.lock():  # of several processes, the last writes the final report
             summary = _summary(plan, ledger, run)
             summary = replace(summary, problem=_problem(plan.source, summary, left_out))
             answer.give(console, run, config, summary, plan.is_group)

@@ -119,7 +119,7 @@ class Recorded:
     def begin(self, point: Point) -> Begun | Outcome:
         """Make a child run, unless an equal point finished or another process is at work on it.
 
-        Equal are configuration, code and data. A job that was cut off goes on from its checkpoint.
+        Equal are configuration, code and data. A job that was cut off resumes from its checkpoint.
         """
         with self.lock():
             attempts = self._run.attempts()

@@ -73,7 +73,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Spread:
-    """What the points came to that differ in their seed only.
+    """The results of points that differ in their seed only.
 
     Attributes
     ----------

@@ -33,6 +33,4 @@ def export(net: nn.HybridBlock, folder: Path, signature: Signature) -> Network:
     signature.write(folder)
     symbol = sym.load(str(paths(folder, MODEL)[0]))
     values = {name: each.data(each.list_ctx()[0]) for name, each in net.collect_params().items()}
-    statistics = {name: values[name] for name in symbol.list_auxiliary_states()}
-    arguments = {name: values[name] for name in symbol.list_arguments() if name in values}
-    return Network(symbol, arguments, statistics)
+    return Network(symbol, {name: values[name] for name in symbol.list_inputs() if name in values})

@@ -27,16 +27,10 @@ _LARGEST_SYMBOL: Final = 2**26  # bytes; that of DenseNet-201 takes 400 kB
 
 
 class Network(NamedTuple):
-    """A symbol and its values: weights by argument, running statistics by auxiliary state."""
+    """A symbol and its values by name: weights, and running statistics."""
 
     symbol: sym.Symbol
-    arguments: dict[str, nd.NDArray]
-    statistics: dict[str, nd.NDArray]
-
-    @property
-    def values(self) -> dict[str, nd.NDArray]:
-        """All of them."""
-        return {**self.arguments, **self.statistics}
+    values: dict[str, nd.NDArray]
 
 
 def read_network(folder: Path, prefix: str, name: str, shape: Sequence[int]) -> Network:
@@ -52,23 +46,21 @@ def read_network(folder: Path, prefix: str, name: str, shape: Sequence[int]) -> 
     GluonexpError
         A file is missing, damaged or not safe to load, or they do not belong together.
     """
-    graph, values = paths(folder, prefix)
-    symbol = read_symbol(graph)
-    network = Network(symbol, *read_params(values))
+    graph, file = paths(folder, prefix)
+    symbol, values = read_symbol(graph), read_params(file)
     wanted = _shapes(graph, symbol, name, tuple(shape))
-    given = network.values
     for key, expected in wanted.items():
-        if key not in given:
-            raise GluonexpError(f"{values}: {key} is missing, which {graph.name} needs")
-        if given[key].shape != expected:
+        if key not in values:
+            raise GluonexpError(f"{file}: {key} is missing, which {graph.name} needs")
+        if values[key].shape != expected:
             raise GluonexpError(
-                f"{values}: {key} is {given[key].shape}, but {expected} in {graph.name}"
+                f"{file}: {key} is {values[key].shape}, but {expected} in {graph.name}"
             )
     image = extents.Input(name, tuple(shape), "uint8" if prefix == UINT8 else "float32")
-    types = {key: value.dtype for key, value in given.items()}
-    if wrong := extents.flaw(network.symbol, image, wanted, types):
+    types = {key: value.dtype for key, value in values.items()}
+    if wrong := extents.flaw(symbol, image, wanted, types):
         raise GluonexpError(f"{graph}: refused: {wrong}")
-    return network
+    return Network(symbol, values)
 
 
 def refusal(symbol: sym.Symbol, name: str, shape: Sequence[int]) -> str | None:
@@ -124,23 +116,21 @@ def read_symbol(path: Path) -> sym.Symbol:
         raise GluonexpError(f"{path}: not a symbol: {reason(error)}") from None
 
 
-def read_params(path: Path) -> tuple[dict[str, nd.NDArray], dict[str, nd.NDArray]]:
-    """Return the arguments and the auxiliary states in a file of `HybridBlock.export`.
+def read_params(path: Path) -> dict[str, nd.NDArray]:
+    """Return the weights and statistics in a file of `HybridBlock.export`, by their names.
 
     Raises
     ------
     GluonexpError
         No such file, another kind of file, or a damaged one.
     """
-    arguments: dict[str, nd.NDArray] = {}
-    statistics: dict[str, nd.NDArray] = {}
+    values: dict[str, nd.NDArray] = {}
     for key, value in params.load(path).items():
         kind, _, name = key.partition(":")
         if kind not in ("arg", "aux") or not name:
             raise GluonexpError(f"{path}: {key!r} begins with neither arg: nor aux:")
-        target = arguments if kind == "arg" else statistics
-        target[name] = nd.array(value, dtype=value.dtype)
-    return arguments, statistics
+        values[name] = nd.array(value, dtype=value.dtype)
+    return values
 
 
 def _shapes(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -143,22 +144,13 @@ class Certificate:
                     f"format {fields['format']!r} is not known to this gluonexp: pip install -U "
                     "gluonexp"
                 )
-            return cls(
-                gluonexp=_text(fields["gluonexp"]),
-                date=_text(fields["date"]),
-                images=_count(fields["images"]),
-                accuracy=_number(fields["accuracy"]),
-                agreements=tuple(
-                    _agreement(_text(name), row) for name, row in fields["runtimes"].items()
-                ),
-                files=_texts(fields["files"]),
-                mean=tuple(map(_number, fields["mean"])),
-                rms=tuple(map(_number, fields["rms"])),
-                tolerance={key: _number(value) for key, value in fields["tolerance"].items()},
-                versions=_texts(fields["versions"]),
-                reference=_reference(fields.get("reference", TRAINED)),
-                split=_split(fields.get("split")),
-            )
+            agreements = [
+                _agreement({**row, "runtime": name}) for name, row in fields["runtimes"].items()
+            ]
+            given = _checked(cls, {"reference": TRAINED, "split": None, **fields})
+            if given["reference"] not in (TRAINED, EXPORTED):
+                raise ValueError(f"{given['reference']!r:.40} is no reference")
+            return cls(**given, agreements=tuple(agreements))
         except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
             what = f"{type(error).__name__}: {error}"
             raise GluonexpError(f"not a certificate of gluonexp ({what})") from None
@@ -330,34 +322,18 @@ def digests(folder: Path) -> dict[str, str]:
     return found
 
 
-def _agreement(runtime: str, row: Mapping[str, Any]) -> Agreement:
-    return Agreement(
-        runtime=runtime,
-        max_absolute=_number(row["max_absolute"]),
-        max_difference=_number(row["max_difference"]),
-        argmax_equal=_count(row["argmax_equal"]),
-        ties=_count(row["ties"]),
-        images=_count(row["images"]),
-        correct=_accurate(row),
-        expected_correct=_count(row["expected_correct"]),
-        images_per_second=_number(row["images_per_second"]),
-        threads=_count(row["threads"]),
-        versions=_texts(row["versions"]),
-    )
+def _agreement(row: Mapping[str, Any]) -> Agreement:
+    found = Agreement(**_checked(Agreement, row))
+    if _number(row["accuracy"]) != found.accuracy:  # it is there for people
+        what = f"{found.correct} of {found.images}"
+        raise ValueError(f"accuracy {row['accuracy']!r:.40} is not {what}")
+    return found
 
 
-def _accurate(row: Mapping[str, Any]) -> int:
-    """Return how many are right; the accuracy beside it, for people, must say the same."""
-    correct = _count(row["correct"])
-    if _number(row["accuracy"]) != correct / _count(row["images"]):
-        raise ValueError(f"accuracy {row['accuracy']!r:.40} is not {correct} of {row['images']}")
-    return correct
-
-
-def _reference(value: Any) -> str:
-    if value not in (TRAINED, EXPORTED):
-        raise ValueError(f"{value!r:.40} is no reference")
-    return str(value)
+def _checked(kind: type[Agreement | Certificate], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a dataclass that JSON holds, each if it is of its declared type."""
+    readers = {each.name: _READERS.get(str(each.type)) for each in dataclasses.fields(kind)}
+    return {name: reader(given[name]) for name, reader in readers.items() if reader}
 
 
 def _split(value: Any) -> str | None:
@@ -372,10 +348,6 @@ def _text(value: Any) -> str:
     return value
 
 
-def _texts(value: Any) -> dict[str, str]:
-    return {key: _text(text) for key, text in value.items()}
-
-
 def _count(value: Any) -> int:
     if type(value) is not int or value < 0:
         raise TypeError(f"{value!r:.40} is no count")
@@ -386,3 +358,15 @@ def _number(value: Any) -> float:
     if type(value) not in (int, float) or not math.isfinite(value):
         raise TypeError(f"{value!r:.40} is no number")
     return float(value)
+
+
+# By the type that a field is declared with; those of other types are not written, or read apart.
+_READERS: Final[dict[str, Callable[[Any], Any]]] = {
+    "str": _text,
+    "str | None": _split,
+    "int": _count,
+    "float": _number,
+    "dict[str, str]": lambda value: {key: _text(text) for key, text in value.items()},
+    "dict[str, float]": lambda value: {key: _number(number) for key, number in value.items()},
+    "tuple[float, ...]": lambda value: tuple(map(_number, value)),
+}

@@ -11,13 +11,13 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from gluonexp.base.mx import mx, nd
+from gluonexp.base.mx import mx
 from gluonexp.graph.graph import VARIABLE, Graph, Output
-from gluonexp.graph.symbols import block, to_symbol
+from gluonexp.graph.symbols import to_symbol
 from gluonexp.model_folder.names import MODEL, ONNX
 from gluonexp.model_folder.network import Network, read_network
 from gluonexp.model_folder.signature import Signature
-from gluonexp.verification.runtimes import as_module
+from gluonexp.verification import runtimes
 
 Outputs = Mapping[str, NDArray[np.float32]]
 
@@ -57,7 +57,7 @@ def first_difference(
 
     expected = _by_block(network(reference or folder), name, inputs)
     if runtime in _IN_ONNX:
-        seen = _IN_ONNX[runtime](folder / ONNX, list(expected), inputs)
+        seen = _by_onnx(_IN_ONNX[runtime], folder / ONNX, list(expected), inputs)
     else:
         seen = _by_block(network(folder), name, inputs)
     for layer, values in expected.items():
@@ -101,11 +101,9 @@ def _layers(graph: Graph) -> dict[str, Output]:
 def _by_block(network: Network, name: str, inputs: NDArray[np.float32]) -> Outputs:
     graph = Graph.from_symbol(network.symbol)
     layers = _layers(graph)
-    net = block(replace(graph, heads=tuple(layers.values())), network.values, name)
-    outputs = net(nd.array(inputs))
-    if not isinstance(outputs, list | tuple):
-        outputs = [outputs]
-    return {layer: value.asnumpy() for layer, value in zip(layers, outputs, strict=True)}
+    symbol = to_symbol(replace(graph, heads=tuple(layers.values())))
+    values = runtimes.as_block(network._replace(symbol=symbol), name)(inputs)
+    return dict(zip(layers, values, strict=True))
 
 
 def _fused(
@@ -113,52 +111,33 @@ def _fused(
 ) -> NDArray[np.float32]:
     graph = Graph.from_symbol(network.symbol)
     head = to_symbol(graph.prefix(_layers(graph)[layer]))
-    read = set(head.list_inputs())
-    parameters = ({key: v for key, v in held.items() if key in read} for held in network[1:])
-    return as_module(Network(head, *parameters), mx.io.DataDesc(name, inputs.shape))(inputs)
+    image = mx.io.DataDesc(name, inputs.shape)
+    return runtimes.as_module(network._replace(symbol=head), image)(inputs)[0]
 
 
-def _by_onnx(path: Path, layers: list[str], inputs: NDArray[np.float32]) -> Outputs:
-    import onnxruntime
-
-    model, names = _opened(path, layers)
-    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-    values = session.run(list(names.values()), {session.get_inputs()[0].name: inputs})
-    return dict(zip(names, values, strict=True))
-
-
-def _by_openvino(path: Path, layers: list[str], inputs: NDArray[np.float32]) -> Outputs:
-    import openvino
-
-    model, names = _opened(path, layers)
-    core = openvino.Core()
-    settings = {"INFERENCE_PRECISION_HINT": "f32"}
-    compiled = core.compile_model(core.read_model(model), "CPU", settings)
-    values = compiled([inputs])
-    return {layer: np.array(values[name]) for layer, name in names.items()}
-
-
-def _opened(path: Path, layers: list[str]) -> tuple[bytes, dict[str, str]]:
-    """Return an ONNX model that gives the layers' outputs too, and how they are called there."""
+def _by_onnx(
+    load: Callable[[bytes], runtimes.Loaded],
+    path: Path,
+    layers: list[str],
+    inputs: NDArray[np.float32],
+) -> Outputs:
+    """Return what those of `layers` give that an ONNX model names; the last may be its output."""
     import onnx
 
     model = onnx.load_model(str(path), load_external_data=False)
     made = {output for node in model.graph.node for output in node.output}
-    already = [output.name for output in model.graph.output]
-    own = {layer: layer.removesuffix("_output") for layer in layers}
-    names = {layer: name for layer, name in own.items() if name in made}
-    if layers[-1] not in names and len(already) == 1:
-        names[layers[-1]] = already[0]
-    for name in names.values():
-        if name not in already:
-            model.graph.output.append(onnx.ValueInfoProto(name=name))
-    return model.SerializeToString(), names
+    names = {layer: own for layer in layers if (own := layer.removesuffix("_output")) in made}
+    outputs = [output.name for output in model.graph.output]
+    if layers[-1] not in names and len(outputs) == 1:
+        names[layers[-1]] = outputs[0]
+    added = sorted({*names.values()} - {*outputs})
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in added)
+    values = load(model.SerializeToString())(inputs)
+    found = dict(zip([*outputs, *added], values, strict=True))
+    return {layer: found[name] for layer, name in names.items()}
 
 
-_IN_ONNX: Final[dict[str, Callable[[Path, list[str], NDArray[np.float32]], Outputs]]] = {
-    "onnx": _by_onnx,
-    "openvino": _by_openvino,
-}
+_IN_ONNX: Final = {"onnx": runtimes.by_onnxruntime, "openvino": runtimes.by_openvino}
 
 # Eight bits differ everywhere; what takes uint8 images is another graph.
 COMPARED: Final = frozenset({"module", "symbolblock", *_IN_ONNX})

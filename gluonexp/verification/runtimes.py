@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
@@ -50,6 +50,9 @@ Runtime = Callable[[NDArray[Any]], NDArray[np.float32]]
 
 Those of `IMAGE_RUNTIMES` take images (N, H, W, C) uint8.
 """
+
+Loaded = Callable[[NDArray[Any]], Sequence[NDArray[np.float32]]]
+"""A network in a library: the same input to all of its outputs."""
 
 
 def available(folder: Path) -> list[str]:
@@ -100,14 +103,14 @@ def load(folder: Path, name: str, onnx: bytes | None = None) -> Runtime:
     try:
         if path.suffix == ".onnx":
             content = onnx or guard.check_onnx(path)
-            run = _openvino(content) if name == "openvino" else _onnxruntime(content)
+            run = by_openvino(content) if name == "openvino" else by_onnxruntime(content)
         else:
             prefix, entry = path.name.partition("-")[0], (1, *shape)
             network = read_network(folder, prefix, signature.input, entry)
             if name in ("module", UINT8):
                 run = as_module(network, mx.io.DataDesc(signature.input, entry, dtype))
             else:
-                run = _gluon(network, signature.input, compiled=name == INT8)
+                run = as_block(network, signature.input, compiled=name == INT8)
     except GluonexpError:
         raise
     except Exception as error:  # each library has its own, and they share no base
@@ -122,7 +125,7 @@ def load(folder: Path, name: str, onnx: bytes | None = None) -> Runtime:
             # The network was looked at with so many images, and may not be safe with more.
             for start in range(0, len(inputs), extents.BATCH):
                 part = inputs[start : start + extents.BATCH]
-                parts.append(run(np.ascontiguousarray(part, dtype=dtype)))
+                parts.append(run(np.ascontiguousarray(part, dtype=dtype))[0])
             return np.concatenate(parts)
         except Exception as error:
             raise CannotRun(f"{folder}: runtime {name}: {reason(error)}", name) from None
@@ -149,37 +152,38 @@ def threads() -> int:
         return usable_cores() or 1
 
 
-def as_module(network: Network, image: mx.io.DataDesc) -> Runtime:
-    """Run it the classic way: symbol, params, arg and aux, `mx.mod.Module`, bind."""
+def as_module(network: Network, image: mx.io.DataDesc) -> Loaded:
+    """Run it the classic way: symbol, params, `mx.mod.Module`, bind."""
     module = mx.mod.Module(
         network.symbol, data_names=[image.name], label_names=None, context=mx.cpu(), logger=_SILENT
     )
     module.bind(for_training=False, data_shapes=[image])
-    module.set_params(network.arguments, network.statistics)
+    module.set_params(network.values, network.values)  # it takes of each what it needs
 
-    def run(inputs: NDArray[Any]) -> NDArray[np.float32]:
+    def run(inputs: NDArray[Any]) -> list[NDArray[np.float32]]:
         batch = mx.io.DataBatch([nd.array(inputs, dtype=image.dtype)])
         module.forward(batch, is_train=False)  # binds anew where the batch size changed
-        logits: NDArray[np.float32] = module.get_outputs()[0].asnumpy()
-        return logits
+        return [output.asnumpy() for output in module.get_outputs()]
 
     return run
 
 
-def _gluon(network: Network, name: str, *, compiled: bool) -> Runtime:
+def as_block(network: Network, name: str, *, compiled: bool = False) -> Loaded:
     """Run it as a Gluon block; compiled, which is where eight bits are fast."""
     net = block(network.symbol, network.values, name)
     if compiled:
         net.hybridize(static_alloc=True, static_shape=True)
 
-    def run(inputs: NDArray[Any]) -> NDArray[np.float32]:
-        logits: NDArray[np.float32] = net(nd.array(inputs, dtype="float32")).asnumpy()
-        return logits
+    def run(inputs: NDArray[Any]) -> list[NDArray[np.float32]]:
+        made = net(nd.array(inputs, dtype="float32"))
+        outputs = [made] if isinstance(made, nd.NDArray) else made
+        return [output.asnumpy() for output in outputs]
 
     return run
 
 
-def _onnxruntime(content: bytes) -> Runtime:
+def by_onnxruntime(content: bytes) -> Loaded:
+    """Run an ONNX model in ONNX Runtime, on the CPU."""
     import onnxruntime
 
     onnxruntime.disable_telemetry_events()
@@ -189,15 +193,11 @@ def _onnxruntime(content: bytes) -> Runtime:
     options.log_severity_level = 4  # what goes wrong is raised as well
     loaded = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     name = loaded.get_inputs()[0].name
-
-    def run(inputs: NDArray[Any]) -> NDArray[np.float32]:
-        logits: NDArray[np.float32] = loaded.run(None, {name: inputs})[0]
-        return logits
-
-    return run
+    return lambda inputs: loaded.run(None, {name: inputs})
 
 
-def _openvino(content: bytes) -> Runtime:
+def by_openvino(content: bytes) -> Loaded:
+    """Run an ONNX model in OpenVINO, on the CPU."""
     import openvino
 
     core = openvino.Core()
@@ -206,9 +206,5 @@ def _openvino(content: bytes) -> Runtime:
         "INFERENCE_PRECISION_HINT": "f32",  # its own choice is bfloat16, where the CPU has that
     }
     compiled = core.compile_model(core.read_model(content), "CPU", settings)
-
-    def run(inputs: NDArray[Any]) -> NDArray[np.float32]:
-        logits: NDArray[np.float32] = np.array(compiled([inputs])[0])  # its own memory is reused
-        return logits
-
-    return run
+    # Copies, for it uses the memory of its outputs again.
+    return lambda inputs: [np.array(output) for output in compiled([inputs]).values()]

@@ -313,7 +313,7 @@ def export(made, folder):
 def write(folder):
     """Write the ONNX file, also of what would not be read from a folder that anybody made."""
     graph, params = names.paths(folder, names.MODEL)
-    network = Network(mx.sym.load(str(graph)), *read_params(params))
+    network = Network(mx.sym.load(str(graph)), read_params(params))
     convert.write(network, folder, SHAPE)
 
 

@@ -63,11 +63,10 @@ def test_what_is_read_is_what_mxnet_reads(exported):
     network = read_network(exported, MODEL, "data", (1, 2, 6, 5))
     reference, arguments, statistics = mx.model.load_checkpoint(str(exported / "model"), 0)
     assert network.symbol.tojson() == reference.tojson()
-    for mine, theirs in ((network.arguments, arguments), (network.statistics, statistics)):
-        assert mine.keys() == theirs.keys()
-        for name, value in theirs.items():
-            assert mine[name].dtype == value.dtype
-            np.testing.assert_array_equal(mine[name].asnumpy(), value.asnumpy())
+    assert network.values.keys() == {*arguments, *statistics}
+    for name, value in {**arguments, **statistics}.items():
+        assert network.values[name].dtype == value.dtype
+        np.testing.assert_array_equal(network.values[name].asnumpy(), value.asnumpy())
 
 
 @pytest.mark.parametrize(

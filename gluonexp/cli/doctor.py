@@ -20,6 +20,8 @@ from gluonexp.base import mx as door
 from gluonexp.base.errors import GluonexpError
 from gluonexp.data.root import data_root
 
+_Found = tuple[bool | None, str] | tuple[bool | None, str, str]  # `Check` without the name
+
 MIN_FREE = 200 * 10**6  # bytes; a digits run writes about a hundredth of it
 
 
@@ -54,23 +56,23 @@ def checks(tracking_uri: str | None = None) -> list[Check]:
     tracking_uri
         The MLflow store to probe; None is the default one, under the working directory.
     """
-    looks: list[tuple[str, Callable[[], Check]]] = [
-        ("Python", _python),
-        ("NumPy", _numpy),
-        ("libraries", _libraries),
-        ("MXNet", _mxnet),
-        ("devices", _devices),
-        ("MLflow", _mlflow),
-        ("store", lambda: _store(tracking_uri)),
-        ("data", _data),
-        ("weights", _weights),
-        ("disk", _disk),
-        ("extras", _extras),
-    ]
+    looks: dict[str, Callable[[], _Found]] = {
+        "Python": _python,
+        "NumPy": _numpy,
+        "libraries": _libraries,
+        "MXNet": _mxnet,
+        "devices": _devices,
+        "MLflow": _mlflow,
+        "store": lambda: (True, tracking.probe(tracking_uri)),
+        "data": _data,
+        "weights": _weights,
+        "disk": _disk,
+        "extras": _extras,
+    }
     found = []
-    for name, look in looks:
+    for name, look in looks.items():
         try:
-            found.append(look())
+            found.append(Check(name, *look()))
         except GluonexpError as error:
             found.append(Check(name, False, str(error)))
     return found
@@ -89,81 +91,75 @@ def render(checks: Sequence[Check], console: Console | None = None) -> None:
         console.print(line, soft_wrap=True, highlight=False)
 
 
-def _python() -> Check:
+def _python() -> _Found:
     # The package itself refuses other versions.
-    return Check("Python", True, f"{platform.python_version()} ({sys.executable})")
+    return True, f"{platform.python_version()} ({sys.executable})"
 
 
-def _numpy() -> Check:
+def _numpy() -> _Found:
     installed = version("numpy")
     if int(installed.split(".")[0]) > 1:
-        return Check("NumPy", False, f"{installed}, MXNet needs 1.x", "pip install 'numpy<2'")
-    return Check("NumPy", True, installed)
+        return False, f"{installed}, MXNet needs 1.x", "pip install 'numpy<2'"
+    return True, installed
 
 
-def _libraries() -> Check:
+def _libraries() -> _Found:
     missing = door.missing_libraries()
     if missing:
         detail = f"no {', '.join(missing)}"
-        return Check("libraries", False, detail, door.library_remedy(missing))
-    return Check("libraries", True, ", ".join(door.system_libraries()) or "all in MXNet's wheel")
+        return False, detail, door.library_remedy(missing)
+    return True, ", ".join(door.system_libraries()) or "all in MXNet's wheel"
 
 
-def _mxnet() -> Check:
+def _mxnet() -> _Found:
     from gluonexp.base.mx import mx
 
     ones = mx.nd.ones((2, 2))
     if mx.nd.dot(ones, ones).sum().asscalar() != 8:
-        return Check("MXNet", False, "it adds up wrong", f"{door.INSTALL_CPU} --force-reinstall")
+        return False, "it adds up wrong", f"{door.INSTALL_CPU} --force-reinstall"
     features = mx.runtime.Features()
     names = {"MKLDNN": "oneDNN", "BLAS_OPEN": "OpenBLAS", "CUDA": "CUDA", "CUDNN": "cuDNN"}
     built = [title for name, title in names.items() if features.is_enabled(name)]
     wheels = ", ".join(door.installed_wheels()) or "own build"
-    return Check("MXNet", True, f"{mx.__version__} ({wheels}) with {', '.join(built)}")
+    return True, f"{mx.__version__} ({wheels}) with {', '.join(built)}"
 
 
-def _devices() -> Check:
+def _devices() -> _Found:
     gpus = door.gpus()
     try:
         from gluonexp.base.mx import mx
     except GluonexpError:  # the check of MXNet says why
-        return Check("devices", None, f"none without MXNet; {len(gpus)} NVIDIA GPUs are visible")
+        return None, f"none without MXNet; {len(gpus)} NVIDIA GPUs are visible"
     cuda = mx.runtime.Features().is_enabled("CUDA")
     detail = f"auto is {device.device('auto')}; CPU with {provenance.omp_threads()} threads"
     for ordinal, gpu in enumerate(gpus):
         detail += f"; GPU {ordinal}: {gpu}"
     usable = [cuda and (gpu.supported or door.gpu_wheel() is None) for gpu in gpus]
     if gpus and not any(usable):
-        return Check("devices", None, detail, device.unusable(gpus[0]))
-    return Check("devices", True, detail if gpus else f"{detail}; no NVIDIA GPU")
+        return None, detail, device.unusable(gpus[0])
+    return True, detail if gpus else f"{detail}; no NVIDIA GPU"
 
 
-def _mlflow() -> Check:
-    try:
-        return Check("MLflow", True, version("mlflow"))
-    except PackageNotFoundError:
-        return Check("MLflow", False, "not installed", door.INSTALL_CPU)
+def _mlflow() -> _Found:
+    installed = _version("mlflow")
+    return (True, installed) if installed else (False, "not installed", door.INSTALL_CPU)
 
 
-def _store(tracking_uri: str | None) -> Check:
-    return Check("store", True, tracking.probe(tracking_uri))
-
-
-def _data() -> Check:
+def _data() -> _Found:
     """Look for data sets; the default one, digits, comes with scikit-learn and needs no folder."""
     named = os.environ.get("GLUONEXP_DATA")
     root = data_root(named)
     if not root.is_dir():
         detail = f"{root} does not exist"
         if named:
-            return Check("data", None, detail, "set GLUONEXP_DATA to the folder of your data sets")
-        return Check("data", None, f"{detail}; a download will make it")
+            return None, detail, "set GLUONEXP_DATA to the folder of your data sets"
+        return None, f"{detail}; a download will make it"
     held = sorted(path.name for path in root.iterdir() if path.is_dir())
     origin = "GLUONEXP_DATA" if named else "cache"
-    return Check("data", True, f"{root} ({origin}): {', '.join(held) or 'empty'}")
+    return True, f"{root} ({origin}): {', '.join(held) or 'empty'}"
 
 
-def _weights() -> Check:
+def _weights() -> _Found:
     """Look for published weights: MXNet's in its cache, torchvision's in ours."""
     home = os.environ.get("MXNET_HOME") or "~/.mxnet"
     cache = platformdirs.user_cache_path("gluonexp", appauthor=False)
@@ -175,42 +171,39 @@ def _weights() -> Check:
         if sizes := [path.stat().st_size for path in folder.glob(f"*{kind}")]:
             held.append(f"{len(sizes)} in {folder}, {sum(sizes) / 1e6:.0f} MB")
     if not held:
-        return Check(
-            "weights", None, "none but the bundled; model.weights=imagenet downloads some"
-        )
-    return Check("weights", True, "; ".join(held))
+        return None, "none but the bundled; model.weights=imagenet downloads some"
+    return True, "; ".join(held)
 
 
-def _disk() -> Check:
+def _disk() -> _Found:
     free = shutil.disk_usage(".").free
     detail = f"{free / 1e9:.1f} GB free here"
     if free < MIN_FREE:
-        return Check("disk", False, detail, f"free at least {MIN_FREE / 1e6:.0f} MB")
-    return Check("disk", True, detail)
+        return False, detail, f"free at least {MIN_FREE / 1e6:.0f} MB"
+    return True, detail
 
 
-def _extras() -> Check:
+def _extras() -> _Found:
     """Say which of gluonexp's own extras are complete."""
     try:
         extras = metadata("gluonexp").get_all("Provides-Extra") or []
         needs = requires("gluonexp") or []
     except PackageNotFoundError:
-        return Check("extras", None, "gluonexp runs from a folder", "pip install -e '.[cpu]'")
+        return None, "gluonexp runs from a folder", "pip install -e '.[cpu]'"
     missing: dict[str, list[str]] = {extra: [] for extra in extras}
     for need in needs:
         package = re.match(r"[\w.-]+", need)
         extra = re.search(r"extra == ['\"]([\w-]+)['\"]", need)
-        if package and extra and not _installed(package[0]):
+        if package and extra and _version(package[0]) is None:
             missing[extra[1]].append(package[0])
     complete = [extra for extra, packages in missing.items() if not packages]
     absent = [extra for extra, packages in missing.items() if packages]
     detail = f"{', '.join(complete) or 'none'}; not installed: {', '.join(absent) or 'none'}"
-    return Check("extras", None if absent else True, detail)
+    return None if absent else True, detail
 
 
-def _installed(package: str) -> bool:
+def _version(package: str) -> str | None:
     try:
-        version(package)
+        return version(package)
     except PackageNotFoundError:
-        return False
-    return True
+        return None

@@ -5,11 +5,11 @@ from __future__ import annotations
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import click
 
 from gluonexp.base.errors import GluonexpError
+from gluonexp.cli.opening import opened
 from gluonexp.cli.options import MODEL, URI, complete_models
 
 
@@ -66,33 +66,21 @@ def download(
 FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 
 
-class _Sizes(click.ParamType[tuple[int, int, int]]):
-    """Three sizes, such as 3x224x224."""
-
-    name = "sizes"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, int, int]:
-        parts = str(value).lower().split("x")
-        if len(parts) != 3 or not all(part.isdecimal() and int(part) for part in parts):
-            self.fail(f"{value}: write three sizes, such as 3x224x224", param, ctx)
-        first, second, third = map(int, parts)
-        return first, second, third
+def _sizes(text: str) -> tuple[int, int, int]:
+    """Read three sizes, such as 3x224x224."""
+    parts = text.lower().split("x")
+    if len(parts) != 3 or not all(part.isdecimal() and int(part) for part in parts):
+        raise click.BadParameter(f"{text}: write three sizes, such as 3x224x224")
+    first, second, third = map(int, parts)
+    return first, second, third
 
 
-class _Numbers(click.ParamType[tuple[float, ...]]):
-    """Numbers, such as 0.485,0.456,0.406."""
-
-    name = "numbers"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[float, ...]:
-        try:
-            return tuple(map(float, str(value).split(",")))
-        except ValueError:
-            self.fail(f"{value}: write numbers, such as 0.485,0.456,0.406", param, ctx)
+def _numbers(text: str) -> tuple[float, ...]:
+    """Read numbers, such as 0.485,0.456,0.406."""
+    try:
+        return tuple(map(float, text.split(",")))
+    except ValueError:
+        raise click.BadParameter(f"{text}: write numbers, such as 0.485,0.456,0.406") from None
 
 
 @click.command()
@@ -116,21 +104,21 @@ class _Numbers(click.ParamType[tuple[float, ...]]):
 )
 @click.option("--symbol", type=FILE, help="A network from elsewhere: its NAME-symbol.json.")
 @click.option("--params", type=FILE, help="Its NAME-0000.params.")
+@click.option("--input", "inputs", type=_sizes, metavar="CxHxW", help="What it takes: 3x224x224.")
 @click.option(
-    "--input", "inputs", type=_Sizes(), metavar="CxHxW", help="What it takes: 3x224x224."
-)
-@click.option(
-    "--image", type=_Sizes(), metavar="HxWxC", help="Images before that.  [default: the same size]"
+    "--image", type=_sizes, metavar="HxWxC", help="Images before that.  [default: the same size]"
 )
 @click.option(
     "--mean",
-    type=_Numbers(),
+    type=_numbers,
+    metavar="NUMBERS",
     default="0",
     help="Of values from 0 to 1: 0.485,0.456,0.406 (and not 123.68,...).",
 )
 @click.option(
     "--std",
-    type=_Numbers(),
+    type=_numbers,
+    metavar="NUMBERS",
     default="1",
     help="The same; 0.003922 (1/255) for a network that takes values from 0 to 255.",
 )
@@ -170,10 +158,7 @@ def export(
     gluonexp export --symbol net-symbol.json --params net-0000.params --input 3x224x224 \\
         --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --classes names.txt --to ./net
     """  # noqa: D301 (click wants the backspace itself)
-    from rich.console import Console
-
     from gluonexp.cli import render
-    from gluonexp.cli.opening import opened
     from gluonexp.cli.settings import settings, trained_on
     from gluonexp.export.foreign import adopt
     from gluonexp.inference import evaluate, reexport
@@ -236,7 +221,7 @@ def export(
     if proved is None:
         click.echo("not certified: no data are named that it could be tried on", err=True)
     else:
-        render.certificate(Console(), proved)
+        render.certificate(proved)
 
 
 def _lines(path: Path) -> list[str]:

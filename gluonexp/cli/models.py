@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from gluonexp.cli.opening import opened
 from gluonexp.cli.options import CSV, JSON, MODEL, RUNTIME, URI, complete_overrides
 from gluonexp.model_folder import names
 
@@ -45,10 +46,7 @@ def predict(
     gluonexp predict models:/digits@champion scans/ --csv > answers.csv
     gluonexp predict ./export 'scans/**/*.png' --runtime onnx --plot answers.png
     """  # noqa: D301 (click wants the backspace itself)
-    from rich.console import Console
-
     from gluonexp.cli import render
-    from gluonexp.cli.opening import opened
     from gluonexp.inference import predict as use
 
     with opened(model, tracking_uri) as found:
@@ -64,7 +62,7 @@ def predict(
     if as_csv:
         render.predictions_csv(answers, top, sys.stdout)
     elif answers.answers:
-        render.predictions(Console(), answers.answers, top or 1)
+        render.predictions(answers.answers, top or 1)
     if plot is not None and answers.answers:
         click.echo(f"drawn: {plot}", err=True)
     for reason in answers.unreadable:
@@ -114,10 +112,7 @@ def evaluate(
     gluonexp evaluate models:/digits@champion dataset=digits --json
     gluonexp evaluate ./export dataset=image_folder dataset.root=photos --split all
     """  # noqa: D301 (click wants the backspace itself)
-    from rich.console import Console
-
     from gluonexp.cli import render
-    from gluonexp.cli.opening import opened
     from gluonexp.cli.settings import names_data, settings, trained_on
     from gluonexp.inference import evaluate as scoring
     from gluonexp.model_folder.signature import Signature
@@ -137,7 +132,7 @@ def evaluate(
     elif form == "json":
         render.evaluation_json(result, sys.stdout)
     else:
-        render.evaluation(Console(), result, others=names_data(overrides))
+        render.evaluation(result, others=names_data(overrides))
     if plot is not None:
         click.echo(f"drawn: {plot}", err=True)
 
@@ -160,13 +155,8 @@ def verify(model: str, tracking_uri: str | None) -> None:
     gluonexp verify models:/digits@champion
     gluonexp verify ./export
     """  # noqa: D301 (click wants the backspace itself)
-    from rich.console import Console
-
     from gluonexp.cli import render
-    from gluonexp.cli.opening import opened
     from gluonexp.verification import verify as proving
 
     with opened(model, tracking_uri) as found:
-        render.certificate(
-            Console(), proving.check(found.folder, recorded_digest=found.certificate)
-        )
+        render.certificate(proving.check(found.folder, recorded_digest=found.certificate))

@@ -60,8 +60,7 @@ def opened(ref: str, tracking_uri: str | None) -> Iterator[LocalExport]:
 
     with tempfile.TemporaryDirectory(prefix="gluonexp-") as name:
         temporary = Path(name)
-        here = references.local_export(ref)
-        if here is not None:
+        if (here := references.local_export(ref)) is not None:
             yield LocalExport(here, None, None, temporary)
             return
         from gluonexp import tracking
@@ -70,11 +69,7 @@ def opened(ref: str, tracking_uri: str | None) -> Iterator[LocalExport]:
         ref = references.best_of_sweep(client, ref)
         folder = references.fetch_export(client, ref, temporary)
         run = references.run_of(client, ref)
-        if run is None:
-            yield LocalExport(folder, None, None, temporary)
-            return
         own = "/" not in ref.removeprefix("runs:/")  # not another export that lies beside it
-        recorded = run.data.tags.get(tracking.CERTIFICATE_TAG) if own else None
-        yield LocalExport(
-            folder, recorded, references.artifacts(client, run.info.run_id), temporary
-        )
+        recorded = run.data.tags.get(tracking.CERTIFICATE_TAG) if run and own else None
+        files = references.artifacts(client, run.info.run_id) if run else None
+        yield LocalExport(folder, recorded, files, temporary)

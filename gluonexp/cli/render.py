@@ -20,8 +20,9 @@ from gluonexp.inference.predict import Prediction, Predictions
 from gluonexp.verification.certificate import Certificate
 
 
-def predictions(console: Console, answers: Sequence[Prediction], top: int) -> None:
+def predictions(answers: Sequence[Prediction], top: int) -> None:
     """Print one row an image; with more than one class of each, one row a class below its name."""
+    console = Console()
     if top > 1:
         _ranked(console, answers, top)
         return
@@ -80,7 +81,7 @@ def predictions_csv(found: Predictions, top: int | None, out: TextIO) -> None:
         writer.writerow(row)
 
 
-def evaluation(console: Console, result: Evaluation, *, others: bool) -> None:
+def evaluation(result: Evaluation, *, others: bool) -> None:
     """Print loss and accuracy, and one row a class that has images.
 
     Parameters
@@ -88,6 +89,7 @@ def evaluation(console: Console, result: Evaluation, *, others: bool) -> None:
     others
         Whether these may be other data than the model was trained on.
     """
+    console = Console()
     which, count = f"{result.split} split", f"{result.images:,} of {result.total:,}"
     if result.images == result.total:
         which, count = "all", f"{result.total:,}"
@@ -124,25 +126,17 @@ def evaluation_csv(result: Evaluation, out: TextIO) -> None:
 
 def evaluation_json(result: Evaluation, out: TextIO) -> None:
     """Write everything, the confusion matrix too: true classes in rows."""
-    whole = {
-        "data": result.data,
-        "digest": result.digest,
-        "split": result.split,
-        "runtime": result.runtime,
-        "images": result.images,
-        "total": result.total,
+    whole = asdict(result) | {
         "loss": result.loss if math.isfinite(result.loss) else None,
-        "accuracy": result.accuracy,
-        "classes": [asdict(row) for row in result.classes],
         "confusion": result.confusion.tolist(),
-        "notes": list(result.notes),
     }
     json.dump(whole, out, indent=2, ensure_ascii=False, allow_nan=False)
     out.write("\n")
 
 
-def certificate(console: Console, proved: Certificate) -> None:
+def certificate(proved: Certificate) -> None:
     """Print what was proved of each runtime."""
+    console = Console()
     head, *rows = proved.rows()
     table = Table(box=None, pad_edge=False)
     for heading in head:

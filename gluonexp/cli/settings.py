@@ -10,7 +10,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import hydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -29,13 +29,6 @@ _KNOWN = ("dataset", "loss", "seed", "build", "experiment")
 # Those of them that a run records, and where in each a constructor is named.
 _CONSTRUCTORS = {"dataset": "dataset.source", "loss": "loss"}
 _INSIDE = ("dataset.", "loss.")
-
-
-class _Value(NamedTuple):
-    """A value that was recorded, and its key."""
-
-    key: str
-    value: Any
 
 
 def settings(
@@ -128,8 +121,8 @@ def _composed(
     with hydra.initialize_config_dir(version_base="1.3", config_dir=folder):
         composed = hydra.compose("config", overrides=words)
     for section in [section for section in _CONSTRUCTORS if section in values]:
-        leaves = list(_leaves(values[section], section, recorded))
-        _check_target(composed, _CONSTRUCTORS[section], dict(leaves), str(recorded))
+        leaves = dict(_leaves(values[section], section, recorded))
+        _check_target(composed, _CONSTRUCTORS[section], leaves, str(recorded))
         _put(composed, leaves)
     if shape is not None:
         _fit(composed, shape)
@@ -161,13 +154,13 @@ def _recorded(path: Path) -> dict[str, Any]:
     return {key: whole[key] for key in kinds}
 
 
-def _put(composed: DictConfig, recorded: Sequence[_Value]) -> None:
+def _put(composed: DictConfig, recorded: Mapping[str, Any]) -> None:
     """Put the recorded values into `composed`; what refers to other keys there still does.
 
     Thus ``dataset.root=FOLDER`` typed afterwards also reaches ``dataset.source.root``.
     """
     for referring in (False, True):
-        for key, value in recorded:
+        for key, value in recorded.items():
             parent_key, _, name = key.rpartition(".")
             parent = OmegaConf.select(composed, parent_key)
             known = OmegaConf.is_dict(parent) and name in parent
@@ -196,7 +189,7 @@ def _check_target(
     OmegaConf.update(composed, node, {}, merge=False)
 
 
-def _leaves(node: Any, key: str, where: Path | None) -> Iterator[_Value]:
+def _leaves(node: Any, key: str, where: Path | None) -> Iterator[tuple[str, Any]]:
     """Yield the values in a recorded node; refuse a key that is read as several."""
     if isinstance(node, Mapping):
         for name, value in node.items():
@@ -206,4 +199,4 @@ def _leaves(node: Any, key: str, where: Path | None) -> Iterator[_Value]:
     elif isinstance(node, list) and any(isinstance(value, list | dict) for value in node):
         raise GluonexpError(f"{where}: {key} is a list of more than values: refused")
     else:
-        yield _Value(key, node)
+        yield key, node

@@ -63,16 +63,6 @@ class Quantized:
     images: int
     seconds: float
 
-    def sentence(self) -> str:
-        """Say it for people."""
-        text = (
-            f"{self.layers - len(self.kept_float)} of {self.layers} layers in int8, "
-            f"calibrated on {self.images} images in {self.seconds:.1f} s"
-        )
-        if self.kept_float:
-            text += f"; float: {', '.join(self.kept_float)}"
-        return text
-
 
 def unsupported() -> str | None:
     """Say why this machine or this build of MXNet cannot quantize; None where it can."""

@@ -14,7 +14,7 @@ from gluonexp.base.files import draft
 from gluonexp.base.mx import sym
 from gluonexp.export.onnx import convert
 from gluonexp.model_folder.names import MODEL, UINT8, UINT8_ONNX, paths
-from gluonexp.model_folder.network import Network, read_network
+from gluonexp.model_folder.network import read_network
 from gluonexp.model_folder.preprocess import Preprocess
 from gluonexp.model_folder.signature import Signature
 
@@ -35,7 +35,10 @@ def write(folder: Path, *, with_onnx: bool = False) -> None:
         An operator has no translation to ONNX; the symbol is written.
     """
     signature = Signature.read(folder)
-    composed = _composed(folder, signature)
+    name = signature.input
+    network = read_network(folder, MODEL, name, signature.shape)
+    inputs = Preprocess(signature.preprocess, signature.image)(sym.var(name, dtype="uint8"))
+    composed = network._replace(symbol=network.symbol(**{name: inputs}))
     symbol, values = paths(folder, UINT8)
     with draft(symbol) as written:
         written.write_text(composed.symbol.tojson(), encoding="utf-8")
@@ -43,10 +46,3 @@ def write(folder: Path, *, with_onnx: bool = False) -> None:
         shutil.copyfile(paths(folder, MODEL)[1], written)
     if with_onnx:
         convert.write(composed, folder, signature.image, name=UINT8_ONNX, dtype="uint8")
-
-
-def _composed(folder: Path, signature: Signature) -> Network:
-    name = signature.input
-    network = read_network(folder, MODEL, name, signature.shape)
-    inputs = Preprocess(signature.preprocess, signature.image)(sym.var(name, dtype="uint8"))
-    return network._replace(symbol=network.symbol(**{name: inputs}))

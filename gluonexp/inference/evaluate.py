@@ -14,11 +14,10 @@ from numpy.typing import NDArray
 from gluonexp import assembly
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.mx import nd
-from gluonexp.base.progress import transient_bar
 from gluonexp.base.text import listed
 from gluonexp.config.schema import Config
 from gluonexp.data.types import Source, Spec, Split
-from gluonexp.inference.predict import BATCH, COLUMNS, Classifier, check_plot, folder_name
+from gluonexp.inference.predict import Classifier, batches, check_plot, folder_name
 from gluonexp.report import plots
 
 
@@ -41,8 +40,8 @@ class Evaluation:
     ----------
     data, digest
         Title of the data set, and the digest of all its samples.
-    split, total
-        Which images were scored, and of how many.
+    split, images, total
+        Which images were scored, how many, and of how many.
     loss, accuracy
         Means over the images; the loss is the configuration's.
     classes
@@ -56,18 +55,14 @@ class Evaluation:
     data: str
     digest: str
     split: str
-    total: int
     runtime: str
+    images: int
+    total: int
     loss: float
     accuracy: float
     classes: tuple[ClassScore, ...]
     confusion: NDArray[np.int64]
     notes: tuple[str, ...] = ()
-
-    @property
-    def images(self) -> int:
-        """How many were scored."""
-        return int(self.confusion.sum())
 
 
 def evaluate(
@@ -102,6 +97,8 @@ def evaluate(
         The export or the configuration is not right, or the one was not made for the data of the
         other; the message says what differs.
     """
+    from sklearn.metrics import confusion_matrix
+
     check_plot(plot)
     classifier = Classifier(folder, runtime)
     loss = assembly.constructor(config.loss, "loss", ["gluonexp", *config.build.allow])()
@@ -117,7 +114,9 @@ def evaluate(
         )
     chosen = list(splits.values()) if split == "all" else [splits[split]]
     labels = np.concatenate([part.labels for part in chosen])
-    logits = np.concatenate([_logits(classifier, part) for part in chosen])
+    logits = np.concatenate(
+        [classifier.logits(part.images[at]) for part in chosen for at in batches(len(part))]
+    )
     predicted = logits.argmax(axis=1)
     losses = loss(nd.array(logits), nd.array(labels, dtype="float32")).asnumpy()
     if plot is not None:
@@ -126,12 +125,13 @@ def evaluate(
         data=data.title,
         digest=data.digest,
         split=split,
-        total=sum(map(len, splits.values())),
         runtime=runtime,
+        images=len(labels),
+        total=sum(map(len, splits.values())),
         loss=float(losses.astype(np.float64).mean()),
         accuracy=float((predicted == labels).mean()),
         classes=_scores(data.classes, labels, predicted),
-        confusion=_confusion(len(data.classes), labels, predicted),
+        confusion=confusion_matrix(labels, predicted, labels=range(len(data.classes))),
         notes=data.notes,
     )
 
@@ -233,17 +233,6 @@ def _size(shape: tuple[int, int, int]) -> str:
     return f"{height}x{width} with {channels} channel{'s' if channels > 1 else ''}"
 
 
-def _logits(classifier: Classifier, split: Split) -> NDArray[np.float32]:
-    with transient_bar(*COLUMNS) as bar:
-        starts = range(0, len(split), BATCH)
-        task = bar.add_task("classifying", total=len(split))
-        parts = []
-        for start in starts:
-            parts.append(classifier.logits(split.images[start : start + BATCH]))
-            bar.update(task, completed=start + BATCH)
-    return np.concatenate(parts)
-
-
 def _scores(
     names: tuple[str, ...], labels: NDArray[np.int64], predicted: NDArray[np.int64]
 ) -> tuple[ClassScore, ...]:
@@ -256,12 +245,3 @@ def _scores(
         ClassScore(name, float(precision), float(recall), float(f1), int(support))
         for name, precision, recall, f1, support in zip(names, *columns, strict=True)
     )
-
-
-def _confusion(
-    count: int, labels: NDArray[np.int64], predicted: NDArray[np.int64]
-) -> NDArray[np.int64]:
-    from sklearn.metrics import confusion_matrix
-
-    matrix: NDArray[np.int64] = confusion_matrix(labels, predicted, labels=range(count))
-    return matrix

@@ -217,9 +217,8 @@ class _Served:
             came += "; values from 0 to 1? multiply them by 255 and round them to whole numbers"
         if array.ndim == 3 and channels == 1:
             array = array[..., np.newaxis]
-        if array.shape[1:] != self._classifier.shape or not len(array):
-            raise GluonexpError(came)
-        if array.dtype.kind not in "iu":
+        fits = array.shape[1:] == self._classifier.shape and len(array)
+        if not fits or array.dtype.kind not in "iu":
             raise GluonexpError(came)
         if array.min() < 0 or array.max() > 255:
             raise GluonexpError(f"{came}, from {array.min()} to {array.max()}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,8 +26,6 @@ PLOT_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg"}
 BATCH = 64
 # A picture holds at most so many images.
 DRAWN = 60
-# Of a bar that shows how many images are done.
-COLUMNS = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
 
 
 @dataclass(frozen=True)
@@ -112,6 +110,16 @@ class Classifier:
         return softmax(self.logits(images))
 
 
+def batches(count: int) -> Iterator[slice]:
+    """Yield where each batch of `count` images is, and show on a terminal how many are done."""
+    columns = "{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with transient_bar(*columns) as bar:
+        task = bar.add_task("classifying", total=count)
+        for start in range(0, count, BATCH):
+            yield slice(start, start + BATCH)
+            bar.update(task, completed=start + BATCH)
+
+
 def predict_files(
     folder: Path,
     paths: Sequence[str | Path],
@@ -141,26 +149,23 @@ def predict_files(
     answers: list[Prediction] = []
     unreadable: list[str] = []
     drawn: list[NDArray[np.uint8]] = []
-    with transient_bar(*COLUMNS) as bar:
-        task = bar.add_task("classifying", total=len(found))
-        for start in range(0, len(found), BATCH):
-            images: list[NDArray[np.uint8]] = []
-            read: list[Path] = []
-            for path in found[start : start + BATCH]:
-                try:
-                    images.append(decode(path, *classifier.shape))
-                except UnreadableImageError as error:
-                    unreadable.append(str(error))
-                else:
-                    read.append(path)
-            if images:
-                rows = classifier.probabilities(np.stack(images))
-                for path, row in zip(read, rows, strict=True):
-                    true_name = folders.get(path.resolve().parent.name)
-                    answers.append(Prediction(path, classifier.classes, row, true_name))
-            if plot is not None and len(drawn) < DRAWN:
-                drawn += images
-            bar.update(task, completed=start + BATCH)
+    for part in batches(len(found)):
+        images: list[NDArray[np.uint8]] = []
+        read: list[Path] = []
+        for path in found[part]:
+            try:
+                images.append(decode(path, *classifier.shape))
+            except UnreadableImageError as error:
+                unreadable.append(str(error))
+            else:
+                read.append(path)
+        if images:
+            rows = classifier.probabilities(np.stack(images))
+            for path, row in zip(read, rows, strict=True):
+                true_name = folders.get(path.resolve().parent.name)
+                answers.append(Prediction(path, classifier.classes, row, true_name))
+        if plot is not None and len(drawn) < DRAWN:
+            drawn += images
     if plot is not None and answers:
         # Of the images that are not drawn only the number counts: any picture stands for them.
         _draw(drawn + drawn[-1:] * (len(answers) - len(drawn)), answers, plot)

@@ -93,9 +93,8 @@ def write(folder: Path, samples: ProofSamples) -> Path:
     """
     kept = count(len(samples), samples.images.shape[1:], len(samples.classes))
     tensors: dict[str, NDArray[Any]] = {
-        "images": np.ascontiguousarray(samples.images[:kept], dtype=np.uint8),
-        "labels": np.ascontiguousarray(samples.labels[:kept], dtype=np.int64),
-        "logits": np.ascontiguousarray(samples.logits[:kept], dtype=np.float32),
+        name: np.ascontiguousarray(getattr(samples, name)[:kept], dtype)
+        for name, (dtype, _) in _LAYOUT.items()
     }
     classes = json.dumps(list(samples.classes), ensure_ascii=False)
     metadata = {"format": "1", "classes": classes}

@@ -10,15 +10,13 @@ import click
 
 from gluonexp.base.errors import GluonexpError
 from gluonexp.cli.opening import opened
-from gluonexp.cli.options import MODEL, URI, complete_models
+from gluonexp.cli.options import FOLDER, MODEL, URI, complete_models
 
 
 @click.command()
 @MODEL
 @click.argument("path", default="")
-@click.option(
-    "--to", type=click.Path(path_type=Path, file_okay=False), help="The folder to copy to."
-)
+@click.option("--to", type=FOLDER, help="The folder to copy to.")
 @click.option("--list", "listing", is_flag=True, help="Only say what there is, with sizes.")
 @URI
 def download(
@@ -66,7 +64,7 @@ def download(
 FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 
 
-def _sizes(text: str) -> tuple[int, int, int]:
+def sizes(text: str) -> tuple[int, int, int]:
     """Read three sizes, such as 3x224x224."""
     parts = text.lower().split("x")
     if len(parts) != 3 or not all(part.isdecimal() and int(part) for part in parts):
@@ -75,7 +73,7 @@ def _sizes(text: str) -> tuple[int, int, int]:
     return first, second, third
 
 
-def _numbers(text: str) -> tuple[float, ...]:
+def numbers(text: str) -> tuple[float, ...]:
     """Read numbers, such as 0.485,0.456,0.406."""
     try:
         return tuple(map(float, text.split(",")))
@@ -87,12 +85,7 @@ def _numbers(text: str) -> tuple[float, ...]:
 @click.argument(
     "words", metavar="[MODEL] [OVERRIDES]...", nargs=-1, shell_complete=complete_models
 )
-@click.option(
-    "--to",
-    required=True,
-    type=click.Path(path_type=Path, file_okay=False),
-    help="The folder to make.",
-)
+@click.option("--to", required=True, type=FOLDER, help="The folder to make.")
 @click.option("--onnx", is_flag=True, help="Also model.onnx.")
 @click.option("--int8", is_flag=True, help="Also a copy that computes in 8 bits.")
 @click.option(
@@ -104,21 +97,19 @@ def _numbers(text: str) -> tuple[float, ...]:
 )
 @click.option("--symbol", type=FILE, help="A network from elsewhere: its NAME-symbol.json.")
 @click.option("--params", type=FILE, help="Its NAME-0000.params.")
-@click.option("--input", "inputs", type=_sizes, metavar="CxHxW", help="What it takes: 3x224x224.")
+@click.option("--input", "inputs", type=sizes, metavar="CxHxW", help="What it takes: 3x224x224.")
 @click.option(
-    "--image", type=_sizes, metavar="HxWxC", help="Images before that.  [default: the same size]"
+    "--image", type=sizes, metavar="HxWxC", help="Images before that.  [default: the same size]"
 )
 @click.option(
     "--mean",
-    type=_numbers,
-    metavar="NUMBERS",
+    type=numbers,
     default="0",
     help="Of values from 0 to 1: 0.485,0.456,0.406 (and not 123.68,...).",
 )
 @click.option(
     "--std",
-    type=_numbers,
-    metavar="NUMBERS",
+    type=numbers,
     default="1",
     help="The same; 0.003922 (1/255) for a network that takes values from 0 to 255.",
 )

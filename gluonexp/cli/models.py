@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from gluonexp.cli.opening import opened
-from gluonexp.cli.options import CSV, JSON, MODEL, RUNTIME, URI, complete_overrides
+from gluonexp.cli.options import CSV, JSON, MODEL, NEW_FILE, RUNTIME, URI, complete_overrides
 from gluonexp.model_folder import names
 
 
@@ -19,7 +19,7 @@ from gluonexp.model_folder import names
     "--top", type=click.IntRange(1), help="Show so many classes of each image.  [default: 1]"
 )
 @click.option("--csv", "as_csv", is_flag=True, help="Print a table for programs.")
-@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Draw the answers.")
+@click.option("--plot", type=NEW_FILE, help="Draw the answers.")
 @RUNTIME
 @URI
 def predict(
@@ -81,9 +81,7 @@ def predict(
     show_default=True,
     help="Which images; all: also those that a run would train on.",
 )
-@click.option(
-    "--plot", type=click.Path(path_type=Path, dir_okay=False), help="Draw the confusion matrix."
-)
+@click.option("--plot", type=NEW_FILE, help="Draw the confusion matrix.")
 @CSV
 @JSON
 @RUNTIME

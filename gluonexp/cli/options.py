@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from pathlib import Path
 
 import click
 from click.shell_completion import CompletionItem
 
 from gluonexp.base.errors import GluonexpError
 from gluonexp.model_folder.names import RUNTIMES
+
+FOLDER = click.Path(path_type=Path, file_okay=False)
+NEW_FILE = click.Path(path_type=Path, dir_okay=False)
 
 URI = click.option(
     "--tracking-uri",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from gluonexp.cli.options import CSV, EXPERIMENT, JSON, SWEEP, URI
+from gluonexp.cli.options import CSV, EXPERIMENT, JSON, NEW_FILE, SWEEP, URI
 
 
 @click.command()
@@ -83,9 +83,7 @@ def runs(
 )
 @CSV
 @JSON
-@click.option(
-    "--html", type=click.Path(path_type=Path, dir_okay=False), help="Write a page to this file."
-)
+@click.option("--html", type=NEW_FILE, help="Write a page to this file.")
 @URI
 def compare(
     run_ids: tuple[str, ...],

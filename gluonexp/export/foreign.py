@@ -7,20 +7,19 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gluonexp.base.errors import GluonexpError, reason
 from gluonexp.base.files import draft
-from gluonexp.base.mx import gluon, mx, nd, sym
+from gluonexp.base.mx import gluon, mx, nd
 from gluonexp.base.text import listed
 from gluonexp.export.symbol import export
 from gluonexp.graph.graph import VARIABLE, Graph, Node, Output
 from gluonexp.graph.symbols import block, to_symbol
 from gluonexp.model_folder import extents, params
-from gluonexp.model_folder.network import read_symbol
+from gluonexp.model_folder.network import Network, read_symbol
 from gluonexp.model_folder.signature import Preprocessing, Signature
 
 # The export's input has this name, whatever it had.
@@ -41,14 +40,6 @@ _FARTHEST: Final = 4.0
 
 # What a network may need for the results of all its layers on two images.
 _LARGEST: Final = 4 << 30  # bytes
-
-
-class _Network(NamedTuple):
-    """A network whose only free argument is its input, called `INPUT`."""
-
-    symbol: sym.Symbol
-    values: dict[str, NDArray[np.float32]]
-    changes: list[str]
 
 
 def adopt(
@@ -103,22 +94,20 @@ def adopt(
     steps = _steps(image, input_shape, mean, std)
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise GluonexpError(f"{to} exists: name a new folder for the export")
-    network = _read(symbol, params)
+    changes: list[str] = []  # what was done, for people
+    network = _read(symbol, params, changes)
     outputs = _check_shapes(network, symbol, params, input_shape)
-    if classes is not None:
-        names = list(classes)
-    elif len(data_classes) == outputs:
+    names = [str(index) for index in range(outputs)] if classes is None else list(classes)
+    if classes is None and len(data_classes) == outputs:
         names = list(data_classes)
-        network.changes.append(
+        changes.append(
             f"the outputs are taken for the classes of the data, in their order: {listed(names)}"
         )
-    else:
-        names = [str(index) for index in range(outputs)]
     if len(names) != outputs:
         raise GluonexpError(f"{symbol} has {outputs} outputs, but {len(names)} classes are named")
     net = _called(network, symbol, input_shape)
     to.parent.mkdir(parents=True, exist_ok=True)
-    origin = {"symbol": symbol.name, "params": params.name, "changes": network.changes}
+    origin = {"symbol": symbol.name, "params": params.name, "changes": changes}
     with draft(to) as made:
         export(net, made, Signature(image, steps, tuple(names), adopted=origin))
     return to
@@ -166,9 +155,8 @@ def _check_scale(given: Mapping[str, Sequence[float]]) -> None:
     )
 
 
-def _read(path: Path, source: Path) -> _Network:
-    """Read the two files, and make of them a network like our own."""
-    changes: list[str] = []
+def _read(path: Path, source: Path, changes: list[str]) -> Network:
+    """Read the two files, and make of them a network whose one free argument is `INPUT`."""
     symbol = read_symbol(path)
     outputs = symbol.list_outputs()
     if len(outputs) != 1:
@@ -185,7 +173,7 @@ def _read(path: Path, source: Path) -> _Network:
         Node(VARIABLE, INPUT if node.name == name else node.name) if node.op == VARIABLE else node
         for node in graph.nodes
     )
-    return _Network(to_symbol(replace(graph, nodes=tuple(nodes))), values, changes)
+    return Network(to_symbol(replace(graph, nodes=tuple(nodes))), values)
 
 
 def _logits(graph: Graph, changes: list[str]) -> Graph:
@@ -203,9 +191,9 @@ def _logits(graph: Graph, changes: list[str]) -> Graph:
     return replace(logits, nodes=(*logits.nodes, divided), heads=(Output(len(logits.nodes)),))
 
 
-def _values(path: Path, changes: list[str]) -> dict[str, NDArray[np.float32]]:
+def _values(path: Path, changes: list[str]) -> dict[str, nd.NDArray]:
     """Return the parameters and statistics by the names the symbol has for them."""
-    values: dict[str, NDArray[np.float32]] = {}
+    values: dict[str, nd.NDArray] = {}
     narrowed = set()
     for key, value in params.load(path).items():
         name = key.removeprefix("arg:").removeprefix("aux:")
@@ -217,7 +205,7 @@ def _values(path: Path, changes: list[str]) -> dict[str, NDArray[np.float32]]:
             )
         if value.dtype != np.float32:
             narrowed.add(str(value.dtype))
-        values[name] = value.astype(np.float32)
+        values[name] = nd.array(value, dtype="float32")
     changes += [f"{dtype} parameters are float32" for dtype in sorted(narrowed)]
     return values
 
@@ -259,7 +247,7 @@ def _input(graph: Graph, values: Mapping[str, object], path: Path, source: Path)
 
 
 def _check_shapes(
-    network: _Network, path: Path, source: Path, input_shape: tuple[int, int, int]
+    network: Network, path: Path, source: Path, input_shape: tuple[int, int, int]
 ) -> int:
     """Return how many classes there are; nothing is computed, and no memory taken.
 
@@ -308,12 +296,10 @@ def _check_shapes(
     return int(shape[1])
 
 
-def _called(network: _Network, path: Path, input_shape: tuple[int, int, int]) -> gluon.SymbolBlock:
+def _called(network: Network, path: Path, input_shape: tuple[int, int, int]) -> gluon.SymbolBlock:
     """Return the network as a block that was called, and so can be exported."""
     try:
-        net = block(
-            network.symbol, {name: nd.array(v) for name, v in network.values.items()}, INPUT
-        )
+        net = block(network.symbol, network.values, INPUT)
         net.hybridize()
         logits = net(nd.zeros((2, *input_shape))).asnumpy()
     except mx.MXNetError as error:

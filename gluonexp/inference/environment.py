@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.metadata import version
 from pathlib import Path
 from platform import python_version
-from typing import Any, Final
+from typing import Final
 
 import yaml
 
@@ -21,22 +21,18 @@ def write(folder: Path) -> None:
     """Write ``requirements.txt``, ``conda.yaml`` and ``python_env.yaml`` into `folder`."""
     pinned, python = requirements(), python_version()
     (folder / _REQUIREMENTS).write_text("".join(f"{line}\n" for line in pinned), encoding="utf-8")
-    _dump(
-        folder / VIRTUALENV,
-        {
-            "python": python,
-            "build_dependencies": ["pip", "setuptools", "wheel"],
-            "dependencies": [f"-r {_REQUIREMENTS}"],
-        },
-    )
-    _dump(
-        folder / CONDA,
-        {
-            "name": "mlflow-env",
-            "channels": ["conda-forge"],
-            "dependencies": [f"python={python}", "pip", {"pip": pinned}],
-        },
-    )
+    virtualenv = {
+        "python": python,
+        "build_dependencies": ["pip", "setuptools", "wheel"],
+        "dependencies": [f"-r {_REQUIREMENTS}"],
+    }
+    conda = {
+        "name": "mlflow-env",
+        "channels": ["conda-forge"],
+        "dependencies": [f"python={python}", "pip", {"pip": pinned}],
+    }
+    for name, content in ((VIRTUALENV, virtualenv), (CONDA, conda)):
+        (folder / name).write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
 
 
 def requirements() -> list[str]:
@@ -45,7 +41,3 @@ def requirements() -> list[str]:
     mxnet = door.installed_wheels().get(wheel, str(door.mx.__version__))
     others = [f"{name}=={version(name)}" for name in ("mlflow", "numpy", "pandas", "pillow")]
     return [f"gluonexp=={gluonexp.__version__}", f"{wheel}=={mxnet}", *others]
-
-
-def _dump(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")

@@ -241,7 +241,5 @@ def _scores(
     columns = precision_recall_fscore_support(
         labels, predicted, labels=range(len(names)), zero_division=0
     )
-    return tuple(
-        ClassScore(name, float(precision), float(recall), float(f1), int(support))
-        for name, precision, recall, f1, support in zip(names, *columns, strict=True)
-    )
+    rows = zip(names, *(column.tolist() for column in columns), strict=True)
+    return tuple(ClassScore(*row) for row in rows)

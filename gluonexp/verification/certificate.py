@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -244,9 +244,7 @@ def claims(recorded: Certificate, found: Sequence[Agreement], known: ProofSample
 def as_certified(folder: Path, recorded: Certificate) -> ProofSamples:
     """Return the samples, if the files of `folder` are those that were certified."""
     found = digests(folder)
-    if gone := sorted(recorded.files.keys() - found.keys()):
-        raise GluonexpError(f"{folder}: {', '.join(gone)} was certified, and is gone")
-    _check_digests(folder, recorded, found)
+    _check_digests(folder, recorded, found, recorded.files)
     if added := sorted((names.CERTIFIED & found.keys()) - recorded.files.keys()):
         raise GluonexpError(
             f"{folder}: {', '.join(added)} was not certified, or taken out of {CERTIFICATE}: "
@@ -265,14 +263,15 @@ def check_copies(folder: Path, copies: Path) -> None:
     GluonexpError
         Naming the first that is not.
     """
-    recorded = read(folder)
-    _check_digests(folder, recorded, digests(copies))
-    if gone := sorted({*_NEEDED} - {path.name for path in copies.iterdir()}):
+    _check_digests(folder, read(folder), digests(copies), _NEEDED)
+
+
+def _check_digests(
+    folder: Path, recorded: Certificate, found: Mapping[str, str], needed: Iterable[str]
+) -> None:
+    """Refuse files whose digests are not those certified, and where a `needed` one is gone."""
+    if gone := sorted({*needed} - found.keys()):
         raise GluonexpError(f"{folder}: {', '.join(gone)} was certified, and is gone")
-
-
-def _check_digests(folder: Path, recorded: Certificate, found: Mapping[str, str]) -> None:
-    """Compare digests of files with those that were certified."""
     changed = [
         name for name in recorded.files.keys() & found if found[name] != recorded.files[name]
     ]

@@ -109,7 +109,7 @@ def quantize(folder: Path, calibration: NDArray[np.float32]) -> Quantized:
         raise GluonexpError(f"int8: the network in {folder} has no layer with weights to quantize")
     try:
         with _silent():
-            quantized = _quantized(network, {name: calibration})
+            quantized = _quantized(network, name, calibration)
     except (mx.MXNetError, ValueError) as error:
         raise GluonexpError(
             f"int8: MXNet cannot quantize the network in {folder}: {reason(error)}"
@@ -136,9 +136,8 @@ def quantize(folder: Path, calibration: NDArray[np.float32]) -> Quantized:
     return done
 
 
-def _quantized(network: Network, calibration: dict[str, NDArray[np.float32]]) -> gluon.SymbolBlock:
+def _quantized(network: Network, name: str, images: NDArray[np.float32]) -> gluon.SymbolBlock:
     """Return the network quantized, called once."""
-    ((name, images),) = calibration.items()
     signed: list[str] = []
     while True:
         with mx.name.NameManager():  # names are made from 0 on, whatever was made before
@@ -149,7 +148,7 @@ def _quantized(network: Network, calibration: dict[str, NDArray[np.float32]]) ->
                 quantize_granularity="channel-wise",
                 exclude_layers=list(signed),
                 calib_mode="naive",
-                calib_data=mx.io.NDArrayIter(calibration, batch_size=min(BATCH, len(images))),
+                calib_data=mx.io.NDArrayIter({name: images}, batch_size=min(BATCH, len(images))),
                 ctx=mx.cpu(),
             )
             net.hybridize()

@@ -119,13 +119,8 @@ eight bits:
     _contrib_requantize _sg_mkldnn_conv _sg_mkldnn_fully_connected
 """
 
-SAFE: Final = frozenset(
-    word
-    for line in _TABLE.splitlines()
-    if not line.endswith(":")
-    for word in line.split()
-    if word != "|"
-)
+_HEADINGS: Final = re.compile(r"^.*:$", re.MULTILINE)
+SAFE: Final = frozenset(_HEADINGS.sub("", _TABLE).split()) - {"|"}
 
 # Operators that divide a whole number by another, which ends the process where that is 0.
 DIVIDING: Final = frozenset(

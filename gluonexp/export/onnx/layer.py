@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 Shape = tuple[int | None, ...]
 """None is a dimension that depends on the number of images."""
 
-Step = tuple[str, list[str], dict[str, Any]]
-"""An ONNX operator, its inputs after the first, and its attributes."""
+Step = tuple[str, list[str | None], dict[str, Any]]
+"""An ONNX operator, its inputs (None is what the step before gives), and its attributes."""
 
 Translation = tuple["list[NodeProto]", Sequence[DTypeLike] | None]
 """ONNX's nodes, of which the last one's output has the layer's name, and the types of the layer's
@@ -76,15 +76,16 @@ class Layer:
         self.constants.append(from_array(np.array(values, dtype), whole))
         return whole
 
-    def chain(self, *steps: Step) -> list[NodeProto]:
-        """Return ONNX's nodes that take the first input, each what the one before gives."""
+    def chain(self, *steps: Step, entry: int = 0) -> list[NodeProto]:
+        """Return ONNX's nodes, one a step; the first begins with the layer's input `entry`."""
         from onnx.helper import make_node
 
-        nodes, entry = [], self.inputs[0].name
-        for number, (operator, constants, attributes) in enumerate(steps, 1):
+        nodes, before = [], self.inputs[entry].name
+        for number, (operator, inputs, attributes) in enumerate(steps, 1):
             result = self.name if number == len(steps) else f"{self.name}_step{number}"
-            nodes.append(make_node(operator, [entry, *constants], [result], **attributes))
-            entry = result
+            names = [before if name is None else name for name in inputs]
+            nodes.append(make_node(operator, names, [result], **attributes))
+            before = result
         return nodes
 
     def outputs(

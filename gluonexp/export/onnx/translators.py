@@ -76,12 +76,11 @@ def _resize(layer: Layer) -> Translation:
 
 def _normalize(layer: Layer) -> Translation:
     """Translate `image.normalize`: minus mean, over standard deviation, by channel."""
-    moments = {}
-    for key, default in (("mean", "0"), ("std", "1")):
+    steps: list[Step] = []
+    for operator, key, default in (("Sub", "mean", "0"), ("Div", "std", "1")):
         written = re.findall(r"[-+.\de]+", layer.attrs.get(key, default))
         values = np.array(written, np.float32).reshape(-1, 1, 1)
-        moments[key] = layer.constant(key, values, np.float32)
-    steps: list[Step] = [("Sub", [moments["mean"]], {}), ("Div", [moments["std"]], {})]
+        steps.append((operator, [None, layer.constant(key, values, np.float32)], {}))
     return layer.chain(*steps), None
 
 
@@ -89,29 +88,20 @@ def _reversed(operator: str) -> Translator:
     """Return the translator of number minus (or over) array; theirs goes by the node's name."""
 
     def translate(layer: Layer) -> Translation:
-        from onnx.helper import make_node
-
-        entry = layer.inputs[0]
-        number = float(layer.attrs["scalar"])
-        scalar = layer.constant("scalar", number, entry.dtype)
-        return [make_node(operator, [scalar, entry.name], [layer.name])], None
+        scalar = layer.constant("scalar", float(layer.attrs["scalar"]), layer.inputs[0].dtype)
+        return layer.chain((operator, [scalar, None], {})), None
 
     return translate
 
 
 def _leaky(layer: Layer) -> Translation:
     """Translate LeakyReLU and its kin; ONNX lays a PReLU's slopes along the last axis."""
-    from onnx.helper import make_node
-
-    (data, *slopes), name = layer.given, layer.name
+    data, *slopes = layer.given
     if layer.attrs.get("act_type") != "prelu" or slopes == [(1,)]:
         return theirs(layer)
     shape = layer.constant("shape", [-1] + [1] * (len(data) - 2))
-    nodes = [
-        make_node("Reshape", [layer.inputs[1].name, shape], [f"{name}_slopes"]),
-        make_node("PRelu", [layer.inputs[0].name, f"{name}_slopes"], [name]),
-    ]
-    return nodes, None
+    reshape: Step = ("Reshape", [None, shape], {})
+    return layer.chain(reshape, ("PRelu", [layer.inputs[0].name, None], {}), entry=1), None
 
 
 def _response(layer: Layer) -> Translation:
@@ -127,29 +117,26 @@ def _response(layer: Layer) -> Translation:
     steps: list[Step] = []
     if not k.is_integer():
         factor = layer.constant("factor", k**-beta, entry.dtype)
-        k, alpha, steps = 1.0, alpha / k, [("Mul", [factor], {})]
+        k, alpha, steps = 1.0, alpha / k, [("Mul", [None, factor], {})]
     window = {"size": int(attrs["nsize"]), "alpha": alpha, "beta": beta, "bias": k}
-    return layer.chain(("LRN", [], window), *steps), None
+    return layer.chain(("LRN", [None], window), *steps), None
 
 
 def _unit(layer: Layer) -> Translation:
     """Translate L2Normalization; ONNX's own has no epsilon."""
-    from onnx.helper import make_node
-
-    name, entry = layer.name, layer.inputs[0]
-    rank = len(layer.given[0])
+    entry, rank = layer.inputs[0], len(layer.given[0])
     mode = layer.attrs.get("mode", "instance")
     axes = {"instance": range(1, rank), "channel": [1], "spatial": range(2, rank)}[mode]
     reduced = layer.constant("axes", list(axes))
     eps = layer.constant("eps", float(layer.attrs.get("eps", 1e-10)), entry.dtype)
-    nodes = [
-        make_node("Mul", [entry.name, entry.name], [f"{name}_square"]),
-        make_node("ReduceSum", [f"{name}_square", reduced], [f"{name}_sum"], keepdims=1),
-        make_node("Add", [f"{name}_sum", eps], [f"{name}_positive"]),
-        make_node("Sqrt", [f"{name}_positive"], [f"{name}_norm"]),
-        make_node("Div", [entry.name, f"{name}_norm"], [name]),
+    steps: list[Step] = [
+        ("Mul", [None, entry.name], {}),
+        ("ReduceSum", [None, reduced], {"keepdims": 1}),
+        ("Add", [None, eps], {}),
+        ("Sqrt", [None], {}),
+        ("Div", [entry.name, None], {}),
     ]
-    return nodes, None
+    return layer.chain(*steps), None
 
 
 def _reduce(layer: Layer) -> Translation:
@@ -195,7 +182,7 @@ def _pool(layer: Layer) -> Translation:
         return theirs(layer)
     shared: dict[str, Any] = {"kernel_shape": kernel, "strides": stride}
     if kind == "max":
-        return layer.chain(("MaxPool", [], {**shared, "pads": pad + after})), None
+        return layer.chain(("MaxPool", [None], {**shared, "pads": pad + after})), None
     # An average over all of the kernel, zeros included, then over what counts of it instead.
     margins = pad if include else [0] * len(pad)
     counts = [
@@ -205,8 +192,8 @@ def _pool(layer: Layer) -> Translation:
     weights = prod(kernel) / reduce(np.multiply, np.ix_(*counts))
     pads = layer.constant("pads", [0, 0, *pad, 0, 0, *after])
     factor = layer.constant("factor", weights[None, None], np.float32)
-    steps: list[Step] = [("Pad", [pads], {}), ("AveragePool", [], shared), ("Mul", [factor], {})]
-    return layer.chain(*steps), None
+    average: Step = ("AveragePool", [None], shared)
+    return layer.chain(("Pad", [None, pads], {}), average, ("Mul", [None, factor], {})), None
 
 
 def _reshape(layer: Layer) -> Translation:
@@ -217,7 +204,7 @@ def _reshape(layer: Layer) -> Translation:
     if None in layer.given[0] and None not in shape:  # MXNet finds out when it runs
         raise NotImplementedError("it takes one number of images only")
     target = layer.constant("target", [-1 if each is None else each for each in shape])
-    return layer.chain(("Reshape", [target], {})), None
+    return layer.chain(("Reshape", [None, target], {})), None
 
 
 def _flip(layer: Layer) -> Translation:
@@ -226,8 +213,7 @@ def _flip(layer: Layer) -> Translation:
     backwards = layer.constant("backwards", [-1] * len(axes))
     ends = layer.constant("ends", [np.iinfo(np.int64).min] * len(axes))
     where = layer.constant("axes", axes)
-    step: Step = ("Slice", [backwards, ends, where, backwards], {})
-    return layer.chain(step), None
+    return layer.chain(("Slice", [None, backwards, ends, where, backwards], {})), None
 
 
 def _swap(layer: Layer) -> Translation:
@@ -235,7 +221,7 @@ def _swap(layer: Layer) -> Translation:
     order = list(range(len(layer.given[0])))
     first, second = (int(layer.attrs.get(key, 0)) for key in ("dim1", "dim2"))
     order[first], order[second] = order[second], order[first]
-    return layer.chain(("Transpose", [], {"perm": order})), None
+    return layer.chain(("Transpose", [None], {"perm": order})), None
 
 
 def _counted(layer: Layer) -> Translation:
@@ -261,38 +247,35 @@ def _cast(layer: Layer) -> Translation:
 def _look_up(layer: Layer) -> Translation:
     """Translate an embedding; MXNet takes an index that is out of range to the nearest row."""
     from onnx import TensorProto
-    from onnx.helper import make_node
 
-    name, (rows, _) = layer.name, fixed(layer.given[1])
+    weights, (rows, _) = layer.inputs[1], fixed(layer.given[1])
     ends = [layer.constant(key, at) for key, at in (("first", 0), ("last", rows - 1))]
-    nodes = [
-        make_node("Cast", [layer.inputs[0].name], [f"{name}_whole"], to=TensorProto.INT64),
-        make_node("Clip", [f"{name}_whole", *ends], [f"{name}_index"]),
-        make_node("Gather", [layer.inputs[1].name, f"{name}_index"], [name]),
+    steps: list[Step] = [
+        ("Cast", [None], {"to": TensorProto.INT64}),
+        ("Clip", [None, *ends], {}),
+        ("Gather", [weights.name, None], {}),
     ]
-    return nodes, (layer.inputs[1].dtype,)
+    return layer.chain(*steps), (weights.dtype,)
 
 
 def _one_hot(layer: Layer) -> Translation:
     """Translate `one_hot`; ONNX's counts a negative index from the end."""
     from onnx import TensorProto
-    from onnx.helper import make_node
 
-    name, attrs = layer.name, layer.attrs
-    dtype = np.dtype(attrs.get("dtype", "float32"))
+    dtype = np.dtype(layer.attrs.get("dtype", "float32"))
     last = layer.constant("last", [-1])
-    classes = layer.constant("classes", np.arange(int(attrs["depth"])))
+    classes = layer.constant("classes", np.arange(int(layer.attrs["depth"])))
     values = [
-        layer.constant(key, float(attrs.get(key, default)), dtype)
+        layer.constant(key, float(layer.attrs.get(key, default)), dtype)
         for key, default in (("on_value", 1), ("off_value", 0))
     ]
-    nodes = [
-        make_node("Cast", [layer.inputs[0].name], [f"{name}_whole"], to=TensorProto.INT64),
-        make_node("Unsqueeze", [f"{name}_whole", last], [f"{name}_column"]),
-        make_node("Equal", [f"{name}_column", classes], [f"{name}_hot"]),
-        make_node("Where", [f"{name}_hot", *values], [name]),
+    steps: list[Step] = [
+        ("Cast", [None], {"to": TensorProto.INT64}),
+        ("Unsqueeze", [None, last], {}),
+        ("Equal", [None, classes], {}),
+        ("Where", [None, *values], {}),
     ]
-    return nodes, (dtype,)
+    return layer.chain(*steps), (dtype,)
 
 
 def _sized(layer: Layer) -> Translation:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
 from typing import Any, Final, NamedTuple
 
@@ -28,13 +28,9 @@ _MOST: Final = 2**30  # values of all of them, for one image: 4 GiB
 # Operators that go through as many values of their first input as their output has, or the other
 # way about, without a look at whether they are as many.
 _KEEPING: Final = {"Reshape", "reshape", "where"}
-_CONVOLVING: Final = {
-    *("Convolution", "Deconvolution", "_npx_convolution", "_npx_deconvolution"),
-}
+_CONVOLVING: Final = {"Convolution", "Deconvolution", "_npx_convolution", "_npx_deconvolution"}
 
-
-Shapes = Mapping[str, tuple[int, ...]]
-"""Of the parameters."""
+_Shapes = dict[Output, tuple[int, ...]]  # of what every node gives
 
 
 class Input(NamedTuple):
@@ -48,7 +44,7 @@ class Input(NamedTuple):
 def flaw(
     symbol: sym.Symbol,
     image: Input,
-    shapes: Shapes,
+    shapes: Mapping[str, tuple[int, ...]],
     types: Mapping[str, Any],
 ) -> str | None:
     """Say what keeps a network from being run with up to `BATCH` images; None if nothing does.
@@ -60,20 +56,30 @@ def flaw(
     """
     everything = symbol.get_internals()
     graph = Graph.from_symbol(everything)
+    known = {name: shapes[name] for name in everything.list_arguments() if name in shapes}
+
+    def inferred(count: int) -> _Shapes:
+        images = {image.name: (count, *image.shape[1:])}
+        with redirect_stdout(io.StringIO()):  # where it tells of a failure besides raising it
+            _, outputs, _ = everything.infer_shape(**{**known, **images})
+        if outputs is None:
+            raise mx.MXNetError("the shapes do not follow from the input's")
+        return dict(zip(graph.heads, outputs, strict=True))
+
     try:
         return (
-            _too_large(everything, image, shapes)
-            or _reshaped(graph, everything, image, shapes)
-            or _convolved(graph, everything, image, shapes)
+            _too_large(inferred)
+            or _reshaped(graph, inferred)
+            or _convolved(graph, inferred(1))
             or _mistyped(graph, everything, image, types)
         )
     except mx.MXNetError:
         return f"it does not take 1 to {BATCH} images at once"
 
 
-def _too_large(everything: sym.Symbol, image: Input, shapes: Shapes) -> str | None:
+def _too_large(inferred: Callable[[int], _Shapes]) -> str | None:
     for count, most in ((1, _MOST), (BATCH, math.inf)):
-        sizes = [math.prod(shape) for shape in _inferred(everything, image, count, shapes)]
+        sizes = [math.prod(shape) for shape in inferred(count).values()]
         if max(sizes) > _LARGEST or sum(sizes) > most:
             return (
                 f"it needs {sum(sizes)} values for {count} images, of which {max(sizes)} are in "
@@ -82,10 +88,10 @@ def _too_large(everything: sym.Symbol, image: Input, shapes: Shapes) -> str | No
     return None
 
 
-def _reshaped(graph: Graph, everything: sym.Symbol, image: Input, shapes: Shapes) -> str | None:
+def _reshaped(graph: Graph, inferred: Callable[[int], _Shapes]) -> str | None:
     nodes = [(at, node) for at, node in enumerate(graph.nodes) if node.op in _KEEPING]
     for count in range(1, BATCH + 1) if nodes else ():
-        found = dict(zip(graph.heads, _inferred(everything, image, count, shapes), strict=True))
+        found = inferred(count)
         for at, node in nodes:
             before, after = found[node.inputs[0]], found[Output(at)]
             if math.prod(before) != math.prod(after):
@@ -93,9 +99,8 @@ def _reshaped(graph: Graph, everything: sym.Symbol, image: Input, shapes: Shapes
     return None
 
 
-def _convolved(graph: Graph, everything: sym.Symbol, image: Input, shapes: Shapes) -> str | None:
+def _convolved(graph: Graph, found: _Shapes) -> str | None:
     """Look for convolutions whose patches do not fit into an array."""
-    found = dict(zip(graph.heads, _inferred(everything, image, 1, shapes), strict=True))
     for at, node in enumerate(graph.nodes):
         if node.op in _CONVOLVING:
             before, after = found[node.inputs[0]], found[Output(at)]
@@ -134,15 +139,3 @@ def _mistyped(
                 if None in pair or len({np.dtype(kind).itemsize for kind in pair}) != 1:
                     return f"{node.name} adds to numbers of another size"
     return None
-
-
-def _inferred(
-    symbol: sym.Symbol, image: Input, count: int, shapes: Shapes
-) -> list[tuple[int, ...]]:
-    known = {name: shapes[name] for name in symbol.list_arguments() if name in shapes}
-    known[image.name] = (count, *image.shape[1:])
-    with redirect_stdout(io.StringIO()):  # where it tells of a failure besides raising it
-        _, outputs, _ = symbol.infer_shape(**known)
-    if outputs is None:
-        raise mx.MXNetError("the shapes do not follow from the input's")
-    return list(outputs)

@@ -114,7 +114,7 @@ def _proved(folder: Path, pool: Workers, reference: Reference | None) -> Certifi
     possible = runtimes.available(folder)
     if "module" not in possible:
         raise GluonexpError(f"{folder}: no network here ({FILES['module'][0]})")
-    scores, digests = _scored(folder, possible, pool)
+    scores, digests = _scored(folder, possible, pool), certificate.digests(folder)
     agreements = [agreement.compare(name, scores[name], known) for name in possible]
     compared = certificate.TRAINED if known.trained else certificate.EXPORTED
     if wrong := [each for each in agreements if not each.holds]:
@@ -181,7 +181,7 @@ def check(
     known = certificate.as_certified(folder, recorded)
     possible = runtimes.available(folder)
     with nullcontext(pool) if pool else workers() as using:
-        scores, _ = _scored(folder, possible, using)
+        scores = _scored(folder, possible, using)
         _check_inputs(folder, recorded, scores["module"])
         agreements = [agreement.compare(name, scores[name], known) for name in possible]
         if wrong := [each for each in agreements if not recorded.allows(each)]:
@@ -218,29 +218,22 @@ def _check_inputs(folder: Path, recorded: Certificate, found: Score) -> None:
             )
 
 
-def _scored(
-    folder: Path, possible: Sequence[str], pool: Workers
-) -> tuple[dict[str, Score], dict[str, str]]:
-    """Return what each runtime makes of the samples, and the digests of the files."""
+def _scored(folder: Path, possible: Sequence[str], pool: Workers) -> dict[str, Score]:
+    """Return what each runtime makes of the samples."""
     groups: dict[tuple[str, ...], list[str]] = {}  # what reads the same files shares a process
     for name in possible:
         groups.setdefault(FILES[name], []).append(name)
     place = folder.absolute()  # a process may have started in another folder
-    tasks: list[tuple[str, Callable[..., object], tuple[object, ...]]] = [
-        (", ".join(group), score.score, (place, group)) for group in groups.values()
-    ]
-    tasks.append(("", certificate.digests, (place,)))
-    results = {}
-    waiting = list(possible)
+    tasks = [(", ".join(group), score.score, (place, group)) for group in groups.values()]
+    scores: dict[str, Score] = {}
     # The others are stopped if one fails.
     with closing(pool.stream(tasks)) as outcomes, transient_bar(*_WORKING) as bar:
-        shown = bar.add_task(", ".join(waiting), total=None)
+        shown = bar.add_task(", ".join(possible), total=None)
         for key, outcome in outcomes:
-            results[key] = _unless_failed(outcome, f"{folder}: {key or 'reading its files'}")
-            waiting = [name for name in waiting if name not in key.split(", ")]
+            scores |= _unless_failed(outcome, f"{folder}: {key}")
+            waiting = [name for name in possible if name not in scores]
             bar.update(shown, description=", ".join(waiting))
-    digests = results.pop("")
-    return {name: each for group in results.values() for name, each in group.items()}, digests
+    return scores
 
 
 def _unless_failed(outcome: Any, what: str) -> Any:

@@ -151,6 +151,7 @@ def export(
     """  # noqa: D301 (click wants the backspace itself)
     from gluonexp.cli import render
     from gluonexp.cli.settings import settings, trained_on
+    from gluonexp.config.schema import ExportConfig
     from gluonexp.export.foreign import adopt
     from gluonexp.inference import evaluate, reexport
     from gluonexp.inference.predict import Classifier
@@ -197,13 +198,8 @@ def export(
             config = settings(recorded, overrides, Signature.read(source).image)
             data = evaluate.data_for(Classifier(source), config, trained_on(recorded))
         with reexport.made(source, to) as folder:
-            proved = reexport.complete(
-                folder,
-                data=data,
-                with_onnx=onnx,
-                with_graph=preprocess == "graph",
-                quantize=int8,
-            )
+            wanted = ExportConfig(onnx=onnx, int8=int8, preprocess=preprocess)
+            proved = reexport.complete(folder, wanted, data)
     click.echo(f"written: {to}")
     if foreign:
         adopted = Signature.read(to).adopted or {}

@@ -55,17 +55,11 @@ def _proved(
     run: OpenRun, logits: NDArray[np.float32], pool: Workers, console: Console
 ) -> Certificate:
     """Write the export, and its certificate: every runtime says what the network says."""
-    folder, spec, wanted = run.artifacts / "export", run.spec, run.config.export
+    folder, spec = run.artifacts / "export", run.spec
     image = spec.height, spec.width, spec.channels
     written = symbol.export(run.net, folder, Signature(image, run.steps, tuple(spec.classes)))
     _keep_samples(run, folder, logits)
-    notes = formats.write(
-        folder,
-        written,
-        with_onnx=formats.with_onnx(wanted),
-        with_graph=wanted.preprocess == "graph",
-        calibration=formats.calibration_images(run.data.train) if wanted.int8 else None,
-    )
+    notes = formats.write(folder, run.config.export, run.data.train, written)
 
     def trained(place: Path) -> None:
         run.net.export(str(place / names.MODEL), epoch=0)

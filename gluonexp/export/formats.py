@@ -5,9 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-import numpy as np
-from numpy.typing import NDArray
-
 from gluonexp.base.errors import GluonexpError
 from gluonexp.config.schema import ExportConfig
 from gluonexp.data.split import spread
@@ -39,36 +36,20 @@ def check(wanted: ExportConfig) -> None:
         raise GluonexpError(f"export.int8=true: {why}")
 
 
-def calibration_images(train: Split) -> NDArray[np.uint8]:
-    """Return the training images that tell the ranges of a quantized network, of all classes."""
-    return train.images[spread(train.labels, CALIBRATION)]
-
-
-def with_onnx(wanted: ExportConfig) -> bool:
-    """Say whether ONNX is wanted; where nothing is said, it is if it can be had."""
-    return convert.installed() if wanted.onnx is None else wanted.onnx
-
-
 def write(
-    folder: Path,
-    network: Network | None = None,
-    *,
-    with_onnx: bool,
-    with_graph: bool,
-    calibration: NDArray[np.uint8] | None,
+    folder: Path, wanted: ExportConfig, train: Split | None, network: Network | None = None
 ) -> list[str]:
     """Write what is wanted beside the network in `folder`; return what could not be, and why.
 
     Parameters
     ----------
+    wanted
+        Of it count ``onnx``, ``preprocess`` and ``int8``. ONNX is written where it can be had if
+        nothing is said of it.
+    train
+        Some of these images calibrate ``int8-symbol.json``; None will do without that.
     network
         What the symbol and the params in `folder` hold; it is read from there if not given.
-    with_onnx
-        ``model.onnx``.
-    with_graph
-        ``uint8-symbol.json`` (and ``uint8.onnx``), which take uint8 images.
-    calibration
-        Training images (N, H, W, C) for ``int8-symbol.json``; None for no such file.
 
     Raises
     ------
@@ -77,18 +58,21 @@ def write(
     """
     notes: list[str] = []
     signature = Signature.read(folder)
+    with_onnx = convert.installed() if wanted.onnx is None else wanted.onnx
     if with_onnx:
         try:
             network = network or read_network(folder, MODEL, signature.input, signature.shape)
             convert.write(network, folder, signature.shape[1:])
         except convert.Unexportable as error:  # all else of an export is of use without it
             notes.append(str(error))
-    if with_graph:
+    if wanted.preprocess == "graph":
         try:
             uint8.write(folder, with_onnx=with_onnx and not notes)
         except convert.Unexportable as error:
             notes.append(str(error))
-    if calibration is not None:
+    if wanted.int8:
+        assert train is not None
+        images = train.images[spread(train.labels, CALIBRATION)]  # of all classes
         steps = Preprocess(signature.preprocess, signature.image)
-        int8.quantize(folder, steps.inputs(calibration))
+        int8.quantize(folder, steps.inputs(images))
     return notes

@@ -10,6 +10,7 @@ from pathlib import Path
 from gluonexp.assembly import Data
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.files import draft
+from gluonexp.config.schema import ExportConfig
 from gluonexp.data.split import spread
 from gluonexp.export import formats
 from gluonexp.inference.predict import Classifier
@@ -55,29 +56,18 @@ def made(source: Path, to: Path) -> Iterator[Path]:
         raise GluonexpError(f"{to}: cannot be made: {error}") from error
 
 
-def complete(
-    folder: Path,
-    *,
-    data: Data | None = None,
-    with_onnx: bool = False,
-    with_graph: bool = False,
-    quantize: bool = False,
-) -> Certificate | None:
+def complete(folder: Path, wanted: ExportConfig, data: Data | None) -> Certificate | None:
     """Write the formats asked for beside the network in `folder`, and its certificate.
 
     Parameters
     ----------
+    wanted
+        As for `formats.write`.
     data
         What the network was trained on: images of its test split (else val, else train) become
         the samples, training images calibrate the quantized copy. Where there are no samples of
         the trained network, what the files themselves say is certified. Without samples there is
         no certificate.
-    with_onnx
-        ``model.onnx``.
-    with_graph
-        ``uint8-symbol.json`` (and ``uint8.onnx``), which take uint8 images.
-    quantize
-        ``int8-symbol.json``.
 
     Raises
     ------
@@ -94,13 +84,7 @@ def complete(
         logits = Classifier(folder).logits(images)
         found = samples.ProofSamples(images, labels, logits, classes, trained=False, split=split)
         samples.write(folder, found)
-    calibration = None
-    if quantize:
-        assert data is not None
-        calibration = formats.calibration_images(data.train)
-    missing = formats.write(
-        folder, with_onnx=with_onnx, with_graph=with_graph, calibration=calibration
-    )
+    missing = formats.write(folder, wanted, data.train if data else None)
     if missing:  # it was asked for by name
         raise GluonexpError("; ".join(missing))
     return None if needs_data(folder, quantize=False) else verify.certify(folder)

@@ -9,6 +9,7 @@ from PIL import Image
 from gluonexp import assembly, experiment
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.mx import mx, nd, nn
+from gluonexp.config.schema import ExportConfig
 from gluonexp.data.digits import Digits
 from gluonexp.export import formats, int8, symbol
 from gluonexp.model_folder import names, samples
@@ -98,7 +99,7 @@ def exported(tmp_path):
     symbol.export(net, tmp_path, Signature((4, 4, 1), steps, ("a", "b", "c")))
     known = samples.ProofSamples(images, logits.argmax(1), logits, ("a", "b", "c"))
     samples.write(tmp_path, known)
-    assert formats.write(tmp_path, with_onnx=True, with_graph=True, calibration=None) == []
+    assert formats.write(tmp_path, ExportConfig(onnx=True, preprocess="graph"), None) == []
     return tmp_path
 
 

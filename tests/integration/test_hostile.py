@@ -22,6 +22,7 @@ from rich.console import Console
 from gluonexp import experiment
 from gluonexp.base.files import sha256
 from gluonexp.cli import main
+from gluonexp.config.schema import ExportConfig
 from gluonexp.inference import reexport
 from gluonexp.inference.evaluate import data_for
 from gluonexp.inference.predict import Classifier
@@ -64,7 +65,7 @@ def certified(tmp_path_factory):
     if not (artifacts / "export" / "certificate.json").exists():
         config = composed("dataset.source.size=8")
         data = data_for(Classifier(artifacts / "export"), config)
-        reexport.complete(artifacts / "export", data=data)
+        reexport.complete(artifacts / "export", ExportConfig(onnx=False), data)
     return artifacts
 
 

@@ -164,11 +164,9 @@ def _weights() -> _Found:
     home = os.environ.get("MXNET_HOME") or "~/.mxnet"
     cache = platformdirs.user_cache_path("gluonexp", appauthor=False)
     held = []
-    for folder, kind in (
-        (Path(home).expanduser() / "models", ".params"),
-        (cache / "weights", ".pth"),
-    ):
-        if sizes := [path.stat().st_size for path in folder.glob(f"*{kind}")]:
+    places = {Path(home).expanduser() / "models": "*.params", cache / "weights": "*.pth"}
+    for folder, files in places.items():
+        if sizes := [path.stat().st_size for path in folder.glob(files)]:
             held.append(f"{len(sizes)} in {folder}, {sum(sizes) / 1e6:.0f} MB")
     if not held:
         return None, "none but the bundled; model.weights=imagenet downloads some"

@@ -288,10 +288,8 @@ def _check_shapes(
         raise GluonexpError(
             f"{path} makes {shape} of two images, not (2, number of classes): no classifier"
         )
-    sizes = {name: value.shape for name, value in values.items()}
-    types = {name: value.dtype for name, value in values.items()}
     image = extents.Input(INPUT, (1, *input_shape), "float32")
-    if (unsafe := extents.flaw(symbol, image, sizes, types)) is not None:
+    if (unsafe := extents.flaw(symbol, image, values)) is not None:
         raise GluonexpError(f"{path}: refused: {unsafe}")
     return int(shape[1])
 

@@ -41,22 +41,18 @@ class Input(NamedTuple):
     dtype: str
 
 
-def flaw(
-    symbol: sym.Symbol,
-    image: Input,
-    shapes: Mapping[str, tuple[int, ...]],
-    types: Mapping[str, Any],
-) -> str | None:
+def flaw(symbol: sym.Symbol, image: Input, values: Mapping[str, Any]) -> str | None:
     """Say what keeps a network from being run with up to `BATCH` images; None if nothing does.
 
     Parameters
     ----------
-    shapes, types
-        Of its parameters.
+    values
+        Its parameters, as arrays of any library: their shapes and types count.
     """
     everything = symbol.get_internals()
     graph = Graph.from_symbol(everything)
-    known = {name: shapes[name] for name in everything.list_arguments() if name in shapes}
+    given = {name: values[name] for name in everything.list_arguments() if name in values}
+    known = {name: value.shape for name, value in given.items()}
 
     def inferred(count: int) -> _Shapes:
         images = {image.name: (count, *image.shape[1:])}
@@ -71,7 +67,7 @@ def flaw(
             _too_large(inferred)
             or _reshaped(graph, inferred)
             or _convolved(graph, inferred(1))
-            or _mistyped(graph, everything, image, types)
+            or _mistyped(graph, everything, image, {k: v.dtype for k, v in given.items()})
         )
     except mx.MXNetError:
         return f"it does not take 1 to {BATCH} images at once"
@@ -118,9 +114,8 @@ def _mistyped(
 
     Those are of oneDNN's convolutions, which add to an array in its place.
     """
-    arguments = everything.list_arguments()
     # A Module casts the parameters to what follows from the input, a SymbolBlock leaves them.
-    for known in ({}, {name: kind for name, kind in types.items() if name in arguments}):
+    for known in ({}, types):
         try:
             with redirect_stdout(io.StringIO()):
                 _, kinds, _ = everything.infer_type_partial(**{**known, image.name: image.dtype})

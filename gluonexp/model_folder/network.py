@@ -57,8 +57,7 @@ def read_network(folder: Path, prefix: str, name: str, shape: Sequence[int]) -> 
                 f"{file}: {key} is {values[key].shape}, but {expected} in {graph.name}"
             )
     image = extents.Input(name, tuple(shape), "uint8" if prefix == UINT8 else "float32")
-    types = {key: value.dtype for key, value in values.items()}
-    if wrong := extents.flaw(symbol, image, wanted, types):
+    if wrong := extents.flaw(symbol, image, values):
         raise GluonexpError(f"{graph}: refused: {wrong}")
     return Network(symbol, values)
 
@@ -81,8 +80,8 @@ def refusal(symbol: sym.Symbol, name: str, shape: Sequence[int]) -> str | None:
     if (wrong := structure.flaw(graph)) is not None:
         return wrong
     shapes = _shapes(Path("model"), symbol, name, tuple(shape))
-    image = extents.Input(name, tuple(shape), "float32")
-    return extents.flaw(symbol, image, shapes, dict.fromkeys(shapes, np.float32))
+    values = {key: np.broadcast_to(np.float32(0), shape) for key, shape in shapes.items()}
+    return extents.flaw(symbol, extents.Input(name, tuple(shape), "float32"), values)
 
 
 def read_symbol(path: Path) -> sym.Symbol:

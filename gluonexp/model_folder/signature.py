@@ -119,13 +119,8 @@ class Signature:
         if wrong := _wrong(fields):
             raise GluonexpError(f"{path}: damaged ({wrong})")
         image, steps = fields["image"], fields["preprocess"]
-        preprocess = Preprocessing(
-            height=steps["height"],
-            width=steps["width"],
-            channels=steps["channels"],
-            mean=tuple(map(float, steps["mean"])),
-            std=tuple(map(float, steps["std"])),
-        )
+        moments = {key: tuple(map(float, steps[key])) for key in ("mean", "std")}
+        preprocess = Preprocessing(steps["height"], steps["width"], steps["channels"], **moments)
         return cls(
             image=(image["height"], image["width"], image["channels"]),
             preprocess=preprocess,

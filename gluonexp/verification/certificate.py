@@ -178,12 +178,11 @@ def read(folder: Path) -> Certificate:
     for name in recorded.files:
         if name in ("", ".", "..") or {"/", "\\", "\0"} & set(name):
             raise GluonexpError(f"{path} names {name!r}, which is no file of its folder: refused")
-    needed = {*_NEEDED}
-    for each in recorded.agreements:
-        needed.update(names.FILES.get(each.runtime, ()))
+    proved = {each.runtime for each in recorded.agreements}
+    needed = {*_NEEDED}.union(*(names.FILES.get(runtime, ()) for runtime in proved))
     if missing := sorted(needed - recorded.files.keys()):
         raise GluonexpError(f"{path} does not vouch for {', '.join(missing)}")
-    if "module" not in {each.runtime for each in recorded.agreements}:
+    if "module" not in proved:
         raise GluonexpError(f"{path} does not say what module made of the network")
     return recorded
 

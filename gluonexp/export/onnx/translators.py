@@ -310,16 +310,25 @@ _AT_RANDOM: Final = _only(lambda layer: False, "it draws at random")
 _DETECTION: Final = _only(lambda layer: False, "runtimes differ in how they choose and cut boxes")
 
 TRANSLATORS: Final[dict[str, Translator]] = {
-    "BatchNorm": _counted,
+    **dict.fromkeys(("shape_array", "size_array"), _sized),
+    **dict.fromkeys(
+        ("_random_normal", "_random_uniform", "_random_uniform_like", "_sample_multinomial"),
+        _AT_RANDOM,
+    ),
+    **dict.fromkeys(
+        ("ROIPooling", "_contrib_ROIAlign", "_contrib_box_decode", "_contrib_box_nms"), _DETECTION
+    ),
+    **dict.fromkeys(("max", "mean", "min", "norm", "prod", "sum"), _reduce),
+    **dict.fromkeys(
+        ("BatchNorm", "LayerNorm", "_contrib_arange_like", "_split_v2", "repeat"), _counted
+    ),
     "Cast": _cast,
     "Embedding": _look_up,
     "L2Normalization": _unit,
     "LRN": _response,
-    "LayerNorm": _counted,
     "LeakyReLU": _leaky,
     "Pooling": _pool,
     "RNN": _only(_is_of_equal_layers, "the second layer's input is not as wide as the first's"),
-    "ROIPooling": _DETECTION,
     "Reshape": _reshape,
     "SequenceReverse": _only(lambda layer: len(layer.given[0]) == 3, "the input is not (T, N, C)"),
     "SoftmaxOutput": _only(
@@ -327,34 +336,16 @@ TRANSLATORS: Final[dict[str, Translator]] = {
     ),
     "SwapAxis": _swap,
     "_contrib_BilinearResize2D": _resize,
-    "_contrib_ROIAlign": _DETECTION,
-    "_contrib_arange_like": _counted,
-    "_contrib_box_decode": _DETECTION,
-    "_contrib_box_nms": _DETECTION,
     "_image_normalize": _normalize,
-    "_random_normal": _AT_RANDOM,
-    "_random_uniform": _AT_RANDOM,
-    "_random_uniform_like": _AT_RANDOM,
     "_rdiv_scalar": _reversed("Div"),
     "_rminus_scalar": _reversed("Sub"),
-    "_sample_multinomial": _AT_RANDOM,
-    "_split_v2": _counted,
     "broadcast_to": _expand,
     "dot": _only(_is_matrix_product, "it is not a product with a matrix"),
-    "max": _reduce,
-    "mean": _reduce,
-    "min": _reduce,
-    "norm": _reduce,
     "one_hot": _one_hot,
-    "prod": _reduce,
-    "repeat": _counted,
     "reverse": _flip,
-    "shape_array": _sized,
-    "size_array": _sized,
     "squeeze": _only(
         lambda layer: layer.attrs.get("axis", "None") != "None",
         "without an axis it would take away a batch of one",
     ),
-    "sum": _reduce,
     "topk": _only(lambda layer: int(layer.attrs.get("k", 1)) > 0, "k is not positive"),
 }

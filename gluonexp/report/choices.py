@@ -13,31 +13,8 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import Locator, LogLocator, MaxNLocator
 
 from gluonexp.base.text import brief, digits
-from gluonexp.report.canvas import (
-    BLUE,
-    GRAY,
-    INK,
-    ORANGE,
-    PALE,
-    RED,
-    place,
-    short,
-    svg,
-    titled,
-    write,
-)
-from gluonexp.report.charts import (
-    FONT,
-    HEIGHT,
-    NAMED,
-    WIDTH,
-    drawable,
-    ending,
-    explain,
-    finish,
-    view,
-    visible,
-)
+from gluonexp.report.charts import FONT, NAMED, Chart, drawable, ending, view, visible
+from gluonexp.report.drawing import BLUE, GRAY, INK, ORANGE, PALE, RED, short
 from gluonexp.report.page import Picture
 
 
@@ -141,8 +118,8 @@ def against(
         Whether the means at each choice are joined by a line: where nothing else was chosen.
     """
     scale = Scale.of(key, [dot.chosen[key] for dot in dots])
-    figure, top = titled(WIDTH, HEIGHT, f"{metric} by {short(key, 40)}")
-    axes = place(figure, 0.72, 0.85, WIDTH - 0.72 - 0.25, top - 0.95)
+    chart = Chart(f"{metric} by {short(key, 40)}")
+    axes = chart.panel(0.72, 0.85, chart.width - 0.72 - 0.25, chart.top - 0.95)
     strip = 0.1 if any(math.isnan(dot.height) for dot in dots) else 0.0
     low, high = _span(dots, mode)
     view(axes, low, high, strip)
@@ -154,13 +131,12 @@ def against(
         middles = sorted((at, float(np.mean(heights))) for at, heights in groups.items())
         if middles:
             axes.plot(*zip(*middles, strict=True), color=PALE, linewidth=2)
-    hints: dict[str, str] = {}
-    legend = _crosses(dots)
+    _explain_crosses(chart, dots)
     for index, dot in sorted(enumerate(dots), key=lambda item: item[1].best):
         # Dots of one name lie side by side.
         aside = 0.3 * (index * 0.618 % 1 - 0.5) / len(scale.names) if scale.names else 0
         at = scale.part(dot.chosen[key]) + aside
-        hints[f"dot{index}"] = dot.hint
+        chart.hints[f"dot{index}"] = dot.hint
         if math.isnan(dot.height):
             (cross,) = axes.plot(at, strip / 2, "x", color=RED, markersize=8, mew=2)
             cross.set(transform=axes.get_xaxis_transform(), gid=f"dot{index}")
@@ -174,7 +150,7 @@ def against(
             word = f"{word}, beyond the axis".removeprefix(", ")
             mark = "^" if dot.height > high else "v"
         if word:
-            legend[word] = (mark, colour)
+            chart.signs[word] = (mark, colour)
         (drawn,) = axes.plot(at, min(max(dot.height, low), high), mark, gid=f"dot{index}")
         drawn.set(color=colour, markersize=17 if dot.best else 7, markeredgewidth=2)
         if mark != "|":
@@ -184,7 +160,7 @@ def against(
     marks = scale.marks()
     room = 60 // len(marks)  # characters
     axes.set_xticks([part for part, _ in marks], [short(text, room) for _, text in marks])
-    finish(figure, axes, key, legend)
+    chart.finish(axes, key)
     if strip:
         axes.add_patch(
             Rectangle((0, 0), 1, strip, transform=axes.transAxes, color="#F4F4F4", lw=0)
@@ -193,9 +169,9 @@ def against(
     known = [dot for dot in dots if not math.isnan(dot.height)]
     known.sort(key=lambda dot: sign * dot.height)
     told = ", ".join(f"{dot.chosen[key]}: {digits(dot.value)}" for dot in known[:NAMED])
-    return Picture(
-        svg(figure, f"against {key}", hints),
-        alt=f"{metric} by {key} of {len(dots)} runs, {len(dots) - len(known)} without a value; "
+    return chart.picture(
+        f"against {key}",
+        f"{metric} by {key} of {len(dots)} runs, {len(dots) - len(known)} without a value; "
         f"best values: {told or 'none'}",
     )
 
@@ -203,9 +179,8 @@ def against(
 def parallel(keys: Sequence[str], dots: Sequence[Dot], metric: str, mode: str) -> Picture:
     """Draw each run as a line through what it chose, key by key, up to what it came to."""
     scales = [Scale.of(key, [dot.chosen.get(key, "-") for dot in dots]) for key in keys]
-    width = 2 * WIDTH
-    figure, top = titled(width, HEIGHT, f"What was chosen, and {metric}")
-    axes = place(figure, 0.9, 0.5, width - 2.0, top - 0.95)
+    chart = Chart(f"What was chosen, and {metric}", wide=True)
+    axes = chart.place(0.9, 0.5, chart.width - 2.0, chart.top - 0.95)
     axes.set(xlim=(0, len(keys)), ylim=(-0.04, 1.04))
     axes.axis("off")
     low, high = _span(dots, mode)
@@ -217,8 +192,7 @@ def parallel(keys: Sequence[str], dots: Sequence[Dot], metric: str, mode: str) -
         part = 0.5 if low == high else (min(max(dot.height, low), high) - low) / (high - low)
         return strip + (1 - strip) * part
 
-    hints: dict[str, str] = {}
-    legend = _crosses(dots)
+    _explain_crosses(chart, dots)
     for index, dot in sorted(enumerate(dots), key=lambda item: (item[1].best, height(item[1]))):
         ends = [scale.part(dot.chosen.get(scale.key, "-")) for scale in scales]
         failed = math.isnan(dot.height)
@@ -234,37 +208,37 @@ def parallel(keys: Sequence[str], dots: Sequence[Dot], metric: str, mode: str) -
             gid=f"line{index}",
             zorder=3 if dot.best else 2,
         )
-        hints[f"line{index}"] = dot.hint
+        chart.hints[f"line{index}"] = dot.hint
         if failed:
             axes.plot(len(keys), 0, "x", color=RED, markersize=8, mew=2, clip_on=False)
         elif dot.best:
             (star,) = axes.plot(len(keys), height(dot), "*", color=ORANGE, markersize=17)
             star.set(markeredgecolor="white", zorder=4, clip_on=False)
-            legend["best"] = ("*", ORANGE)
+            chart.signs["best"] = ("*", ORANGE)
     for at, scale in enumerate(scales):
         _pole(axes, at, scale.marks())
     if low <= high:
         steps = [low] if low == high else np.linspace(low, high, 5)
         marks = [(0.5 if low == high else i / 4, digits(float(v))) for i, v in enumerate(steps)]
         _pole(axes, len(keys), [(strip + (1 - strip) * part, text) for part, text in marks], 1)
-    each = (width - 2.0) / len(keys)
+    each = (chart.width - 2.0) / len(keys)
+    style = {"ha": "center", "va": "center", "weight": "bold"}
     for at, name in enumerate([*keys, metric]):
-        style = {"ha": "center", "va": "center", "weight": "bold", "color": INK}
-        write(figure, 0.9 + each * at, top - 0.25, name, min(each, 1.8) - 0.1, 10, **style)
-    explain(figure, legend)
-    return Picture(
-        svg(figure, "parallel", hints),
-        alt=f"{len(dots)} runs as lines through {', '.join(keys)} and {metric}; "
+        left, room = 0.9 + each * at, min(each, 1.8) - 0.1
+        chart.write(left, chart.top - 0.25, name, room, 10, **style)
+    return chart.picture(
+        "parallel",
+        f"{len(dots)} runs as lines through {', '.join(keys)} and {metric}; "
         "the table above has all values",
-        caption="Each line is a point: the darker, the better.",
-        wide=True,
+        "Each line is a point: the darker, the better.",
     )
 
 
-def _crosses(dots: Sequence[Dot]) -> dict[str, tuple[str, str]]:
-    """Return what a cross means: ``failed, killed: no value``."""
+def _explain_crosses(chart: Chart, dots: Sequence[Dot]) -> None:
+    """Say what a cross means: ``failed, killed: no value``."""
     without = dict.fromkeys(dot.ended or "finished" for dot in dots if math.isnan(dot.height))
-    return {f"{', '.join(without)}: no value": ("x", RED)} if without else {}
+    if without:
+        chart.signs[f"{', '.join(without)}: no value"] = ("x", RED)
 
 
 def _span(dots: Sequence[Dot], mode: str) -> tuple[float, float]:

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.ticker import FuncFormatter, NullFormatter
 from numpy.typing import NDArray
 
-from gluonexp.report.canvas import BLUE, GRAY, INK, ORANGE, place, plain, save, titled
+from gluonexp.report.drawing import BLUE, GRAY, INK, ORANGE, Drawing
 
 
 def lr_curve(
@@ -24,8 +24,8 @@ def lr_curve(
     lrs, losses, smoothed
         (S,) of each step; what is not finite is left out.
     """
-    figure, top = titled(7.2, 4.2, title)
-    axes = place(figure, 0.8, 0.65, 6.1, top - 0.75)
+    drawing = Drawing(7.2, 4.2, title)
+    axes = drawing.panel(0.8, 0.65, 6.1, drawing.top - 0.75)
     axes.set_xscale("log")
     axes.plot(lrs, losses, ".", color=GRAY, alpha=0.5, markersize=4, label="one batch")
     axes.plot(lrs, smoothed, color=BLUE, label="running mean")
@@ -47,6 +47,5 @@ def lr_curve(
     axes.set_ylabel("loss", color=GRAY)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, position: f"{value:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
-    plain(axes)
     axes.tick_params(which="minor", length=0)
-    save(figure, path)
+    drawing.save(path)

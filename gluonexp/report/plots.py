@@ -3,7 +3,7 @@
 Right and wrong are marked by a sign as well as by a colour.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,29 +11,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
-from gluonexp.report.canvas import (
-    BLUE,
-    GRAY,
-    GREEN,
-    INK,
-    MARGIN,
-    ORANGE,
-    PALE,
-    RED,
-    WIDTH,
-    place,
-    plain,
-    save,
-    sheet,
-    short,
-    titled,
-    write,
-)
+from gluonexp.report.drawing import BLUE, GRAY, GREEN, INK, ORANGE, PALE, RED, Drawing, short
 
-Images = NDArray[np.uint8] | Sequence[NDArray[np.uint8]]
+WIDTH = 10.0  # inches, of every grid of pictures
 
 
 def sample_grid(
@@ -58,27 +40,23 @@ def sample_grid(
         if len(classes) <= most
     )
     rows = -(-len(classes) // columns)
-    gap, name_height = MARGIN, 0.27
+    gap, name_height = Drawing.MARGIN, 0.27
     width = (WIDTH - gap * (columns + 1)) / columns
     height = width / each * images.shape[1] / images.shape[2]
-    figure, top = titled(WIDTH, rows * (height + name_height + 0.08) + 0.15, title)
-    axes = sheet(figure)
+    drawing = Drawing(WIDTH, rows * (height + name_height + 0.08) + 0.15, title)
+    axes = drawing.sheet()
     for index, name in enumerate(classes):
         row, column = divmod(index, columns)
         left = gap + column * (width + gap)
-        bottom = top - (row + 1) * (height + name_height + 0.08) + 0.08
+        bottom = drawing.top - (row + 1) * (height + name_height + 0.08) + 0.08
         chosen = images[np.flatnonzero(labels == index)[:each]]
         strip = _strip(chosen, each, images.shape[1:])
         _show(axes, strip, left, bottom, width, height)
-        write(figure, left, bottom + height + 0.06, name, width, 10, va="bottom", color=INK)
-    save(figure, path)
+        drawing.write(left, bottom + height + 0.06, name, width, 10, va="bottom")
+    drawing.save(path)
 
 
-def curves(
-    history: pd.DataFrame | Sequence[Mapping[str, float]],
-    path: Path,
-    title: str,
-) -> None:
+def curves(history: pd.DataFrame | Sequence[Mapping[str, float]], path: Path, title: str) -> None:
     """Draw loss and accuracy by epoch, and the learning rate where it changes.
 
     Parameters
@@ -88,18 +66,21 @@ def curves(
         ``optim/lr``; what is missing is left out. The lowest loss and the highest accuracy are
         marked, of the validation split where there is one.
     """
-    table = pd.DataFrame(history)
-    panels: list[tuple[str, str, str | None]] = [
-        ("Loss", "loss", "min"),
-        ("Accuracy", "acc", "max"),
-    ]
+    table = pd.DataFrame(history).apply(pd.to_numeric, errors="coerce")
+    table = table.replace([np.inf, -np.inf], np.nan)
+    panels = [("Loss", "loss", "min"), ("Accuracy", "acc", "max")]
     if "optim/lr" in table and table["optim/lr"].nunique() > 1:
-        panels.append(("Learning rate", "lr", None))
-    figure, top = titled(4.6 * len(panels) + 0.4, 3.9, title)
+        panels.append(("Learning rate", "lr", ""))
+    drawing = Drawing(4.6 * len(panels) + 0.4, 3.9, title)
     for index, (name, key, best) in enumerate(panels):
-        axes = place(figure, 0.75 + 4.6 * index, 0.65, 3.75, top - 0.95)
-        _curve_panel(axes, table, name, key, best)
-    save(figure, path)
+        axes = drawing.panel(0.75 + 4.6 * index, 0.65, 3.75, drawing.top - 0.95)
+        _draw_curves(axes, table, key, best)
+        axes.set_title(name, loc="left", fontsize=11, color=INK)
+        axes.set_xlabel("epoch", color=GRAY)
+        axes.margins(x=0.04, y=0.08)
+        drawing.mark_epochs(axes, table["epoch"])
+        drawing.mark_empty(axes)
+    drawing.save(path)
 
 
 def confusion_matrix(
@@ -126,8 +107,8 @@ def confusion_matrix(
     margin = 0.55 + max(map(len, names)) * font * 0.0085  # inches, for the names
     side = max(cell * size, 2.4)
     accuracy = f"accuracy {np.mean(truth == answer):.4f} on {len(truth):,} images"
-    figure, top = titled(margin + side + 1.3, margin + side, f"Confusion matrix: {accuracy}")
-    axes = place(figure, margin, top - side, side, side)
+    drawing = Drawing(margin + side + 1.3, margin + side, f"Confusion matrix: {accuracy}")
+    axes = drawing.place(margin, drawing.top - side, side, side)
     axes.set_facecolor(PALE)  # a class without samples
     mesh = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
     axes.set_xticks(range(size), names, rotation=90, fontsize=font)
@@ -148,13 +129,14 @@ def confusion_matrix(
             axes.text(
                 column, row, text, ha="center", va="center", color=colour, fontsize=count_font
             )
-    bar = figure.colorbar(mesh, cax=place(figure, margin + side + 0.2, top - side, 0.16, side))
+    right = drawing.place(margin + side + 0.2, drawing.top - side, 0.16, side)
+    bar = drawing.colorbar(mesh, cax=right)
     bar.set_ticks([0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1])
     bar.ax.set_yticklabels(["0", "1 %", "5 %", "10 %", "25 %", "50 %", "75 %", "100 %"])
     bar.ax.tick_params(length=0, labelsize=8, labelcolor=GRAY)
     bar.set_label("share of the true class", color=GRAY, fontsize=9)
     bar.outline.set_visible(False)
-    save(figure, path)
+    drawing.save(path)
 
 
 def worst_mistakes(
@@ -185,17 +167,17 @@ def worst_mistakes(
         shown = np.argsort(sureness, kind="stable")[:12]
         title = f"No mistakes in {len(labels):,} images; the least sure predictions"
     _captioned(
-        [images[index] for index in shown],
-        [classes[predicted[index]] for index in shown],
-        [float(sureness[index]) for index in shown],
-        [classes[labels[index]] for index in shown],
+        list(images[shown]),
+        [classes[answer] for answer in predicted[shown]],
+        sureness[shown],
+        [classes[label] for label in labels[shown]],
         path,
         title,
     )
 
 
 def prediction(
-    images: Images,
+    images: NDArray[np.uint8] | Sequence[NDArray[np.uint8]],
     predicted_names: Sequence[str],
     probabilities: Sequence[float],
     true_names: Sequence[str | None],
@@ -222,63 +204,35 @@ def prediction(
     title = f"Predictions: {sum(known)} of {len(known)} right" if known else "Predictions"
     if len(images) > most:
         title += f" (the first {most} of {len(images):,} are shown)"
-    _captioned(
-        list(images[:most]),
-        predicted_names[:most],
-        probabilities[:most],
-        true_names[:most],
-        path,
-        title,
-        file_names,
-    )
+    shown = list(images[:most])
+    _captioned(shown, predicted_names, probabilities, true_names, path, title, file_names)
 
 
-def _curve_panel(axes: Axes, table: pd.DataFrame, name: str, key: str, best: str | None) -> None:
+def _draw_curves(axes: Axes, table: pd.DataFrame, key: str, best: str) -> None:
+    """Draw what the table has of `key`, and mark the best epoch, a ``min`` or a ``max``."""
     epochs = table["epoch"].to_numpy(np.float64)
     marker = "o" if len(table) <= 30 else ""
     lines = [("train", f"train/{key}", BLUE), ("validation", f"val/{key}", ORANGE)]
-    if best is None:
-        lines = [("", f"optim/{key}", GRAY)]
-    drawn: list[tuple[NDArray[np.float64], str]] = []
-    for label, column, colour in lines:
-        values = _numbers(table, column)
-        if np.isfinite(values).any():
+    drawn = None
+    for label, column, colour in lines if best else [("", f"optim/{key}", GRAY)]:
+        if column in table and table[column].notna().any():
+            values = table[column].to_numpy(np.float64)
             axes.plot(epochs, values, marker=marker, color=colour, label=label, markersize=4)
-            drawn.append((values, colour))
-    if best is not None and drawn:
-        values, colour = drawn[-1]
+            drawn = values, colour
+    if best and drawn:
+        values, colour = drawn
         at = int(np.nanargmin(values) if best == "min" else np.nanargmax(values))
         axes.axvline(epochs[at], color=PALE, linewidth=1.5, zorder=0)
-        axes.plot(
-            epochs[at], values[at], "*", color=colour, markersize=14, markeredgecolor="white"
-        )
+        axes.plot(epochs[at], values[at], "*", color=colour, ms=14, markeredgecolor="white")
         note = f"best {values[at]:#.4g} at epoch {epochs[at]:.0f}"
         axes.plot([], [], "*", color=colour, markersize=9, label=note)
         axes.legend(frameon=False, fontsize=9, labelcolor=INK)
-    if not drawn:
-        where = {"ha": "center", "va": "center", "transform": axes.transAxes}
-        axes.text(0.5, 0.5, "no finite value", color=GRAY, **where)  # type: ignore[arg-type]
-    axes.set_title(name, loc="left", fontsize=11, color=INK)
-    axes.set_xlabel("epoch", color=GRAY)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
-    if len(table) == 1:
-        axes.set_xticks(epochs)
-    axes.margins(x=0.04, y=0.08)
-    plain(axes)
-
-
-def _numbers(table: pd.DataFrame, column: str) -> NDArray[np.float64]:
-    """Return a column as floats, NaN where it is missing or infinite."""
-    if column not in table:
-        return np.full(len(table), np.nan)
-    values = pd.to_numeric(table[column], errors="coerce").to_numpy(np.float64)
-    return np.where(np.isfinite(values), values, np.nan)
 
 
 def _captioned(
     images: Sequence[NDArray[np.uint8]],
     predicted: Sequence[str],
-    probabilities: Sequence[float],
+    probabilities: Iterable[float],
     true: Sequence[str | None],
     path: Path,
     title: str,
@@ -287,30 +241,28 @@ def _captioned(
     """Draw images six in a row, each over its predicted and its true class (or its file)."""
     columns = min(6, max(1, len(images)))
     rows = -(-len(images) // columns)
-    gap, text_height = MARGIN, 0.52 if any(true) or file_names else 0.32
+    gap, text_height = Drawing.MARGIN, 0.52 if any(true) or file_names else 0.32
     side = min((WIDTH - gap * (columns + 1)) / columns, 2.4)
     width = columns * (side + gap) + gap
-    figure, top = titled(width, rows * (side + text_height) + 0.1, title)
-    axes = sheet(figure)
-    for index, image in enumerate(images):
+    drawing = Drawing(width, rows * (side + text_height) + 0.1, title)
+    axes = drawing.sheet()
+    below = {"ha": "center", "va": "top"}
+    files = file_names or [""] * len(images)
+    entries = zip(images, predicted, probabilities, true, files, strict=False)
+    for index, (image, name, probability, truth, file) in enumerate(entries):
         row, column = divmod(index, columns)
-        left, bottom = gap + column * (side + gap), top - row * (side + text_height) - side
+        left, bottom = gap + column * (side + gap), drawing.top - row * (side + text_height) - side
         frame = _show(axes, image, left, bottom, side, side)
-        right = None if true[index] is None else true[index] == predicted[index]
+        right = None if truth is None else truth == name
         sign, colour = {None: ("", INK), True: ("✓ ", GREEN), False: ("✗ ", RED)}[right]
         width = 1.0 if right is None else 2.0
         axes.add_patch(Rectangle(*frame, fill=False, edgecolor=colour, linewidth=width))
-        answer = (f"{sign}{predicted[index]}", f" {probabilities[index]:.1%}")
-        below = {"ha": "center", "va": "top"}
-        middle = left + side / 2
-        write(figure, middle, bottom - 0.07, answer, side, 9, color=colour, weight="bold", **below)
-        if true[index] is not None:
-            second = f"true: {true[index]}"
-        else:
-            second = file_names[index] if file_names else ""
+        answer, middle = (f"{sign}{name}", f" {probability:.1%}"), left + side / 2
+        drawing.write(middle, bottom - 0.07, answer, side, 9, colour, weight="bold", **below)
+        second = file if truth is None else f"true: {truth}"
         if second:
-            write(figure, middle, bottom - 0.25, second, side, 9, color=GRAY, **below)
-    save(figure, path)
+            drawing.write(middle, bottom - 0.25, second, side, 9, GRAY, **below)
+    drawing.save(path)
 
 
 def _show(

@@ -35,6 +35,14 @@ def current(name: str) -> str:
     return name
 
 
+def former(name: str) -> str:
+    """Return the dotted `name` as it was at first: what is told apart by names stays the same."""
+    for old, new in ALIASES.items():
+        if name == new or name.startswith(f"{new}."):
+            return old + name.removeprefix(new)
+    return name
+
+
 class AliasFinder:
     """Finds modules by the names in `ALIASES`."""
 

@@ -11,6 +11,7 @@ from typing import Any
 from hydra.core.config_loader import ConfigLoader
 from omegaconf import DictConfig, open_dict, read_write
 
+from gluonexp.base.aliases import former
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.text import brief
 from gluonexp.config import schema
@@ -91,13 +92,19 @@ def digest_of(config: schema.Config) -> str:
         for part in above:
             node = node.get(part) or {}  # a callback may be null
         node.pop(last, None)
-    return _digest(fields)
+    # A class that has moved since makes no other point: a sweep of then is resumed with its own.
+    return _digest(json.loads(json.dumps(fields, default=str), object_hook=_as_it_was))
 
 
 def quoted(text: str) -> str:
     """Return `text` as a quoted value of Hydra's overrides."""
     escaped = text.replace("\\'", "\\\\'").replace("'", "\\'")
     return f"'{escaped}'"
+
+
+def _as_it_was(node: dict[str, Any]) -> dict[str, Any]:
+    target = node.get("_target_")
+    return {**node, "_target_": former(target)} if isinstance(target, str) else node
 
 
 def _digest(value: object) -> str:

@@ -178,7 +178,8 @@ def test_a_point_is_told_from_others_by_what_it_computes(compose):
     point = digest_of(compose())
     callback = "callbacks.checkpoint"
     kept = f"++{callback}.keep=3"
-    for how in ("tracking=none", "trainer.resume=there", "sweep.fail_fast=true", kept):
+    moved = "loss._target_=gluonexp.loss.softmax_cross_entropy"  # where it was before the rooms
+    for how in ("tracking=none", "trainer.resume=there", "sweep.fail_fast=true", kept, moved):
         assert digest_of(compose(how)) == point
     for what in ("seed=1", "trainer.epochs=3", f"{callback}.metric=val/loss", f"{callback}=null"):
         assert digest_of(compose(what)) != point

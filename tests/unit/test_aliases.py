@@ -10,7 +10,7 @@ import yaml
 import gluonexp.experiment
 import gluonexp.run
 from gluonexp.assembly.targets import resolve
-from gluonexp.base.aliases import ALIASES, current
+from gluonexp.base.aliases import ALIASES, current, former
 from gluonexp.cli.settings import settings
 
 # Every `_target_` that a configuration recorded so far may hold.
@@ -47,6 +47,7 @@ def test_an_old_name_is_the_module_itself(old):
 @pytest.mark.parametrize("name", RECORDED)
 def test_a_recorded_target_is_found(name):
     assert resolve(name, "key", ["gluonexp"]) is resolve(current(name), "key", ["gluonexp"])
+    assert former(current(name)) == name  # a sweep knows its points again by that
 
 
 def test_a_name_of_today_stays_as_it_is():

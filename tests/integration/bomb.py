@@ -23,15 +23,3 @@ class Interrupt(Callback):
 
     def epoch_end(self, fit: Fit) -> None:
         raise KeyboardInterrupt
-
-
-class Pause(Callback):
-    """Wait for a signal after the third epoch, unless there is a file ``go``.
-
-    Whoever reads the named pipe ``paused`` is told when.
-    """
-
-    def epoch_end(self, fit: Fit) -> None:
-        if fit.epoch == 2 and not Path("go").exists():
-            Path("paused").write_text("now")
-            signal.pause()

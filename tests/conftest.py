@@ -19,7 +19,7 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, contextmanager
 
 import pytest
 from hypothesis import settings
@@ -61,23 +61,21 @@ def make_tables(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[.
         yield make
 
 
-class _KeptWorkers(Workers):
-    """Workers that are left running by who is done with them."""
-
-    def __exit__(self, *args: object) -> None:
-        pass
+@contextmanager
+def here(pool: Workers) -> Iterator[Workers]:
+    """Give a pool of one worker, which works where this process does, and leave it running."""
+    list(pool.stream([(None, os.chdir, (os.getcwd(),))]))
+    yield pool
 
 
 @pytest.fixture(scope="session")
-def one_pool() -> Iterator[Callable[..., Workers]]:
+def one_pool() -> Iterator[Callable[[Workers], AbstractContextManager[Workers]]]:
     """Let every proof of this process be made by one worker: to start one takes two seconds.
 
-    Gives the function that really makes some.
+    Gives what gives another such worker.
     """
     from gluonexp.verification import score, verify
 
-    make, pool = verify.workers, _KeptWorkers(1, score.warm_up)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(verify, "workers", lambda macs=None: pool)
-        yield make
-    pool.close()
+    with Workers(1, score.warm_up) as pool, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(verify, "workers", lambda macs=None: here(pool))
+        yield here

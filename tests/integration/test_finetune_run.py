@@ -12,6 +12,7 @@ from gluonexp import assembly, experiment, tracking
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.mx import mx
 from gluonexp.inference.predict import Classifier, softmax
+from gluonexp.run import compose as composed
 from gluonexp.weights.find import BUNDLED
 
 # AlexNet at 64 pixels on a few digits: everything of the real thing but its size.
@@ -22,6 +23,7 @@ SMALL = [
     "dataset.train_fraction=0.1",
     "optim=sgd",
     "trainer.epochs=2",
+    "export=none",
 ]
 
 # BatchNorm, whose statistics move.
@@ -36,13 +38,28 @@ NORMALIZED = [
 ]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _machine(tmp_path_factory):
+    """A machine of its own, without a network."""
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GLUONEXP_OFFLINE", "1")
+        patch.setenv("MXNET_HOME", str(home / "mxnet"))
+        patch.setenv("XDG_CACHE_HOME", str(home / "cache"))
+        yield
+
+
 @pytest.fixture
-def store(tmp_path, monkeypatch):
-    """A store and a machine of its own, without a network."""
-    monkeypatch.setenv("GLUONEXP_OFFLINE", "1")
-    monkeypatch.setenv("MXNET_HOME", str(tmp_path / "mxnet"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+def store(tmp_path):
     return f"tracking.uri=sqlite:///{tmp_path}/mlflow.db"
+
+
+@pytest.fixture(scope="module")
+def one_epoch(_machine, tmp_path_factory):
+    """The folder of a run of one epoch."""
+    folder = tmp_path_factory.mktemp("one")
+    experiment.run(composed(*SMALL, "tracking=none", "trainer.epochs=1"), folder)
+    return folder
 
 
 @pytest.fixture
@@ -85,7 +102,7 @@ def test_the_headline_command_uses_the_bundled_weights_offline_and_says_so(train
 
 @pytest.mark.parametrize("settings", [SMALL, NORMALIZED], ids=["alexnet", "mobilenet"])
 def test_a_run_goes_on_from_an_earlier_one_with_the_same_logits(settings, train, compose, store):
-    _, earlier = train(*settings)
+    _, earlier = train(*settings, "export=default")
     run_id = earlier.info.run_id
     config = compose(store, *settings, f"model.weights=runs:/{run_id[:8]}", "seed=7")
     plan = assembly.components(config)
@@ -106,7 +123,7 @@ def test_a_run_goes_on_from_an_earlier_one_with_the_same_logits(settings, train,
     np.testing.assert_allclose(softmax(logits[:32]), exported, atol=1e-6)
 
 
-def test_going_on_takes_what_auto_came_to_before(compose, store, tmp_path):
+def test_going_on_takes_what_auto_came_to_before(compose, tmp_path):
     before = compose(*SMALL, "model.weights=none", "trainer.epochs=1", "tracking=none")
     experiment.run(before, tmp_path / "one")
     folder = tmp_path / "one" / "checkpoints" / "last"
@@ -123,18 +140,15 @@ def test_going_on_takes_what_auto_came_to_before(compose, store, tmp_path):
         experiment.run(other, tmp_path / "three")
 
 
-def test_going_on_does_not_warn_of_what_is_behind_it(compose, store, tmp_path, capsys):
-    given = [*SMALL, "tracking=none"]
-    experiment.run(compose(*given, "trainer.epochs=1"), tmp_path / "one")
-    assert "warning: no ImageNet weights" in capsys.readouterr().out
-    folder = tmp_path / "one" / "checkpoints" / "last"
-    experiment.run(compose(*given, f"trainer.resume={folder}"), tmp_path / "two")
+def test_going_on_does_not_warn_of_what_is_behind_it(compose, one_epoch, tmp_path, capsys):
+    resume = f"trainer.resume={one_epoch}/checkpoints/last"
+    experiment.run(compose(*SMALL, "tracking=none", resume), tmp_path)
     out = capsys.readouterr().out
     assert "warning" not in out
     assert "weights: AlexNet's convolutions" in out
 
 
-def test_going_on_needs_no_weights_but_the_checkpoint(compose, store, tmp_path):
+def test_going_on_needs_no_weights_but_the_checkpoint(compose, tmp_path):
     source = tmp_path / "conv.safetensors"
     shutil.copyfile(BUNDLED["alexnet"], source)
     given = [*SMALL, f"model.weights={source}", "tracking=none"]
@@ -152,14 +166,13 @@ def test_going_on_needs_no_weights_but_the_checkpoint(compose, store, tmp_path):
     ["optim.weight_decay=0.1", "scheduler=cosine", "dataset.mean=[0.5]", "freeze=last_block"],
 )
 def test_going_on_with_other_settings_is_refused_before_anything_is_removed(
-    other, compose, store, tmp_path
+    other, compose, one_epoch, tmp_path
 ):
-    given = [*SMALL, "tracking=none"]
-    experiment.run(compose(*given, "trainer.epochs=1"), tmp_path / "one")
-    folder = tmp_path / "one" / "checkpoints" / "last"
+    used = shutil.copytree(one_epoch, tmp_path / "one")
+    resume = f"trainer.resume={used}/checkpoints/last"
     before = sorted(path for path in tmp_path.rglob("*"))
     with pytest.raises(GluonexpError, match=r"trainer\.resume=.* was .* there and is .* now"):
-        experiment.run(compose(*given, f"trainer.resume={folder}", other), tmp_path / "one")
+        experiment.run(compose(*SMALL, "tracking=none", resume, other), used)
     assert sorted(path for path in tmp_path.rglob("*")) == before
 
 

@@ -10,6 +10,7 @@ import pickle
 import shutil
 import sys
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -21,14 +22,11 @@ from rich.console import Console
 
 from gluonexp import experiment
 from gluonexp.base.files import sha256
+from gluonexp.base.workers import Workers
 from gluonexp.cli import main
-from gluonexp.config.schema import ExportConfig
-from gluonexp.inference import reexport
-from gluonexp.inference.evaluate import data_for
-from gluonexp.inference.predict import Classifier
 from gluonexp.run import compose as composed
 from gluonexp.tracking import open_store
-from gluonexp.verification import verify
+from gluonexp.verification import score, verify
 
 ROOT = Path(__file__).parents[2]
 MARK = "it-ran"
@@ -62,15 +60,28 @@ def certified(tmp_path_factory):
     overrides = ["model=mlp", "trainer.epochs=1", "dataset.source.size=8", "tracking=none"]
     experiment.run(composed(*overrides), folder, overrides, Console(file=io.StringIO()))
     artifacts = folder / "artifacts"
-    if not (artifacts / "export" / "certificate.json").exists():
-        config = composed("dataset.source.size=8")
-        data = data_for(Classifier(artifacts / "export"), config)
-        reexport.complete(artifacts / "export", ExportConfig(onnx=False), data)
+    assert (artifacts / "export" / "certificate.json").exists()
     return artifacts
 
 
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory):
+    """A worker for the proofs, which could import evil.py."""
+    folder = tmp_path_factory.mktemp("importable")
+    (folder / "evil.py").write_text(EVIL)
+    with Workers(1, score.warm_up) as workers, pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(folder))
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(folder)]))
+        workers.start()
+        patch.undo()
+        yield workers
+        ((_, found),) = workers.stream([(0, lambda: find_spec("evil").origin, ())])
+        assert found == str(folder / "evil.py")
+    assert not (folder / MARK).exists()
+
+
 @pytest.fixture
-def model(certified, tmp_path, monkeypatch, one_pool):
+def model(certified, tmp_path, monkeypatch, one_pool, pool):
     """Return a copy of the run; commands are given beside it, where evil.py can be imported."""
     shutil.copytree(certified, tmp_path / "model")
     (tmp_path / "evil.py").write_text(EVIL)
@@ -79,8 +90,7 @@ def model(certified, tmp_path, monkeypatch, one_pool):
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(tmp_path)]))
     monkeypatch.delitem(sys.modules, "evil", raising=False)
-    # Workers that start here, where they could import it.
-    monkeypatch.setattr(verify, "workers", one_pool)
+    monkeypatch.setattr(verify, "workers", lambda macs=None: one_pool(pool))
     yield tmp_path / "model"
     sys.modules.pop("evil", None)
 

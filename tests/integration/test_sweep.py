@@ -58,7 +58,7 @@ def children(client: MlflowClient, parent: str) -> list[Run]:
 
 def still_running(client: MlflowClient, run: Run) -> None:
     """Let a run that ended be one that had trained its last epoch and had not ended yet."""
-    Path(run.data.tags["gluonexp.workdir"], "checkpoints", "run.json").unlink()
+    Path(run.data.tags["gluonexp.workdir"], "checkpoints", "run.json").unlink(missing_ok=True)
     client.update_run(run.info.run_id, status="RUNNING")
 
 

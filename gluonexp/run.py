@@ -22,6 +22,7 @@ from rich.console import Console
 
 from gluonexp.base.errors import GluonexpError
 from gluonexp.config import hydra_private, schema
+from gluonexp.config.overrides import by_key
 
 if TYPE_CHECKING:
     from gluonexp import experiment
@@ -252,22 +253,15 @@ def again(overrides: Sequence[str]) -> list[str]:
     from gluonexp.tracking.read.runs import reader
     from gluonexp.tracking.sweeps import arguments_of
 
-    parent = reader(_typed(overrides, "tracking.uri")).parent(
-        str(_typed(overrides, "sweep.resume"))
-    )
-    before = arguments_of(parent)
-    typed = {_key(word) for word in overrides}
-    return [word for word in before if _key(word) not in typed] + list(overrides)
+    store = reader(_typed(overrides, "tracking.uri"))
+    before = arguments_of(store.parent(str(_typed(overrides, "sweep.resume"))))
+    return list(by_key([*before, *overrides]).values())
 
 
 def _typed(overrides: Sequence[str], key: str) -> str | None:
     """Return the value that the overrides give a key, the last of several."""
-    values = [word.partition("=")[2] for word in overrides if _key(word) == key]
-    return values[-1].strip("'\"") if values else None
-
-
-def _key(override: str) -> str:
-    return override.partition("=")[0].lstrip("+~")
+    word = by_key(overrides).get(key)
+    return None if word is None else word.partition("=")[2].strip("'\"")
 
 
 def _hint(overrides: Sequence[str]) -> str:

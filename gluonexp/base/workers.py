@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from contextlib import suppress
 from multiprocessing.connection import Connection, Pipe, wait
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any, Final, TypeVar
 
 import cloudpickle
@@ -93,12 +93,7 @@ class Workers:
     def __enter__(self) -> Workers:
         return self
 
-    def __exit__(
-        self,
-        exception_type: type[BaseException] | None,
-        exception: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
     def start(self, count: int | None = None) -> None:

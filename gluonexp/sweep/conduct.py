@@ -2,71 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
 
 from rich.console import Console
 
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.text import short_keys
-from gluonexp.config.schema import Config
+from gluonexp.config.overrides import by_key
 from gluonexp.sweep import answer
 from gluonexp.sweep.best import IsGroup
 from gluonexp.sweep.launching import Job, Launch
 from gluonexp.sweep.ledger import Ledger, Recorded, Unrecorded
 from gluonexp.sweep.outcomes import Outcome, Summary
-from gluonexp.sweep.points import Point
+from gluonexp.sweep.points import Point, PointSource
 from gluonexp.sweep.screen import Jobs, announce
 from gluonexp.tracking.statuses import FAILED, KILLED, RUNNING
 from gluonexp.tracking.sweeps import SweepRun
-
-
-class PointSource(Protocol):
-    """Where the points come from: a grid, or a search that learns from results.
-
-    Attributes
-    ----------
-    total
-        How many points there will be, those left out included.
-    config
-        What all points share of ``tracking``, ``objective`` and ``sweep``: that of any.
-    keys
-        The override keys that vary.
-    """
-
-    total: int
-    config: Config
-    keys: list[str]
-
-    def arguments(self) -> list[str]:
-        """Return the overrides that are needed to start it again, besides the user's."""
-
-    def parent(self, create: Callable[[], str]) -> str:
-        """Return the id of the parent run, by `create` if there is none yet."""
-
-    def describe(self) -> list[str]:
-        """Return what is going to be run, in lines."""
-
-    def points(self) -> Iterator[Point]:
-        """Yield the next point to run, as soon as it is asked for one."""
-
-    def owns(self, outcome: Outcome) -> bool:
-        """Say whether an outcome of the sweep belongs to what is asked for now."""
-
-    def left(self) -> int:
-        """Return how many points nobody has asked for yet."""
-
-    def ended(self, point: Point, outcome: Outcome) -> None:
-        """Take notice of how a point ended; RUNNING: it is at work elsewhere."""
-
-    def told(self, point: Point) -> Sequence[str]:
-        """Return the overrides that the job of `point` gets besides the point's own."""
-
-    def close(self) -> None:
-        """Give up what is still open."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +57,7 @@ def conduct(plan: SweepPlan, console: Console | None = None) -> Summary:
     console = console or Console()
     config = plan.source.config
     words = [*plan.arguments, *plan.source.arguments()]  # a resumed search has both
-    arguments = list({word.partition("=")[0]: word for word in words}.values())
+    arguments = list(by_key(words).values())
     name = f"sweep over {', '.join(short_keys(plan.source.keys)) or 'nothing'}"
     with closing(plan.source), answer.opened(config, arguments, name, plan.source.parent) as run:
         ledger: Ledger = Unrecorded()
@@ -153,8 +107,9 @@ def _run(plan: SweepPlan, ledger: Ledger, console: Console) -> int:
             yield entry.number, [*point.overrides, *entry.told, *plan.source.told(point)]
 
     metric = plan.source.config.objective.metric
+    display = Jobs(console, plan.source.total, metric)
     with (
-        Jobs(console, plan.source.total, metric) as display,
+        display.bar,
         closing(plan.launch(jobs())) as launched,  # closed, it has ended what still runs
     ):
         for number, ending in launched:

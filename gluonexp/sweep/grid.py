@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from hydra.core.override_parser.types import Override
 from hydra.errors import CompactHydraException
@@ -11,23 +11,14 @@ from hydra.errors import CompactHydraException
 from gluonexp.base.errors import GluonexpError
 from gluonexp.config.schema import Config
 from gluonexp.sweep.outcomes import Outcome
-from gluonexp.sweep.points import Composer, Point
+from gluonexp.sweep.points import Composer, Point, PointSource
 
 # What the points of one sweep must share, since their parent run has one of each.
 SHARED = ("tracking", "objective", "sweep")
 
 
-class Grid:
+class Grid(PointSource):
     """The points of a grid, in the order of the command line; equal ones once.
-
-    Attributes
-    ----------
-    total
-        How many points there are.
-    config
-        What they share.
-    keys
-        What varies.
 
     Raises
     ------
@@ -56,14 +47,6 @@ class Grid:
         self._digests = {point.digest for point in points}
         self.total = len(self._points)
 
-    def arguments(self) -> list[str]:
-        """Nothing more is needed to start it again."""
-        return []
-
-    def parent(self, create: Callable[[], str]) -> str:
-        """Return a parent run of its own."""
-        return create()
-
     def describe(self) -> list[str]:
         """Return what varies, a line for each key."""
         lines = [f"  {key}: {', '.join(choices)}" for key, choices in self._choices.items()]
@@ -82,16 +65,6 @@ class Grid:
     def left(self) -> int:
         """Return how many points nobody has asked for yet."""
         return self.total - self._drawn
-
-    def ended(self, point: Point, outcome: Outcome) -> None:
-        """Nothing is learned from it."""
-
-    def told(self, point: Point) -> Sequence[str]:
-        """Nothing more is to be said."""
-        return ()
-
-    def close(self) -> None:
-        """Nothing is open."""
 
 
 def shared(points: Sequence[Point]) -> Config:

@@ -12,9 +12,10 @@ from typing import Protocol
 
 from gluonexp.base.better import best_of
 from gluonexp.base.source import code_digest
+from gluonexp.config.overrides import quoted
 from gluonexp.config.schema import Config, ObjectiveConfig
 from gluonexp.sweep.outcomes import Outcome
-from gluonexp.sweep.points import Point, quoted
+from gluonexp.sweep.points import Point
 from gluonexp.tracking.statuses import FAILED, FINISHED, KILLED, PRUNED, RUNNING, Ending
 from gluonexp.tracking.sweeps import Attempt, SweepRun
 from gluonexp.training import job_folder

@@ -61,7 +61,7 @@ class Outcome:
     @property
     def name(self) -> str:
         """What varied, as people write it: ``lr=0.01 optim=adam``."""
-        return named(self.varied)
+        return point_name(self.varied)
 
     @property
     def value(self) -> float | None:
@@ -73,7 +73,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Spread:
-    """The results of points that differ in their seed only.
+    """The values of points that differ in their seed only.
 
     Attributes
     ----------
@@ -102,7 +102,7 @@ class Spread:
     @property
     def name(self) -> str:
         """What the points have in common: ``lr=0.01 optim=adam``, or ``all`` without anything."""
-        return named({key: brief(value) for key, value in self.varied.items()}) or "all"
+        return point_name(self.varied) if self.varied else "all"
 
     def row(self) -> tuple[str, str, str, str, str]:
         """Return mean, standard deviation, n (``2 of 3`` if not all finished), min and max."""
@@ -217,19 +217,8 @@ class Summary:
         return sum(outcome.status in statuses for outcome in self.outcomes)
 
 
-# The name of a point where nothing varied.
-ONLY = "the only point"
-
-
-def called(outcome: Outcome) -> str:
-    """Return a point's name for people: as its run's, long numbers shortened."""
-    shown = {key: brief(value) for key, value in outcome.varied.items()}
-    return named(shown) or ONLY
-
-
-def named(varied: Mapping[str, str]) -> str:
-    """Return `varied` as a run's name: short keys where they are clear, ``lr=0.01 optim=adam``."""
-    return " ".join(
-        f"{key}={value}"
-        for key, value in zip(short_keys(list(varied)), varied.values(), strict=True)
-    )
+def point_name(varied: Mapping[str, str]) -> str:
+    """Return the name of a point and its run: ``lr=0.01 optim=adam``; keys and numbers short."""
+    keys, values = short_keys(list(varied)), map(brief, varied.values())
+    words = [f"{key}={value}" for key, value in zip(keys, values, strict=True)]
+    return " ".join(words) or "the only point"

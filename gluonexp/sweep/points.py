@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,9 +14,8 @@ from omegaconf import DictConfig, open_dict, read_write
 
 from gluonexp.base.aliases import former
 from gluonexp.base.errors import GluonexpError
-from gluonexp.base.text import brief
 from gluonexp.config import schema
-from gluonexp.sweep.outcomes import ONLY, named
+from gluonexp.sweep.outcomes import Outcome, point_name
 
 # Keys that say how and where a run is carried out and kept, not what it computes: points that
 # differ in nothing else are one point.
@@ -47,8 +47,59 @@ class Point:
     @property
     def name(self) -> str:
         """What varied, as the name of a run."""
-        shown = {key: brief(value) for key, value in self.varied.items()}
-        return named(shown) or ONLY
+        return point_name(self.varied)
+
+
+class PointSource(ABC):
+    """Where the points come from: a grid, or a search that learns from results.
+
+    Attributes
+    ----------
+    total
+        How many points there will be, those left out included.
+    config
+        What all points share of ``tracking``, ``objective`` and ``sweep``: that of any.
+    keys
+        The override keys that vary.
+    """
+
+    total: int
+    config: schema.Config
+    keys: list[str]
+
+    @abstractmethod
+    def describe(self) -> list[str]:
+        """Return what is going to be run, in lines."""
+
+    @abstractmethod
+    def points(self) -> Iterator[Point]:
+        """Yield the next point to run, as soon as it is asked for one."""
+
+    @abstractmethod
+    def left(self) -> int:
+        """Return how many points nobody has asked for yet."""
+
+    def arguments(self) -> list[str]:
+        """Return the overrides that are needed to start it again, besides the user's."""
+        return []
+
+    def parent(self, create: Callable[[], str]) -> str:
+        """Return the id of the parent run, by `create` if there is none yet."""
+        return create()
+
+    def owns(self, outcome: Outcome) -> bool:
+        """Say whether an outcome of the sweep belongs to what is asked for now."""
+        return True
+
+    def told(self, point: Point) -> Sequence[str]:
+        """Return the overrides that the job of `point` gets besides the point's own."""
+        return ()
+
+    def ended(self, point: Point, outcome: Outcome) -> None:  # noqa: B027
+        """Take notice of how a point ended; RUNNING: it is at work elsewhere."""
+
+    def close(self) -> None:  # noqa: B027
+        """Give up what is still open."""
 
 
 class Composer:
@@ -94,12 +145,6 @@ def digest_of(config: schema.Config) -> str:
         node.pop(last, None)
     # A class that has moved since makes no other point: a sweep of then is resumed with its own.
     return _digest(json.loads(json.dumps(fields, default=str), object_hook=_as_it_was))
-
-
-def quoted(text: str) -> str:
-    """Return `text` as a quoted value of Hydra's overrides."""
-    escaped = text.replace("\\'", "\\\\'").replace("'", "\\'")
-    return f"'{escaped}'"
 
 
 def _as_it_was(node: dict[str, Any]) -> dict[str, Any]:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import csv
 import math
 from pathlib import Path
-
-import pandas as pd
 
 from gluonexp.base.text import brief, digits, duration, short_keys
 from gluonexp.report.charts import Line, curves, spread
 from gluonexp.report.choices import Dot, Scale, against, parallel
 from gluonexp.report.page import Code, Facts, Pictures, Section, Table, Text, page
-from gluonexp.sweep.outcomes import Summary, called
+from gluonexp.sweep.outcomes import Summary
 from gluonexp.tracking.statuses import FAILED, FINISHED, KILLED, PRUNED, RUNNING
 
 # A status by a sign and a word: no reader needs to see colours.
@@ -23,8 +22,8 @@ def results_csv(summary: Summary, path: Path) -> None:
     """Write one row a point, the best first.
 
     Columns: ``rank`` (of points that finished; equal ones share it), ``job``, ``status``, what
-    varied by override key, the objective (such as ``val/acc (best)``) and its ``epoch``, what the
-    best checkpoint came to on the test split, what was measured last of everything else (such as
+    varied by override key, the objective (such as ``val/acc (best)``) and its ``epoch``, the best
+    checkpoint's metrics on the test split, the last value of every other metric (such as
     ``val/loss (last)``), ``seconds``, ``attempts``, ``run_id``, ``error``.
     """
     keys, ranks = summary.varied_keys(), summary.ranks()
@@ -41,16 +40,16 @@ def results_csv(summary: Summary, path: Path) -> None:
         [
             *(ranks.get(outcome.job), outcome.job, outcome.status),
             *(outcome.varied.get(key) for key in keys),
-            *(_measured(outcome.objective), outcome.epoch),
-            *(_measured(outcome.metrics.get(name)) for name in metrics),
-            *(outcome.seconds, outcome.attempts, outcome.run_id, outcome.error),
+            *(outcome.objective, outcome.epoch),
+            *(outcome.metrics.get(name) for name in metrics),
+            None if math.isnan(outcome.seconds) else outcome.seconds,
+            *(outcome.attempts, outcome.run_id, outcome.error),
         ]
         for outcome in summary.ranked()
     ]
-    # As objects, or whole numbers beside empty cells become floats.
-    table = pd.DataFrame(rows, columns=columns, dtype=object)
     path.parent.mkdir(parents=True, exist_ok=True)
-    table.to_csv(path, index=False, lineterminator="\n", errors="replace")
+    with path.open("w", encoding="utf-8", errors="replace", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([columns, *rows])
 
 
 def html(summary: Summary, path: Path) -> None:
@@ -66,11 +65,6 @@ def html(summary: Summary, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     text = page(summary.title, sections, _counts(summary))
     path.write_text(text, encoding="utf-8", errors="replace")
-
-
-def _measured(value: float | None) -> float | str | None:
-    """Return a value that tells NaN, which pandas leaves out, from what was not measured."""
-    return "nan" if value is not None and math.isnan(value) else value
 
 
 def _of_test(name: str) -> bool:
@@ -91,7 +85,7 @@ def _answer(summary: Summary) -> Section:
         return Section("", [Text(f"No point finished with a value of {summary.metric}.")])
     facts = [
         (f"best {summary.metric}", digits(best.objective)),
-        ("with", called(best)),
+        ("with", best.name),
         ("epoch", "-" if best.epoch is None else str(best.epoch)),
     ]
     if "test/acc" in best.metrics:
@@ -143,7 +137,7 @@ def _pictures(summary: Summary) -> list[Section]:
     best, metric = summary.best(), summary.metric
     lines, dots = [], []
     for one in summary.ranked():
-        name, ended = called(one), "" if one.status == FINISHED else one.status.lower()
+        name, ended = one.name, "" if one.status == FINISHED else one.status.lower()
         lines.append(Line(name, one.curve, one is best, ended))
         # How far a pruned point had come says something; a failed one's numbers do not.
         value = one.objective if one.status == PRUNED else one.value
@@ -196,7 +190,7 @@ def _failures(summary: Summary) -> list[Section]:
     rows = [
         [
             str(outcome.job),
-            called(outcome),
+            outcome.name,
             f"{SIGNS[outcome.status]} {outcome.status.lower()}",
             reason,
             outcome.run_id or "-",

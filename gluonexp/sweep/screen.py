@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 
 from rich.console import Console
 from rich.markup import escape
@@ -25,6 +24,11 @@ class Jobs:
         How many points there will be.
     metric
         Which the lines show: its best value.
+
+    Attributes
+    ----------
+    bar
+        Shown while its block lasts.
     """
 
     def __init__(self, console: Console, total: int, metric: str) -> None:
@@ -33,7 +37,7 @@ class Jobs:
         self._metric = metric
         self._running: dict[int, str] = {}
         self._ended = 0
-        self._bar = Progress(
+        self.bar = Progress(
             SpinnerColumn(),
             BarColumn(bar_width=20),
             TextColumn("{task.completed}/{task.total}"),
@@ -43,19 +47,7 @@ class Jobs:
             transient=True,
             disable=not console.is_terminal,
         )
-        self._task = self._bar.add_task("sweep", total=total, running="")
-
-    def __enter__(self) -> Jobs:
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._bar.stop()
+        self._task = self.bar.add_task("sweep", total=total, running="")
 
     def started(self, number: int, name: str) -> None:
         """Show that a job runs."""
@@ -98,7 +90,7 @@ class Jobs:
 
     def _update(self) -> None:
         running = ", ".join(self._running.values())
-        self._bar.update(self._task, completed=self._ended, running=running)
+        self.bar.update(self._task, completed=self._ended, running=running)
 
 
 def announce(console: Console, run: SweepRun | None, description: Sequence[str]) -> None:

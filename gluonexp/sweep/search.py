@@ -10,12 +10,13 @@ from pathlib import Path
 from hydra.core.override_parser.types import Override
 
 from gluonexp.base.errors import GluonexpError
+from gluonexp.config.overrides import quoted
 from gluonexp.sweep.grid import shared
 from gluonexp.sweep.outcomes import Outcome
-from gluonexp.sweep.points import Composer, Point, quoted
+from gluonexp.sweep.points import Composer, Point, PointSource
 from gluonexp.sweep.space import parse
 from gluonexp.sweep.study import PRUNERS, Trial, open_study
-from gluonexp.tracking.statuses import FAILED, FINISHED, PRUNED, RUNNING
+from gluonexp.tracking.statuses import KILLED
 
 STUDIES = Path("mlruns", "studies")
 
@@ -45,17 +46,8 @@ class Options:
     journal: str | None = None
 
 
-class Search:
+class Search(PointSource):
     """The points of an Optuna study, chosen by TPE.
-
-    Attributes
-    ----------
-    total
-        How many trials all processes make.
-    config
-        What they share.
-    keys
-        What is searched.
 
     Raises
     ------
@@ -125,10 +117,6 @@ class Search:
             self._trials.setdefault(point.digest, []).append(trial)
             yield point
 
-    def owns(self, outcome: Outcome) -> bool:
-        """Whatever this study tried is of this search."""
-        return True
-
     def left(self) -> int:
         """Return how many trials no process has asked for yet."""
         return self._study.left()
@@ -136,12 +124,8 @@ class Search:
     def ended(self, point: Point, outcome: Outcome) -> None:
         """Tell the study; a trial whose process died is tried again when the sweep is resumed."""
         number = self._trials[point.digest].pop().number
-        if outcome.status == FINISHED:
-            self._study.tell(number, outcome.objective, "complete")
-        elif outcome.status == PRUNED:
-            self._study.tell(number, None, "pruned")
-        elif outcome.status in (FAILED, RUNNING):  # or the same point is at work elsewhere
-            self._study.tell(number, None, "fail")
+        if outcome.status != KILLED:  # RUNNING: the same point is at work elsewhere
+            self._study.tell(number, outcome.status, outcome.objective)
 
     def told(self, point: Point) -> Sequence[str]:
         """Return what the job needs to report its epochs to the study."""

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gluonexp.base.text import brief, digits, duration, short_keys
-from gluonexp.sweep.outcomes import Outcome, Summary, called
+from gluonexp.sweep.outcomes import Outcome, Summary
 
 
 def sweep_table(console: Console, summary: Summary, limit: int = 20) -> None:
@@ -31,7 +31,7 @@ def sweep_table(console: Console, summary: Summary, limit: int = 20) -> None:
     _over_seeds(console, summary, limit)
     failures = summary.failures()
     for outcome, reason in failures[:limit]:
-        name = f"{called(outcome)}: " if outcome.varied else ""
+        name = f"{outcome.name}: " if outcome.varied else ""
         _say(console, f"job {outcome.job} {outcome.status}: {name}{reason}")
     _more(console, len(failures) - limit)
     best = summary.best()
@@ -39,7 +39,7 @@ def sweep_table(console: Console, summary: Summary, limit: int = 20) -> None:
         _say(console, f"no point finished with a value of {summary.metric}")
     else:
         run = "" if best.run_id is None else f"  run {best.run_id[:8]}"
-        _say(console, f"best: {called(best)}  {summary.metric} {digits(best.objective)}{run}")
+        _say(console, f"best: {best.name}  {summary.metric} {digits(best.objective)}{run}")
 
 
 def _ranking(summary: Summary, shown: Sequence[Outcome], left_out: int, names: bool) -> Table:
@@ -55,7 +55,7 @@ def _ranking(summary: Summary, shown: Sequence[Outcome], left_out: int, names: b
     number: dict[str, Any] = {"justify": "right", "no_wrap": True}
     add("#", (ranks.get(one.job, "") for one in shown), **number)
     if names:
-        add("point", map(called, shown), overflow="fold")
+        add("point", (one.name for one in shown), overflow="fold")
     else:
         for key, short in zip(keys, short_keys(keys), strict=True):
             values = (brief(one.varied.get(key, "-")) for one in shown)

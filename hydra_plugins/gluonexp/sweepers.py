@@ -9,7 +9,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -19,10 +19,11 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
+from gluonexp.config.overrides import by_key
+
 if TYPE_CHECKING:
-    from gluonexp.sweep.conduct import PointSource
     from gluonexp.sweep.outcomes import Summary
-    from gluonexp.sweep.points import Composer
+    from gluonexp.sweep.points import Composer, PointSource
 
 
 class RecordedSweeper(Sweeper):
@@ -70,11 +71,11 @@ class RecordedSweeper(Sweeper):
 
         launcher, folder, loader = self._launcher, self._folder, self._loader
         parser = OverridesParser.create(config_loader=loader)
-        by_key = {
+        parsed = {
             override.get_key_element(): override  # of the same key, the last counts
             for override in parser.parse_overrides([*self._params, *arguments])
         }
-        overrides = list(by_key.values())
+        overrides = list(parsed.values())
         if isinstance(launcher, StreamingLauncher):
             launcher.start(self.count(overrides), _warm_up)  # while we prepare
         try:
@@ -127,32 +128,28 @@ class OptunaSweeper(RecordedSweeper):
 
     Parameters
     ----------
-    n_trials, pruner, seed, study, journal
-        See `gluonexp.sweep.search.Options`.
+    options
+        Those of `gluonexp.sweep.search.Options`.
     """
 
     def __init__(
         self,
-        n_trials: int,
-        pruner: str,
-        seed: int,
-        study: str | None,
-        journal: str | None,
         params: dict[str, str] | None = None,
         max_batch_size: int | None = None,
+        **options: Any,
     ) -> None:
         super().__init__(params, max_batch_size)
-        self._options = (n_trials, pruner, seed, study, journal)
+        self._options = options
 
     def count(self, overrides: Sequence[Override]) -> int:
         """Return the number of trials."""
-        return self._options[0]
+        return int(self._options["n_trials"])
 
     def source(self, composer: Composer, overrides: Sequence[Override]) -> PointSource:
         """Return the study, opened."""
         from gluonexp.sweep.search import Options, Search
 
-        return Search(composer, overrides, Options(*self._options), self._folder)
+        return Search(composer, overrides, Options(**self._options), self._folder)
 
 
 def _typed(config: DictConfig, task: Sequence[str]) -> list[str]:
@@ -169,8 +166,8 @@ def _typed(config: DictConfig, task: Sequence[str]) -> list[str]:
     ]
     if folders and not any(word.startswith("hydra.searchpath=") for word in words):
         words.append(f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in folders)}]")
-    by_key = {word.partition("=")[0]: word for word in [*words, *task]}
-    return [word for key, word in by_key.items() if key not in ("hydra.mode", "sweep.resume")]
+    known = by_key([*words, *task])
+    return [word for key, word in known.items() if key not in ("hydra.mode", "sweep.resume")]
 
 
 def _warm_up() -> None:

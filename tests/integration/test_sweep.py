@@ -505,7 +505,7 @@ def test_a_pruned_run_is_closed_before_its_checkpoints_go(
         number = asked(study)
         reporter = open_trial(journal, "x", number, "none", 3)
         assert not any(reporter.report(2.0, epoch) for epoch in range(3))
-        study.tell(number, 2.0, "complete")
+        study.tell(number, FINISHED, 2.0)
     trial = {"journal": journal, "study": "x", "number": asked(study), "pruner": "median"}
     words = [f"sweep.trial.{key}={value}" for key, value in trial.items()]
     config = app.compose(*TINY, "trainer.epochs=3", "callbacks.checkpoint.keep=0", *words)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gluonexp.base.better import best_of
 from gluonexp.base.text import brief, digits, duration, short_keys
-from gluonexp.sweep.outcomes import Outcome, Summary, called, named
+from gluonexp.sweep.outcomes import Outcome, Summary, point_name
 from gluonexp.tracking.statuses import FAILED, FINISHED, KILLED, PRUNED, RUNNING
 
 STATUSES = (FINISHED, PRUNED, RUNNING, KILLED, FAILED)
@@ -221,11 +221,10 @@ def test_short_keys_are_clear(keys: list[str]) -> None:
 
 def test_names() -> None:
     assert short_keys(["optim.lr", "head.lr", "model"]) == ["optim.lr", "head.lr", "model"]
-    assert named({"optim.lr": "0.01", "optim": "adam"}) == "lr=0.01 optim=adam"
+    assert point_name({"optim.lr": "0.01", "optim": "adam"}) == "lr=0.01 optim=adam"
     outcome = point(3, 0.5, **{"optim.lr": "0.0031622776601683794", "model.channels": "[1,2]"})
-    assert called(outcome) == "lr=0.003162 channels=[1,2]"
-    assert outcome.name == "lr=0.0031622776601683794 channels=[1,2]"
-    assert called(point(3, 0.5)) == "the only point"
+    assert outcome.name == "lr=0.003162 channels=[1,2]"
+    assert point(3, 0.5).name == "the only point"
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from gluonexp.base.better import best_of
 from gluonexp.base.text import digits
 from gluonexp.report import charts, choices, page
 from gluonexp.sweep import report
-from gluonexp.sweep.outcomes import Outcome, Summary, called
+from gluonexp.sweep.outcomes import Outcome, Summary
 from gluonexp.sweep.table import sweep_table
 from gluonexp.tracking.statuses import FAILED, FINISHED, KILLED, PRUNED, RUNNING
 
@@ -379,7 +379,7 @@ def test_the_terminal_table_fits_and_ends_with_the_best(summary: Summary) -> Non
         assert text.endswith("no point finished with a value of val/acc")
     else:
         run = (best.run_id or "")[:8]
-        head = f"best: {called(best)} {summary.metric} {digits(best.objective)} run {run}"
+        head = f"best: {best.name} {summary.metric} {digits(best.objective)} run {run}"
         assert text.endswith(head)
         assert lines[1].split()[0] == "1"
         assert next(line.split()[-1] for line in lines[1:]) == run

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import math
 import platform
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
@@ -18,6 +16,7 @@ from gluonexp.base.errors import GluonexpError
 from gluonexp.base.processes import lives, this_process
 from gluonexp.sweep.study.dimensions import Dimension
 from gluonexp.sweep.study.storage import StoredTrial, opened, quiet
+from gluonexp.tracking.statuses import FAILED, FINISHED, PRUNED
 
 if TYPE_CHECKING:
     import optuna
@@ -29,7 +28,7 @@ STARTUP_TRIALS = 6
 # A point that took its process down this often has failed.
 ATTEMPTS = 3
 
-_OWNER, _ATTEMPT, _DEATHS = "owner", "attempt", "deaths"
+_OWNER, _DEATHS = "owner", "deaths"
 _RETRIED, _LOST = "retries", "lost"
 _PARENT, _METRIC = "parent", "metric"
 
@@ -44,22 +43,14 @@ class Trial:
         Unique in the study, from 0.
     params
         The text of its override, by key.
-    attempt
-        From 1; more where an earlier process died with it or handed it back: then there may be a
-        checkpoint.
     """
 
     number: int
     params: Mapping[str, str]
-    attempt: int = 1
 
 
 class Study:
-    """One search, shared by all processes that open it; see `open_study`.
-
-    As a context manager it hands back, at its end, the trials it did not tell: the process that
-    asks next gets them.
-    """
+    """One search, shared by all processes that open it; see `open_study`."""
 
     def __init__(
         self,
@@ -78,19 +69,8 @@ class Study:
         self._seed = seed
         self._asked: set[int] = set()
 
-    def __enter__(self) -> Study:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
     def close(self) -> None:
-        """Hand back the trials that were not told."""
+        """Hand back the trials that were not told: the process that asks next gets them."""
         for number in sorted(self._asked):
             self._mark(number, _OWNER, None)
         self._asked.clear()
@@ -135,61 +115,42 @@ class Study:
             asked = self._study.ask(
                 {key: dimension.distribution() for key, dimension in self._space.items()}
             )
-            return self._owned(asked.number, asked.params, attempt=1)
+            return self._owned(asked.number, asked.params)
 
-    def tell(self, number: int, value: float | None, state: str) -> None:
+    def tell(self, number: int, status: str, value: float | None = None) -> None:
         """Say how a trial ended; of a trial that has been told, the first answer counts.
 
         Parameters
         ----------
+        status
+            FINISHED, PRUNED, or anything else for a failure.
         value
-            The objective of a complete trial. If it is none or not finite, the trial has failed.
-        state
-            ``complete``, ``pruned`` or ``fail``.
+            The objective of a finished trial. If it is none or not finite, the trial has failed.
         """
         from optuna.trial import TrialState
 
-        states = {
-            "complete": TrialState.COMPLETE,
-            "pruned": TrialState.PRUNED,
-            "fail": TrialState.FAIL,
-        }
-        ended = states[state]
-        if ended == TrialState.COMPLETE and (value is None or not math.isfinite(value)):
-            ended = TrialState.FAIL
-        result = value if ended == TrialState.COMPLETE else None
+        state, result = TrialState.FAIL, None
+        if status == PRUNED:
+            state = TrialState.PRUNED
+        elif status == FINISHED and value is not None and math.isfinite(value):
+            state, result = TrialState.COMPLETE, value
         with quiet():
-            self._study.tell(number, result, state=ended, skip_if_finished=True)
+            self._study.tell(number, result, state=state, skip_if_finished=True)
         self._asked.discard(number)
 
-    def retry_failed(self) -> int:
-        """Let the points that failed be asked for once more; return how many.
+    def retry_failed(self) -> None:
+        """Let the points that failed be asked for once more.
 
         A failed trial does not count any more then, the new one does in its place.
         """
         with self._lock:
-            trials = self._study.get_trials(deepcopy=False)
-            failed = [trial for trial in _counted(trials) if trial.state.name == "FAIL"]
-            for trial in failed:
-                self._study.enqueue_trial(trial.params, user_attrs={_RETRIED: trial.number})
-        return len(failed)
+            for trial in _counted(self._study.get_trials(deepcopy=False)):
+                if trial.state.name == "FAIL":
+                    self._study.enqueue_trial(trial.params, user_attrs={_RETRIED: trial.number})
 
     def left(self) -> int:
         """Return how many trials no process has begun yet."""
         return max(0, self._n_trials - len(_counted(self._study.get_trials(deepcopy=False))))
-
-    def counts(self) -> Counter[str]:
-        """Return how many trials there are, of all processes.
-
-        By state: ``complete``, ``pruned``, ``fail``, ``running`` and ``waiting``. Those of a dead
-        process are waiting, for whoever asks next.
-        """
-        with self._lock:  # nobody is between choosing a point and owning it
-            trials = self._study.get_trials(deepcopy=False)
-        return Counter(
-            "waiting" if _abandoned(trial) else trial.state.name.lower()
-            for trial in _counted(trials)
-        )
 
     def _take_over(self, trial: FrozenTrial) -> Trial | None:
         """Make a trial nobody works on our own, or fail it if it cannot be tried."""
@@ -198,19 +159,18 @@ class Study:
         known = trial.params.keys() == self._space.keys()
         if known and deaths < ATTEMPTS:
             self._mark(trial.number, _DEATHS, deaths)
-            return self._owned(trial.number, trial.params, attrs.get(_ATTEMPT, 1) + 1)
+            return self._owned(trial.number, trial.params)
         if not known:  # its process died while it chose the point, or searched another space
             self._mark(trial.number, _LOST, True)
-        self.tell(trial.number, None, "fail")
+        self.tell(trial.number, FAILED)
         return None
 
-    def _owned(self, number: int, params: Mapping[str, Any], attempt: int) -> Trial:
+    def _owned(self, number: int, params: Mapping[str, Any]) -> Trial:
         owner = {"host": platform.node(), "process": this_process()}
-        self._mark(number, _ATTEMPT, attempt)
         self._mark(number, _OWNER, owner)
         self._asked.add(number)
         texts = {key: dimension.text(params[key]) for key, dimension in self._space.items()}
-        return Trial(number, texts, attempt)
+        return Trial(number, texts)
 
     def _mark(self, number: int, key: str, value: object) -> None:
         StoredTrial(self._study, self._storage, number).mark(key, value)

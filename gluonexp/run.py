@@ -148,12 +148,12 @@ def main(composed: DictConfig) -> "float | Ending | None":
         return _train(composed, workdir, overrides).objective
     except GluonexpError as error:
         # Hydra prints this class as one message.
-        raise CompactHydraException(f"{error}{_how_to_go_on(workdir)}") from None
+        raise CompactHydraException(f"{error}{_how_to_resume(workdir)}") from None
     except KeyboardInterrupt:
-        print(f"interrupted{_how_to_go_on(workdir)}", file=sys.stderr)
+        print(f"interrupted{_how_to_resume(workdir)}", file=sys.stderr)
         sys.exit(130)  # as a shell reports SIGINT
     except SystemExit:
-        print(f"terminated{_how_to_go_on(workdir)}", file=sys.stderr)
+        print(f"terminated{_how_to_resume(workdir)}", file=sys.stderr)
         raise
 
 
@@ -195,7 +195,7 @@ def _named(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".rstrip(": ")
 
 
-def _how_to_go_on(workdir: Path) -> str:
+def _how_to_resume(workdir: Path) -> str:
     last = workdir / "checkpoints" / "last"
     return f"; to continue: trainer.resume={last}" if last.exists() else ""
 

@@ -1,4 +1,4 @@
-"""Which process is at work on something, and whether it still is."""
+"""Which process this is, and whether one of this host still runs."""
 
 import os
 from pathlib import Path
@@ -10,7 +10,7 @@ def this_process() -> str:
 
 
 def lives(process: str) -> bool:
-    """Say whether the process of this host that once was `this_process` is still at work.
+    """Say whether the process of this host that was `this_process` still runs.
 
     Its number alone does not tell: another one has it by now, or it has ended and nobody has
     taken notice (a zombie).
@@ -20,7 +20,7 @@ def lives(process: str) -> bool:
 
 
 def _process(pid: int) -> str | None:
-    """Return number and start of a process; None where there is none at work."""
+    """Return number and start of a process; None where none runs."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:

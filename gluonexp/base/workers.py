@@ -29,7 +29,7 @@ from gluonexp.base.mx import usable_cores
 
 Key = TypeVar("Key")
 
-# A busy worker that is told to stop has so long to close its run (seconds).
+# How long a busy worker has to close its run when it is told to stop (seconds).
 GRACE: Final = 30.0
 
 # How often to look for a dead worker whose socket a child of its own still holds open (seconds).
@@ -104,7 +104,7 @@ class Workers:
     def stream(
         self, tasks: Iterable[tuple[Key, Callable[..., Any], tuple[Any, ...]]]
     ) -> Generator[tuple[Key, Any], None, None]:
-        """Carry out tasks, and yield the result of each as soon as it ends.
+        """Carry out tasks, and yield the outcome of each as soon as it ends.
 
         A task is taken from `tasks` only when a worker is free for it, after all results that led
         up to it were yielded. Closing the iterator stops what runs, as leaving the block does.
@@ -216,7 +216,7 @@ class _Worker:
         self.key, self.busy = key, True
 
     def take(self) -> Any:
-        """Return the result of the task."""
+        """Return the outcome of the task."""
         self.busy = False
         try:
             # Of a dead worker whose socket is still held, there may be nothing to receive.
@@ -251,7 +251,7 @@ class _Worker:
         return self.dead() or self.connection.poll()
 
     def ask_to_end(self) -> None:
-        """Cut short what it does, if anything, and let it end."""
+        """Stop its task, if it has one, and let it end."""
         with suppress(OSError):
             self.connection.send_bytes(b"")
         self.process.terminate()

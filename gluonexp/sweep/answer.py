@@ -1,4 +1,4 @@
-"""What a sweep ends in: the parent run, its report, and the best point."""
+"""The parent run of a sweep: opened, given the result, its report and the best point."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from gluonexp.base.errors import GluonexpError
-from gluonexp.base.text import redact
+from gluonexp.base.text import digits, redact
 from gluonexp.config.schema import Config
 from gluonexp.sweep import screen
 from gluonexp.sweep.best import IsGroup, best_yaml
@@ -49,7 +49,8 @@ def opened(
     name
         Of a new parent run, if ``tracking.run_name`` gives none.
     parent
-        Returns the parent run of all processes that work on the sweep; it is given what makes one.
+        Returns the id of the parent run that all processes of the sweep share. Its argument
+        creates one.
 
     Raises
     ------
@@ -166,7 +167,7 @@ def give(
 def _write(
     summary: Summary, run: SweepRun, best: Outcome | None, folder: Path, is_group: IsGroup
 ) -> None:
-    from gluonexp.sweep import report as report  # matplotlib: after the jobs is early enough
+    from gluonexp.sweep import report  # matplotlib: after the jobs is early enough
 
     report.results_csv(summary, folder / "results.csv")
     report.html(summary, folder / "report.html")
@@ -193,13 +194,13 @@ def _note(summary: Summary) -> str:
         f"| | | {summary.metric} | test/acc | run |",
         "| --: | --- | --: | --: | --- |",
     ]
-    for rank, one in enumerate(summary.ranked()[:NOTED], start=1):
-        value = "" if one.objective is None else f"{one.objective:.4f}"
-        test = f"{one.metrics['test/acc']:.4f}" if "test/acc" in one.metrics else ""
+    ranks = summary.ranks()
+    for one in summary.ranked()[:NOTED]:
+        value, test = digits(one.objective), digits(one.metrics.get("test/acc"))
         state = "" if one.status == FINISHED else f"{one.status} "
         link = f"[{str(one.run_id)[:8]}](#/experiments/{summary.experiment_id}/runs/{one.run_id})"
-        place = rank if one.status == FINISHED else "-"
-        lines.append(f"| {place} | {state}`{one.name}` | {value} | {test} | {link} |")
+        rank = ranks.get(one.job, "-")
+        lines.append(f"| {rank} | {state}`{one.name}` | {value} | {test} | {link} |")
     if len(summary.outcomes) > NOTED:
         lines += ["", f"and {len(summary.outcomes) - NOTED} more in `sweep/results.csv`"]
     return "\n".join([*lines, "", "All of it: artifact `sweep/report.html`."])

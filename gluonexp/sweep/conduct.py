@@ -1,4 +1,4 @@
-"""A sweep from its first job to its answer, told top to bottom."""
+"""A sweep from its first job to its result, top to bottom."""
 
 from __future__ import annotations
 
@@ -66,10 +66,10 @@ def conduct(plan: SweepPlan, console: Console | None = None) -> Summary:
         announce(console, run, plan.source.describe())
         try:
             left_out = _run(plan, ledger, console)
-            ledger.settle("its launcher lost it")
-        except GluonexpError:  # the store fails; what can still be told to it, is
+            ledger.settle("its launcher did not report its end")
+        except GluonexpError:  # most often the store fails; what it still takes is recorded
             with suppress(GluonexpError):
-                ledger.settle("the sweep could not go on")
+                ledger.settle("the sweep was stopped by an error")
             raise
         except (KeyboardInterrupt, SystemExit):
             ledger.settle("the sweep was interrupted")
@@ -77,7 +77,7 @@ def conduct(plan: SweepPlan, console: Console | None = None) -> Summary:
                 summary = _summary(plan, ledger, run)
                 answer.give(console, run, config, summary, plan.is_group, interrupted=True)
             raise
-        with ledger.lock():  # of several processes, the last writes the final report
+        with ledger.lock():  # of several processes, the last to end writes the result
             summary = _summary(plan, ledger, run)
             summary = replace(summary, problem=_problem(plan.source, summary, left_out))
             answer.give(console, run, config, summary, plan.is_group)
@@ -104,7 +104,8 @@ def _run(plan: SweepPlan, ledger: Ledger, console: Console) -> int:
                 continue
             running[entry.number] = point
             display.started(entry.number, point.name)
-            yield entry.number, [*point.overrides, *entry.told, *plan.source.told(point)]
+            added = (*entry.overrides, *plan.source.job_overrides(point))
+            yield entry.number, [*point.overrides, *added]
 
     metric = plan.source.config.objective.metric
     display = Jobs(console, plan.source.total, metric)

@@ -63,7 +63,7 @@ class Grid(PointSource):
         return outcome.point in self._digests
 
     def left(self) -> int:
-        """Return how many points nobody has asked for yet."""
+        """Return how many points have not been yielded yet."""
         return self.total - self._drawn
 
 

@@ -1,4 +1,4 @@
-"""How a sweep runs its jobs, by whatever launcher Hydra was given."""
+"""How a sweep runs its jobs, with any of Hydra's launchers."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def launched(
 
 
 def _ending(done: JobReturn) -> Ending:
-    """Return what a job said of its end; of one that could not, what its launcher saw."""
+    """Return how a job says it ended; of one that could not, how its launcher saw it end."""
     outcome = hydra_private.outcome(done)
     if done.status is JobStatus.COMPLETED:
         assert isinstance(outcome, Ending)

@@ -1,4 +1,4 @@
-"""Which points of a sweep have been tried, by whom, and with what result."""
+"""Which points of a sweep have been tried, by which process, and with what result."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from gluonexp.training import job_folder
 
 @dataclass(frozen=True)
 class Begun:
-    """An attempt that was entered: its number, and what its job must be told (overrides)."""
+    """An attempt that was entered: its number, and the overrides that its job needs."""
 
     number: int
-    told: list[str]
+    overrides: list[str]
 
 
 class Ledger(Protocol):
-    """Keeps account of a sweep's points."""
+    """The attempts at the points of a sweep."""
 
     def lock(self) -> AbstractContextManager[object]:
         """Keep out other processes that work on this sweep."""
 
     def begin(self, point: Point) -> Begun | Outcome:
-        """Enter a new attempt; or return the result there is, or will be from another process."""
+        """Enter a new attempt; or return the known result, RUNNING if another process has it."""
 
     def end(self, number: int, ending: Ending) -> Outcome:
         """Enter how an attempt ended, as its launcher saw it."""
@@ -49,7 +49,7 @@ class Ledger(Protocol):
 
 
 class Unrecorded:
-    """The account of a sweep with ``tracking=none``: it ends with the process."""
+    """The attempts of a sweep with ``tracking=none``: they are forgotten with the process."""
 
     def __init__(self) -> None:
         self._open: dict[int, tuple[Point, float]] = {}
@@ -93,7 +93,7 @@ class Unrecorded:
 
 
 class Recorded:
-    """The account of a sweep in the store, shared by all processes that work on it.
+    """The attempts of a sweep in the store, shared by all processes that work on it.
 
     Parameters
     ----------
@@ -133,11 +133,11 @@ class Recorded:
             number = max((one.job for one in attempts), default=-1) + 1
             run_id = self._run.begin(number, point.digest, point.varied, point.name)
             self._open[number] = run_id
-        told = [f"tracking.run_id={quoted(run_id)}"]
+        overrides = [f"tracking.run_id={quoted(run_id)}"]
         checkpoints = (self._checkpoint(one, point) for one in tried)
         if (last := next(filter(None, checkpoints), None)) is not None:
-            told.append(f"trainer.resume={quoted(str(last))}")
-        return Begun(number, told)
+            overrides.append(f"trainer.resume={quoted(str(last))}")
+        return Begun(number, overrides)
 
     def end(self, number: int, ending: Ending) -> Outcome:
         """Read how a job ended; where it could not say so itself, enter it."""
@@ -177,7 +177,7 @@ class Recorded:
         for one in self._run.attempts():
             ours = one.run_id in self._open.values()
             if one.status == RUNNING and not ours and not one.elsewhere(self._take_over):
-                reason = f"{one.where} ended without a word"
+                reason = f"{one.where} ended without recording it"
                 self._run.end(one.run_id, Ending(KILLED, reason=reason))
 
     def _curves(self, run_ids: list[str]) -> Mapping[str, list[tuple[int, float]]]:

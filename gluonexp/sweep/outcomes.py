@@ -203,7 +203,7 @@ class Summary:
         return None if first is None or first.value is None else first
 
     def failures(self) -> list[tuple[Outcome, str]]:
-        """Return what did not come to a value, but for what was pruned or still runs, and why."""
+        """Return the points that ended without a value, and why; not those that were pruned."""
         failures = []
         for outcome in self.outcomes:
             if outcome.status in (FAILED, KILLED):

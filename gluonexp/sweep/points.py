@@ -58,7 +58,7 @@ class PointSource(ABC):
     total
         How many points there will be, those left out included.
     config
-        What all points share of ``tracking``, ``objective`` and ``sweep``: that of any.
+        Of any point: all of them share ``tracking``, ``objective`` and ``sweep``.
     keys
         The override keys that vary.
     """
@@ -77,7 +77,7 @@ class PointSource(ABC):
 
     @abstractmethod
     def left(self) -> int:
-        """Return how many points nobody has asked for yet."""
+        """Return how many points have not been yielded yet."""
 
     def arguments(self) -> list[str]:
         """Return the overrides that are needed to start it again, besides the user's."""
@@ -91,15 +91,15 @@ class PointSource(ABC):
         """Say whether an outcome of the sweep belongs to what is asked for now."""
         return True
 
-    def told(self, point: Point) -> Sequence[str]:
+    def job_overrides(self, point: Point) -> Sequence[str]:
         """Return the overrides that the job of `point` gets besides the point's own."""
         return ()
 
     def ended(self, point: Point, outcome: Outcome) -> None:  # noqa: B027
-        """Take notice of how a point ended; RUNNING: it is at work elsewhere."""
+        """Learn how a point ended; RUNNING: another process runs it."""
 
     def close(self) -> None:  # noqa: B027
-        """Give up what is still open."""
+        """Hand back what was not ended."""
 
 
 class Composer:

@@ -26,10 +26,9 @@ def callbacks(config: Config) -> list[Callback]:
 
 
 class Prune(Callback):
-    """Report each epoch to the study the run is a trial of, and end it where that is hopeless.
+    """Report each epoch to the study that the run is a trial of, and end it early if that says so.
 
-    What is reported is the best value so far: that is what a run is measured by, and a dip in one
-    epoch does not end it.
+    The best value so far is reported: a run is ranked by it, and one bad epoch does not end it.
     """
 
     def __init__(self, reporter: Reporter, metric: str, mode: str) -> None:
@@ -42,11 +41,11 @@ class Prune(Callback):
             self._report(row, int(row["epoch"]))
 
     def epoch_end(self, fit: Fit) -> None:
-        """End training as PRUNED where the study has no hope; the last epoch makes a whole run."""
-        hopeless = self._report(fit.metrics, fit.epoch)
-        if hopeless and fit.epoch + 1 < fit.epochs:
+        """End training as PRUNED where the study says so; never after the last epoch."""
+        behind = self._report(fit.metrics, fit.epoch)
+        if behind and fit.epoch + 1 < fit.epochs:
             best = f"{self._better.metric} {self._better.value:.4g}"
-            raise StopFit(f"pruned, {best} after epoch {fit.epoch} promises too little", PRUNED)
+            raise StopFit(f"pruned, {best} after epoch {fit.epoch} is behind other trials", PRUNED)
 
     def _report(self, metrics: dict[str, float], epoch: int) -> bool:
         if self._better.metric not in metrics:

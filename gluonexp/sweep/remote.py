@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
 
 import cloudpickle
 from hydra.core.utils import JobReturn, JobStatus, run_job
@@ -46,7 +45,7 @@ def run(shared: bytes, number: int, overrides: Sequence[str]) -> JobReturn:
 
 
 @lru_cache(maxsize=1)
-def _unpacked(shared: bytes) -> Any:
+def _unpacked(shared: bytes) -> tuple[HydraContext, DictConfig, TaskFunction]:
     """Unpack once in each worker: restoring the state is slow."""
     hydra_context, config, task_function, state = cloudpickle.loads(shared)
     hydra_private.restore(state)

@@ -1,4 +1,4 @@
-"""What a sweep says on the terminal while its jobs run, and when it is interrupted."""
+"""What a sweep prints while its jobs run, and at its end."""
 
 from __future__ import annotations
 
@@ -13,6 +13,11 @@ from gluonexp.base.text import redact
 from gluonexp.sweep.outcomes import Outcome
 from gluonexp.tracking.statuses import FAILED, FINISHED, KILLED, PRUNED, RUNNING
 from gluonexp.tracking.sweeps import SweepRun
+
+
+def line(console: Console, text: str) -> None:
+    """Print a text as it is."""
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 class Jobs:
@@ -59,12 +64,12 @@ class Jobs:
         self._ended += 1
         if outcome.status == RUNNING:
             self._print(f"{name}  is being run by {outcome.error}")
-            _line(self._console, "      should that be gone: sweep.take_over=true runs it here")
+            line(self._console, "      if that process is gone: sweep.take_over=true runs it here")
         else:
             self._print(f"{name}  {self._result(outcome)}  (before; run {_short(outcome)})")
 
     def ended(self, outcome: Outcome, name: str, log: Path) -> None:
-        """Say how a job ended; where it failed, why, and where all it said is."""
+        """Say how a job ended; where it failed, why, and where its output is."""
         self._running.pop(outcome.job, None)
         self._ended += 1
         run = f"  run {_short(outcome)}" if outcome.run_id else ""
@@ -73,9 +78,7 @@ class Jobs:
             return
         self._print(f"{name}  [red]{outcome.status}[/red]: {escape(outcome.error or '')}{run}")
         if log.is_file():
-            self._console.print(
-                f"      what it said: {log}", highlight=False, markup=False, soft_wrap=True
-            )
+            line(self._console, f"      its output: {log}")
 
     def _result(self, outcome: Outcome) -> str:
         value = "none" if outcome.objective is None else f"{outcome.objective:.4f}"
@@ -96,9 +99,7 @@ class Jobs:
 def announce(console: Console, run: SweepRun | None, description: Sequence[str]) -> None:
     """Say which sweep this is, so that it can be resumed if the process is gone, and of what."""
     name = "" if run is None else f" {run.run_id}"
-    first, *more = description
-    for line in (f"sweep{name}: {first}", *more):
-        _line(console, line)
+    line(console, "\n".join([f"sweep{name}: {description[0]}", *description[1:]]))
 
 
 def farewell(
@@ -111,7 +112,7 @@ def farewell(
     best: str | None,
     model: str | None,
 ) -> None:
-    """Say how the sweep ended, and the commands that go on from it."""
+    """Say how the sweep ended, and the commands to look at it, use it and resume it."""
     short, store = run.run_id[:8], f" --tracking-uri {redact(uri)}" if uri else ""
     why = f": {problem}" if problem else ""
     lines = [f"sweep {run.run_id} {status}{why}", f"  see it:  gluonexp ui --sweep {short}{store}"]
@@ -123,13 +124,8 @@ def farewell(
         lines.append(f"  model:   {model}")
     if status in (FAILED, KILLED):
         typed = f" tracking.uri={redact(uri)}" if uri else ""
-        lines.append(f"  go on:   python -m gluonexp.run sweep.resume={short}{typed}")
-    for line in lines:
-        _line(console, line)
-
-
-def _line(console: Console, line: str) -> None:
-    console.print(line, highlight=False, markup=False, soft_wrap=True)
+        lines.append(f"  resume:  python -m gluonexp.run sweep.resume={short}{typed}")
+    line(console, "\n".join(lines))
 
 
 def _short(outcome: Outcome) -> str:

@@ -23,7 +23,7 @@ STUDIES = Path("mlruns", "studies")
 
 @dataclass(frozen=True)
 class Options:
-    """What ``hydra/sweeper=optuna`` is told.
+    """The settings of ``hydra/sweeper=optuna``.
 
     Attributes
     ----------
@@ -36,7 +36,8 @@ class Options:
     study
         A name that several processes share; None for a study of this sweep alone.
     journal
-        The study's file; None for one named after the study, or in the sweep's folder.
+        The study's file (Optuna's word); None for one named after the study, or in the sweep's
+        folder.
     """
 
     n_trials: int = 20
@@ -81,9 +82,9 @@ class Search(PointSource):
         self._resumes = self.config.sweep.resume is not None
         self._name = options.study or folder.name
         own = STUDIES / f"{options.study}.journal" if options.study else folder / "study.journal"
-        self._journal = Path(options.journal or own).absolute()
+        self._file = Path(options.journal or own).absolute()
         self._study = open_study(
-            self._journal,
+            self._file,
             self._name,
             self._space,
             metric=self.config.objective.metric,
@@ -95,8 +96,8 @@ class Search(PointSource):
 
     def arguments(self) -> list[str]:
         """Return the overrides with which another process finds this study."""
-        journal = quoted(str(self._journal))
-        return [f"hydra.sweeper.study={quoted(self._name)}", f"hydra.sweeper.journal={journal}"]
+        file = quoted(str(self._file))
+        return [f"hydra.sweeper.study={quoted(self._name)}", f"hydra.sweeper.journal={file}"]
 
     def parent(self, create: Callable[[], str]) -> str:
         """Return the parent run of all processes that share the study."""
@@ -124,13 +125,13 @@ class Search(PointSource):
     def ended(self, point: Point, outcome: Outcome) -> None:
         """Tell the study; a trial whose process died is tried again when the sweep is resumed."""
         number = self._trials[point.digest].pop().number
-        if outcome.status != KILLED:  # RUNNING: the same point is at work elsewhere
+        if outcome.status != KILLED:  # RUNNING: another process runs the same point
             self._study.tell(number, outcome.status, outcome.objective)
 
-    def told(self, point: Point) -> Sequence[str]:
+    def job_overrides(self, point: Point) -> Sequence[str]:
         """Return what the job needs to report its epochs to the study."""
         return [
-            f"sweep.trial.journal={quoted(str(self._journal))}",
+            f"sweep.trial.journal={quoted(str(self._file))}",
             f"sweep.trial.study={quoted(self._name)}",
             f"sweep.trial.number={self._trials[point.digest][-1].number}",
             f"sweep.trial.pruner={self._pruner}",

@@ -1,7 +1,7 @@
 """What a search looks through, in the words of Hydra's overrides.
 
-``optim.lr=interval(1e-4,1e-1)`` means here what it means elsewhere with Hydra and Optuna, with one
-addition: a scale. What spans two orders of magnitude is searched on a log scale.
+``optim.lr=interval(1e-4,1e-1)`` means what it means to Hydra's Optuna plugin, with one addition: a
+scale. What spans two orders of magnitude is searched on a log scale.
 """
 
 from __future__ import annotations

@@ -12,16 +12,14 @@ from rich.text import Text
 
 from gluonexp.base.text import brief, digits, duration, short_keys
 from gluonexp.sweep.outcomes import Outcome, Summary
+from gluonexp.sweep.screen import line
 
 
 def sweep_table(console: Console, summary: Summary, limit: int = 20) -> None:
     """Print a sweep's points from best to worst, means over seeds, what failed, and the best."""
     ranked = summary.ranked()
     # What finds no room on a narrow terminal is in the report.
-    tables = (
-        _ranking(summary, ranked[:limit], left_out, names)
-        for left_out, names in ((0, False), (1, False), (2, False), (2, True))
-    )
+    tables = (_ranking(summary, ranked[:limit], left_out) for left_out in range(4))
     endless = console.options.update(max_width=10_000)
     for table in tables:
         if Measurement.get(console, endless, table).maximum <= console.width:
@@ -32,18 +30,18 @@ def sweep_table(console: Console, summary: Summary, limit: int = 20) -> None:
     failures = summary.failures()
     for outcome, reason in failures[:limit]:
         name = f"{outcome.name}: " if outcome.varied else ""
-        _say(console, f"job {outcome.job} {outcome.status}: {name}{reason}")
+        line(console, f"job {outcome.job} {outcome.status}: {name}{reason}")
     _more(console, len(failures) - limit)
     best = summary.best()
     if best is None:
-        _say(console, f"no point finished with a value of {summary.metric}")
+        line(console, f"no point finished with a value of {summary.metric}")
     else:
         run = "" if best.run_id is None else f"  run {best.run_id[:8]}"
-        _say(console, f"best: {best.name}  {summary.metric} {digits(best.objective)}{run}")
+        line(console, f"best: {best.name}  {summary.metric} {digits(best.objective)}{run}")
 
 
-def _ranking(summary: Summary, shown: Sequence[Outcome], left_out: int, names: bool) -> Table:
-    """Return the table of points without its `left_out` least columns, what varied as one name."""
+def _ranking(summary: Summary, shown: Sequence[Outcome], left_out: int) -> Table:
+    """Return the table of points without time, epoch, then with one column for what varied."""
     ranks, keys = summary.ranks(), summary.varied_keys()
     table = Table(box=None, pad_edge=False)
 
@@ -54,7 +52,7 @@ def _ranking(summary: Summary, shown: Sequence[Outcome], left_out: int, names: b
     columns: list[list[Text]] = []
     number: dict[str, Any] = {"justify": "right", "no_wrap": True}
     add("#", (ranks.get(one.job, "") for one in shown), **number)
-    if names:
+    if left_out == 3:
         add("point", (one.name for one in shown), overflow="fold")
     else:
         for key, short in zip(keys, short_keys(keys), strict=True):
@@ -91,8 +89,4 @@ def _over_seeds(console: Console, summary: Summary, limit: int) -> None:
 
 def _more(console: Console, count: int) -> None:
     if count > 0:
-        _say(console, f"... {count} more in sweep/results.csv")
-
-
-def _say(console: Console, line: str) -> None:
-    console.print(line, highlight=False, markup=False, soft_wrap=True)
+        line(console, f"... {count} more in sweep/results.csv")

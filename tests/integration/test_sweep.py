@@ -527,7 +527,7 @@ def test_a_pruned_run_is_closed_before_its_checkpoints_go(
     result = experiment.run(config, folder / "job", (), Console(file=screen, width=100))
     said = screen.getvalue()
     assert result.ending.status == PRUNED
-    assert re.search(r"^stopped early: pruned, val/acc \S+ after epoch 1 promises", said, re.M)
+    assert re.search(r"^stopped early: pruned, val/acc \S+ after epoch 1 is behind", said, re.M)
     assert f"\nrun {result.run_id} PRUNED\n" in said
     assert "best epoch" not in said and "gluonexp predict" not in said
     assert sorted(kept) == ["best", "last"]

@@ -461,7 +461,9 @@ def test_a_run_is_pruned_by_its_study(journal, fit):
     pruned = fit(1e-6, pruning.Prune(reporter, "val/loss", "min"))
     assert pruned.ending.status == PRUNED
     best = min(row["val/loss"] for row in pruned.history)
-    assert pruned.ending.reason == f"pruned, val/loss {best:.4g} after epoch 1 promises too little"
+    assert (
+        pruned.ending.reason == f"pruned, val/loss {best:.4g} after epoch 1 is behind other trials"
+    )
     assert len(pruned.history) == 2  # a tenth of 10 epochs, then the decision
 
     good = fit(1e-6, pruning.Prune(trial_of(journal, number, "none"), "val/loss", "min"))

@@ -24,10 +24,10 @@ class Reporter:
         self._known = trial.epochs()
 
     def report(self, value: float, epoch: int) -> bool:
-        """Report the value after an epoch (from 0); return whether the trial is not worth more.
+        """Report the value after an epoch (from 0); return whether to end the trial.
 
-        What the study knows already, from before the job was resumed, is not reported again, and
-        nothing follows from it. A value that is not a number has no hope.
+        An epoch that the study knows already, from before the job was resumed, is not reported
+        again, and ends nothing. A value that is not a number ends the trial, if any value may.
         """
         if epoch in self._known:
             return False

@@ -1,4 +1,4 @@
-"""The search, seen from the sweep: it asks for points, and tells how they ended."""
+"""The study, seen from the sweep: it asks for points, and tells how they ended."""
 
 from __future__ import annotations
 
@@ -106,8 +106,8 @@ class Study:
             waiting = any(trial.state.name == "WAITING" for trial in trials)
             if not waiting and len(_counted(trials)) >= self._n_trials:
                 return None
-            # A sampler keeps a state of its own, which a second process, or the same one after a
-            # restart, would begin anew: all would draw the same points.
+            # A sampler keeps its own random state. A second process, or this one after a restart,
+            # would begin it anew: all would draw the same points.
             seed = SeedSequence([self._seed, len(trials)]).generate_state(1)
             self._study.sampler = optuna.samplers.TPESampler(
                 seed=int(seed[0]), n_startup_trials=STARTUP_TRIALS
@@ -153,7 +153,7 @@ class Study:
         return max(0, self._n_trials - len(_counted(self._study.get_trials(deepcopy=False))))
 
     def _take_over(self, trial: FrozenTrial) -> Trial | None:
-        """Make a trial nobody works on our own, or fail it if it cannot be tried."""
+        """Take over a trial that no process works on, or fail it if it cannot be tried."""
         attrs = trial.user_attrs
         deaths = attrs.get(_DEATHS, 0) + (attrs.get(_OWNER) is not None)
         known = trial.params.keys() == self._space.keys()
@@ -260,7 +260,7 @@ def _counted(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
 
 
 def _abandoned(trial: FrozenTrial) -> bool:
-    """Say whether nobody works on a trial that runs: handed back, or its process died."""
+    """Say whether no process works on a trial that runs: handed back, or its process died."""
     if trial.state.name != "RUNNING":
         return False
     owner = trial.user_attrs.get(_OWNER)

@@ -60,9 +60,8 @@ def conduct(plan: SweepPlan, console: Console | None = None) -> Summary:
     arguments = list(by_key(words).values())
     name = f"sweep over {', '.join(short_keys(plan.source.keys)) or 'nothing'}"
     with closing(plan.source), answer.opened(config, arguments, name, plan.source.parent) as run:
-        ledger: Ledger = Unrecorded()
-        if run is not None:
-            ledger = Recorded(run, config.objective, config.sweep.take_over)
+        take_over = config.sweep.take_over
+        ledger = Recorded(run, config.objective, take_over) if run is not None else Unrecorded()
         announce(console, run, plan.source.describe())
         try:
             left_out = _run(plan, ledger, console)

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Protocol
 
 from gluonexp.base.better import best_of
 from gluonexp.base.source import code_digest
@@ -29,25 +28,6 @@ class Begun:
     overrides: list[str]
 
 
-class Ledger(Protocol):
-    """The attempts at the points of a sweep."""
-
-    def lock(self) -> AbstractContextManager[object]:
-        """Keep out other processes that work on this sweep."""
-
-    def begin(self, point: Point) -> Begun | Outcome:
-        """Enter a new attempt; or return the known result, RUNNING if another process has it."""
-
-    def end(self, number: int, ending: Ending) -> Outcome:
-        """Enter how an attempt ended, as its launcher saw it."""
-
-    def settle(self, reason: str) -> None:
-        """Enter all attempts as KILLED that did not end, and whose jobs are gone."""
-
-    def outcomes(self) -> list[Outcome]:
-        """Return how each point ended, by number; of several attempts, the one that counts."""
-
-
 class Unrecorded:
     """The attempts of a sweep with ``tracking=none``: they are forgotten with the process."""
 
@@ -60,7 +40,7 @@ class Unrecorded:
         return nullcontext()
 
     def begin(self, point: Point) -> Begun | Outcome:
-        """Enter a new attempt."""
+        """Enter a new attempt; here each point has one."""
         number = len(self._open) + len(self._ended)
         self._open[number] = point, time.monotonic()
         return Begun(number, [])
@@ -118,8 +98,9 @@ class Recorded:
         return self._run.lock()
 
     def begin(self, point: Point) -> Begun | Outcome:
-        """Make a child run, unless an equal point finished or another process is at work on it.
+        """Make a child run, unless an equal point finished or another process runs it.
 
+        Then the result is returned, or an outcome that is RUNNING.
         Equal are configuration, code and data. A job that was cut off resumes from its checkpoint.
         """
         with self.lock():
@@ -226,3 +207,6 @@ class Recorded:
         if key not in self._digests:
             self._digests[key] = assembly.data(config, assembly.components(config).source).digest
         return self._digests[key]
+
+
+Ledger = Recorded | Unrecorded

@@ -106,7 +106,6 @@ def _table(summary: Summary) -> Table:
         for name in dict.fromkeys(("test/acc", f"test/{summary.metric.rpartition('/')[2]}"))
         if any(name in outcome.metrics for outcome in summary.outcomes)
     ]
-    varied = dict(zip(keys, short_keys(keys), strict=True))
     numbers = [summary.metric, "epoch", *tests, "time"]
     best = summary.best()
     rows = []
@@ -125,7 +124,7 @@ def _table(summary: Summary) -> Table:
             ]
         )
     return Table(
-        ["rank", *varied.values(), *numbers, "status", "run"],
+        ["rank", *short_keys(keys), *numbers, "status", "run"],
         rows,
         right=["rank", *numbers],
         ids=["run"],
@@ -139,18 +138,22 @@ def _pictures(summary: Summary) -> list[Section]:
     for one in summary.ranked():
         name, ended = one.name, "" if one.status == FINISHED else one.status.lower()
         lines.append(Line(name, one.curve, one is best, ended))
-        # How far a pruned point had come says something; a failed one's numbers do not.
+        # The value of a pruned point is shown; the numbers of a failed one mean nothing.
         value = one.objective if one.status == PRUNED else one.value
         dots.append(Dot(name, one.varied, value, one is best, ended))
     title = "Curves and choices"
     if not any(line.points for line in lines) and all(math.isnan(dot.height) for dot in dots):
         return [Section(title, [Text("There is no value to draw.", quiet=True)])]
-    # A seed is no choice: it has a section of its own.
-    keys = [key for key in _varying(summary) if key != "seed"]
+    keys = [
+        key
+        for key in summary.varied_keys()
+        # A seed is no choice: it has a section of its own.
+        if key != "seed" and len({one.varied.get(key) for one in summary.outcomes}) > 1
+    ]
     by_key = []
     for key in keys:
         having = [dot for dot in dots if key in dot.chosen]
-        # More names than these would not be legible side by side; the poles have room.
+        # More names than these are not legible side by side; parallel coordinates have room.
         if len(Scale.of(key, [dot.chosen[key] for dot in having]).names) <= 8:
             by_key.append(against(key, having, metric, summary.mode, joined=len(keys) == 1))
     wide = len(by_key) > 0 and len(by_key) % 2 == 0  # the others stand in twos without the curves
@@ -158,14 +161,6 @@ def _pictures(summary: Summary) -> list[Section]:
     if len(keys) > 1:
         pictures.append(parallel(keys, dots, metric, summary.mode))
     return [Section(title, [Pictures(pictures)])]
-
-
-def _varying(summary: Summary) -> list[str]:
-    return [
-        key
-        for key in summary.varied_keys()
-        if len({outcome.varied.get(key) for outcome in summary.outcomes}) > 1
-    ]
 
 
 def _over_seeds(summary: Summary) -> list[Section]:

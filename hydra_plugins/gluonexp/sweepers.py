@@ -19,8 +19,6 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from gluonexp.config.overrides import by_key
-
 if TYPE_CHECKING:
     from gluonexp.sweep.outcomes import Summary
     from gluonexp.sweep.points import Composer, PointSource
@@ -158,6 +156,8 @@ def _typed(config: DictConfig, task: Sequence[str]) -> list[str]:
     A folder given by ``--config-dir`` is among them. Which sweep was resumed is not: what starts
     it again need not do so in the same parent.
     """
+    from gluonexp.config.overrides import by_key
+
     words = [str(word) for word in config.hydra.overrides.hydra]
     folders = [
         str(Path(source.path).resolve())

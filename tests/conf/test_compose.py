@@ -1,6 +1,7 @@
 """Composition: every choice composes, and what cannot work is one clear message."""
 
 import re
+import sys
 from dataclasses import is_dataclass
 from importlib import import_module
 from inspect import Parameter, signature
@@ -13,7 +14,7 @@ from omegaconf import OmegaConf
 
 from gluonexp import run
 from gluonexp.base.errors import GluonexpError
-from gluonexp.config import schema
+from gluonexp.config import hydra_private, schema
 from gluonexp.sweep.points import digest_of
 
 CONF = Path(run.conf_dir())
@@ -183,3 +184,9 @@ def test_a_point_is_told_from_others_by_what_it_computes(compose):
         assert digest_of(compose(how)) == point
     for what in ("seed=1", "trainer.epochs=3", f"{callback}.metric=val/loss", f"{callback}=null"):
         assert digest_of(compose(what)) != point
+
+
+def test_where_hydra_has_moved_its_parts_tab_completes_nothing(monkeypatch):
+    assert hydra_private.completions(run.conf_dir(), ["optim=ada"])
+    monkeypatch.setitem(sys.modules, "hydra._internal.utils", None)
+    assert hydra_private.completions(run.conf_dir(), ["optim=ada"]) == []

@@ -5,8 +5,8 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import requests
 import urllib3
@@ -43,14 +43,6 @@ class NoMirror(GluonexpError):
     def __init__(self, message: str, failures: Sequence[str]) -> None:
         super().__init__(message)
         self.failures = list(failures)
-
-
-class _Bounds(NamedTuple):
-    """What a download may take; see `fetch`."""
-
-    size: int | None
-    limit: int | None
-    patience: float
 
 
 def offline() -> bool:
@@ -160,19 +152,16 @@ def fetch(
         with held(lock(target), f"downloads {target}"):
             if not ready():
                 urls = [mirror + (remote or filename) for mirror in mirrors]
-                bounds = _Bounds(size, limit if size is None else size, patience)
-                place(_from_first(urls, target, check, bounds, advice), target)
+                most = limit if size is None else size
+                get = partial(_download, check=check, patience=patience, size=size, limit=most)
+                place(_from_first(urls, target, get, advice), target)
     except OSError as error:
         raise GluonexpError(f"cannot download {filename} to {dest}: {error}") from error
     return target
 
 
 def _from_first(
-    urls: Sequence[str],
-    target: Path,
-    check: Callable[[Path], object],
-    bounds: _Bounds,
-    advice: Sequence[str],
+    urls: Sequence[str], target: Path, get: Callable[[str, Path], None], advice: Sequence[str]
 ) -> Path:
     """Return the checked download, which lies beside `target`."""
     failures = []
@@ -184,7 +173,7 @@ def _from_first(
         # cannot be resumed at another.
         part = part_of(target, url)
         try:
-            _download(url, target.name, part, check, bounds)
+            get(url, part)
         except (*_NETWORK, GluonexpError) as error:
             failures.append(f"  {shown(url)}: {_reason(error)}")
             continue
@@ -194,17 +183,21 @@ def _from_first(
 
 
 def _download(
-    url: str, name: str, part: Path, check: Callable[[Path], object], bounds: _Bounds
+    url: str,
+    part: Path,
+    check: Callable[[Path], object],
+    patience: float,
+    size: int | None,
+    limit: int | None,
 ) -> None:
     """Complete `part` from `url`, and check it."""
-    size, limit, patience = bounds
 
     def ask(headers: dict[str, str]) -> requests.Response:
         waiting = (_CONNECTING, patience)
         return requests.get(url, headers=headers, stream=True, timeout=waiting)
 
     with bar_of_bytes() as bar:
-        task = bar.add_task(name, total=None)
+        task = bar.add_task(part.name.split(".")[1], total=None)
 
         def begin(total: int | None) -> None:
             bar.update(task, total=total)

@@ -72,7 +72,7 @@ def lock(target: Path | str, timeout: float = -1) -> FileLock:
     """
     if isinstance(target, str):
         key = hashlib.sha256(target.encode()).hexdigest()[:16]
-        # Of each user an own one: nobody may open the files of others.
+        # A file for each user: they may not open those of others.
         target = Path(tempfile.gettempdir(), f"gluonexp-{os.getuid()}-{key}")
     return FileLock(target.with_name(f".{target.name}.lock"), timeout=timeout)
 

@@ -88,7 +88,7 @@ def chosen(
     Parameters
     ----------
     refs
-        Ids of runs, or starts of ids; that of a sweep stands for its runs.
+        Ids of runs, or starts of ids; that of a sweep means its runs.
     sweep, experiment
         A sweep or an experiment, instead of `refs`.
 
@@ -159,8 +159,8 @@ def direction(runs: Iterable[RunRecord], metric: str) -> str:
 def differences(runs: Sequence[RunRecord]) -> tuple[list[str], dict[str, str]]:
     """Return the keys whose values differ, in order of interest, and the parameters that do not.
 
-    A run that failed before it recorded its parameters makes no difference, but for what its
-    sweep chose for it.
+    A run that failed before it recorded its parameters is left out, but for what its sweep chose
+    for it.
     """
     recorded = [run.params for run in runs if run.params]
     silent = [asked(run) for run in runs if not run.params]
@@ -177,7 +177,7 @@ def differences(runs: Sequence[RunRecord]) -> tuple[list[str], dict[str, str]]:
 
 
 def settings(run: RunRecord) -> Mapping[str, str]:
-    """Return a run's parameters; of one that did not get so far, what is known of them."""
+    """Return a run's parameters; of one that failed before, what was asked for."""
     if run.params:
         return run.params
     chosen = asked(run)

@@ -32,7 +32,7 @@ def listed(
     """Return at most `limit` runs, the newest first.
 
     The runs of a sweep are listed when they are asked for, by `sweep` or `status`; else the sweep
-    stands for them.
+    is listed in their place.
     """
     if sweep is None:
         top = status is None

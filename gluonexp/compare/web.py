@@ -22,7 +22,7 @@ def write(title: str, comparison: Comparison, path: Path) -> None:
     text = page(
         f"{title}, compared",
         [
-            Section("What differs, and what came of it", [_table(comparison)]),
+            Section("What differs, and the results", [_table(comparison)]),
             *_drawn(comparison),
             Section("The same in all runs", [_same(comparison)]),
         ],

@@ -273,7 +273,7 @@ def _write(export_folder: Path, path: Path, meta: Model | None, *, links: bool) 
     model = Model() if meta is None else meta
     model.signature = _signature()
     internals.save_example(model, _example(export_folder, signature.image), path)
-    # What the signature cannot say, see there.
+    # What MLflow's signature does not say; see `_signature`.
     model.add_flavor(
         FLAVOR_NAME,
         gluonexp_version=gluonexp.__version__,

@@ -102,7 +102,7 @@ class Artifacts:
     def fetch(self, path: str, dest: Path) -> Path:
         """Return where the file or folder `path` lies on this machine.
 
-        It is copied under `dest`, which is nobody else's, unless it lies here already.
+        It is copied under `dest`, a folder that no other process uses, unless it lies here.
         """
         files = self.files(path)
         if (here := self.local(path)) is not None:

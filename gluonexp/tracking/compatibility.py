@@ -28,7 +28,7 @@ _SHOWN: Final = 60  # characters of the names of classes
 
 
 def read(client: MlflowClient, location: str, run_id: str | None) -> dict[str, str]:
-    """Return the tags of the model at `location`; without those that nobody knows.
+    """Return the tags of the model at `location`, as far as they are known.
 
     Raises
     ------

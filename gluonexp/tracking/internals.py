@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 # The tag of an experiment that keeps the state of its page, as MLflow's own "Share" writes it, and
-# the parameter of an address that opens the page so. Without them the page opens as ever.
+# the parameter of an address that opens the page so. Without them it shows MLflow's own charts.
 VIEW_TAG: Final = "mlflow.sharedViewState."
 VIEW_KEY: Final = "viewStateShareKey"
 

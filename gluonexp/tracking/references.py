@@ -145,7 +145,7 @@ def fetch_if_any(client: MlflowClient, run_id: str | None, path: str, dest: Path
 
 
 def run_of(client: MlflowClient, ref: str) -> Run | None:
-    """Return the run that made what `ref` means; None where nobody knows, or it is gone."""
+    """Return the run that made what `ref` means; None if it is unknown or was deleted."""
     if Path(ref).expanduser().is_dir():
         return None
     if not ref.startswith("models:/"):

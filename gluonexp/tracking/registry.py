@@ -48,7 +48,7 @@ class ModelRef:
     location
         The address of its folder (or of its single file).
     run_id
-        The run that made it, None where nobody knows.
+        The run that made it; None if it is unknown.
     """
 
     address: str
@@ -272,7 +272,7 @@ def _takes(client: MlflowClient, version: ModelVersion) -> dict[str, str]:
 
 
 def _value(client: MlflowClient, version: ModelVersion, metric: str, mode: str) -> float | None:
-    """Return the value by which a version is measured, None if nobody knows."""
+    """Return the value by which a version is measured; None if it is unknown."""
     from mlflow.exceptions import MlflowException
 
     best = max if mode == "max" else min

@@ -84,17 +84,17 @@ class Attempt:
 
     @property
     def code(self) -> str | None:
-        """Digest of the source it ran on; None where it did not get so far."""
+        """Digest of the source it ran on; None if it ended before that was recorded."""
         return self._tag("gluonexp.code")
 
     @property
     def data(self) -> str | None:
-        """Digest of the data it ran on; None where it did not get so far."""
+        """Digest of the data it ran on; None if it ended before that was recorded."""
         return self.record.params.get("data.digest")
 
     @property
     def folder(self) -> Path | None:
-        """The job's folder; None where it did not get so far."""
+        """The job's folder; None if it ended before that was recorded."""
         folder = self._tag(WORKDIR)
         return Path(folder) if folder else None
 
@@ -106,8 +106,7 @@ class Attempt:
     def elsewhere(self, take_over: bool = False) -> bool:
         """Say whether another process may still be at work on it.
 
-        Where that would be on another host, nobody can tell, so it may; not if the user says so
-        (`take_over`).
+        A process on another host cannot be asked: it counts as at work, but not with `take_over`.
         """
         if self.status != RUNNING:
             return False

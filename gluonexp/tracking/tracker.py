@@ -1,4 +1,4 @@
-"""What a run hands over to be kept: to MLflow, or to nobody."""
+"""Where a run records its parameters, metrics and files: in MLflow, or nowhere."""
 
 from __future__ import annotations
 

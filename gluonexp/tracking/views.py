@@ -3,7 +3,7 @@
 Left to itself MLflow draws one small chart for every metric, in alphabetical order, of the first
 ten runs. A tag of the experiment, as its own "Share" writes it, holds how the page is to be
 instead; a link with the tag's key opens the page so, whatever the browser was set to before, and
-leaves what it was set to alone.
+does not change that setting.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ def is_known(database: Path) -> bool:
         with _opened(database) as link:
             rows = link.execute("SELECT version_num FROM alembic_version").fetchall()
     except sqlite3.Error:
-        return False  # whoever opens it otherwise says what is wrong with it
+        return False  # opened through MLflow, it is told what is wrong
     return rows == [(LAYOUT,)]
 
 

@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from gluonexp.base.errors import GluonexpError
+from gluonexp.base.imports import heavy_imports
 from gluonexp.config import hydra_private, schema
 from gluonexp.config.overrides import by_key
 
@@ -178,7 +179,8 @@ def _job_of_sweep(composed: DictConfig, workdir: Path, overrides: list[str]) -> 
 def _train(
     composed: DictConfig, workdir: Path, overrides: list[str], console: Console | None = None
 ) -> "experiment.Result":
-    from gluonexp import experiment
+    with heavy_imports():
+        from gluonexp import experiment
 
     return experiment.run(_config(composed, overrides), workdir, overrides, console)
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from gluonexp.base.errors import GluonexpError
+from gluonexp.base.imports import heavy_imports
 
 if TYPE_CHECKING:
     import mxnet as mx
@@ -343,6 +344,7 @@ def _import() -> None:
         preload_cuda()
     try:
         with (
+            heavy_imports(),
             _settings(),
             _hidden("sklearn"),
             _hidden("scipy.stats"),

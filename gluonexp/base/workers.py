@@ -25,6 +25,7 @@ from typing import Any, Final, TypeVar
 
 import cloudpickle
 
+from gluonexp.base.imports import heavy_imports
 from gluonexp.base.mx import usable_cores
 
 Key = TypeVar("Key")
@@ -282,7 +283,7 @@ def work(descriptor: int) -> None:
         return
     sys.argv, sys.orig_argv, warm_up = cloudpickle.loads(first)
     if warm_up is not None:
-        with suppress(Exception):
+        with suppress(Exception), heavy_imports():
             cloudpickle.loads(warm_up)()
     while message := received.get():
         signal.signal(signal.SIGTERM, _terminated)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from gluonexp.base.files import replace
+from gluonexp.base.imports import heavy_imports
 
 if TYPE_CHECKING:
     import numpy as np
@@ -128,7 +129,8 @@ def forget_connections(uri: str) -> None:
 def table_names() -> Collection[str]:
     """Return the tables that a store must have. Without them MLflow tells what is wrong itself."""
     try:
-        import mlflow.store.tracking.sqlalchemy_store  # noqa: F401 (it fills Base.metadata)
+        with heavy_imports():
+            import mlflow.store.tracking.sqlalchemy_store  # noqa: F401 (it fills Base.metadata)
         from mlflow.store.db.base_sql_model import Base
     except ImportError:
         return ()

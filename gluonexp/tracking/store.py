@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.files import draft, lock
+from gluonexp.base.imports import heavy_imports
 from gluonexp.tracking import internals
 from gluonexp.tracking.read.records import PRUNED_TAG
 from gluonexp.tracking.uri import displayed, kind, resolve_uri, sqlite_path
@@ -99,7 +100,8 @@ def open_store(uri: str | None) -> MlflowClient:
         The store cannot be made, reached or written by this version of MLflow; the message names
         the URI and the remedy. It takes seconds, not MLflow's minutes.
     """
-    import mlflow  # noqa: F401 (it sets up its loggers, before we set one up otherwise)
+    with heavy_imports():
+        import mlflow  # noqa: F401 (it sets up its loggers, before we set one up otherwise)
 
     # "Creating initial MLflow database tables...", and each error that we report, as a traceback.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)

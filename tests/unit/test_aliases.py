@@ -4,6 +4,7 @@ import importlib
 import sys
 from dataclasses import asdict
 
+import numpy as np
 import pytest
 import yaml
 
@@ -63,7 +64,10 @@ def test_what_the_readme_names_is_there():
     from gluonexp.data.types import Samples, Spec, Split
 
     assert issubclass(Checkpoint, Callback)
-    assert all((Samples, Spec, Split, nn.Dense))
+    images = Split(np.zeros((2, 8, 8, 1), np.uint8), np.arange(2))
+    assert len(Samples(images, None, "two images").train) == 2
+    assert Spec(8, 8, 1, ("a", "b")).classes == ("a", "b")
+    assert nn.Dense(2).weight.shape == (2, 0)
     assert callable(gluonexp.experiment.run)
     assert callable(gluonexp.run.compose)
 

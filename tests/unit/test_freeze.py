@@ -425,12 +425,16 @@ def test_a_value_out_of_range_is_refused_by_name(compose, override, message):
 
 
 @pytest.mark.parametrize(
-    "override",
-    ["freeze.rules=[{macth: '*'}]", "freeze.unfreeze=[{epoch: soon, match: '*'}]"],
+    ("override", "reason"),
+    [
+        ("freeze.rules=[{macth: '*'}]", "Key 'macth' not in 'FreezeRule'"),
+        ("freeze.unfreeze=[{epoch: soon, match: '*'}]", "Value 'soon' of type 'str' could not be"),
+    ],
 )
-def test_a_typo_in_a_rule_dies_while_composing(compose, override):
-    with pytest.raises(HydraException):
+def test_a_typo_in_a_rule_dies_while_composing(compose, override, reason):
+    with pytest.raises(HydraException) as refused:
         compose(override)
+    assert reason in str(refused.value.__cause__)
 
 
 def test_planning_loads_no_mxnet():

@@ -412,6 +412,7 @@ def test_a_network_that_the_zoo_has_not_is_refused():
 )
 def test_the_names_and_shapes_are_known_of_every_family(backbone):
     entries = names.layout(backbone)
+    assert len(entries) > 10
     assert all(min(entry.shape) > 0 for entry in entries.values())
     assert len({entry.counted for entry in entries.values()}) == len(entries)
     # None of them was made in a scope that counts on from network to network.

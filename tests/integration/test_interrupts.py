@@ -21,8 +21,6 @@ SCRIPT = """
         tracker.log_metrics({"train/loss": 0.5}, step=0)
         tracker.log_metrics({"train/loss": 0.25}, step=1)
         print("measured", flush=True)
-        if sys.argv[2] == "exit":
-            sys.exit(3)
         if sys.argv[2] == "raise":
             raise ValueError("out of luck")
         while True:
@@ -49,7 +47,6 @@ def last_run(uri: str) -> Run:
     [
         ("wait", signal.SIGINT, -signal.SIGINT, "KILLED"),
         ("wait", signal.SIGTERM, 128 + signal.SIGTERM, "KILLED"),
-        ("exit", None, 3, "KILLED"),
         ("raise", None, 1, "FAILED"),
     ],
 )

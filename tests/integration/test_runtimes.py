@@ -34,6 +34,11 @@ def zoo(name):
     return lambda: gluon.model_zoo.vision.get_model(name, classes=CLASSES)
 
 
+def features(name, cut):
+    """Return what makes a network of the zoo up to where it wants its images in one size."""
+    return lambda: zoo_ft(CLASSES, name, cut=cut)
+
+
 # Each with its input; sizes that are small and still leave something of an image.
 NETWORKS = {
     "mlp": (lambda: mlp(CLASSES), (1, 8, 8)),
@@ -42,12 +47,12 @@ NETWORKS = {
     "zoo_ft": (lambda: zoo_ft(CLASSES, "mobilenet0.25", cut=30, head=[32]), (3, 64, 64)),
     "resnet18_v1": (zoo("resnet18_v1"), (3, 64, 64)),
     "resnet18_v2": (zoo("resnet18_v2"), (3, 64, 64)),
-    "vgg11_bn": (zoo("vgg11_bn"), (3, 32, 32)),
-    "densenet121": (zoo("densenet121"), (3, 224, 224)),
+    "vgg11_bn": (features("vgg11_bn", 29), (3, 32, 32)),
+    "densenet121": (features("densenet121", 13), (3, 32, 32)),
     "squeezenet1.1": (zoo("squeezenet1.1"), (3, 224, 224)),
     "mobilenet0.25": (zoo("mobilenet0.25"), (3, 64, 64)),
     "mobilenetv2_0.25": (zoo("mobilenetv2_0.25"), (3, 64, 64)),
-    "inceptionv3": (zoo("inceptionv3"), (3, 299, 299)),
+    "inceptionv3": (features("inceptionv3", 18), (3, 75, 75)),
 }
 
 

@@ -425,7 +425,7 @@ def start_sweeps(commands: Sequence[list[str]]) -> list[subprocess.Popen[str]]:
 
 def test_six_sweeps_start_at_once_where_there_is_no_store() -> None:
     names = [f"experiment {index % 3}" for index in range(6)]
-    tiny = ["-m", *TINY, "seed=0,1"]
+    tiny = ["-m", *TINY, "seed=3"]
     processes = start_sweeps(
         [
             command(*tiny, f"tracking.experiment={name}", f"optim.lr=0.00{index + 1}")
@@ -445,13 +445,10 @@ def test_six_sweeps_start_at_once_where_there_is_no_store() -> None:
     for parent in parents:
         assert parent.info.status == "FINISHED"
         experiment = client.get_experiment(parent.info.experiment_id).name
-        runs = children(client, parent.info.run_id)
-        assert [run.data.params["seed"] for run in runs] == ["0", "1"]
-        for run in runs:
-            assert run.info.status == "FINISHED"
-            assert len(client.get_metric_history(run.info.run_id, "val/acc")) == 2
-        (rate,) = {run.data.params["optim.lr"] for run in runs}
-        seen.append((rate, experiment))
+        (run,) = children(client, parent.info.run_id)
+        assert run.info.status == "FINISHED"
+        assert len(client.get_metric_history(run.info.run_id, "val/acc")) == 2
+        seen.append((run.data.params["optim.lr"], experiment))
     assert sorted(seen) == [(f"0.00{index + 1}", name) for index, name in enumerate(names)]
 
 

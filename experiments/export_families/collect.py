@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 from gluonexp.model_folder import samples
-from gluonexp.tracking import models
 from gluonexp.tracking.read.runs import reader
+from gluonexp.tracking.references import fetch_export
 from gluonexp.tracking.store import open_store
 from gluonexp.verification import certificate
 
@@ -17,7 +17,7 @@ rows.writerow([*columns, "classes predicted", "accuracy", "images/s", "threads",
 for run in reversed(reader(None).of_experiment("export_families")):
     if not run.parent_id or run.status != "FINISHED":
         continue
-    folder = models.fetch(client, run.run_id, Path("downloads"))
+    folder = fetch_export(client, run.run_id, Path("downloads"))
     known = samples.read(folder)
     target = run.params["model._target_"].rpartition(".")[2]
     for each in certificate.read(folder).agreements:

@@ -7,22 +7,15 @@ import hashlib
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
+from http import HTTPStatus
 from pathlib import Path
-from typing import TypeVar
-
-import requests
-import urllib3
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TaskID,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
+from typing import TYPE_CHECKING, TypeVar
 
 from gluonexp.base.errors import GluonexpError
-from gluonexp.base.progress import transient_bar
+
+if TYPE_CHECKING:  # they take a tenth of a second to import
+    import requests
+    from rich.progress import Progress, TaskID
 
 _ATTEMPTS = 5  # requests for one file; every further one resumes where the last one broke
 _BLOCK = 1 << 16  # bytes
@@ -145,10 +138,10 @@ def receive(
     # The bytes as they are stored: a range of what a proxy compresses would be another one.
     headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={begun}-"} if begun else {})}
     with closing(ask(headers)) as response:
-        if begun and response.status_code == requests.codes.requested_range_not_satisfiable:
+        if begun and response.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             return  # nothing comes after the part; whether it is right, the check will tell
         response.raise_for_status()
-        if response.status_code != requests.codes.partial_content:
+        if response.status_code != HTTPStatus.PARTIAL_CONTENT:
             begun = 0  # the server does not know of ranges and sends the whole file
         elif not response.headers.get("Content-Range", "").startswith(f"bytes {begun}-"):
             part.unlink()  # the next attempt gets all of it
@@ -171,9 +164,13 @@ def receive(
 
 def bar_of_bytes() -> Progress:
     """Return a bar for bytes; see `transient_bar`."""
+    from rich import progress
+
+    from gluonexp.base.progress import transient_bar
+
     return transient_bar(
-        "{task.description}",
-        *(BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()),
+        *("{task.description}", progress.BarColumn(), progress.DownloadColumn()),
+        *(progress.TransferSpeedColumn(), progress.TimeRemainingColumn()),
     )
 
 
@@ -213,6 +210,9 @@ def of_size(done: int, size: int | None) -> str:
 
 def _loss(error: BaseException) -> str | None:
     """Say how the connection was lost, if that is what is behind an error; else None."""
+    import requests
+    import urllib3
+
     chain = [error]
     while (behind := chain[-1].__cause__ or chain[-1].__context__) is not None:
         chain.append(behind)

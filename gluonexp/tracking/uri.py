@@ -3,8 +3,7 @@
 import os
 import re
 from pathlib import Path
-from urllib.parse import quote, urlsplit
-from urllib.request import url2pathname
+from urllib.parse import quote, unquote, urlsplit
 
 from gluonexp.base.errors import GluonexpError
 from gluonexp.tracking.internals import VIEW_KEY
@@ -63,7 +62,7 @@ def local_path(uri: str) -> Path | None:
     """Return the path that the address of artifacts means; None if they lie elsewhere."""
     parts = urlsplit(uri)
     if parts.scheme == "file" and parts.netloc in ("", "localhost"):
-        return Path(url2pathname(parts.path))
+        return Path(unquote(parts.path))
     return None if parts.scheme else Path(uri)
 
 

@@ -12,6 +12,6 @@ little=(dataset=digits freeze=none optim=sgd optim.lr=0.003 trainer.epochs=1
 python -m gluonexp.run model=cnn "${little[@]}"
 python -m gluonexp.run model=alexnet_ft model.weights=bundled "${little[@]}" \
     dataset.train_fraction=0.2
-python -m gluonexp.run -m model=zoo_ft model.weights=none "${little[@]}" \
-    dataset.train_fraction=0.2 model.backbone=resnet18_v1,mobilenet1.0
+python -m gluonexp.run model=zoo_ft model.weights=none "${little[@]}" \
+    dataset.train_fraction=0.2 model.backbone=resnet18_v1
 python "$here/measure.py" > "$here/results.csv"

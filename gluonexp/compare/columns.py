@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gluonexp.base.text import brief, digits, is_number, short_keys
-from gluonexp.compare.comparison import CHOICES, Comparison
+from gluonexp.compare.comparison import Comparison
 from gluonexp.tracking.read.records import RunRecord
 from gluonexp.tracking.statuses import FINISHED
 
@@ -50,7 +50,7 @@ class Column:
 
 def settings(comparison: Comparison) -> list[Column]:
     """Return what differs, in order of interest."""
-    keys = [_without_choice(key) for key in comparison.keys]
+    keys = [key.removesuffix(".name").removesuffix("._target_") for key in comparison.keys]
     return [
         _column(name, short, [row.settings.get(key) for row in comparison.rows])
         for key, name, short in zip(comparison.keys, keys, short_keys(keys), strict=True)
@@ -105,11 +105,6 @@ def _column(name: str, short: str, values: Sequence[str | None]) -> Column:
         brief_ones = {value: value for value in known}
     texts = ["-" if value is None else brief_ones[value] for value in values]
     return Column(name, texts, all(map(is_number, brief_ones.values())), short)
-
-
-def _without_choice(key: str) -> str:
-    end = next((end for end in CHOICES if key.endswith(end)), "")
-    return key.removesuffix(end)
 
 
 def _told(name: str, value: str) -> str:

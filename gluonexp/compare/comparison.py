@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import shlex
-from collections import Counter
+import statistics
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 
@@ -20,7 +20,7 @@ from gluonexp.tracking.sweeps import Attempt
 DEFAULT_METRIC = "val/acc"
 
 # A group's choice is seen in one of these: `optim=adam` in optim.name, `model=cnn` in its target.
-CHOICES = (".name", "._target_")
+_CHOICES = (".name", "._target_")
 # What follows from the rest, and is of interest last.
 _DERIVED = ("data.", "network.", "weights.")
 # Overrides that say where and how a run is kept, not what it computes.
@@ -128,7 +128,8 @@ def compare(reader: Reader, runs: Sequence[RunRecord], metric: str | None = None
     if metric is not None and metric not in metrics:
         known = ", ".join(metrics) or "none at all"
         raise GluonexpError(f"--metric {metric}: none of these runs has it; they have {known}")
-    metric = metric or _usual(runs, "objective.metric") or DEFAULT_METRIC
+    goals = [run.params["objective.metric"] for run in runs if "objective.metric" in run.params]
+    metric = metric or statistics.mode(goals or [DEFAULT_METRIC])
     mode = direction(runs, metric)
     keys, same = differences(runs)
     curves = reader.curves([run.run_id for run in runs], metric)
@@ -181,14 +182,19 @@ def settings(run: RunRecord) -> Mapping[str, str]:
     if run.params:
         return run.params
     chosen = asked(run)
-    groups = {f"{key}{end}": value for key, value in chosen.items() for end in CHOICES}
+    groups = {f"{key}{end}": value for key, value in chosen.items() for end in _CHOICES}
     return {**groups, **chosen}
 
 
 def asked(run: RunRecord) -> dict[str, str]:
     """Return what was asked for by override key: by its sweep, then on the command line."""
     chosen = Attempt(run).varied
-    for word in _words(run.tags.get("gluonexp.overrides", "")):
+    overrides = run.tags.get("gluonexp.overrides", "")
+    try:
+        words = shlex.split(overrides)
+    except ValueError:  # a quotation mark without its other half
+        words = overrides.split()
+    for word in words:
         key, equals, value = word.lstrip("+").partition("=")
         if equals and key.split(".")[0].split("/")[0] not in _ASIDE:
             chosen.setdefault(key.split("@")[0], value)
@@ -197,13 +203,6 @@ def asked(run: RunRecord) -> dict[str, str]:
 
 def _count(runs: Sized) -> str:
     return f"{len(runs)} run{'s' * (len(runs) != 1)}"
-
-
-def _words(overrides: str) -> list[str]:
-    try:
-        return shlex.split(overrides)
-    except ValueError:  # a quotation mark without its other half
-        return overrides.split()
 
 
 def _value(text: str | None) -> object:
@@ -215,12 +214,6 @@ def _value(text: str | None) -> object:
     return number if math.isfinite(number) else text
 
 
-def _usual(runs: Iterable[RunRecord], key: str) -> str | None:
-    """Return the value of parameter `key` that most runs have."""
-    values = Counter(run.params[key] for run in runs if key in run.params)
-    return values.most_common(1)[0][0] if values else None
-
-
 def _interest(key: str, typed: Sequence[str]) -> tuple[int, int, str]:
     """Return where `key` belongs: typed, a group's choice, of a typed group, other, derived."""
     if key in typed:
@@ -229,7 +222,7 @@ def _interest(key: str, typed: Sequence[str]) -> tuple[int, int, str]:
         return 4, 0, key
     group, _, rest = key.partition(".")
     place = typed.index(group) if group in typed else len(typed)
-    if f".{rest}" in CHOICES:
+    if f".{rest}" in _CHOICES:
         return (0 if group in typed else 1), place, key
     return (2 if group in typed else 3), place, key
 

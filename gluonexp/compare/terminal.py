@@ -33,40 +33,33 @@ def render(console: Console, title: str, comparison: Comparison) -> None:
         _say(console, f"{differ}, {len(comparison.same)} are the same")
     console.print()
 
+    runs = [row.run for row in rows]
+    who, named, ranks = identity(runs), names(runs), ranking(comparison)
     before, after = settings(comparison), measured(comparison)
     curve = [_curve(console, comparison, _CURVE)] if any(row.curve for row in rows) else []
-    runs = [row.run for row in rows]
-    full = [*identity(runs), *before, *names(runs), *ranking(comparison), *after, *curve]
+    full = [*who, *before, *named, *ranks, *after, *curve]
     if _width(full) <= console.width:
         console.print(_by_row(full, comparison))
         return
-    heads = max(len(column.heading) for column in [*before, *ranking(comparison), *after])
-    widest = max(_clipped(column) for column in [*identity(runs), *names(runs), *before])
+    heads = max(len(column.heading) for column in [*before, *ranks, *after])
+    widest = max(_clipped(column) for column in [*who, *named, *before])
     room = (console.width - heads) // len(rows) - _GAP
     if room >= widest:
         short = [_curve(console, comparison, min(_CURVE, room))] if curve else []
-        parts = [[*identity(runs), *names(runs)], before, [*ranking(comparison), *after], short]
+        parts = [[*who, *named], before, [*ranks, *after], short]
         console.print(_by_column([part for part in parts if part]))
         return
     shown = _fitting(
-        console.width - _width([*identity(runs), *ranking(comparison), *curve]),
+        console.width - _width([*who, *ranks, *curve]),
         [*before[:_CHOSEN_FIRST], *after[:1], *before[_CHOSEN_FIRST:], *after[1:]],
     )
-    columns = [
-        *identity(runs),
-        *(column for column in before if column in shown),
-        *ranking(comparison),
-        *(column for column in after if column in shown),
-        *curve,
-    ]
-    console.print(_by_row(columns, comparison))
-    left_out = [column.heading for column in [*before, *after] if column not in shown]
+    left_out = [column for column in [*before, *after] if column not in shown]
+    columns = [*who, *before, *ranks, *after, *curve]
+    console.print(_by_row([one for one in columns if one not in left_out], comparison))
     if left_out:
         console.print()
-        _say(
-            console,
-            f"not shown here: {', '.join(left_out)} (--csv, --json and --html have everything)",
-        )
+        missing = ", ".join(column.heading for column in left_out)
+        _say(console, f"not shown here: {missing} (--csv, --json and --html have everything)")
 
 
 def sparkline(
@@ -123,10 +116,9 @@ def _fitting(room: int, columns: Sequence[Column]) -> list[Column]:
 def _by_row(columns: Sequence[Column], comparison: Comparison) -> Table:
     table = Table(box=None, pad_edge=False)
     for column in columns:
-        side = "right" if column.is_number else "left"
         table.add_column(
             column.narrow,
-            justify=side,  # type: ignore[arg-type]
+            justify="right" if column.is_number else "left",
             overflow="fold",
             min_width=_clipped(column),
             max_width=_WIDEST,

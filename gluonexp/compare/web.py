@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.text import duration
-from gluonexp.compare.columns import Column, identity, measured, names, ranking, settings
-from gluonexp.compare.comparison import Comparison, Row
+from gluonexp.compare.columns import SHORT_ID, Column, identity, measured, names, ranking, settings
+from gluonexp.compare.comparison import Comparison
 from gluonexp.report.charts import Line, curves
-from gluonexp.report.page import Picture, Pictures, Section, Table, Text, page
+from gluonexp.report.page import Pictures, Section, Table, Text, page
 from gluonexp.tracking.statuses import FINISHED
 
 _FEW = 6  # so many runs are read side by side rather than one below the other
@@ -56,25 +55,18 @@ def _table(comparison: Comparison) -> Table:
 
 
 def _drawn(comparison: Comparison) -> list[Section]:
-    lines = [
-        Line(_label(row), row.curve, index == 0 and row.best is not None, _ended(row))
-        for index, row in enumerate(comparison.rows)
-    ]
+    lines = []
+    for index, row in enumerate(comparison.rows):
+        run, is_best = row.run, index == 0 and row.best is not None
+        ended = "" if run.status == FINISHED else run.status.lower()
+        lines.append(Line(run.name or run.run_id[:SHORT_ID], row.curve, is_best, ended))
     if not any(line.points for line in lines):
         return []
-    pictures: Sequence[Picture] = [curves(lines, comparison.metric, comparison.mode)]
-    return [Section("Curves", [Pictures(pictures)])]
+    picture = curves(lines, comparison.metric, comparison.mode)
+    return [Section("Curves", [Pictures([picture])])]
 
 
 def _same(comparison: Comparison) -> Table | Text:
     if not comparison.same:
         return Text("Nothing.", quiet=True)
     return Table(["setting", "value"], [[key, value] for key, value in comparison.same.items()])
-
-
-def _label(row: Row) -> str:
-    return row.run.name or row.run.run_id[:8]
-
-
-def _ended(row: Row) -> str:
-    return "" if row.run.status == FINISHED else row.run.status.lower()

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import Locator, LogLocator, MaxNLocator
 
-from gluonexp.base.text import brief, digits
+from gluonexp.base.text import brief, digits, is_number
 from gluonexp.report.charts import FONT, NAMED, Chart, drawable, ending, view, visible
 from gluonexp.report.drawing import BLUE, GRAY, INK, ORANGE, PALE, RED, short
 from gluonexp.report.page import Picture
@@ -66,7 +66,9 @@ class Scale:
     def of(cls, key: str, texts: Sequence[str]) -> Scale:
         """Choose: a learning rate, and what spans a factor of 20, is seen on a log axis."""
         distinct = list(dict.fromkeys(texts))
-        numbers = {text: number for text in distinct if (number := _number(text)) is not None}
+        numbers = {
+            text: float(text) for text in distinct if is_number(text) and drawable(float(text))
+        }
         if len(numbers) < len(distinct):
             names = sorted(distinct)
             return cls(key, {name: float(at) for at, name in enumerate(names)}, names, False)
@@ -186,21 +188,23 @@ def parallel(keys: Sequence[str], dots: Sequence[Dot], metric: str, mode: str) -
     low, high = _span(dots, mode)
     strip = 0.14 if any(math.isnan(dot.height) for dot in dots) else 0.0
 
-    def height(dot: Dot) -> float:
-        if math.isnan(dot.height):
+    def height(value: float) -> float:
+        if math.isnan(value):
             return 0.0
-        part = 0.5 if low == high else (min(max(dot.height, low), high) - low) / (high - low)
+        part = 0.5 if low == high else (min(max(value, low), high) - low) / (high - low)
         return strip + (1 - strip) * part
 
     _explain_crosses(chart, dots)
-    for index, dot in sorted(enumerate(dots), key=lambda item: (item[1].best, height(item[1]))):
+    by_height = sorted((dot.best, height(dot.height), index) for index, dot in enumerate(dots))
+    for _, end, index in by_height:
+        dot = dots[index]
         ends = [scale.part(dot.chosen.get(scale.key, "-")) for scale in scales]
         failed = math.isnan(dot.height)
-        good = height(dot) if mode == "max" else 1 - height(dot)
+        good = end if mode == "max" else 1 - end
         shade = RED if failed else ORANGE if dot.best else BLUE
         axes.plot(
             range(len(keys) + 1),
-            [*ends, height(dot)],
+            [*ends, end],
             color=shade,
             alpha=1 if dot.best or failed else 0.12 + 0.6 * good**2,
             linewidth=3 if dot.best else 1.2,
@@ -212,15 +216,14 @@ def parallel(keys: Sequence[str], dots: Sequence[Dot], metric: str, mode: str) -
         if failed:
             axes.plot(len(keys), 0, "x", color=RED, markersize=8, mew=2, clip_on=False)
         elif dot.best:
-            (star,) = axes.plot(len(keys), height(dot), "*", color=ORANGE, markersize=17)
+            (star,) = axes.plot(len(keys), end, "*", color=ORANGE, markersize=17)
             star.set(markeredgecolor="white", zorder=4, clip_on=False)
             chart.signs["best"] = ("*", ORANGE)
     for at, scale in enumerate(scales):
         _pole(axes, at, scale.marks())
     if low <= high:
-        steps = [low] if low == high else np.linspace(low, high, 5)
-        marks = [(0.5 if low == high else i / 4, digits(float(v))) for i, v in enumerate(steps)]
-        _pole(axes, len(keys), [(strip + (1 - strip) * part, text) for part, text in marks], 1)
+        values = np.unique(np.linspace(low, high, 5)).tolist()
+        _pole(axes, len(keys), [(height(value), digits(value)) for value in values], 1)
     each = (chart.width - 2.0) / len(keys)
     style = {"ha": "center", "va": "center", "weight": "bold"}
     for at, name in enumerate([*keys, metric]):
@@ -246,14 +249,6 @@ def _span(dots: Sequence[Dot], mode: str) -> tuple[float, float]:
     known = [dot for dot in dots if not math.isnan(dot.height)]
     whole = [dot for dot in known if not dot.ended]
     return visible([dot.height for dot in (whole if len(whole) > 1 else known)], mode)
-
-
-def _number(text: str) -> float | None:
-    try:
-        number = float(text)
-    except ValueError:
-        return None
-    return number if drawable(number) else None
 
 
 def _pole(axes: Axes, at: float, marks: Sequence[tuple[float, str]], side: int = -1) -> None:

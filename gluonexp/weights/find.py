@@ -131,14 +131,10 @@ def published(backbone: str) -> str:
     return f"ImageNet weights of {backbone} are {', or '.join(files)}."
 
 
-def _files(backbone: str) -> list[zoo.Published]:
-    files = [zoo.mxnet_file(backbone), zoo.torchvision_file(backbone)]
-    return [file for file in files if file is not None]
-
-
-def _candidates(backbone: str, sha256: str | None) -> list[zoo.Published]:
+def _files(backbone: str, sha256: str | None = None) -> list[zoo.Published]:
     """Return the published files, or those that may have the digest."""
-    files = _files(backbone)
+    both = (zoo.mxnet_file(backbone), zoo.torchvision_file(backbone))
+    files = [file for file in both if file is not None]
     if sha256 is not None:  # the files' values differ: who repeats a run wants those it had
         same = [f for f in files if f.algorithm == "sha256" and sha256.startswith(f.digest)]
         files = same or [f for f in files if f.algorithm != "sha256"]
@@ -189,7 +185,7 @@ def _published(backbone: str, sha256: str | None, *, hasty: bool) -> Weights | l
     """
     reasons: list[str] = []
     wanting: list[tuple[zoo.Published, str | None]] = []
-    for file in _candidates(backbone, sha256):
+    for file in _files(backbone, sha256):
         right, fault = file.inspect()
         if not right:
             wanting.append((file, fault))

@@ -14,8 +14,6 @@ from gluonexp.base.errors import GluonexpError
 from gluonexp.base.mx import gluon, sym
 from gluonexp.config.schema import zoo_input
 
-_FLOATS = ("float16", "float32", "float64")
-
 
 class Entry(NamedTuple):
     """One parameter of a network."""
@@ -117,7 +115,7 @@ def to_structural(
     for name, array in found.items():
         if name not in wanted and not name.startswith(("head.", "head_")):
             raise GluonexpError(f"{refuse}it also has {name}")
-        if array.dtype.name not in _FLOATS:
+        if array.dtype.kind != "f":
             raise GluonexpError(
                 f"{source}: {name} holds {array.dtype}, not floating-point numbers"
             )

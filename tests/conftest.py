@@ -3,6 +3,7 @@
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 # One thread: training is then bit-reproducible, and parallel test workers do not fight for cores.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -16,6 +17,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
+import gc
+import inspect
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -32,6 +35,15 @@ from gluonexp.tracking import internals
 # On a shared machine a slow example says nothing of the code.
 settings.register_profile("gluonexp", deadline=None)
 settings.load_profile("gluonexp")
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Look for no garbage among a million objects of what tests import, then and later."""
+    gc.disable()
+    yield
+    gc.enable()
+    gc.freeze()
 
 
 @pytest.fixture
@@ -51,6 +63,7 @@ def make_tables(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[.
 
     def copied(database: Path, artifacts: Path) -> None:
         if not first.exists():
+            _wait_for_no_disk()
             make(first, artifacts)
         shutil.copyfile(first, database)
         with closing(sqlite3.connect(database)) as link, link:
@@ -59,6 +72,16 @@ def make_tables(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[.
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(internals, "make_tables", copied)
         yield make
+
+
+def _wait_for_no_disk() -> None:
+    """Let no store of this process wait for the disk after each of a run's forty writes."""
+    from sqlalchemy import Engine, event
+
+    @event.listens_for(Engine, "connect")
+    def connected(connection: object, record: object) -> None:
+        if isinstance(connection, sqlite3.Connection):
+            connection.execute("PRAGMA synchronous = OFF")
 
 
 @contextmanager
@@ -79,3 +102,36 @@ def one_pool() -> Iterator[Callable[[Workers], AbstractContextManager[Workers]]]
     with Workers(1, score.warm_up) as pool, pytest.MonkeyPatch.context() as patch:
         patch.setattr(verify, "workers", lambda macs=None: here(pool))
         yield here
+
+
+def _drawn_once(draw: Callable[..., None]) -> Callable[..., None]:
+    made: list[bytes] = []
+
+    def drawn(*arguments: Any, **more: Any) -> None:
+        path = inspect.signature(draw).bind(*arguments, **more).arguments["path"]
+        if not made:
+            draw(*arguments, **more)
+            made.append(path.read_bytes())
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(made[0])
+
+    return drawn
+
+
+_DRAWN_ONCE: dict[str, Callable[..., None]] = {}
+
+
+@pytest.fixture(scope="module")
+def one_picture() -> Iterator[None]:
+    """Draw each kind of a run's pictures once in this process: the others are copies of it.
+
+    Half of the time of the smallest run goes into pictures. Tests of them, and the run that
+    test_run.py starts as users do, draw them all.
+    """
+    from gluonexp.report import plots
+
+    with pytest.MonkeyPatch.context() as patch:
+        for kind in ("sample_grid", "curves", "confusion_matrix", "worst_mistakes", "prediction"):
+            once = _DRAWN_ONCE.setdefault(kind, _drawn_once(getattr(plots, kind)))
+            patch.setattr(plots, kind, once)
+        yield

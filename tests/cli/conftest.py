@@ -3,6 +3,6 @@
 import pytest
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _proofs(one_pool: object) -> None:
-    """Let all proofs be made by one worker."""
+@pytest.fixture(scope="module", autouse=True)
+def _cheap(one_pool: object, one_picture: object) -> None:
+    """Let all proofs be made by one worker, and each kind of picture be drawn once."""

@@ -38,6 +38,13 @@ def trained(uri, tmp_path, capsys):
     return made
 
 
+@pytest.fixture(scope="module")
+def one_epoch(uri, tmp_path_factory):
+    """The result of a finished run of one epoch, which tests leave as it is."""
+    config = run.compose(f"tracking.uri={uri}", *TINY, "trainer.epochs=1")
+    return train(config, tmp_path_factory.mktemp("one"))
+
+
 @pytest.fixture
 def cut_off(uri, tmp_path, monkeypatch):
     """Train as typed until the second epoch breaks; return the run's id."""
@@ -141,12 +148,13 @@ def test_patience_and_schedule_start_anew_and_it_is_said(trained):
         (["experiment=fashion_mnist_cnn"], "leave experiment= out"),
     ],
 )
-def test_what_cannot_be_changed_is_said_before_anything_is_recorded(trained, uri, typed, message):
-    first, _ = trained(*TINY, "trainer.epochs=1")
+def test_what_cannot_be_changed_is_said_before_anything_is_recorded(
+    trained, one_epoch, uri, typed, message
+):
     client = tracking.open_store(uri)
     count = len(client.search_runs([first_experiment(client)]))
     with pytest.raises(GluonexpError, match=message):
-        trained(f"trainer.resume={first.run_id}", *typed)
+        trained(f"trainer.resume={one_epoch.run_id}", *typed)
     assert len(client.search_runs([first_experiment(client)])) == count
 
 
@@ -166,12 +174,11 @@ def test_a_run_that_still_trains_is_not_resumed(trained, uri):
     client.update_run(second.run_id, status="FINISHED")
 
 
-def test_a_path_that_exists_wins_over_an_id(trained, tmp_path, monkeypatch):
-    first, _ = trained(*TINY, "trainer.epochs=1")
+def test_a_path_that_exists_wins_over_an_id(trained, one_epoch, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / first.run_id).mkdir()
+    (tmp_path / one_epoch.run_id).mkdir()
     with pytest.raises(GluonexpError, match="no complete checkpoint there"):
-        trained(f"trainer.resume={first.run_id}")
+        trained(f"trainer.resume={one_epoch.run_id}")
 
 
 @pytest.mark.parametrize("keep", [1, 3])

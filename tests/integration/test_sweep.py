@@ -40,6 +40,8 @@ TINY = [
     "export=none",
     "trainer.epochs=2",
     "trainer.batch_size=64",
+    "dataset.source.train=200",
+    "dataset.source.test=50",
 ]
 
 

@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 from gluonexp.base.text import say
 
 _BLOCK = 1 << 20  # bytes
+DRAFT = ".new-"  # so begins the name of a folder that holds a draft
 
 
 def sha256(path: Path) -> str:
@@ -39,7 +40,7 @@ def draft(target: Path) -> Iterator[Path]:
     The draft has the same name, in a temporary folder beside `target`; there is no other file in
     it. Until the end `target` is as it was.
     """
-    with tempfile.TemporaryDirectory(prefix=".new-", dir=target.parent) as folder:
+    with tempfile.TemporaryDirectory(prefix=DRAFT, dir=target.parent) as folder:
         yield (written := Path(folder, target.name))
         replace(written, target)
 
@@ -52,7 +53,7 @@ def replace(written: Path, target: Path) -> None:
     os.replace(written, target)
 
 
-def link_or_copy(source: str, target: str) -> None:
+def link_or_copy(source: str | Path, target: str | Path) -> None:
     """Make `target` a link to the file `source`, or a copy where the disk has no links."""
     try:
         os.link(source, target)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from gluonexp.base.errors import GluonexpError
-from gluonexp.base.files import sha256
+from gluonexp.base.files import DRAFT, draft, link_or_copy, sha256
 from gluonexp.training.engine import Engine, State
 
 PARAMETERS: Final = "model.safetensors"
@@ -46,23 +45,20 @@ def save(folder: Path, state: State, meta: Mapping[str, Any]) -> None:
         for kind, by_name in state.slots.items()
         for name, array in by_name.items()
     }
-    with _replaced(folder) as draft:
+    with _replaced(folder) as new:
         digests = {}
         for name, tensors in ((PARAMETERS, dict(state.values)), (OPTIMIZER, kept)):
-            save_file(tensors, draft / name)
-            digests[name] = sha256(draft / name)
+            save_file(tensors, new / name)
+            digests[name] = sha256(new / name)
         written = {**meta, "updates": dict(state.updates), "sha256": digests}
-        (draft / META).write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
+        (new / META).write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
 
 
 def copy(source: Path, folder: Path) -> None:
     """Make `folder` the checkpoint that `source` is; on one file system it takes no space."""
-    with _replaced(folder) as draft:
+    with _replaced(folder) as new:
         for name in (PARAMETERS, OPTIMIZER, META):
-            try:
-                os.link(source / name, draft / name)
-            except OSError:  # another file system, or one without links
-                shutil.copyfile(source / name, draft / name)
+            link_or_copy(source / name, new / name)
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
@@ -123,21 +119,18 @@ def find(folder: Path) -> Path | None:
 def _replaced(folder: Path) -> Iterator[Path]:
     """Give a folder to write into, which takes the place of `folder` if the block ends well."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    for left in folder.parent.glob(f".{folder.name}-draft-*"):  # by a process that was killed
+    for left in folder.parent.glob(f"{DRAFT}*"):  # by a process that was killed
         shutil.rmtree(left, ignore_errors=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-draft-", dir=folder.parent))
-    try:
-        yield draft
+    aside = _aside(folder)
+    with draft(folder) as new:
+        new.mkdir()
+        yield new
         # A folder cannot be replaced in one step: the old one moves aside first, and `find`
         # looks there if the process died in between.
-        aside = _aside(folder)
         shutil.rmtree(aside, ignore_errors=True)
         if folder.exists():
             os.replace(folder, aside)
-        os.replace(draft, folder)
-        shutil.rmtree(aside, ignore_errors=True)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _aside(folder: Path) -> Path:

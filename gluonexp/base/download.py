@@ -12,7 +12,7 @@ import requests
 import urllib3
 
 from gluonexp.base.errors import GluonexpError
-from gluonexp.base.files import held, lock, replace
+from gluonexp.base.files import held, lock
 from gluonexp.base.text import say
 from gluonexp.base.transfer import (
     CutOffError,
@@ -97,7 +97,7 @@ def fetch(
     size: int | None = None,
     limit: int | None = None,
     remote: str | None = None,
-    place: Callable[[Path, Path], object] = replace,
+    place: Callable[[Path, Path], object] = Path.replace,
     ready: Callable[[], bool] | None = None,
     patience: float = 60.0,
     remedy: str = "or set dataset.root (or GLUONEXP_DATA) to a folder that has them.",

@@ -38,19 +38,11 @@ def draft(target: Path) -> Iterator[Path]:
     """Yield where to write what becomes `target`, a file or a folder, if the block succeeds.
 
     The draft has the same name, in a temporary folder beside `target`; there is no other file in
-    it. Until the end `target` is as it was.
+    it. Until the end `target` is as it was. A folder replaces an empty folder only.
     """
     with tempfile.TemporaryDirectory(prefix=DRAFT, dir=target.parent) as folder:
         yield (written := Path(folder, target.name))
-        replace(written, target)
-
-
-def replace(written: Path, target: Path) -> None:
-    """Put what was written, a file or a folder, in the place of `target`, in one step.
-
-    A folder replaces an empty folder only.
-    """
-    os.replace(written, target)
+        written.replace(target)
 
 
 def link_or_copy(source: str | Path, target: str | Path) -> None:

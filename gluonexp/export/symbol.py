@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gluonexp.base.files import replace
 from gluonexp.base.mx import nd, nn, sym
 from gluonexp.model_folder.names import MODEL, paths
 from gluonexp.model_folder.network import Network
@@ -29,7 +28,7 @@ def export(net: nn.HybridBlock, folder: Path, signature: Signature) -> Network:
     draft = f".{MODEL}"
     net.export(str(folder / draft), epoch=0)
     for path, target in zip(paths(folder, draft), paths(folder, MODEL), strict=True):
-        replace(path, target)
+        path.replace(target)
     signature.write(folder)
     symbol = sym.load(str(paths(folder, MODEL)[0]))
     values = {name: each.data(each.list_ctx()[0]) for name, each in net.collect_params().items()}

@@ -15,7 +15,6 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from gluonexp.base.files import replace
 from gluonexp.base.imports import heavy_imports
 
 if TYPE_CHECKING:
@@ -53,7 +52,7 @@ def download_file(store: Any, path: str, target: Path) -> None:
         store._download_file(path, str(target))
         return
     with tempfile.TemporaryDirectory(prefix=".new-", dir=target.parent) as folder:
-        replace(Path(store.download_artifacts(path, folder)), target)
+        Path(store.download_artifacts(path, folder)).replace(target)
 
 
 def sends_rest(store: Any) -> bool:

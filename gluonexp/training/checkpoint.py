@@ -7,7 +7,6 @@ safetensors, and carry their sha256 in ``meta.json``, because a flipped bit in t
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -129,7 +128,7 @@ def _replaced(folder: Path) -> Iterator[Path]:
         # looks there if the process died in between.
         shutil.rmtree(aside, ignore_errors=True)
         if folder.exists():
-            os.replace(folder, aside)
+            folder.replace(aside)
     shutil.rmtree(aside, ignore_errors=True)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -87,7 +86,7 @@ def take(workdir: Path, run_id: str | None, resumed: Path | None) -> Path | None
         if before.unfinished and any(folder.glob(f"*/{checkpoint.META}")):
             aside = _aside(workdir, before.run_id)
             shutil.rmtree(aside, ignore_errors=True)
-            os.replace(folder, aside)
+            folder.replace(aside)
         shutil.rmtree(folder, ignore_errors=True)
     shutil.rmtree(workdir / ARTIFACTS, ignore_errors=True)
     _write(folder, Owner(run_id))

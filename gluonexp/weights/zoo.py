@@ -97,7 +97,7 @@ class Published:
             size=self.size,
             limit=self._room() * 3 // 2,
             remote=remote,
-            place=_unzip if zipped else files.replace,
+            place=_unzip if zipped else Path.replace,
             ready=lambda: self.inspect()[0],
             patience=patience,
             remedy="or choose other weights: model.weights=auto, bundled, none or a file.",

@@ -30,12 +30,6 @@ _OFFLINE = "not asked, because GLUONEXP_OFFLINE is set"
 # urllib3's own errors come from reading the raw stream, where requests does not wrap them.
 _NETWORK = (requests.RequestException, urllib3.exceptions.HTTPError)
 
-_NO_ADDRESS = (
-    requests.exceptions.InvalidURL,
-    requests.exceptions.InvalidSchema,
-    requests.exceptions.MissingSchema,
-)
-
 
 class NoMirror(GluonexpError):
     """No mirror delivered a file; `failures` are lines that say of each why."""
@@ -88,60 +82,54 @@ def obstacles(urls: Sequence[str], seconds: float = 3.0) -> list[str | None]:
 
 
 def fetch(
-    filename: str,
-    mirrors: Sequence[str],
-    dest: Path,
+    target: Path,
+    urls: Sequence[str],
     *,
     check: Callable[[Path], object],
     needed: Mapping[str, str],
     size: int | None = None,
     limit: int | None = None,
-    remote: str | None = None,
     place: Callable[[Path, Path], object] = Path.replace,
     ready: Callable[[], bool] | None = None,
     patience: float = 60.0,
     remedy: str = "or set dataset.root (or GLUONEXP_DATA) to a folder that has them.",
 ) -> Path:
-    """Return ``dest/filename``, downloading it if it is not there.
+    """Return `target`, downloading it if it is not there.
 
-    The mirrors are tried in turn. An interrupted download is resumed where it stopped, in this
+    The addresses are tried in turn. An interrupted download is resumed where it stopped, in this
     call or in a later one. The file appears under its name only once `check` has passed;
     what fails it is removed. Processes that need the same file at the same time download it once.
 
     Parameters
     ----------
-    filename
-        Name in `dest`, and at the mirrors unless `remote` says another.
-    mirrors
-        Base addresses, ending in ``/``.
-    dest
-        Folder, made if missing.
+    target
+        A path; its folder is made if missing.
+    urls
+        Where the file is to be had.
     check
         Raises `GluonexpError` if the file it is given has the wrong content.
     needed, remedy
-        What to put into `dest` by hand if no mirror works (file names, and what identifies each:
-        its digest), and what else helps. Only the message uses them.
+        What to put into the folder by hand if no address works (file names, and what identifies
+        each: its digest), and what else helps. Only the message uses them.
     size
-        Exact size in bytes, if every mirror has the very same file.
+        Exact size in bytes, if the very same file is at every address.
     limit
         Most bytes that it may have, where the size is not known.
-    remote
-        Name at the mirrors.
     place
-        Given the checked download and ``dest/filename``, makes the latter of the former, in one
-        step, and leaves nothing else.
+        Given the checked download and `target`, makes the latter of the former, in one step, and
+        leaves nothing else.
     ready
-        Whether ``dest/filename`` is the right file already; by default it is if it exists. Asked
-        again after another process has downloaded it.
+        Whether `target` is the right file already; by default it is if it exists. Asked again
+        after another process has downloaded it.
     patience
-        How long a mirror may send nothing, seconds.
+        How long a server may send nothing, seconds.
 
     Raises
     ------
     GluonexpError
-        If no mirror delivers the file (`NoMirror`), or `dest` cannot be written.
+        If no address delivers the file (`NoMirror`), or the folder cannot be written.
     """
-    target = dest / filename
+    dest = target.parent
     ready = ready or target.exists
     files = [f"  {name}  ({identity})" for name, identity in needed.items()]
     advice = [f"Without a download, put into {dest}:", *files, remedy]
@@ -151,12 +139,11 @@ def fetch(
         dest.mkdir(parents=True, exist_ok=True)
         with held(lock(target), f"downloads {target}"):
             if not ready():
-                urls = [mirror + (remote or filename) for mirror in mirrors]
                 most = limit if size is None else size
                 get = partial(_download, check=check, patience=patience, size=size, limit=most)
                 place(_from_first(urls, target, get, advice), target)
     except OSError as error:
-        raise GluonexpError(f"cannot download {filename} to {dest}: {error}") from error
+        raise GluonexpError(f"cannot download {target.name} to {dest}: {error}") from error
     return target
 
 
@@ -166,18 +153,16 @@ def _from_first(
     """Return the checked download, which lies beside `target`."""
     failures = []
     for url in urls:
-        if offline():
-            failures.append(f"  {shown(url)}: {_OFFLINE}")
-            continue
         # One part a mirror: mirrors compress differently, so that a download which began at one
         # cannot be resumed at another.
         part = part_of(target, url)
         try:
+            if offline():
+                raise GluonexpError(_OFFLINE)
             get(url, part)
+            return part
         except (*_NETWORK, GluonexpError) as error:
             failures.append(f"  {shown(url)}: {_reason(error)}")
-            continue
-        return part
     message = [f"{target.name} cannot be downloaded:", *failures, *advice]
     raise NoMirror("\n".join(message), failures)
 
@@ -220,6 +205,7 @@ def _reason(error: Exception) -> str:
         return f"{error.response.status_code} {error.response.reason}"
     if isinstance(error, requests.exceptions.SSLError):
         return "no secure connection"
-    if isinstance(error, _NO_ADDRESS):  # its text quotes the address, with what is secret in it
+    # InvalidURL, MissingSchema and the like, whose text quotes the address with what is secret.
+    if isinstance(error, ValueError):
         return "not an address that files can be downloaded from"
     return str(error)

@@ -95,9 +95,8 @@ class CIFAR10:
                     return form, base / form.archive
         python = FORMS[0]
         return python, fetch(
-            python.archive,
-            MIRRORS,
-            self.root / "cifar10",
+            self.root / "cifar10" / python.archive,
+            [mirror + python.archive for mirror in MIRRORS],
             check=lambda part: _read(part, python),
             needed={python.archive: "md5 c58f30108f718f92721af3b95e74349a"},
             size=ARCHIVE_SIZE,

@@ -82,9 +82,8 @@ class FashionMNIST:
 
     def _array(self, name: str) -> NDArray[np.uint8]:
         path = self._found(name) or fetch(
-            f"{name}.gz",
-            MIRRORS,
-            self.folder,
+            self.folder / f"{name}.gz",
+            [f"{mirror}{name}.gz" for mirror in MIRRORS],
             check=lambda part: _verified(part, name),
             needed={
                 f"{other}.gz": f"sha256 of the decompressed content {sha256}"

@@ -86,17 +86,14 @@ class Published:
         GluonexpError
             It cannot be had, `NoMirror` if no server has it.
         """
-        base, _, remote = self.url.rpartition("/")
-        zipped = remote.endswith(".zip")
+        zipped = self.url.endswith(".zip")
         fetch(
-            self.path.name,
-            [f"{base}/"],
-            self.path.parent,
+            self.path,
+            [self.url],
             check=self._check_zip if zipped else self._check,
             needed={self.path.name: self.identity},
             size=self.size,
             limit=self._room() * 3 // 2,
-            remote=remote,
             place=_unzip if zipped else Path.replace,
             ready=lambda: self.inspect()[0],
             patience=patience,

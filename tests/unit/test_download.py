@@ -116,9 +116,9 @@ def check(path):
 
 
 def get(dest, *mirrors, **arguments):
-    urls = [mirror if isinstance(mirror, str) else mirror.url for mirror in mirrors]
+    urls = [(mirror if isinstance(mirror, str) else mirror.url) + NAME for mirror in mirrors]
     needed = {NAME: "sha256 123"}
-    return fetch(NAME, urls, dest, check=check, needed=needed, **arguments)
+    return fetch(dest / NAME, urls, check=check, needed=needed, **arguments)
 
 
 def left_over(dest):
@@ -269,8 +269,8 @@ def test_a_file_may_have_another_name_and_form_at_the_mirror(tmp_path):
         part.unlink()
 
     with Mirror() as mirror:
-        urls = [mirror.url]
-        path = fetch("mine", urls, tmp_path, check=check, needed={}, remote=NAME, place=unpack)
+        urls = [mirror.url + NAME]
+        path = fetch(tmp_path / "mine", urls, check=check, needed={}, place=unpack)
         assert path.read_bytes() == CONTENT[:HALF]
         assert mirror.requests == [None]
     assert left_over(tmp_path) == []
@@ -327,7 +327,7 @@ def test_a_download_on_which_the_check_breaks_does_not_stay(tmp_path, error, tol
 
     with Mirror() as mirror:
         with pytest.raises(told, match="damaged"):
-            fetch(NAME, [mirror.url], tmp_path, check=broken, needed={})
+            fetch(tmp_path / NAME, [mirror.url + NAME], check=broken, needed={})
         assert left_over(tmp_path) == []
         assert get(tmp_path, mirror).read_bytes() == CONTENT
         assert mirror.requests == [None, None]

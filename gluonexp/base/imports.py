@@ -1,8 +1,18 @@
-"""Large packages, imported sooner."""
+"""Packages: which are installed, and the large ones imported sooner."""
 
 import gc
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from importlib.metadata import PackageNotFoundError, version
+
+
+def installed(*packages: str) -> dict[str, str]:
+    """Return the versions of those of `packages` that are installed, by their names on PyPI."""
+    found = {}
+    for package in packages:
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from gluonexp.base.errors import GluonexpError
-from gluonexp.base.imports import heavy_imports
+from gluonexp.base.imports import heavy_imports, installed
 
 if TYPE_CHECKING:
     import mxnet as mx
@@ -116,13 +116,7 @@ class Gpu:
 
 def installed_wheels() -> dict[str, str]:
     """Names and versions of the installed distributions that provide the package `mxnet`."""
-    found = {}
-    for name in (CPU_WHEEL, *GPU_WHEELS):
-        try:
-            found[name] = distribution(name).version
-        except PackageNotFoundError:
-            continue
-    return found
+    return installed(CPU_WHEEL, *GPU_WHEELS)
 
 
 def gpu_wheel() -> str | None:

@@ -8,11 +8,11 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import gluonexp
 from gluonexp.base import mx as door
+from gluonexp.base.imports import installed
 from gluonexp.base.source import code_digest
 from gluonexp.base.text import redact
 
@@ -88,7 +88,7 @@ def provenance(packages: Sequence[str] = ()) -> Provenance:
         pid=os.getpid(),
         cpu_count=_cpu_count(),
         omp_threads=omp_threads(),
-        versions=_versions(),
+        versions={"gluonexp": gluonexp.__version__} | installed(*PACKAGES),
         command=redact(shlex.join(sys.orig_argv)),
         code=code_digest(packages),
     )
@@ -100,16 +100,6 @@ def omp_threads() -> int | None:
         return int(ctypes.CDLL("libgomp.so.1").omp_get_max_threads())
     except OSError:
         return None
-
-
-def _versions() -> dict[str, str]:
-    found = {"gluonexp": gluonexp.__version__}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def _cpu_count() -> int:

@@ -9,7 +9,6 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import platformdirs
@@ -17,7 +16,7 @@ import platformdirs
 from gluonexp.base import mx as door
 from gluonexp.base.files import draft
 
-_DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+_DOCUMENTED = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 KEPT = 4096  # digests; a cache that has grown beyond is begun anew
 
 
@@ -35,7 +34,7 @@ def code_digest(packages: Sequence[str] = ()) -> str:
     )
     known = _read(cache)
     new: dict[str, str] = {}
-    digest = hashlib.sha256(str(_mxnet()).encode())
+    digest = hashlib.sha256(" ".join(door.installed_wheels().values()).encode())
     for package in sorted({"gluonexp", *packages}):
         for name, path in _sources(package):
             source = path.read_bytes()
@@ -48,28 +47,18 @@ def code_digest(packages: Sequence[str] = ()) -> str:
     return digest.hexdigest()[:16]
 
 
-def _mxnet() -> str | None:
-    try:
-        return version(door.gpu_wheel() or door.CPU_WHEEL)
-    except PackageNotFoundError:
-        return None
-
-
 def _sources(package: str) -> Iterator[tuple[str, Path]]:
     """Yield the Python files of a package or module, by relative path; none if there is none."""
     try:
         spec = importlib.util.find_spec(package)
     except (ImportError, ValueError):
         return
-    if spec is None:
-        return
-    if spec.submodule_search_locations is None:
-        if spec.has_location:
-            yield package, Path(str(spec.origin))
-        return
-    for folder in map(Path, spec.submodule_search_locations):
-        for path in sorted(folder.rglob("*.py")):
-            yield path.relative_to(folder).as_posix(), path
+    if spec and spec.submodule_search_locations is not None:
+        for folder in map(Path, spec.submodule_search_locations):
+            for path in sorted(folder.rglob("*.py")):
+                yield path.relative_to(folder).as_posix(), path
+    elif spec and spec.has_location:
+        yield package, Path(str(spec.origin))
 
 
 def _bare(source: bytes) -> bytes:
@@ -77,12 +66,7 @@ def _bare(source: bytes) -> bytes:
     try:
         tree = ast.parse(source)
         for node in ast.walk(tree):
-            if (
-                isinstance(
-                    node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
-                )
-                and ast.get_docstring(node, clean=False) is not None
-            ):
+            if isinstance(node, _DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
                 node.body = node.body[1:] or [ast.Pass()]
         return ast.unparse(tree).encode()
     except (SyntaxError, ValueError, RecursionError):

@@ -18,6 +18,7 @@ from gluonexp import tracking
 from gluonexp.base import device, provenance
 from gluonexp.base import mx as door
 from gluonexp.base.errors import GluonexpError
+from gluonexp.base.imports import installed
 from gluonexp.data.root import data_root
 
 _Found = tuple[bool | None, str] | tuple[bool | None, str, str]  # `Check` without the name
@@ -97,10 +98,10 @@ def _python() -> _Found:
 
 
 def _numpy() -> _Found:
-    installed = version("numpy")
-    if int(installed.split(".")[0]) > 1:
-        return False, f"{installed}, MXNet needs 1.x", "pip install 'numpy<2'"
-    return True, installed
+    numpy = version("numpy")
+    if int(numpy.split(".")[0]) > 1:
+        return False, f"{numpy}, MXNet needs 1.x", "pip install 'numpy<2'"
+    return True, numpy
 
 
 def _libraries() -> _Found:
@@ -141,8 +142,8 @@ def _devices() -> _Found:
 
 
 def _mlflow() -> _Found:
-    installed = _version("mlflow")
-    return (True, installed) if installed else (False, "not installed", door.INSTALL_CPU)
+    found = installed("mlflow")
+    return (True, found["mlflow"]) if found else (False, "not installed", door.INSTALL_CPU)
 
 
 def _data() -> _Found:
@@ -192,16 +193,9 @@ def _extras() -> _Found:
     for need in needs:
         package = re.match(r"[\w.-]+", need)
         extra = re.search(r"extra == ['\"]([\w-]+)['\"]", need)
-        if package and extra and _version(package[0]) is None:
+        if package and extra and not installed(package[0]):
             missing[extra[1]].append(package[0])
     complete = [extra for extra, packages in missing.items() if not packages]
     absent = [extra for extra, packages in missing.items() if packages]
     detail = f"{', '.join(complete) or 'none'}; not installed: {', '.join(absent) or 'none'}"
     return None if absent else True, detail
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gluonexp.base.errors import GluonexpError, reason
+from gluonexp.base.imports import installed
 from gluonexp.base.mx import installed_wheels, mx, nd, usable_cores
 from gluonexp.graph.symbols import block
 from gluonexp.model_folder import extents, guard
@@ -137,11 +137,7 @@ def versions(name: str) -> dict[str, str]:
     """Return the version of each library behind a runtime; none where it is not installed."""
     if name not in _LIBRARIES:
         return installed_wheels() or {"mxnet": mx.__version__}  # a build of one's own
-    library = _LIBRARIES[name]
-    try:
-        return {library: version(library)}
-    except PackageNotFoundError:
-        return {}
+    return installed(_LIBRARIES[name])
 
 
 def threads() -> int:

@@ -128,15 +128,13 @@ def _mxnet() -> _Found:
 def _devices() -> _Found:
     gpus = door.gpus()
     try:
-        from gluonexp.base.mx import mx
+        auto = device.device("auto")
     except GluonexpError:  # the check of MXNet says why
         return None, f"none without MXNet; {len(gpus)} NVIDIA GPUs are visible"
-    cuda = mx.runtime.Features().is_enabled("CUDA")
-    detail = f"auto is {device.device('auto')}; CPU with {provenance.omp_threads()} threads"
+    detail = f"auto is {auto}; CPU with {provenance.omp_threads()} threads"
     for ordinal, gpu in enumerate(gpus):
         detail += f"; GPU {ordinal}: {gpu}"
-    usable = [cuda and (gpu.supported or door.gpu_wheel() is None) for gpu in gpus]
-    if gpus and not any(usable):
+    if gpus and auto.device_type == "cpu":
         return None, detail, device.unusable(gpus[0])
     return True, detail if gpus else f"{detail}; no NVIDIA GPU"
 

@@ -6,7 +6,7 @@ Importing an old name gives the module itself, so that classes are the same unde
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.abc import Loader
 from importlib.machinery import ModuleSpec
 from types import ModuleType
@@ -29,42 +29,37 @@ ALIASES: Final = {
 
 def current(name: str) -> str:
     """Return the dotted `name` of a module or of something in it as it is today."""
-    for old, new in ALIASES.items():
-        if name == old or name.startswith(f"{old}."):
-            return new + name.removeprefix(old)
-    return name
+    return _renamed(name, ALIASES)
 
 
 def former(name: str) -> str:
     """Return the dotted `name` as it was at first: what is told apart by names stays the same."""
-    for old, new in ALIASES.items():
-        if name == new or name.startswith(f"{new}."):
-            return old + name.removeprefix(new)
+    return _renamed(name, {new: old for old, new in ALIASES.items()})
+
+
+def _renamed(name: str, names: Mapping[str, str]) -> str:
+    for before, after in names.items():
+        if name == before or name.startswith(f"{before}."):
+            return after + name.removeprefix(before)
     return name
 
 
-class AliasFinder:
-    """Finds modules by the names in `ALIASES`."""
+class AliasFinder(Loader):
+    """Finds modules by the names in `ALIASES`, and loads what is there already."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """Return how to import an alias; None for every other name."""
-        if fullname not in ALIASES:
-            return None
-        return ModuleSpec(fullname, _Existing(ALIASES[fullname]))
-
-
-class _Existing(Loader):
-    """Loads an alias: the module that is there already, which keeps its own spec."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
+        return ModuleSpec(fullname, self) if fullname in ALIASES else None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        module = importlib.import_module(self._name)
-        self._spec = module.__spec__
+        """Return the module itself; its own spec, which the import replaces, waits in `spec`."""
+        module = importlib.import_module(ALIASES[spec.name])
+        spec.loader_state = module.__spec__
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        module.__spec__ = self._spec
+        """Give the module its own spec back."""
+        assert module.__spec__ is not None
+        module.__spec__ = module.__spec__.loader_state

@@ -11,7 +11,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -96,8 +96,19 @@ def compose(*overrides: str) -> schema.Config:
     HydraException
         A key, a type or a group's choice is not right.
     """
+    return _config(composition(overrides), overrides)
+
+
+def composition(overrides: Sequence[str]) -> DictConfig:
+    """Return what Hydra composes with these overrides, not yet checked.
+
+    Raises
+    ------
+    HydraException
+        A key, a type or a group's choice is not right.
+    """
     with hydra.initialize_config_dir(version_base="1.3", config_dir=conf_dir()):
-        return _config(hydra.compose("config", overrides=list(overrides)), overrides)
+        return hydra.compose("config", overrides=list(overrides))
 
 
 def sweep(*overrides: str) -> "Summary":
@@ -272,8 +283,7 @@ def _hint(overrides: Sequence[str]) -> str:
     groups = {path.parent.name for path in Path(conf_dir()).glob("*/*.yaml")}
     chosen = [override for override in plain if re.split("[=@]", override)[0] in groups]
     try:
-        with hydra.initialize_config_dir(version_base="1.3", config_dir=conf_dir()):
-            composed: Any = hydra.compose("config", overrides=chosen)
+        composed = composition(chosen)
         keys = [word.partition("=")[0] for word in plain if word not in chosen]
         for key in (key for key in keys if not key.startswith("hydra/")):
             node, where = composed, ""

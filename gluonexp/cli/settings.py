@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import hydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
@@ -114,12 +113,10 @@ def _composed(
         values.pop("loss", None)
     if "seed" in values and "seed" not in groups:
         words.append(f"seed={int(values['seed'])}")
-    folder = run.conf_dir()
     name = values.get("dataset", {}).get("name")
-    if f"{name}.yaml" in {path.name for path in Path(folder, "dataset").glob("*.yaml")}:
+    if f"{name}.yaml" in {path.name for path in Path(run.conf_dir(), "dataset").glob("*.yaml")}:
         words.append(f"dataset={name}")
-    with hydra.initialize_config_dir(version_base="1.3", config_dir=folder):
-        composed = hydra.compose("config", overrides=words)
+    composed = run.composition(words)
     for section in [section for section in _CONSTRUCTORS if section in values]:
         leaves = dict(_leaves(values[section], section, recorded))
         _check_target(composed, _CONSTRUCTORS[section], leaves, str(recorded))

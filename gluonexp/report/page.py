@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -19,7 +18,6 @@ class Text:
 
     text: str
     quiet: bool = False
-    kind: ClassVar[str] = "text"
 
 
 @dataclass(frozen=True)
@@ -27,7 +25,6 @@ class Code:
     """What a user copies, such as a command; its line breaks are kept."""
 
     text: str
-    kind: ClassVar[str] = "code"
 
 
 @dataclass(frozen=True)
@@ -35,7 +32,6 @@ class Facts:
     """A few short texts that matter most, each under its name: ``[("val/acc", "0.9931")]``."""
 
     items: Sequence[tuple[str, str]]
-    kind: ClassVar[str] = "facts"
 
 
 @dataclass(frozen=True)
@@ -60,7 +56,6 @@ class Table:
     marked: Collection[int] = ()
     verbatim: Collection[str] = ()
     ids: Collection[str] = ()
-    kind: ClassVar[str] = "table"
 
 
 @dataclass(frozen=True)
@@ -81,7 +76,6 @@ class Pictures:
     """Some pictures."""
 
     items: Sequence[Picture]
-    kind: ClassVar[str] = "pictures"
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
-"""A progress bar for slow reading, on a terminal only."""
+"""Progress bars for what is slow, on a terminal only."""
 
+from rich import progress
 from rich.console import Console
 from rich.progress import Progress, ProgressColumn
 
@@ -8,3 +9,11 @@ def transient_bar(*columns: str | ProgressColumn) -> Progress:
     """Return a bar on standard error that leaves nothing behind, and is silent off a terminal."""
     console = Console(stderr=True)
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+
+
+def counting_bar() -> Progress:
+    """Return such a bar that says how many are done of how many, and what each task does."""
+    return transient_bar(
+        *("{task.description}", progress.BarColumn()),
+        *(progress.MofNCompleteColumn(), progress.TimeRemainingColumn()),
+    )

@@ -11,10 +11,9 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
-from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
 
 from gluonexp.base.errors import GluonexpError
-from gluonexp.base.progress import transient_bar
+from gluonexp.base.progress import counting_bar
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
@@ -150,10 +149,9 @@ def decode_all(
         return broken
 
     starts = range(0, len(paths), _CHUNK)
-    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     broken: list[int] = []
     threads = _threads(paths)
-    with transient_bar(*columns) as bar, ThreadPoolExecutor(threads) as pool:
+    with counting_bar() as bar, ThreadPoolExecutor(threads) as pool:
         task = bar.add_task(title, total=len(paths))
         done = pool.map(work, starts) if threads > 1 else map(work, starts)
         for start, found in zip(starts, done, strict=True):

@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
 
 from gluonexp.base.errors import GluonexpError
-from gluonexp.base.progress import transient_bar
+from gluonexp.base.progress import counting_bar
 from gluonexp.base.seeds import seed_host
 from gluonexp.data.batches import batches
 from gluonexp.data.types import Batch, Split
@@ -99,10 +98,9 @@ def search(
     smoothed: list[float] = []
     span = steps // 10
     mean, best, decay = 0.0, np.inf, 1 - 1 / span
-    columns = "learning rate search", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with transient_bar(*columns) as bar:
+    with counting_bar() as bar:
         seen = itertools.islice(_endless(engine, train, settings), steps)
-        for batch in bar.track(seen, total=steps):
+        for batch in bar.track(seen, total=steps, description="learning rate search"):
             lrs.append(start * (end / start) ** (len(lrs) / (steps - 1)))
             losses.append(engine.step(batch, lrs[-1]).loss())  # device sync
             mean = decay * mean + (1 - decay) * losses[-1]

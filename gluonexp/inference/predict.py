@@ -10,10 +10,9 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
 
 from gluonexp.base.errors import GluonexpError
-from gluonexp.base.progress import transient_bar
+from gluonexp.base.progress import counting_bar
 from gluonexp.data.images import SUFFIXES, UnreadableImageError, decode
 from gluonexp.model_folder import names, samples
 from gluonexp.model_folder.names import IMAGE_RUNTIMES
@@ -112,8 +111,7 @@ class Classifier:
 
 def batches(count: int) -> Iterator[slice]:
     """Yield where each batch of `count` images is, and show on a terminal how many are done."""
-    columns = "{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with transient_bar(*columns) as bar:
+    with counting_bar() as bar:
         task = bar.add_task("classifying", total=count)
         for start in range(0, count, BATCH):
             yield slice(start, start + BATCH)

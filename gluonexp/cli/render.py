@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, astuple
 from typing import TextIO
@@ -15,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from gluonexp.base.text import listed
+from gluonexp.compare.machine import write_json
 from gluonexp.inference.evaluate import Evaluation
 from gluonexp.inference.predict import Prediction, Predictions
 from gluonexp.verification.certificate import Certificate
@@ -126,12 +125,7 @@ def evaluation_csv(result: Evaluation, out: TextIO) -> None:
 
 def evaluation_json(result: Evaluation, out: TextIO) -> None:
     """Write everything, the confusion matrix too: true classes in rows."""
-    whole = asdict(result) | {
-        "loss": result.loss if math.isfinite(result.loss) else None,
-        "confusion": result.confusion.tolist(),
-    }
-    json.dump(whole, out, indent=2, ensure_ascii=False, allow_nan=False)
-    out.write("\n")
+    write_json(out, {**asdict(result), "confusion": result.confusion.tolist()})
 
 
 def certificate(proved: Certificate) -> None:

@@ -27,7 +27,7 @@ def comparison_json(comparison: Comparison, out: TextIO) -> None:
     """Write everything: also what is the same, and the curves."""
     whole = {"metric": comparison.metric, "mode": comparison.mode}
     differ = {"differ": comparison.keys, "same": comparison.same}
-    _json(out, {**whole, **differ, "runs": _ranked(comparison)})
+    write_json(out, {**whole, **differ, "runs": _ranked(comparison)})
 
 
 def listing_csv(runs: Sequence[RunRecord], out: TextIO) -> None:
@@ -38,7 +38,7 @@ def listing_csv(runs: Sequence[RunRecord], out: TextIO) -> None:
 
 def listing_json(runs: Sequence[RunRecord], out: TextIO) -> None:
     """Write the runs with parameters, metrics and tags."""
-    _json(out, _listed(runs))
+    write_json(out, _listed(runs))
 
 
 def _ranked(comparison: Comparison) -> list[_Record]:
@@ -88,13 +88,14 @@ def _csv(out: TextIO, columns: Sequence[str], records: Sequence[_Record]) -> Non
         writer.writerow(_known({**record, **inner}))  # an unknown value is empty
 
 
-def _json(out: TextIO, value: object) -> None:
+def write_json(out: TextIO, value: object) -> None:
+    """Write a value as JSON; NaN and infinities, which JSON does not have, become null."""
     json.dump(_known(value), out, indent=2, ensure_ascii=False, allow_nan=False)
     out.write("\n")
 
 
 def _known(value: Any) -> Any:
-    """Return `value` with None for every NaN in it, for which JSON has no word."""
+    """Return `value` with None for every NaN and infinity in it."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):

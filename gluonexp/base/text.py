@@ -10,28 +10,23 @@ from collections.abc import Iterable, Sequence
 
 def short_keys(keys: Sequence[str]) -> list[str]:
     """Return the last part of each dotted key, and more of it where two would be the same."""
-    lengths = [1] * len(keys)
-    while True:
-        shortened = [
-            ".".join(key.split(".")[-length:]) for key, length in zip(keys, lengths, strict=True)
-        ]
-        same = [
-            shortened.count(name) > 1 and name != key
-            for name, key in zip(shortened, keys, strict=True)
-        ]
-        if not any(same):
-            return shortened
-        lengths = [length + again for length, again in zip(lengths, same, strict=True)]
+    return [_short(key, [f".{other}" for other in keys if other != key]) for key in keys]
+
+
+def _short(key: str, others: Sequence[str]) -> str:
+    parts = key.split(".")
+    for count in range(1, len(parts)):
+        ending = ".".join(parts[-count:])
+        if not any(other.endswith(f".{ending}") for other in others):
+            return ending
+    return key
 
 
 def brief(text: str) -> str:
     """Return a value for a table: of a long fraction four digits, anything else as it is."""
-    if len(text) <= 8 or text.lstrip("-").isdigit():
+    if len(text) <= 8 or text.lstrip("-").isdigit() or not is_number(text):
         return text
-    try:
-        return f"{float(text):.4g}"
-    except ValueError:
-        return text
+    return f"{float(text):.4g}"
 
 
 def digits(value: float | None) -> str:

@@ -58,9 +58,6 @@ class TaskError(Exception):
 class _WorkerTraceback(Exception):
     """The traceback of an exception, in the worker where it was raised, as text."""
 
-    def __str__(self) -> str:
-        return f"\n{self.args[0]}"
-
 
 def cores() -> int:
     """Return how many cores this process may use."""
@@ -95,11 +92,11 @@ class Workers:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.close()
+        self._stop(list(self._workers))
 
-    def start(self, count: int | None = None) -> None:
-        """Start workers until there are `count` of them, or all; they warm up by themselves."""
-        while len(self._workers) < min(self.n, self.n if count is None else count):
+    def start(self) -> None:
+        """Start all workers that do not run yet; they warm up by themselves."""
+        while len(self._workers) < self.n:
             self._workers.append(_Worker(self.n, self._warm_up))
 
     def stream(
@@ -145,10 +142,6 @@ class Workers:
                     yield key, outcome
         finally:
             self._stop(self._busy())
-
-    def close(self) -> None:
-        """End all workers, as leaving the block does."""
-        self._stop(list(self._workers))
 
     def _busy(self) -> list[_Worker]:
         return [worker for worker in self._workers if worker.busy]
@@ -231,7 +224,7 @@ class _Worker:
         except Exception:
             return TaskError(trace)
         if isinstance(outcome, Exception) and trace:
-            outcome.__cause__ = _WorkerTraceback(trace)
+            outcome.__cause__ = _WorkerTraceback(f"\n{trace}")
         return outcome
 
     def _how_it_died(self) -> str:

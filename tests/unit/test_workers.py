@@ -104,10 +104,10 @@ def test_no_more_workers_than_tasks_or_than_wanted(tmp_path: Path) -> None:
     with Workers(3, warm_up) as pool:
         assert dict(pool.stream([(0, identity, ("one",))])) == {0: "one"}
         assert len(list(tmp_path.iterdir())) == 1
-        pool.start(2)
-        pool.start(2)
-        wait_for(lambda: len(list(tmp_path.iterdir())) == 2)
-        assert len(pool._workers) == 2
+        pool.start()
+        pool.start()
+        wait_for(lambda: len(list(tmp_path.iterdir())) == 3)
+        assert len(pool._workers) == 3
     with pytest.raises(ValueError, match="n=0: at least one worker"):
         Workers(0)
 

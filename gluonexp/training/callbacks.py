@@ -197,7 +197,6 @@ class Checkpoint(Callback):
         # finds the same best again.
         if is_best:
             checkpoint.save(best, state, meta)
-        if is_best:
             checkpoint.copy(best, last)
         else:
             checkpoint.save(last, state, meta)

@@ -122,14 +122,12 @@ class MXNetEngine:
         """Move the parameters once, at the learning rate `lr`; nothing here waits."""
         self.trainer.set_learning_rate(lr)
         inputs, targets = self.put(batch.images, batch.labels)
-        share = None
-        if batch.share is not None:
-            share = nd.array(batch.share, ctx=self.device)
-            others = nd.array(batch.others, ctx=self.device, dtype="float32")
         with autograd.record():
             logits = self.net(inputs)
             losses = self.loss(logits, targets)
-            if share is not None:
+            if batch.share is not None:
+                share = nd.array(batch.share, ctx=self.device)
+                others = nd.array(batch.others, ctx=self.device, dtype="float32")
                 losses = share * losses + (1 - share) * self.loss(logits, others)
         losses.backward()
         norm = None if self.clip_norm is None else self._clip(self.clip_norm, len(batch))

@@ -57,28 +57,23 @@ def obstacles(urls: Sequence[str], seconds: float = 3.0) -> list[str | None]:
     """
     if offline():
         return [_OFFLINE for _ in urls]
-    replies: dict[int, str | None] = {}
+    replies: dict[str, str | None] = dict.fromkeys(urls, "no answer")
 
-    def ask(place: int, url: str) -> None:
+    def ask(url: str) -> None:
         try:
-            with (
-                connected(url),
-                requests.get(url, stream=True, timeout=seconds) as response,
-            ):
+            with connected(url), requests.get(url, stream=True, timeout=seconds) as response:
                 response.raise_for_status()
-            replies[place] = None
+            replies[url] = None
         except (*_NETWORK, GluonexpError) as error:
-            replies[place] = _reason(error)
+            replies[url] = _reason(error)
 
     until = time.monotonic() + seconds
-    asking = [
-        threading.Thread(target=ask, args=numbered, daemon=True) for numbered in enumerate(urls)
-    ]
+    asking = [threading.Thread(target=ask, args=(url,), daemon=True) for url in urls]
     for thread in asking:
         thread.start()
     for thread in asking:
         thread.join(max(0.0, until - time.monotonic()))
-    return [replies.get(place, "no answer") for place in range(len(urls))]
+    return [replies[url] for url in urls]
 
 
 def fetch(

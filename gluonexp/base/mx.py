@@ -70,31 +70,28 @@ SYSTEM_LIBRARIES: Final[dict[str, dict[str, str]]] = {
     },
 }
 
-# (pip wheel, folder under site-packages/nvidia, sonames). A library stands after all it needs:
-# once they are loaded, the linker takes MXNet's own needs by soname, without LD_LIBRARY_PATH.
-CUDA_LIBRARIES: Final = (
-    ("nvidia-cuda-runtime-cu11", "cuda_runtime", ("libcudart.so.11.0",)),
-    ("nvidia-cublas-cu11", "cublas", ("libcublasLt.so.11", "libcublas.so.11")),
-    ("nvidia-curand-cu11", "curand", ("libcurand.so.10",)),
-    ("nvidia-cufft-cu11", "cufft", ("libcufft.so.10",)),
-    ("nvidia-cuda-nvrtc-cu11", "cuda_nvrtc", ("libnvrtc-builtins.so.11.8", "libnvrtc.so.11.2")),
-    ("nvidia-nvtx-cu11", "nvtx", ("libnvToolsExt.so.1",)),
-    ("nvidia-nccl-cu11", "nccl", ("libnccl.so.2",)),
-    (
-        "nvidia-cudnn-cu11",
-        "cudnn",
-        (
-            "libcudnn.so.8",
-            "libcudnn_ops_infer.so.8",
-            "libcudnn_cnn_infer.so.8",
-            "libcudnn_adv_infer.so.8",
-            "libcudnn_ops_train.so.8",
-            "libcudnn_cnn_train.so.8",
-            "libcudnn_adv_train.so.8",
-        ),
+# Sonames by pip wheel; those of nvidia-cuda-runtime-cu11 lie in nvidia/cuda_runtime/lib. A library
+# stands after all it needs: once they are loaded, the linker takes MXNet's own needs by soname,
+# without LD_LIBRARY_PATH.
+CUDA_LIBRARIES: Final = {
+    "nvidia-cuda-runtime-cu11": ("libcudart.so.11.0",),
+    "nvidia-cublas-cu11": ("libcublasLt.so.11", "libcublas.so.11"),
+    "nvidia-curand-cu11": ("libcurand.so.10",),
+    "nvidia-cufft-cu11": ("libcufft.so.10",),
+    "nvidia-cuda-nvrtc-cu11": ("libnvrtc-builtins.so.11.8", "libnvrtc.so.11.2"),
+    "nvidia-nvtx-cu11": ("libnvToolsExt.so.1",),
+    "nvidia-nccl-cu11": ("libnccl.so.2",),
+    "nvidia-cudnn-cu11": (
+        "libcudnn.so.8",
+        "libcudnn_ops_infer.so.8",
+        "libcudnn_cnn_infer.so.8",
+        "libcudnn_adv_infer.so.8",
+        "libcudnn_ops_train.so.8",
+        "libcudnn_cnn_train.so.8",
+        "libcudnn_adv_train.so.8",
     ),
-    ("nvidia-cusolver-cu11", "cusolver", ("libcusolver.so.11",)),
-)
+    "nvidia-cusolver-cu11": ("libcusolver.so.11",),
+}
 
 
 @dataclass(frozen=True)
@@ -187,14 +184,15 @@ def preload_cuda() -> list[str]:
         When a library of an installed wheel does not load.
     """
     loaded = []
-    for wheel, folder, sonames in CUDA_LIBRARIES:
+    for wheel, sonames in CUDA_LIBRARIES.items():
+        name = wheel.removeprefix("nvidia-").removesuffix("-cu11").replace("-", "_")
         try:
-            library_folder = Path(str(distribution(wheel).locate_file(f"nvidia/{folder}/lib")))
+            folder = Path(str(distribution(wheel).locate_file(f"nvidia/{name}/lib")))
         except PackageNotFoundError:
             continue
         for soname in sonames:
             try:
-                ctypes.CDLL(str(library_folder / soname), mode=ctypes.RTLD_GLOBAL)
+                ctypes.CDLL(str(folder / soname), mode=ctypes.RTLD_GLOBAL)
             except OSError as error:
                 raise GluonexpError(
                     f"{soname} of the wheel {wheel} does not load ({error}); "
@@ -230,7 +228,7 @@ def _explain_library(soname: str) -> str:
             "MXNet's GPU build cannot be imported without an NVIDIA driver (libcuda.so.1): "
             f"install the driver, or `pip uninstall -y {wheel}`, then `{INSTALL_CPU}`."
         )
-    for wheel, _, sonames in CUDA_LIBRARIES:
+    for wheel, sonames in CUDA_LIBRARIES.items():
         if soname in sonames:
             return f"MXNet does not find {soname} ({wheel}): `{INSTALL_GPU}`."
     return f"MXNet does not find {soname}, which this system lacks: {library_remedy([soname])}."

@@ -108,20 +108,18 @@ def _cpu_count() -> int:
     return os.cpu_count() or 1
 
 
-def _repository() -> Path | None:
-    """Return the root of the user's repository, or of gluonexp's own checkout."""
+def _repository() -> Path:
+    """Return the root of the user's repository or of gluonexp's own checkout, or neither."""
     root = _stripped(_git(Path.cwd(), "rev-parse", "--show-toplevel"))
     if root:
         return Path(root)
     # An installed package may lie in somebody's repository without belonging to it.
     checkout = Path(gluonexp.__file__).resolve().parent.parent
-    return checkout if (checkout / ".git").exists() else None
+    return checkout if (checkout / ".git").exists() else Path.cwd()
 
 
-def _git(folder: Path | None, *arguments: str) -> str | None:
+def _git(folder: Path, *arguments: str) -> str | None:
     """Return the output of a git command in `folder`; None if it fails or there is no git."""
-    if folder is None:
-        return None
     try:
         done = subprocess.run(
             ["git", "-C", str(folder), *arguments],

@@ -184,14 +184,12 @@ def watched(bar: Progress, task: TaskID, part: Path, before: int = 0) -> Iterato
             bar.update(task, completed=before + arrived(part))
 
     thread = threading.Thread(target=follow, daemon=True)
-    if not bar.disable:
-        thread.start()
+    thread.start()
     try:
         yield
     finally:
         done.set()
-        if not bar.disable:
-            thread.join()
+        thread.join()
 
 
 def arrived(part: Path) -> int:

@@ -13,16 +13,9 @@ import urllib3
 
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.files import held, lock
+from gluonexp.base.progress import bar_of_bytes
 from gluonexp.base.text import say
-from gluonexp.base.transfer import (
-    CutOffError,
-    bar_of_bytes,
-    complete,
-    connected,
-    part_of,
-    receive,
-    watched,
-)
+from gluonexp.base.transfer import CutOffError, complete, connected, part_of, receive, watched
 
 _CONNECTING = 10.0  # seconds
 _OFFLINE = "not asked, because GLUONEXP_OFFLINE is set"

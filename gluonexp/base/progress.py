@@ -17,3 +17,11 @@ def counting_bar() -> Progress:
         *("{task.description}", progress.BarColumn()),
         *(progress.MofNCompleteColumn(), progress.TimeRemainingColumn()),
     )
+
+
+def bar_of_bytes() -> Progress:
+    """Return such a bar for bytes that are on their way."""
+    return transient_bar(
+        *("{task.description}", progress.BarColumn(), progress.DownloadColumn()),
+        *(progress.TransferSpeedColumn(), progress.TimeRemainingColumn()),
+    )

@@ -162,18 +162,6 @@ def receive(
                     raise GluonexpError(f"the file has more than {limit} bytes")
 
 
-def bar_of_bytes() -> Progress:
-    """Return a bar for bytes; see `transient_bar`."""
-    from rich import progress
-
-    from gluonexp.base.progress import transient_bar
-
-    return transient_bar(
-        *("{task.description}", progress.BarColumn(), progress.DownloadColumn()),
-        *(progress.TransferSpeedColumn(), progress.TimeRemainingColumn()),
-    )
-
-
 @contextmanager
 def watched(bar: Progress, task: TaskID, part: Path, before: int = 0) -> Iterator[None]:
     """Let a bar follow the size of `part` while it grows, `before` bytes being there already."""

@@ -179,12 +179,14 @@ def _copy(
     source: Artifacts, files: Sequence[StoredFile], dest: Path, receipts: Path | None
 ) -> Copied:
     """Copy `files` under `dest`, with a line for each in the file `receipts`."""
+    from gluonexp.base.progress import bar_of_bytes
+
     copied: list[str] = []
     kept: list[str] = []
     try:
         dest.mkdir(parents=True, exist_ok=True)
         before, expected, arrived = _received(receipts, source), _certified(source, files), 0
-        with transfer.bar_of_bytes() as bar:
+        with bar_of_bytes() as bar:
             task = bar.add_task("", total=sum(file.size or 0 for file in files))
             for file in files:
                 bar.update(task, description=PurePosixPath(file.path).name)

@@ -22,6 +22,7 @@ from rich.console import Console
 
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.imports import heavy_imports
+from gluonexp.base.text import tell
 from gluonexp.config import hydra_private, schema
 from gluonexp.config.overrides import by_key
 
@@ -183,7 +184,7 @@ def _job_of_sweep(composed: DictConfig, workdir: Path, overrides: list[str]) -> 
         except Exception as error:
             reason = str(error) if isinstance(error, GluonexpError) else _named(error)
             trace = traceback.format_exc()
-            console.print(trace, markup=False, highlight=False, soft_wrap=True)
+            tell(console, trace)
             return Ending(FAILED, reason=reason, trace=trace)
 
 

@@ -6,6 +6,10 @@ import math
 import re
 import sys
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def short_keys(keys: Sequence[str]) -> list[str]:
@@ -72,6 +76,11 @@ def listed(names: Iterable[object]) -> str:
     words = [str(name) for name in names]
     more = f" and {len(words) - _NAMED} more" if len(words) > _NAMED else ""
     return ", ".join(words[:_NAMED]) + more
+
+
+def tell(console: Console, text: str) -> None:
+    """Print a text as it is."""
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def say(line: str) -> None:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from gluonexp.base.text import listed
+from gluonexp.base.text import listed, tell
 from gluonexp.compare.machine import write_json
 from gluonexp.inference.evaluate import Evaluation
 from gluonexp.inference.predict import Prediction, Predictions
@@ -45,7 +45,7 @@ def _ranked(console: Console, answers: Sequence[Prediction], top: int) -> None:
     width = max(cell_len(name) for rows in ranked for name, _ in rows)
     for answer, rows in zip(answers, ranked, strict=True):
         true = "" if answer.true_name is None else f"  (true: {answer.true_name})"
-        say(console, f"{_title(answer)}{true}")
+        tell(console, f"{_title(answer)}{true}")
         table = Table(box=None, show_header=False, pad_edge=False)
         table.add_column(justify="right", no_wrap=True, min_width=len(str(len(rows))) + 3)
         table.add_column(overflow="fold", width=max(1, min(width, console.width - 16)))
@@ -93,12 +93,12 @@ def evaluation(result: Evaluation, *, others: bool) -> None:
     if result.images == result.total:
         which, count = "all", f"{result.total:,}"
     images = "image" if result.total == 1 else "images"
-    say(
+    tell(
         console,
         f"{result.data}, {which}: {count} {images} ({result.digest[:12]}), "
         f"runtime {result.runtime}",
     )
-    say(console, f"accuracy {result.accuracy:.4f}, loss {result.loss:.4f}")
+    tell(console, f"accuracy {result.accuracy:.4f}, loss {result.loss:.4f}")
     table = Table(box=None, pad_edge=False)
     table.add_column("class", overflow="fold")
     for heading in ("precision", "recall", "f1", "images"):
@@ -113,7 +113,7 @@ def evaluation(result: Evaluation, *, others: bool) -> None:
     if others and result.images < result.total:
         notes.append(f"{count} {images}: the {which}; --split all scores every one")
     for note in notes:
-        say(console, f"  note: {note}")
+        tell(console, f"  note: {note}")
 
 
 def evaluation_csv(result: Evaluation, out: TextIO) -> None:
@@ -139,10 +139,5 @@ def certificate(proved: Certificate) -> None:
         table.add_row(*map(escape, row))
     console.print(table)
     for note in proved.notes:
-        say(console, f"  note: {note}")
-    say(console, proved.sentence())
-
-
-def say(console: Console, line: str) -> None:
-    """Print a line as it is."""
-    console.print(line, highlight=False, markup=False, soft_wrap=True)
+        tell(console, f"  note: {note}")
+    tell(console, proved.sentence())

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from gluonexp.base.text import tell
 from gluonexp.compare.columns import Column, identity, measured, names, ranking, settings
 from gluonexp.compare.comparison import Comparison
 from gluonexp.tracking.statuses import FINISHED
@@ -26,11 +27,11 @@ def render(console: Console, title: str, comparison: Comparison) -> None:
     rows = comparison.rows
     order = "highest" if comparison.mode == "max" else "lowest"
     several = len(rows) > 1
-    _say(console, f"{title}, {order} {comparison.metric} first" if several else title)
+    tell(console, f"{title}, {order} {comparison.metric} first" if several else title)
     if several:
         count = len(comparison.keys)
         differ = "1 setting differs" if count == 1 else f"{count or 'no'} settings differ"
-        _say(console, f"{differ}, {len(comparison.same)} are the same")
+        tell(console, f"{differ}, {len(comparison.same)} are the same")
     console.print()
 
     runs = [row.run for row in rows]
@@ -59,7 +60,7 @@ def render(console: Console, title: str, comparison: Comparison) -> None:
     if left_out:
         console.print()
         missing = ", ".join(column.heading for column in left_out)
-        _say(console, f"not shown here: {missing} (--csv, --json and --html have everything)")
+        tell(console, f"not shown here: {missing} (--csv, --json and --html have everything)")
 
 
 def sparkline(
@@ -149,7 +150,3 @@ def _clipped(column: Column) -> int:
 
 def _width(columns: Sequence[Column]) -> int:
     return sum(map(_clipped, columns)) + _GAP * (len(columns) - 1)
-
-
-def _say(console: Console, line: str) -> None:
-    console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -9,15 +9,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from gluonexp.base.text import redact
+from gluonexp.base.text import redact, tell
 from gluonexp.sweep.outcomes import Outcome
 from gluonexp.tracking.statuses import FAILED, FINISHED, KILLED, PRUNED, RUNNING
 from gluonexp.tracking.sweeps import SweepRun
-
-
-def line(console: Console, text: str) -> None:
-    """Print a text as it is."""
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 class Jobs:
@@ -64,7 +59,7 @@ class Jobs:
         self._ended += 1
         if outcome.status == RUNNING:
             self._print(f"{name}  is being run by {outcome.error}")
-            line(self._console, "      if that process is gone: sweep.take_over=true runs it here")
+            tell(self._console, "      if that process is gone: sweep.take_over=true runs it here")
         else:
             self._print(f"{name}  {self._result(outcome)}  (before; run {_short(outcome)})")
 
@@ -78,7 +73,7 @@ class Jobs:
             return
         self._print(f"{name}  [red]{outcome.status}[/red]: {escape(outcome.error or '')}{run}")
         if log.is_file():
-            line(self._console, f"      its output: {log}")
+            tell(self._console, f"      its output: {log}")
 
     def _result(self, outcome: Outcome) -> str:
         value = "none" if outcome.objective is None else f"{outcome.objective:.4f}"
@@ -99,7 +94,7 @@ class Jobs:
 def announce(console: Console, run: SweepRun | None, description: Sequence[str]) -> None:
     """Say which sweep this is, so that it can be resumed if the process is gone, and of what."""
     name = "" if run is None else f" {run.run_id}"
-    line(console, "\n".join([f"sweep{name}: {description[0]}", *description[1:]]))
+    tell(console, "\n".join([f"sweep{name}: {description[0]}", *description[1:]]))
 
 
 def farewell(
@@ -125,7 +120,7 @@ def farewell(
     if status in (FAILED, KILLED):
         typed = f" tracking.uri={redact(uri)}" if uri else ""
         lines.append(f"  resume:  python -m gluonexp.run sweep.resume={short}{typed}")
-    line(console, "\n".join(lines))
+    tell(console, "\n".join(lines))
 
 
 def _short(outcome: Outcome) -> str:

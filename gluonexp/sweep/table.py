@@ -10,9 +10,8 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from gluonexp.base.text import brief, digits, duration, short_keys
+from gluonexp.base.text import brief, digits, duration, short_keys, tell
 from gluonexp.sweep.outcomes import Outcome, Summary
-from gluonexp.sweep.screen import line
 
 
 def sweep_table(console: Console, summary: Summary, limit: int = 20) -> None:
@@ -30,14 +29,14 @@ def sweep_table(console: Console, summary: Summary, limit: int = 20) -> None:
     failures = summary.failures()
     for outcome, reason in failures[:limit]:
         name = f"{outcome.name}: " if outcome.varied else ""
-        line(console, f"job {outcome.job} {outcome.status}: {name}{reason}")
+        tell(console, f"job {outcome.job} {outcome.status}: {name}{reason}")
     _more(console, len(failures) - limit)
     best = summary.best()
     if best is None:
-        line(console, f"no point finished with a value of {summary.metric}")
+        tell(console, f"no point finished with a value of {summary.metric}")
     else:
         run = "" if best.run_id is None else f"  run {best.run_id[:8]}"
-        line(console, f"best: {best.name}  {summary.metric} {digits(best.objective)}{run}")
+        tell(console, f"best: {best.name}  {summary.metric} {digits(best.objective)}{run}")
 
 
 def _ranking(summary: Summary, shown: Sequence[Outcome], left_out: int) -> Table:
@@ -89,4 +88,4 @@ def _over_seeds(console: Console, summary: Summary, limit: int) -> None:
 
 def _more(console: Console, count: int) -> None:
     if count > 0:
-        line(console, f"... {count} more in sweep/results.csv")
+        tell(console, f"... {count} more in sweep/results.csv")

@@ -1,4 +1,4 @@
-"""Files: their digest, written in one step, locked between processes."""
+"""Files: the user's cache of them, their digest, written in one step, locked."""
 
 from __future__ import annotations
 
@@ -11,12 +11,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+import platformdirs
 from filelock import FileLock, Timeout
 
 from gluonexp.base.text import say
 
 _BLOCK = 1 << 20  # bytes
 DRAFT = ".new-"  # so begins the name of a folder that holds a draft
+
+
+def user_cache() -> Path:
+    """Return the folder of what can be had again, of this user, without creating it."""
+    return platformdirs.user_cache_path("gluonexp", appauthor=False)
 
 
 def sha256(path: Path) -> str:

@@ -11,10 +11,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-import platformdirs
-
 from gluonexp.base import mx as door
-from gluonexp.base.files import draft
+from gluonexp.base.files import draft, user_cache
 
 _DOCUMENTED = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 KEPT = 4096  # digests; a cache that has grown beyond is begun anew
@@ -29,9 +27,8 @@ def code_digest(packages: Sequence[str] = ()) -> str:
     Parsing takes half a second: the user's cache keeps the digest of a file without its comments
     by the digest of its bytes. Where the cache is damaged or cannot be written, files are parsed.
     """
-    cache = platformdirs.user_cache_path("gluonexp", appauthor=False) / (
-        f"source-digests-{sys.version_info.major}.{sys.version_info.minor}"  # which parses
-    )
+    # By the version of Python, which parses.
+    cache = user_cache() / f"source-digests-{sys.version_info.major}.{sys.version_info.minor}"
     known = _read(cache)
     new: dict[str, str] = {}
     digest = hashlib.sha256(" ".join(door.installed_wheels().values()).encode())

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from pathlib import Path
 
-import platformdirs
 from rich.console import Console
 from rich.text import Text
 
@@ -18,6 +17,7 @@ from gluonexp import tracking
 from gluonexp.base import device, provenance
 from gluonexp.base import mx as door
 from gluonexp.base.errors import GluonexpError
+from gluonexp.base.files import user_cache
 from gluonexp.base.imports import installed
 from gluonexp.data.root import data_root
 
@@ -161,9 +161,8 @@ def _data() -> _Found:
 def _weights() -> _Found:
     """Look for published weights: MXNet's in its cache, torchvision's in ours."""
     home = os.environ.get("MXNET_HOME") or "~/.mxnet"
-    cache = platformdirs.user_cache_path("gluonexp", appauthor=False)
+    places = {Path(home).expanduser() / "models": "*.params", user_cache() / "weights": "*.pth"}
     held = []
-    places = {Path(home).expanduser() / "models": "*.params", cache / "weights": "*.pth"}
     for folder, files in places.items():
         if sizes := [path.stat().st_size for path in folder.glob(files)]:
             held.append(f"{len(sizes)} in {folder}, {sum(sizes) / 1e6:.0f} MB")

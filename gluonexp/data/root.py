@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-import platformdirs
+from gluonexp.base.files import user_cache
 
 
 def data_root(root: str | None) -> Path:
@@ -14,6 +14,4 @@ def data_root(root: str | None) -> Path:
         ``dataset.root`` (which the configuration fills from ``GLUONEXP_DATA``); a leading ``~``
         is the home folder. None or empty means the user's cache, ``gluonexp/data`` in it.
     """
-    if root:
-        return Path(root).expanduser()
-    return platformdirs.user_cache_path("gluonexp", appauthor=False) / "data"
+    return Path(root).expanduser() if root else user_cache() / "data"

@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
-import platformdirs
-
 from gluonexp.base import files
 from gluonexp.base.download import fetch
 from gluonexp.base.errors import GluonexpError
@@ -168,7 +166,7 @@ def torchvision_file(backbone: str) -> Published | None:
     server = (os.environ.get("GLUONEXP_TORCHVISION") or torchvision.SERVER).rstrip("/")
     return Published(
         backbone=backbone,
-        path=platformdirs.user_cache_path("gluonexp", appauthor=False) / "weights" / name,
+        path=files.user_cache() / "weights" / name,
         url=f"{server}/{name}",
         algorithm="sha256",
         digest=sha256,

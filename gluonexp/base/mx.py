@@ -169,21 +169,16 @@ def obstacle() -> str | None:
     return None
 
 
-def preload_cuda() -> list[str]:
+def preload_cuda() -> None:
     """Load the CUDA libraries of the installed `nvidia-*-cu11` wheels for all of the process.
 
-    Returns
-    -------
-    list of str
-        The sonames loaded. A wheel that is not installed is passed over: its library may come
-        from the system.
+    A wheel that is not installed is passed over: its library may come from the system.
 
     Raises
     ------
     GluonexpError
         When a library of an installed wheel does not load.
     """
-    loaded = []
     for wheel, sonames in CUDA_LIBRARIES.items():
         name = wheel.removeprefix("nvidia-").removesuffix("-cu11").replace("-", "_")
         try:
@@ -198,8 +193,6 @@ def preload_cuda() -> list[str]:
                     f"{soname} of the wheel {wheel} does not load ({error}); "
                     f"install the versions gluonexp names: `{INSTALL_GPU}`."
                 ) from error
-            loaded.append(soname)
-    return loaded
 
 
 def explain(error: BaseException) -> str:

@@ -226,26 +226,19 @@ class MXNetEngine:
         rule.num_update = max([rule.num_update, *state.updates.values()])
 
     def _check(self, state: State, parameters: Mapping[str, Any], optimizer: bool) -> None:
-        shapes = {name: parameter.shape for name, parameter in parameters.items()}
-        for name in shapes | dict(state.values):
-            theirs = state.values[name].shape if name in state.values else None
-            if shapes.get(name) != theirs:
+        shapes, theirs = _shapes(parameters), _shapes(state.values)
+        for name in shapes | theirs:
+            if shapes.get(name) != theirs.get(name):
                 raise GluonexpError(
-                    f"a checkpoint of another network: {name} is {theirs or 'missing'} there and "
-                    f"{shapes.get(name) or 'missing'} here"
+                    f"a checkpoint of another network: {name} is {theirs.get(name) or 'missing'} "
+                    f"there and {shapes.get(name) or 'missing'} here"
                 )
         if not optimizer:
             return
-        kinds, learned = slot_names(self.trainer._optimizer), set(self._names().values())
-        wanted = {kind: set(state.updates) for kind in kinds} if state.updates else {}
-        found = {kind: set(by_name) for kind, by_name in state.slots.items()}
-        alike = all(
-            array.shape == shapes[name]
-            for by_name in state.slots.values()
-            for name, array in by_name.items()
-            if name in shapes
-        )
-        if wanted != found or not set(state.updates) <= learned or not alike:
+        updated = {name: shapes.get(name) for name in state.updates}
+        wanted = dict.fromkeys(slot_names(self.trainer._optimizer), updated) if updated else {}
+        found = {kind: _shapes(by_name) for kind, by_name in state.slots.items()}
+        if wanted != found or not set(updated) <= set(self._names().values()):
             raise GluonexpError("saved with another optimizer than this one")
 
     def freeze(self, plan: FreezePlan) -> None:
@@ -276,6 +269,10 @@ class MXNetEngine:
         """Return the structural name of each of the trainer's parameters, by its index there."""
         structural = {id(p): name for name, p in self._parameters().items()}
         return {index: structural[id(p)] for index, p in enumerate(self.trainer._params)}
+
+
+def _shapes(arrays: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    return {name: array.shape for name, array in arrays.items()}
 
 
 def _arrays(kept: Any) -> Iterator[nd.NDArray]:

@@ -23,6 +23,7 @@ from rich.table import Table
 
 from gluonexp import assembly, run
 from gluonexp.base.mx import autograd, gluon, mx, nd
+from gluonexp.config.schema import TrackingConfig
 from gluonexp.data.batches import batches
 from gluonexp.data.types import Split
 from gluonexp.tracking import tracked_run
@@ -77,9 +78,7 @@ def ours(config, plan, spec, train, folder):
         schedule = assembly.schedule(config, plan, len(train))
         clock = Clock()
         uri = f"sqlite:///{folder}/mlflow.db"
-        with tracked_run(
-            backend="mlflow", uri=uri, experiment="bench", run_name=None, tags={}
-        ) as tracker:
+        with tracked_run(TrackingConfig(uri=uri, experiment="bench")) as tracker:
             loop.fit(
                 engine,
                 train,

@@ -122,14 +122,7 @@ def opened(
     tags[tracking.WORKDIR] = str(workdir.resolve())  # where its checkpoints are
     if config.trainer.lr_find.steps:
         tags[tracking.KIND] = "lr_find"
-    with tracked_run(
-        backend=config.tracking.backend,
-        uri=config.tracking.uri,
-        experiment=config.tracking.experiment,
-        run_name=config.tracking.run_name,
-        tags=tags,
-        run_id=config.tracking.run_id,
-    ) as tracker:
+    with tracked_run(config.tracking, tags) as tracker:
         aside = job_folder.take(workdir, tracker.run_id, None if before is None else before.folder)
         show.set_aside(console, aside)
         record.config(artifacts, config, overrides, origin)

@@ -6,6 +6,7 @@ import shlex
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -61,11 +62,18 @@ def opened(
     if settings.backend == "none":
         if resume is not None:
             raise GluonexpError("sweep.resume: with tracking=none there is nothing to resume")
-        with tracked_run(backend="none", uri=None, experiment=""):  # for the signals
+        with tracked_run(settings):  # for the signals
             yield None
         return
     uri = resolve_uri(settings.uri)
     client = open_store(uri)
+    tags = {
+        **SWEEP,
+        **argument_tags(arguments),
+        METRIC: config.objective.metric,
+        MODE: config.objective.mode,
+        "gluonexp.overrides": redact(shlex.join(arguments)),
+    }
 
     def made() -> str:
         if resume is not None:
@@ -74,26 +82,12 @@ def opened(
             return parent_run.run_id
         experiment_id = ensure_experiment(client, settings.experiment, uri)
         with reported(f"a sweep cannot be recorded in {displayed(uri)}"):
-            tags = run_tags({**SWEEP, **argument_tags(arguments)})
-            return create_run(client, experiment_id, tags, settings.run_name or name)
+            return create_run(client, experiment_id, run_tags(tags), settings.run_name or name)
 
     run_id = parent(made)
     if resume is not None and run_id != made():
         raise GluonexpError(f"sweep.resume={resume}: this study belongs to sweep {run_id}")
-    tags = {
-        **SWEEP,
-        **argument_tags(arguments),
-        METRIC: config.objective.metric,
-        MODE: config.objective.mode,
-        "gluonexp.overrides": redact(shlex.join(arguments)),
-    }
-    with tracked_run(
-        backend=settings.backend,
-        uri=uri,
-        experiment=settings.experiment,
-        tags=tags,
-        run_id=run_id,
-    ) as tracker:
+    with tracked_run(replace(settings, run_id=run_id), tags) as tracker:
         yield SweepRun(client, run_id, tracker)
 
 

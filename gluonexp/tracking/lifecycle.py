@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
+    from gluonexp.config.schema import TrackingConfig
+
 Handler = Callable[[int, FrameType | None], Any]
 
 
@@ -40,13 +42,7 @@ class Interrupted(SystemExit):
 
 @contextmanager
 def tracked_run(
-    *,
-    backend: str,
-    uri: str | None,
-    experiment: str,
-    run_name: str | None = None,
-    tags: Mapping[str, str] | None = None,
-    run_id: str | None = None,
+    settings: TrackingConfig, tags: Mapping[str, str] | None = None
 ) -> Iterator[Tracker]:
     """Record what happens inside as one run, and how it ended.
 
@@ -57,16 +53,12 @@ def tracked_run(
 
     Parameters
     ----------
-    backend
-        ``mlflow``, or ``none`` to record nothing.
-    uri
-        Tracking URI, None for ``./mlruns/mlflow.db``.
-    experiment, run_name, tags
-        Names in the store; MLflow makes up a `run_name` that is None. The user, the source file
-        and its git commit, the host and the process id are added to the tags.
-    run_id
-        A run that exists already, to be resumed: it is RUNNING again, keeps its name and its
-        experiment, and gets the tags.
+    settings
+        Where; MLflow makes up a `run_name` that is None. With a `run_id` that run, which exists
+        already, is resumed: it is RUNNING again, keeps its name and its experiment, and gets the
+        tags.
+    tags
+        The user, the source file and its git commit, the host and the process id are added.
 
     Raises
     ------
@@ -74,18 +66,18 @@ def tracked_run(
         The store cannot be opened; or the block ended well and its run could not be closed.
     """
     with _Signals() as signals:
-        if backend == "none":
+        if settings.backend == "none":
             tracker: Tracker = NullTracker()
             signals.defer()
         else:
-            uri = resolve_uri(uri)
+            uri, run_id = resolve_uri(settings.uri), settings.run_id
             client = open_store(uri)
             all_tags = run_tags(tags or {})
             if run_id is None:
-                experiment_id = ensure_experiment(client, experiment, uri)
+                experiment_id = ensure_experiment(client, settings.experiment, uri)
                 signals.defer()  # a run that exists must not be lost on the way to its `finally`
                 with reported(f"a run cannot be started in {displayed(uri)}"):
-                    run_id = create_run(client, experiment_id, all_tags, run_name)
+                    run_id = create_run(client, experiment_id, all_tags, settings.run_name)
                     tracker = MlflowTracker(client, run_id)
             else:
                 signals.defer()

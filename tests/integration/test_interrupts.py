@@ -13,11 +13,12 @@ from gluonexp.tracking import open_store
 
 SCRIPT = """
     import signal, sys
+    from gluonexp.config.schema import TrackingConfig
     from gluonexp.tracking import tracked_run
 
     # A test runner in the background ignores SIGINT, and its children inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    with tracked_run(backend="mlflow", uri=sys.argv[1], experiment="interrupted") as tracker:
+    with tracked_run(TrackingConfig(uri=sys.argv[1], experiment="interrupted")) as tracker:
         tracker.log_metrics({"train/loss": 0.5}, step=0)
         tracker.log_metrics({"train/loss": 0.25}, step=1)
         print("measured", flush=True)

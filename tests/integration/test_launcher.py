@@ -226,11 +226,12 @@ TRACKED = """
     import signal, sys
     from pathlib import Path
     import hydra
+    from gluonexp.config.schema import TrackingConfig
     from gluonexp.tracking import tracked_run
 
     @hydra.main(version_base="1.3", config_path=None)
     def main(config):
-        with tracked_run(backend="mlflow", uri=config.uri, experiment="sweep") as tracker:
+        with tracked_run(TrackingConfig(uri=config.uri, experiment="sweep")) as tracker:
             Path(f"running-{tracker.run_id}").touch()
             while True:
                 signal.pause()

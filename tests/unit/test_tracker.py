@@ -22,7 +22,7 @@ from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
 from gluonexp.base.errors import GluonexpError
-from gluonexp.config.schema import ObjectiveConfig
+from gluonexp.config.schema import ObjectiveConfig, TrackingConfig
 from gluonexp.tracking import (
     Interrupted,
     MlflowTracker,
@@ -63,8 +63,8 @@ def any_tracker(request: pytest.FixtureRequest) -> Tracker:
     return NullTracker() if request.param == "none" else request.getfixturevalue("tracker")
 
 
-def start(uri: str, backend: Any = "mlflow", **options: Any) -> Any:
-    return tracked_run(backend=backend, uri=uri, experiment="lifecycle", **options)
+def start(uri: str, backend: str = "mlflow", tags: Any = None, **settings: Any) -> Any:
+    return tracked_run(TrackingConfig(backend, uri, "lifecycle", **settings), tags)
 
 
 def only_run(client: MlflowClient, run_id: str | None) -> Run:
@@ -143,7 +143,7 @@ def test_how_a_block_ends_is_how_its_run_ends(
 
 def test_recording_nothing_makes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with tracked_run(backend="none", uri=None, experiment="x") as tracker:
+    with tracked_run(TrackingConfig(backend="none")) as tracker:
         tracker.log_params({"a": 1})
     assert list(tmp_path.iterdir()) == []
 

@@ -13,7 +13,7 @@ from gluonexp.tracking.store import (
     open_store,
     probe,
 )
-from gluonexp.tracking.tracker import MlflowTracker, NullTracker, Tracker, UsedData
+from gluonexp.tracking.tracker import MlflowTracker, Tracker, UsedData
 from gluonexp.tracking.uri import displayed, existing, experiment_link, resolve_uri, run_link
 from gluonexp.tracking.values import flatten
 
@@ -28,7 +28,6 @@ __all__ = [
     "WORKDIR",
     "Interrupted",
     "MlflowTracker",
-    "NullTracker",
     "Tracker",
     "UsedData",
     "at_work",

@@ -19,7 +19,7 @@ from gluonexp.base.processes import lives, this_process
 from gluonexp.tracking import internals
 from gluonexp.tracking.statuses import RUNNING
 from gluonexp.tracking.store import ensure_experiment, open_store, reported
-from gluonexp.tracking.tracker import MlflowTracker, NullTracker, Status, Tracker
+from gluonexp.tracking.tracker import MlflowTracker, Status, Tracker
 from gluonexp.tracking.uri import displayed, resolve_uri
 from gluonexp.tracking.values import sanitised, tag_text
 
@@ -67,7 +67,7 @@ def tracked_run(
     """
     with _Signals() as signals:
         if settings.backend == "none":
-            tracker: Tracker = NullTracker()
+            tracker = Tracker()
             signals.defer()
         else:
             uri, run_id = resolve_uri(settings.uri), settings.run_id

@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, SupportsFloat
+from typing import TYPE_CHECKING, Literal, SupportsFloat
 
 from gluonexp.base.errors import GluonexpError
 from gluonexp.tracking import internals
@@ -63,24 +63,25 @@ class UsedData:
     classes: Sequence[str]
 
 
-class Tracker(Protocol):
-    """Where a run's parameters, metrics and files go."""
+class Tracker:
+    """Where a run's parameters, metrics and files go; this one records nothing.
 
-    @property
-    def run_id(self) -> str | None:
-        """The run's id, None where nothing is recorded."""
+    Attributes
+    ----------
+    run_id, experiment_id
+        None where nothing is recorded.
+    status
+        ``RUNNING``, then how the run ended.
+    """
 
-    @property
-    def experiment_id(self) -> str | None:
-        """The id of its experiment."""
+    run_id: str | None = None
+    experiment_id: str | None = None
+    status: Status = "RUNNING"
 
     @property
     def link(self) -> str | None:
         """Address of the run's page on a server; None for a local store or none."""
-
-    @property
-    def status(self) -> Status:
-        """``RUNNING``, then how the run ended."""
+        return None
 
     def log_params(self, params: Mapping[str, object]) -> None:
         """Record `params`, nested or flat; one that was recorded before is not changed."""
@@ -103,6 +104,7 @@ class Tracker(Protocol):
         What the run measured at `step` becomes the model's. Returns its address,
         ``models:/m-ID``; None where nothing is recorded.
         """
+        return None
 
     def register(
         self, name: str, model: str, value: float | None, goal: ObjectiveConfig
@@ -111,6 +113,7 @@ class Tracker(Protocol):
 
         `value` is that of the metric which `goal` names.
         """
+        return None
 
     def flush(self) -> None:
         """Write buffered metrics now; they stay in the buffer if the store does not answer."""
@@ -120,50 +123,11 @@ class Tracker(Protocol):
 
     def close(self, status: Status, error: BaseException | None = None) -> None:
         """End the run as `status`, with the traceback of `error`; a second call does nothing."""
-
-
-class NullTracker:
-    """Records nothing (``tracking=none``)."""
-
-    run_id = experiment_id = link = None
-
-    def __init__(self) -> None:
-        self.status: Status = "RUNNING"
-
-    def log_params(self, params: Mapping[str, object]) -> None:
-        """Record nothing."""
-
-    def log_tags(self, tags: Mapping[str, str]) -> None:
-        """Record nothing."""
-
-    def log_metrics(self, metrics: Mapping[str, SupportsFloat], step: int) -> None:
-        """Record nothing."""
-
-    def log_dataset(self, data: UsedData) -> None:
-        """Record nothing."""
-
-    def log_artifacts(self, folder: Path, artifact_path: str | None = None) -> None:
-        """Keep nothing."""
-
-    def log_model(self, folder: Path, *, step: int) -> None:
-        """Keep nothing."""
-
-    def register(self, name: str, model: str, value: float | None, goal: ObjectiveConfig) -> None:
-        """Register nothing."""
-
-    def flush(self) -> None:
-        """Do nothing: nothing is buffered."""
-
-    def leave(self) -> None:
-        """Do nothing: there is no run."""
-
-    def close(self, status: Status, error: BaseException | None = None) -> None:
-        """Remember how the run ended; a second call does nothing."""
         if self.status == "RUNNING":
             self.status = status
 
 
-class MlflowTracker:
+class MlflowTracker(Tracker):
     """Records into one run of an MLflow store; not to be shared between threads.
 
     Parameters
@@ -186,7 +150,6 @@ class MlflowTracker:
         self.run_id: str = run.info.run_id
         self.experiment_id: str = run.info.experiment_id
         self.client = client
-        self.status: Status = "RUNNING"
         self._closed = False
         self._params: dict[str, str] = dict(run.data.params)
         self._diverged = "diverged" in run.data.tags

@@ -16,7 +16,7 @@ from gluonexp.data.types import Split
 from gluonexp.engines.mxnet.engine import MXNetEngine
 from gluonexp.experiment import lr_find
 from gluonexp.report.lr_curve import lr_curve
-from gluonexp.tracking import NullTracker
+from gluonexp.tracking import Tracker
 from gluonexp.training import loop
 
 STAR = (230, 159, 0)
@@ -154,7 +154,7 @@ def test_a_curve_that_never_falls_has_no_suggestion_but_is_kept(losses, tmp_path
     curve = _curve(np.asarray(losses))
     assert curve.suggestion() is None
     with pytest.raises(GluonexpError, match=r"trainer\.lr_find: the loss fell at no"):
-        lr_find.record(curve, tmp_path, NullTracker(), "None")
+        lr_find.record(curve, tmp_path, Tracker(), "None")
     assert len(pd.read_csv(tmp_path / "lr_find" / "curve.csv")) == len(losses)
     assert (tmp_path / "plots" / "lr_find.png").stat().st_size > 1000
 
@@ -167,7 +167,7 @@ def test_a_loss_that_is_no_number_ends_the_search():
     assert curve.suggestion() is None
 
 
-class _Kept(NullTracker):
+class _Kept(Tracker):
     def __init__(self):
         super().__init__()
         self.metrics, self.files = [], []

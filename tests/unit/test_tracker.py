@@ -26,7 +26,6 @@ from gluonexp.config.schema import ObjectiveConfig, TrackingConfig
 from gluonexp.tracking import (
     Interrupted,
     MlflowTracker,
-    NullTracker,
     Tracker,
     UsedData,
     ensure_experiment,
@@ -60,7 +59,7 @@ def tracker(client: MlflowClient, run_id: str) -> MlflowTracker:
 
 @pytest.fixture(params=["mlflow", "none"])
 def any_tracker(request: pytest.FixtureRequest) -> Tracker:
-    return NullTracker() if request.param == "none" else request.getfixturevalue("tracker")
+    return Tracker() if request.param == "none" else request.getfixturevalue("tracker")
 
 
 def start(uri: str, backend: str = "mlflow", tags: Any = None, **settings: Any) -> Any:

@@ -1,12 +1,11 @@
-"""Runs as plain types, and what can be asked of a store of them."""
+"""Runs as plain types, and which of them a store is asked for."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from typing import Protocol
 
 from gluonexp.tracking.statuses import FINISHED, PRUNED, RUNNING
 
@@ -65,27 +64,6 @@ class Query:
     top: bool = False  # only runs without a parent
     newest_first: bool = False
     limit: int | None = None
-
-
-class RunStore(Protocol):
-    """A store that is read."""
-
-    uri: str
-
-    def find(self, ref: str) -> str:
-        """Return the id of the run that `ref` means; see `store.find_run`."""
-
-    def experiments(self) -> dict[str, str]:
-        """Return the names of the experiments by their ids."""
-
-    def select(self, query: Query) -> list[RunRecord]:
-        """Return the runs of `query`, in order of their start."""
-
-    def count_children(self, parents: Sequence[str]) -> dict[str, int]:
-        """Return how many children each of `parents` has; those without are left out."""
-
-    def points(self, run_ids: Sequence[str], metric: str) -> Iterable[tuple[str, int, float]]:
-        """Yield run, step and value of each point of `metric`; of a run, in order of time."""
 
 
 def record(

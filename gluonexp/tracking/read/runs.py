@@ -8,21 +8,15 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gluonexp.base.errors import GluonexpError
 from gluonexp.tracking.read import sqlite
-from gluonexp.tracking.read.records import (
-    PARENT,
-    Query,
-    RunRecord,
-    RunStore,
-    record,
-)
+from gluonexp.tracking.read.records import PARENT, Query, RunRecord, record
 from gluonexp.tracking.statuses import FINISHED, PRUNED
 from gluonexp.tracking.store import KIND, experiments, find_run, open_store, reported
 from gluonexp.tracking.uri import displayed, existing, sqlite_path
@@ -57,7 +51,7 @@ class Reader:
     All methods raise `GluonexpError` where the store fails, or does not have what was asked for.
     """
 
-    def __init__(self, store: RunStore) -> None:
+    def __init__(self, store: sqlite.Database | _Mlflow) -> None:
         self._store = store
         self.uri = store.uri
 
@@ -181,7 +175,7 @@ class _Mlflow:
     def select(self, query: Query) -> list[RunRecord]:
         names = self.experiments()
         runs = (
-            _record(run, names)
+            _record(run, names[run.info.experiment_id])
             for run in self._search(query, [query.experiment_id] if query.experiment_id else names)
         )
         # MLflow's filters do not know the status PRUNED, nor that a tag is absent.
@@ -236,17 +230,9 @@ class _Mlflow:
         return reported(f"the runs in {displayed(self.uri)} cannot be read")
 
 
-def _record(run: Run, experiments: Mapping[str, str]) -> RunRecord:
+def _record(run: Run, experiment: str) -> RunRecord:
     info, data = run.info, run.data
-    return record(
-        info.run_id,
-        info.run_name,
-        info.status,
-        info.start_time,
-        info.end_time,
-        info.experiment_id,
-        experiments[info.experiment_id],
-        params=data.params,
-        metrics=data.metrics,
-        tags=data.tags,
-    )
+    times = info.start_time, info.end_time
+    kept: dict[str, Any] = {"params": data.params, "metrics": data.metrics, "tags": data.tags}
+    named = info.run_id, info.run_name, info.status
+    return record(*named, *times, info.experiment_id, experiment, **kept)

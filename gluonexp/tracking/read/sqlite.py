@@ -17,13 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from gluonexp.base.errors import GluonexpError
-from gluonexp.tracking.read.records import (
-    PARENT,
-    PRUNED_TAG,
-    Query,
-    RunRecord,
-    record,
-)
+from gluonexp.tracking.read.records import PARENT, PRUNED_TAG, Query, RunRecord, record
 from gluonexp.tracking.statuses import FINISHED, PRUNED
 from gluonexp.tracking.store import KIND, check_ref, only
 
@@ -48,7 +42,7 @@ def is_known(database: Path) -> bool:
 
 
 class Database:
-    """A `records.RunStore`: the store `uri`, whose file is `path`."""
+    """The store `uri`, whose file is `path`."""
 
     def __init__(self, uri: str, path: Path) -> None:
         self.uri, self._path = uri, path

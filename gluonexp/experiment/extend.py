@@ -10,10 +10,13 @@ from pathlib import Path
 
 from gluonexp import tracking
 from gluonexp.base.errors import GluonexpError
+from gluonexp.base.processes import lives
 from gluonexp.config import recorded
 from gluonexp.config.recorded import Composed
 from gluonexp.config.schema import Config, to_config
 from gluonexp.tracking.artifacts import of_run
+from gluonexp.tracking.read.runs import RunRecord, reader
+from gluonexp.tracking.statuses import RUNNING
 from gluonexp.training import job_folder
 
 
@@ -52,25 +55,28 @@ def _is_run(reference: str) -> bool:
 
 def _checkpoint(reference: str, uri: str | None) -> tuple[str, Path]:
     """Return the id of the run, and the folder of its newest checkpoint."""
-    client = tracking.open_store(tracking.existing(uri))
+    store = reader(uri)
     if reference == "last":
-        runs = [run for run in tracking.newest_runs(client) if not tracking.at_work(run)]
-    elif tracking.at_work(run := tracking.find_run(client, reference)):
-        raise GluonexpError(f"trainer.resume={reference}: run {run.info.run_id} still trains")
+        runs = [run for run in store.newest(100) if not _trains(run)]
+    elif _trains(run := store.fetch([reference])[0]):
+        raise GluonexpError(f"trainer.resume={reference}: run {run.run_id} still trains")
     else:
         runs = [run]
     for run in runs:
-        workdir = run.data.tags.get(tracking.WORKDIR)
-        if workdir is None:
-            continue
-        if (folder := job_folder.of_run(Path(workdir), run.info.run_id)) is not None:
-            return run.info.run_id, folder
+        workdir = run.tags.get(tracking.WORKDIR)  # a sweep's parent has none
+        if workdir and (folder := job_folder.of_run(Path(workdir), run.run_id)) is not None:
+            return run.run_id, folder
     if reference == "last":
         raise GluonexpError("trainer.resume=last: no run left a checkpoint on this machine")
-    run_id = runs[0].info.run_id
-    place = runs[0].data.tags.get(tracking.WORKDIR, "a folder that it did not record")
+    run_id = runs[0].run_id
+    place = runs[0].tags.get(tracking.WORKDIR, "a folder that it did not record")
     raise GluonexpError(
         f"trainer.resume={reference}: run {run_id} has no checkpoint in {place} (one stays on the "
         "machine that trained, unless callbacks.checkpoint.keep=0); to start from its parameters "
         f"instead: model.weights=runs:/{run_id}"
     )
+
+
+def _trains(run: RunRecord) -> bool:
+    """Say whether a process of this machine is at work on a recorded run."""
+    return run.status == RUNNING and lives(run.tags.get("gluonexp.process", ""))

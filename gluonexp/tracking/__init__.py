@@ -2,14 +2,13 @@
 
 import os
 
-from gluonexp.tracking.lifecycle import Interrupted, at_work, tracked_run
+from gluonexp.tracking.lifecycle import Interrupted, tracked_run
 from gluonexp.tracking.read.records import CERTIFICATE_TAG, PRUNED_TAG
 from gluonexp.tracking.store import (
     KIND,
     WORKDIR,
     ensure_experiment,
     find_run,
-    newest_runs,
     open_store,
     probe,
 )
@@ -30,14 +29,12 @@ __all__ = [
     "MlflowTracker",
     "Tracker",
     "UsedData",
-    "at_work",
     "displayed",
     "ensure_experiment",
     "existing",
     "experiment_link",
     "find_run",
     "flatten",
-    "newest_runs",
     "open_store",
     "probe",
     "resolve_uri",

@@ -11,13 +11,12 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from gluonexp.base.errors import GluonexpError
-from gluonexp.base.processes import lives, this_process
+from gluonexp.base.processes import this_process
 from gluonexp.tracking import internals
-from gluonexp.tracking.statuses import RUNNING
 from gluonexp.tracking.store import ensure_experiment, open_store, reported
 from gluonexp.tracking.tracker import MlflowTracker, Status, Tracker
 from gluonexp.tracking.uri import displayed, resolve_uri
@@ -25,7 +24,6 @@ from gluonexp.tracking.values import sanitised, tag_text
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
 
     from gluonexp.config.schema import TrackingConfig
 
@@ -104,11 +102,6 @@ def tracked_run(
             _close(tracker, status, failure)
 
 
-def at_work(run: Run) -> bool:
-    """Say whether a process of this machine is at work on a recorded run."""
-    return run.info.status == RUNNING and lives(run.data.tags.get("gluonexp.process", ""))
-
-
 def create_run(
     client: MlflowClient, experiment_id: str, tags: Mapping[str, str], name: str | None
 ) -> str:
@@ -166,15 +159,10 @@ class _Signals:
                     signal.signal(signum, self._handle)
         return self
 
-    def __exit__(
-        self,
-        exception_type: type[BaseException] | None,
-        exception: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, raised: type[BaseException] | None, *details: object) -> None:
         for signum, before in self._before.items():
             signal.signal(signum, before)
-        if exception_type is None:
+        if raised is None:
             self.deliver()
 
     def defer(self) -> None:

@@ -222,15 +222,6 @@ def find_run(client: MlflowClient, ref: str) -> Run:
     return runs[0]
 
 
-def newest_runs(client: MlflowClient) -> list[Run]:
-    """Return the last hundred runs that were started, the newest first; no sweeps' parents."""
-    with reported("the newest runs cannot be looked up"):
-        runs: list[Run] = client.search_runs(
-            list(experiments(client)), max_results=100, order_by=["attributes.start_time DESC"]
-        )
-    return [run for run in runs if KIND not in run.data.tags]
-
-
 def check_ref(ref: str) -> None:
     """Refuse what cannot mean a run."""
     if ref != "last" and not re.fullmatch("[0-9a-f]{6,32}", ref):

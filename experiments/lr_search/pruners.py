@@ -13,7 +13,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from gluonexp.sweep.study import Number, open_study, open_trial
+from gluonexp.sweep.study.dimensions import Number
+from gluonexp.sweep.study.reporter import open_trial
+from gluonexp.sweep.study.search import open_study
 from gluonexp.tracking.read.runs import reader
 
 TRIALS = 20

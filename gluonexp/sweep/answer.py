@@ -18,18 +18,13 @@ from gluonexp.sweep import screen
 from gluonexp.sweep.best import IsGroup, best_yaml
 from gluonexp.sweep.outcomes import Outcome, Summary
 from gluonexp.sweep.table import sweep_table
-from gluonexp.tracking import (
-    displayed,
-    ensure_experiment,
-    open_store,
-    resolve_uri,
-    tracked_run,
-)
+from gluonexp.tracking import ensure_experiment, open_store, tracked_run
 from gluonexp.tracking.lifecycle import create_run, run_tags
 from gluonexp.tracking.read.runs import RunRecord, reader
 from gluonexp.tracking.statuses import FAILED, FINISHED, KILLED, PRUNED, RUNNING
 from gluonexp.tracking.store import reported
 from gluonexp.tracking.sweeps import BEST, METRIC, MODE, SWEEP, SweepRun, argument_tags
+from gluonexp.tracking.uri import displayed, resolve_uri
 from gluonexp.training import job_folder
 
 NOTE = "mlflow.note.content"  # Markdown, which MLflow shows on the run's page

@@ -8,7 +8,7 @@ from pathlib import Path
 from gluonexp.base.better import Better
 from gluonexp.base.errors import GluonexpError
 from gluonexp.config.schema import Config
-from gluonexp.sweep.study import Reporter, open_trial
+from gluonexp.sweep.study.reporter import Reporter, open_trial
 from gluonexp.tracking.statuses import PRUNED
 from gluonexp.training.loop import Callback, Fit, StopFit
 

@@ -15,7 +15,8 @@ from gluonexp.sweep.grid import shared
 from gluonexp.sweep.outcomes import Outcome
 from gluonexp.sweep.points import Composer, Point, PointSource
 from gluonexp.sweep.space import parse
-from gluonexp.sweep.study import PRUNERS, Trial, open_study
+from gluonexp.sweep.study.reporter import PRUNERS
+from gluonexp.sweep.study.search import Trial, open_study
 from gluonexp.tracking.statuses import KILLED
 
 STUDIES = Path("mlruns", "studies")

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 
 from gluonexp.base.errors import GluonexpError
-from gluonexp.sweep.study import Choice, Dimension, Number
+from gluonexp.sweep.study.dimensions import Choice, Dimension, Number
 
 # An interval above 0 that spans this factor is searched on a log scale.
 LOG_FACTOR = 100

@@ -2,19 +2,11 @@
 
 import os
 
-from gluonexp.tracking.lifecycle import Interrupted, tracked_run
+from gluonexp.tracking.lifecycle import tracked_run
 from gluonexp.tracking.read.records import CERTIFICATE_TAG, PRUNED_TAG
-from gluonexp.tracking.store import (
-    KIND,
-    WORKDIR,
-    ensure_experiment,
-    find_run,
-    open_store,
-    probe,
-)
-from gluonexp.tracking.tracker import MlflowTracker, Tracker, UsedData
-from gluonexp.tracking.uri import displayed, existing, experiment_link, resolve_uri, run_link
-from gluonexp.tracking.values import flatten
+from gluonexp.tracking.store import KIND, WORKDIR, ensure_experiment, find_run, open_store, probe
+from gluonexp.tracking.tracker import Tracker, UsedData
+from gluonexp.tracking.uri import existing
 
 # MLflow reads these while it is imported, which every module here does inside its functions.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -25,19 +17,12 @@ __all__ = [
     "KIND",
     "PRUNED_TAG",
     "WORKDIR",
-    "Interrupted",
-    "MlflowTracker",
     "Tracker",
     "UsedData",
-    "displayed",
     "ensure_experiment",
     "existing",
-    "experiment_link",
     "find_run",
-    "flatten",
     "open_store",
     "probe",
-    "resolve_uri",
-    "run_link",
     "tracked_run",
 ]

@@ -27,11 +27,13 @@ from gluonexp.data.types import Samples
 from gluonexp.sweep.answer import command as answer_command
 from gluonexp.sweep.outcomes import Summary
 from gluonexp.sweep.points import digest_of
-from gluonexp.sweep.study import Number, Study, open_study, open_trial
-from gluonexp.tracking import MlflowTracker, open_store
+from gluonexp.sweep.study.dimensions import Number
+from gluonexp.sweep.study.reporter import open_trial
+from gluonexp.sweep.study.search import Study, open_study
+from gluonexp.tracking import open_store
 from gluonexp.tracking.statuses import FAILED, FINISHED, KILLED, PRUNED
 from gluonexp.tracking.sweeps import argument_tags
-from gluonexp.tracking.tracker import Status
+from gluonexp.tracking.tracker import MlflowTracker, Status
 
 ROOT = Path(__file__).parents[2]
 TINY = [

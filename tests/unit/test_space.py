@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gluonexp.base.errors import GluonexpError
 from gluonexp.sweep import space
-from gluonexp.sweep.study import Choice, Number
+from gluonexp.sweep.study.dimensions import Choice, Number
 
 PARSER = OverridesParser.create()
 

@@ -20,19 +20,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gluonexp.base.errors import GluonexpError
-from gluonexp.tracking import (
-    displayed,
-    ensure_experiment,
-    experiment_link,
-    find_run,
-    open_store,
-    probe,
-    resolve_uri,
-    run_link,
-    store,
-    ui,
-)
+from gluonexp.tracking import ensure_experiment, find_run, open_store, probe, store, ui
 from gluonexp.tracking.lifecycle import run_tags
+from gluonexp.tracking.uri import displayed, experiment_link, resolve_uri, run_link
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +126,8 @@ def test_processes_that_start_together_share_one_store(tmp_path: Path) -> None:
     script = """
         import multiprocessing, sys
         import mlflow.store.tracking.sqlalchemy_store  # before the fork: once instead of 6 times
-        from gluonexp.tracking import MlflowTracker, ensure_experiment, open_store
+        from gluonexp.tracking import ensure_experiment, open_store
+        from gluonexp.tracking.tracker import MlflowTracker
 
         uri = sys.argv[1]
 

@@ -18,8 +18,9 @@ from gluonexp.base.errors import GluonexpError
 from gluonexp.base.mx import mx, nn
 from gluonexp.data.types import Split
 from gluonexp.sweep import pruning, space
-from gluonexp.sweep.study import Choice, Number, open_study, open_trial
-from gluonexp.sweep.study.search import ATTEMPTS
+from gluonexp.sweep.study.dimensions import Choice, Number
+from gluonexp.sweep.study.reporter import open_trial
+from gluonexp.sweep.study.search import ATTEMPTS, open_study
 from gluonexp.tracking.statuses import FAILED, FINISHED, PRUNED, Ending
 from gluonexp.training import callbacks, checkpoint, loop
 
@@ -112,8 +113,9 @@ WORKER = """
 import json, sys
 from contextlib import closing
 from pathlib import Path
-from gluonexp.sweep.study import Number, open_study, open_trial
-from gluonexp.sweep.study.search import ATTEMPTS
+from gluonexp.sweep.study.dimensions import Number
+from gluonexp.sweep.study.reporter import open_trial
+from gluonexp.sweep.study.search import ATTEMPTS, open_study
 from gluonexp.tracking.statuses import FINISHED
 
 journal, me = Path(sys.argv[1]), sys.argv[2]
@@ -181,7 +183,8 @@ def states(journal):
 HOLDER = """
 import sys
 from pathlib import Path
-from gluonexp.sweep.study import Number, open_study
+from gluonexp.sweep.study.dimensions import Number
+from gluonexp.sweep.study.search import open_study
 
 study = open_study(
     Path(sys.argv[1]), "lr", {"x": Number(0.0, 1.0)}, metric="val/acc", mode="max", n_trials=20
@@ -341,7 +344,7 @@ def measured(journal, values, mode="max"):
 REPORTER = """
 import json, sys
 from pathlib import Path
-from gluonexp.sweep.study import open_trial
+from gluonexp.sweep.study.reporter import open_trial
 
 reporter = open_trial(Path(sys.argv[1]), "lr", int(sys.argv[2]), sys.argv[3], 20)
 print(json.dumps([reporter.report(float(sys.argv[4]), epoch) for epoch in range(5)]))

@@ -23,18 +23,10 @@ from sqlalchemy.engine import Engine
 
 from gluonexp.base.errors import GluonexpError
 from gluonexp.config.schema import ObjectiveConfig, TrackingConfig
-from gluonexp.tracking import (
-    Interrupted,
-    MlflowTracker,
-    Tracker,
-    UsedData,
-    ensure_experiment,
-    flatten,
-    open_store,
-    tracked_run,
-)
-from gluonexp.tracking.lifecycle import _Signals
-from gluonexp.tracking.values import MAX_KEY, MAX_PARAM, number, sanitised
+from gluonexp.tracking import Tracker, UsedData, ensure_experiment, open_store, tracked_run
+from gluonexp.tracking.lifecycle import Interrupted, _Signals
+from gluonexp.tracking.tracker import MlflowTracker
+from gluonexp.tracking.values import MAX_KEY, MAX_PARAM, flatten, number, sanitised
 
 
 @pytest.fixture(scope="module")

@@ -4,19 +4,3 @@ A sweep asks for points and tells how they ended (`open_study`); a job reports i
 learns whether to stop (`open_trial`). Both only append to the journal, so they need no server and
 may run on several machines that see the same file. Optuna is imported when a study is opened.
 """
-
-from gluonexp.sweep.study.dimensions import Choice, Dimension, Number
-from gluonexp.sweep.study.reporter import PRUNERS, Reporter, open_trial
-from gluonexp.sweep.study.search import Study, Trial, open_study
-
-__all__ = [
-    "PRUNERS",
-    "Choice",
-    "Dimension",
-    "Number",
-    "Reporter",
-    "Study",
-    "Trial",
-    "open_study",
-    "open_trial",
-]

@@ -16,7 +16,7 @@ import sqlite3
 import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -59,26 +59,20 @@ def reported(doing: str) -> Iterator[None]:
         raise GluonexpError(f"{doing}: {one_line(str(error), 400)}") from error
 
 
-@contextmanager
-def impatient(retries: int, timeout_s: int = _TIMEOUT_S) -> Iterator[None]:
+def impatient(retries: int, timeout_s: int = _TIMEOUT_S) -> AbstractContextManager[None]:
     """Let MLflow's requests to a server fail after seconds; by default it retries for minutes."""
-    wanted = {
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": str(retries),
-        "MLFLOW_HTTP_REQUEST_TIMEOUT": str(timeout_s),
-    }
-    with _environment(wanted):
-        yield
+    return _environment(
+        MLFLOW_HTTP_REQUEST_MAX_RETRIES=str(retries), MLFLOW_HTTP_REQUEST_TIMEOUT=str(timeout_s)
+    )
 
 
-@contextmanager
-def silent() -> Iterator[None]:
+def silent() -> AbstractContextManager[None]:
     """Let MLflow read small files without a progress bar of its own."""
-    with _environment({"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}):
-        yield
+    return _environment(MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR="false")
 
 
 @contextmanager
-def _environment(wanted: dict[str, str]) -> Iterator[None]:
+def _environment(**wanted: str) -> Iterator[None]:
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)
     try:

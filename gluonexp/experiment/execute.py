@@ -152,16 +152,8 @@ def run(
 def _find_lr(config: Config, workdir: Path, overrides: Sequence[str], console: Console) -> Result:
     """Search a learning rate instead of training; no checkpoint, no test, nothing exported."""
     with opened(config, workdir, overrides, console) as run:
-        wanted, data = config.trainer.lr_find, run.data
-        curve = lr_find.search(
-            run.engine,
-            data.train,
-            run.settings,
-            steps=wanted.steps,
-            start=wanted.start,
-            end=wanted.end,
-        )
-        title = f"Learning rates on {data.title}"
+        curve = lr_find.search(run.engine, run.data.train, run.settings, config.trainer.lr_find)
+        title = f"Learning rates on {run.data.title}"
         suggestion = lr_find.record(curve, run.artifacts, run.tracker, title)
     show.suggestion(console, suggestion)
     ending = Ending(FINISHED)

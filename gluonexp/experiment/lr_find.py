@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.progress import counting_bar
 from gluonexp.base.seeds import seed_host
+from gluonexp.config.schema import LrFindConfig
 from gluonexp.data.batches import batches
 from gluonexp.data.types import Batch, Split
 from gluonexp.report.lr_curve import lr_curve
@@ -78,15 +79,7 @@ class LrCurve:
         return float(self.lrs[max(middle - (span - 1), 0)])
 
 
-def search(
-    engine: Engine,
-    train: Split,
-    settings: loop.Settings,
-    *,
-    steps: int,
-    start: float,
-    end: float,
-) -> LrCurve:
+def search(engine: Engine, train: Split, settings: loop.Settings, wanted: LrFindConfig) -> LrCurve:
     """Train for up to `steps` batches, the learning rate growing from `start` to `end`.
 
     The epochs of `train` are repeated as often as that takes. The search ends early when the loss
@@ -96,12 +89,12 @@ def search(
     lrs: list[float] = []
     losses: list[float] = []
     smoothed: list[float] = []
-    span = steps // 10
+    steps, span = wanted.steps, wanted.steps // 10
     mean, best, decay = 0.0, np.inf, 1 - 1 / span
     with counting_bar() as bar:
         seen = itertools.islice(_endless(engine, train, settings), steps)
         for batch in bar.track(seen, total=steps, description="learning rate search"):
-            lrs.append(start * (end / start) ** (len(lrs) / (steps - 1)))
+            lrs.append(wanted.start * (wanted.end / wanted.start) ** (len(lrs) / (steps - 1)))
             losses.append(engine.step(batch, lrs[-1]).loss())  # device sync
             mean = decay * mean + (1 - decay) * losses[-1]
             smoothed.append(mean / (1 - decay ** len(lrs)))

@@ -12,6 +12,7 @@ from PIL import Image
 from gluonexp import assembly
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.mx import gluon, mx, nd, nn
+from gluonexp.config.schema import LrFindConfig
 from gluonexp.data.types import Split
 from gluonexp.engines.mxnet.engine import MXNetEngine
 from gluonexp.experiment import lr_find
@@ -35,8 +36,8 @@ def _curve(losses, start=1e-6, end=10.0, steps=100):
 
 
 def _search(engine, split, batch_size=32, seed=0, **changed):
-    rates = {"steps": 100, "start": 1e-6, "end": 10.0} | changed
-    return lr_find.search(engine, split, _settings(batch_size, seed), **rates)
+    wanted = LrFindConfig(**{"steps": 100} | changed)
+    return lr_find.search(engine, split, _settings(batch_size, seed), wanted)
 
 
 def _settings(batch_size=32, seed=0, schedule=None):

@@ -138,14 +138,8 @@ def give(
         run.tracker.close("FAILED")
     if config.sweep.register and best is not None and status in (FINISHED, FAILED):
         description = f"{best.name}: {summary.metric} {best.objective:.4f}, sweep {run.run_id}"
-        registered = run.register(
-            config.sweep.register,
-            str(best.run_id),
-            best.objective,
-            summary.metric,
-            summary.mode,
-            description,
-        )
+        name, run_id = config.sweep.register, str(best.run_id)
+        registered = run.register(name, run_id, best.objective, config.objective, description)
         model = f"{registered.address} ({registered.sentence})"
     winner = None if best is None or not config.export.enabled else best.run_id
     screen.farewell(

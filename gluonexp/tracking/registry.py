@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
+    from gluonexp.config.schema import ObjectiveConfig
+
 CHAMPION: Final = "champion"
 # Tags of a version.
 METRIC, MODE, VALUE = "gluonexp.metric", "gluonexp.mode", "gluonexp.value"
@@ -87,10 +89,8 @@ def register(
     run_id: str,
     name: str,
     source: str,
-    *,
-    metric: str,
     value: float | None,
-    mode: str,
+    goal: ObjectiveConfig,
     description: str | None = None,
 ) -> Registered:
     """Register a model as a new version, and as the champion if it beats the present one.
@@ -98,7 +98,7 @@ def register(
     The first version with a value is the champion; then only a better value takes the alias, a
     tie does not. Whoever asks for the champion asks it as before: a version with other
     classes or images of another shape is registered, but never takes the alias.
-    A champion that was appointed by hand is measured by the history of `metric` in its run, and
+    A champion that was appointed by hand is measured by the history of the metric in its run, and
     stays where it has none; what it takes and answers is read from its export.
 
     Processes of one machine take turns; on a server that several machines register to, two of
@@ -111,10 +111,10 @@ def register(
         Of the registered model, made if there is none.
     source
         ``models:/m-ID`` for a logged model, or the address of a folder.
-    metric, mode
-        What "better" means; `mode` is ``max`` or ``min``.
     value
-        Of `metric`; None (or not finite) was not measured, and is never a champion.
+        Of the metric of `goal`; None (or not finite) was not measured, and is never a champion.
+    goal
+        What "better" means.
 
     Raises
     ------
@@ -130,7 +130,7 @@ def register(
         version = _existing(client, run_id, name, location)
         takes = compatibility.read(client, location, run_id)
         if version is None:
-            tags = {METRIC: metric, MODE: mode, RUN_ID: run_id, **takes}
+            tags = {METRIC: goal.metric, MODE: goal.mode, RUN_ID: run_id, **takes}
             if value is not None:
                 tags[VALUE] = repr(float(value))
             _ensure_name(client, name)
@@ -145,7 +145,7 @@ def register(
             )
             version = str(made.version)
         holder = _champion(client, name)
-        wins, why = _judge(client, version, value, takes, holder, metric, mode)
+        wins, why = _judge(client, version, value, takes, holder, goal)
         if wins:
             client.set_registered_model_alias(name, CHAMPION, version)
     champion = wins or (holder is not None and str(holder.version) == version)
@@ -232,10 +232,10 @@ def _judge(
     value: float | None,
     takes: Mapping[str, str],
     holder: ModelVersion | None,
-    metric: str,
-    mode: str,
+    goal: ObjectiveConfig,
 ) -> tuple[bool, str]:
     """Say whether a version takes the alias, and why."""
+    metric = goal.metric
     if holder is not None and str(holder.version) == version:
         return False, "is the champion already"
     if value is None or not math.isfinite(value):
@@ -247,10 +247,10 @@ def _judge(
         return False, (
             f"is not the {CHAMPION}: {differs}; move the alias by hand if that is meant"
         )
-    held = _value(client, holder, metric, mode)
+    held = _value(client, holder, goal)
     if held is None:
         return False, f"is not the {CHAMPION}: that is {other}, of which {metric} is not known"
-    better = value > held if mode == "max" else value < held
+    better = value > held if goal.mode == "max" else value < held
     told = f"{metric} {value:.6g} against {held:.6g} of {other}"
     told += compatibility.caveat(takes, theirs)
     if better:
@@ -271,17 +271,17 @@ def _takes(client: MlflowClient, version: ModelVersion) -> dict[str, str]:
     return told
 
 
-def _value(client: MlflowClient, version: ModelVersion, metric: str, mode: str) -> float | None:
+def _value(client: MlflowClient, version: ModelVersion, goal: ObjectiveConfig) -> float | None:
     """Return the value by which a version is measured; None if it is unknown."""
     from mlflow.exceptions import MlflowException
 
-    best = max if mode == "max" else min
-    if version.tags.get(METRIC) == metric and version.tags.get(MODE) == mode:
+    best = max if goal.mode == "max" else min
+    if (version.tags.get(METRIC), version.tags.get(MODE)) == (goal.metric, goal.mode):
         with suppress(KeyError, ValueError):
             told = float(version.tags[VALUE])
             return told if math.isfinite(told) else None
     try:
-        history = client.get_metric_history(version.run_id, metric) if version.run_id else []
+        history = client.get_metric_history(version.run_id, goal.metric) if version.run_id else []
     except MlflowException:  # its run is gone
         history = []
     return best((m.value for m in history if math.isfinite(m.value)), default=None)

@@ -34,6 +34,8 @@ from gluonexp.tracking.values import MAX_TAG, one_line
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+    from gluonexp.config.schema import ObjectiveConfig
+
 # The tag of a parent: a run with children, and without a model.
 SWEEP = {KIND: "sweep"}
 BEST = "gluonexp.sweep.best"  # tag of the parent: the best child's id
@@ -190,7 +192,7 @@ class SweepRun:
         return file if file is not None and file.is_file() else None
 
     def register(
-        self, name: str, run_id: str, value: float | None, metric: str, mode: str, description: str
+        self, name: str, run_id: str, value: float | None, goal: ObjectiveConfig, description: str
     ) -> Registered:
         """Register the model of child `run_id` as a version of `name`; see `registry.register`."""
         model = logged_model(self.client, run_id)
@@ -198,16 +200,7 @@ class SweepRun:
             # A run may have been told to log no model (or is an old one): then its export is one.
             folder = f"{self.client.get_run(run_id).info.artifact_uri}/export"
         source = folder if model is None else model.model_uri
-        return register(
-            self.client,
-            run_id,
-            name,
-            source,
-            metric=metric,
-            value=value,
-            mode=mode,
-            description=description,
-        )
+        return register(self.client, run_id, name, source, value, goal, description)
 
 
 def argument_tags(arguments: Sequence[str]) -> dict[str, str]:

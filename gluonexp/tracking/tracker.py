@@ -256,8 +256,7 @@ class MlflowTracker(Tracker):
         self, name: str, model: str, value: float | None, goal: ObjectiveConfig
     ) -> Registered:
         """Register a model; the champion is the best by the metric of `goal`."""
-        told = {"metric": goal.metric, "mode": goal.mode}
-        return register(self.client, self.run_id, name, model, value=value, **told)
+        return register(self.client, self.run_id, name, model, value, goal)
 
     def flush(self) -> None:
         """Write what is waiting; during an outage warn once, and keep it."""

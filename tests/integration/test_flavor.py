@@ -29,6 +29,7 @@ from PIL import Image
 from gluonexp import tracking
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.mx import autograd, gluon, mx, nd, nn
+from gluonexp.config.schema import ObjectiveConfig
 from gluonexp.data.digits import Digits
 from gluonexp.data.idx import FashionMNIST
 from gluonexp.export import symbol
@@ -98,9 +99,8 @@ class Store:
     def register(self, name, value, mode="max", run_id=None, metric="val/acc"):
         run_id = run_id or self.run()
         source = self.client.get_run(run_id).info.artifact_uri + "/export"
-        return registry.register(
-            self.client, run_id, name, source, metric=metric, value=value, mode=mode
-        )
+        goal = ObjectiveConfig(metric, mode)
+        return registry.register(self.client, run_id, name, source, value, goal)
 
     def champion(self, name):
         return str(self.client.get_model_version_by_alias(name, "champion").version)
@@ -401,14 +401,13 @@ def test_a_name_that_the_store_refuses_is_told(store):
 REGISTER = """
 import sys
 from gluonexp import tracking
+from gluonexp.config.schema import ObjectiveConfig
 from gluonexp.tracking import registry
 uri, run_id = sys.argv[1:]
 client = tracking.open_store(uri)
 print("ready", flush=True)
 sys.stdin.readline()
-registry.register(
-    client, run_id, "race", "somewhere", metric="val/acc", value=0.75, mode="max"
-)
+registry.register(client, run_id, "race", "somewhere", 0.75, ObjectiveConfig())
 """
 
 
@@ -449,15 +448,7 @@ def logged(store, export):
     run_id = store.run(0.5)
     store.client.log_artifacts(run_id, str(export), "export")
     model = flavor.log_model(export, store.client, run_id, name="cnn")
-    registry.register(
-        store.client,
-        run_id,
-        "clothes",
-        model.model_uri,
-        metric="val/acc",
-        value=0.5,
-        mode="max",
-    )
+    registry.register(store.client, run_id, "clothes", model.model_uri, 0.5, ObjectiveConfig())
     return run_id, model
 
 
@@ -612,9 +603,7 @@ def test_a_registered_model_gives_its_weights(store, tmp_path):
     symbol.export(net, folder, Signature((224, 224, 3), steps, classes))
     run_id = store.run(0.5)
     logged = flavor.log_model(folder, store.client, run_id)
-    registry.register(
-        *(store.client, run_id, "zoo", logged.model_uri), metric="val/acc", value=1, mode="max"
-    )
+    registry.register(store.client, run_id, "zoo", logged.model_uri, 1, ObjectiveConfig())
     first = net.features[0].weight.data().asnumpy()
     for choice, address in (
         ("models:/zoo@champion", "models:/zoo/1"),

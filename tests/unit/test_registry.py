@@ -8,6 +8,7 @@ import pytest
 
 from gluonexp import tracking
 from gluonexp.base.errors import GluonexpError
+from gluonexp.config.schema import ObjectiveConfig
 from gluonexp.tracking import references, registry
 
 DIGITS = [str(digit) for digit in range(10)]
@@ -43,12 +44,8 @@ class Store:
 
     def register(self, name, value, run_id=None, **export):
         run_id = run_id or self.run(**export)
-        return registry.register(
-            *(self.client, run_id, name, self.source(run_id)),
-            metric="val/acc",
-            value=value,
-            mode="max",
-        )
+        source, goal = self.source(run_id), ObjectiveConfig()
+        return registry.register(self.client, run_id, name, source, value, goal)
 
     def appoint(self, name, run_id):
         """Make a champion as it is made by hand: without any tag of ours."""

@@ -30,8 +30,6 @@ _log = logging.getLogger(__name__)
 
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 
-_FLUSH_COUNT = 200  # metrics; one log_batch of 200 costs a tenth of 200 single calls
-_FLUSH_S = 10.0
 _OUTAGE_S = 60.0  # between two attempts at a store that does not answer
 
 
@@ -134,18 +132,17 @@ class MlflowTracker(Tracker):
     ----------
     client, run_id
         An open store and a run in it that is RUNNING.
+
+    Attributes
+    ----------
     flush_count, flush_s
         Metrics are written once so many are waiting, or the oldest has waited so many seconds.
     """
 
-    def __init__(
-        self,
-        client: MlflowClient,
-        run_id: str,
-        *,
-        flush_count: int = _FLUSH_COUNT,
-        flush_s: float = _FLUSH_S,
-    ) -> None:
+    flush_count = 200  # one log_batch of 200 costs a tenth of 200 single calls
+    flush_s = 10.0
+
+    def __init__(self, client: MlflowClient, run_id: str) -> None:
         run = client.get_run(run_id)
         self.run_id: str = run.info.run_id
         self.experiment_id: str = run.info.experiment_id
@@ -155,8 +152,6 @@ class MlflowTracker(Tracker):
         self._diverged = "diverged" in run.data.tags
         self._waiting: list[Metric] = []
         self._waiting_tags: list[RunTag] = []
-        self._flush_count = flush_count
-        self._flush_s = flush_s
         self._flush_at = math.inf  # time.monotonic()
         self._outage = False
 
@@ -205,8 +200,8 @@ class MlflowTracker(Tracker):
             self._waiting.append(Metric(key, finite, now_ms, step))
         now = time.monotonic()
         if not self._outage:
-            self._flush_at = min(self._flush_at, now + self._flush_s)
-        full = len(self._waiting) >= self._flush_count and not self._outage
+            self._flush_at = min(self._flush_at, now + self.flush_s)
+        full = len(self._waiting) >= self.flush_count and not self._outage
         if full or now >= self._flush_at:
             self.flush()
 

@@ -262,8 +262,10 @@ def test_keys_that_become_one_do_not_crash(tracker: MlflowTracker, client: Mlflo
     assert data.tags["param_drift.a_b"] == "1 -> 2"
 
 
-def test_metrics_are_buffered_until_there_are_enough(client: MlflowClient, run_id: str) -> None:
-    tracker = MlflowTracker(client, run_id, flush_count=5)
+def test_metrics_are_buffered_until_there_are_enough(
+    tracker: MlflowTracker, client: MlflowClient, run_id: str
+) -> None:
+    tracker.flush_count = 5
     tracker.log_metrics({"a": 1, "b": 2}, step=0)
     tracker.log_metrics({"a": 3, "b": 4}, step=1)
     assert client.get_run(run_id).data.metrics == {}
@@ -277,8 +279,10 @@ def test_metrics_are_buffered_until_there_are_enough(client: MlflowClient, run_i
     assert client.get_run(run_id).data.metrics["b"] == 6.0
 
 
-def test_metrics_do_not_wait_for_long(client: MlflowClient, run_id: str) -> None:
-    tracker = MlflowTracker(client, run_id, flush_s=0.0)
+def test_metrics_do_not_wait_for_long(
+    tracker: MlflowTracker, client: MlflowClient, run_id: str
+) -> None:
+    tracker.flush_s = 0.0
     tracker.log_metrics({"a": 1}, step=0)
     assert client.get_run(run_id).data.metrics == {"a": 1.0}
 
@@ -423,7 +427,8 @@ def test_training_goes_on_during_an_outage(
     client: MlflowClient, run_id: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     flaky = Flaky(client)
-    tracker = MlflowTracker(flaky, run_id, flush_count=2)  # type: ignore[arg-type]
+    tracker = MlflowTracker(flaky, run_id)  # type: ignore[arg-type]
+    tracker.flush_count = 2
     flaky.cut = True
     for step in range(10):
         tracker.log_metrics({"loss": step}, step)

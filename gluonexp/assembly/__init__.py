@@ -136,22 +136,14 @@ def components(config: Config) -> Components:
 def data(config: Config, source: Source) -> Data:
     """Read every sample; carve the validation split, then what is trained on, from train."""
     spec, samples = source.spec(), source.load()
-    for name, split in {"train": samples.train, "test": samples.test}.items():
-        if split is not None:
-            _check_split(f"dataset {config.dataset.name}, {name} split", split, spec)
+    both = {"train": samples.train, "test": samples.test}
+    published = {name: split for name, split in both.items() if split is not None}
+    for name, split in published.items():
+        _check_split(f"dataset {config.dataset.name}, {name} split", split, spec)
     train, val = carve(samples.train, config.dataset.val_fraction, config.seed)
     train, _ = carve(train, 1 - config.dataset.train_fraction, config.seed)
-    published = {"train": samples.train, "test": samples.test}
-    existing = {name: split for name, split in published.items() if split is not None}
-    return Data(
-        spec.classes,
-        train,
-        val,
-        samples.test,
-        samples.title,
-        samples.notes,
-        digest(spec.classes, existing),
-    )
+    found = digest(spec.classes, published)
+    return Data(spec.classes, train, val, samples.test, samples.title, samples.notes, found)
 
 
 def engine(

@@ -7,7 +7,7 @@ from typing import Final, TypeAlias
 
 from gluonexp.assembly.targets import Constructor
 from gluonexp.base.device import device as chosen_device
-from gluonexp.base.errors import GluonexpError
+from gluonexp.base.errors import GluonexpError, reason
 from gluonexp.base.mx import gluon, mx, nn
 from gluonexp.base.seeds import engine_seed, seed_host
 from gluonexp.config.schema import Config, DatasetConfig
@@ -191,13 +191,13 @@ def _infer_shapes(
     try:
         output = net(mx.sym.var("data"))
     except (mx.MXNetError, TypeError, ValueError) as error:
-        raise GluonexpError(f"model {config.model['_target_']}: {_reason(error)}") from error
+        raise GluonexpError(f"model {config.model['_target_']}: {reason(error)}") from error
     if isinstance(output, (list, tuple)):
         raise GluonexpError(f"model: returns {len(output)} outputs; gluonexp trains on one")
     try:
         arguments, outputs, statistics = output.infer_shape(data=shape)
     except mx.MXNetError as error:
-        raise GluonexpError(f"{where} ({remedy}): {_reason(error)}") from None
+        raise GluonexpError(f"{where} ({remedy}): {reason(error)}") from None
     if outputs is None or any(not all(s) for s in [*arguments, *outputs, *statistics]):
         raise GluonexpError(f"{where} ({remedy}): a layer's output would be empty")
     if outputs != [(shape[0], classes)]:
@@ -219,10 +219,3 @@ def _infer_shapes(
     for name, inferred in zip(names, [*arguments, *statistics], strict=True):
         if name in parameters:
             parameters[name].shape = inferred
-
-
-def _reason(error: Exception) -> str:
-    """Return the sentence of an MXNet error that says what is wrong."""
-    text = str(error).strip().splitlines()[-1]
-    reason = text.rpartition("Check failed: ")[2]
-    return reason.rpartition(") : ")[2].strip() or reason or text

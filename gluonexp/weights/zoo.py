@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import zipfile
 from dataclasses import dataclass
 from math import prod
@@ -19,8 +18,6 @@ from gluonexp.base.download import fetch
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.mx import gluon
 from gluonexp.weights import names, pth, torchvision
-
-_BLOCK = 1 << 20  # bytes
 
 
 @dataclass(frozen=True)
@@ -194,11 +191,6 @@ def digest(path: Path, algorithm: str) -> str:
 
 def _unzip(archive: Path, target: Path) -> None:
     """Put the one member of `archive` that is called like `target` in its place."""
-    with (
-        files.draft(target) as draft,
-        zipfile.ZipFile(archive) as held,
-        held.open(target.name) as member,
-        draft.open("wb") as file,
-    ):
-        shutil.copyfileobj(member, file, _BLOCK)
+    with files.draft(target) as draft, zipfile.ZipFile(archive) as held:
+        held.extract(target.name, draft.parent)
     archive.unlink()

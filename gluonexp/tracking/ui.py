@@ -26,6 +26,11 @@ if TYPE_CHECKING:
 _START_S = 60.0  # it takes 5 s on two idle cores
 _STOP_S = 10.0
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # how to ask it from here
+_SETTINGS = {
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # for generative models: 10 processes, 2 GB
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "PYTHONWARNINGS": "ignore",  # of MLflow's own dependencies
+}
 _METRICS = ("val/acc", "test/acc", "train/acc")  # what the charts are sorted by
 
 
@@ -73,7 +78,7 @@ def serve(
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         # Its own process group: the server has workers, and all of them are to end with it.
-        server = subprocess.Popen(command, env=_environment(), start_new_session=True)
+        server = subprocess.Popen(command, env={**os.environ, **_SETTINGS}, start_new_session=True)
         try:
             _await_answer(server, base)
             _announce(client, base, parent, open_browser)
@@ -95,15 +100,6 @@ def _command(uri: str, database: Path | None, host: str, port: int) -> list[str]
     # One worker is 240 MB, and plenty for one person.
     command += ["--host", host, "--port", str(port), "--workers", "1"]
     return [*command, "--uvicorn-opts", "--log-level warning"]
-
-
-def _environment() -> dict[str, str]:
-    return {
-        **os.environ,
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # for generative models: 10 processes, 2 GB
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "PYTHONWARNINGS": "ignore",  # of MLflow's own dependencies
-    }
 
 
 def _free_port(host: str, port: int) -> int:

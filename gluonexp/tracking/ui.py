@@ -75,7 +75,7 @@ def serve(
         print(f"Port {port} is in use; taking {free}.", flush=True)
     base = f"http://{_LOOPBACK.get(host, f'[{host}]' if ':' in host else host)}:{free}"
     command = _command(uri, database, host, free)
-    before = signal.signal(signal.SIGTERM, _interrupt)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         # Its own process group: the server has workers, and all of them are to end with it.
         server = subprocess.Popen(command, env={**os.environ, **_SETTINGS}, start_new_session=True)
@@ -149,10 +149,6 @@ def _announce(
         print(f"  {name:<11} {link}", flush=True)
     if open_browser:
         webbrowser.open(links.get("sweep", links["experiment"]))
-
-
-def _interrupt(signum: int, frame: object) -> None:
-    raise KeyboardInterrupt
 
 
 def _exit_status(returncode: int) -> int:

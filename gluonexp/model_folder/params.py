@@ -9,6 +9,7 @@ Format: ``NDArray::Save``, ``NDArray::Load`` and ``LegacyLoad`` of MXNet 1.9.1's
 
 from __future__ import annotations
 
+import math
 import os
 import struct
 from pathlib import Path
@@ -86,9 +87,7 @@ class _Reader:
         dtype = np.dtype(_TYPES[kind])
         if min(shape, default=0) < 0:
             raise _Damaged("damaged (an array of negative size)")
-        size = 1
-        for extent in shape:
-            size *= extent  # Python's integers do not overflow
+        size = math.prod(shape)  # Python's integers do not overflow
         self.take(size * dtype.itemsize)
         return np.fromfile(self.file, dtype, size).reshape(shape)
 
@@ -98,8 +97,9 @@ class _Reader:
         return self.file.read(length).decode(errors="replace")
 
     def numbers(self, layout: str) -> tuple[int, ...]:
-        self.take(struct.calcsize(f"<{layout}"))
-        return struct.unpack(f"<{layout}", self.file.read(struct.calcsize(f"<{layout}")))
+        packed = struct.Struct(f"<{layout}")
+        self.take(packed.size)
+        return packed.unpack(self.file.read(packed.size))
 
     def take(self, size: int) -> None:
         """Refuse to go beyond the end of the file."""

@@ -6,6 +6,12 @@ from pathlib import Path
 from typing import Final
 
 SIGNATURE: Final = "signature.json"
+NO_EXPORT: Final = (
+    f"no export here ({SIGNATURE} is missing); name a run, or the folder that holds "
+    "model-symbol.json"
+)
+"""What is said of a folder without one."""
+
 SAMPLES: Final = "samples.safetensors"
 CERTIFICATE: Final = "certificate.json"
 ONNX: Final = "model.onnx"

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from gluonexp.base.errors import GluonexpError
 from gluonexp.model_folder import guard
-from gluonexp.model_folder.names import SIGNATURE
+from gluonexp.model_folder.names import NO_EXPORT, SIGNATURE
 
 LARGEST_IMAGE: Final = 2**24
 """Values of an image or an input: 2048 x 2048 of three channels are less."""
@@ -111,10 +111,7 @@ class Signature:
         """
         path = folder / SIGNATURE
         if not path.exists():
-            raise GluonexpError(
-                f"{folder}: no export here ({SIGNATURE} is missing); name a run, or the folder "
-                "that holds model-symbol.json"
-            )
+            raise GluonexpError(f"{folder}: {NO_EXPORT}")
         fields = guard.read_json(path)
         if wrong := _wrong(fields):
             raise GluonexpError(f"{path}: damaged ({wrong})")

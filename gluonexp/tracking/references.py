@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gluonexp.base.errors import GluonexpError
-from gluonexp.model_folder.names import SIGNATURE
+from gluonexp.model_folder.names import NO_EXPORT, SIGNATURE
 from gluonexp.tracking.artifacts import Artifacts, of_run
 from gluonexp.tracking.logged_models import models_of
 from gluonexp.tracking.registry import FORMS, ModelRef, find_model
@@ -200,7 +200,4 @@ def _nothing(ref: str, foreign: bool) -> str:
             f"{ref}: an MLflow model of another flavor ({SIGNATURE} is missing); what it would "
             "import is not loaded, only what gluonexp exported is"
         )
-    return (
-        f"{ref}: no export here ({SIGNATURE} is missing); name a run, or the folder that holds "
-        "model-symbol.json"
-    )
+    return f"{ref}: {NO_EXPORT}"

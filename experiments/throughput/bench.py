@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gluonexp import assembly, run
+from gluonexp.assembly import networks
 from gluonexp.base.mx import autograd, gluon, mx, nd
 from gluonexp.config.schema import TrackingConfig
 from gluonexp.data.batches import batches
@@ -31,10 +32,10 @@ from gluonexp.training import callbacks, loop
 
 
 def network(config, plan, spec):
-    assembly.seed(config.seed)
-    steps = assembly.preprocessing(config.dataset, spec)
-    net = assembly.network(config, plan.model, spec, steps)
-    assembly.initialize(config, net, spec, mx.cpu())
+    networks.seed(config.seed)
+    steps = networks.preprocessing(config.dataset, spec)
+    net = networks.network(config, plan.model, spec, steps)
+    networks.initialize(config, net, spec, mx.cpu())
     return net, assembly.engine(config, plan, net, steps, spec, mx.cpu())
 
 

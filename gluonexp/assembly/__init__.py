@@ -13,18 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from gluonexp.assembly.networks import (
-    Device,
-    Network,
-    Pretrained,
-    device,
-    initialize,
-    network,
-    pinned,
-    preprocess,
-    preprocessing,
-    seed,
-)
+from gluonexp.assembly import networks
 from gluonexp.assembly.targets import Constructor, constructor, resolve
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.mx import gluon, mx
@@ -38,26 +27,6 @@ from gluonexp.engines.mxnet.engine import MXNetEngine
 from gluonexp.model_folder.signature import Preprocessing
 from gluonexp.training.loop import Callback
 from gluonexp.training.schedules import Schedule
-
-__all__ = [
-    "Components",
-    "Data",
-    "Device",
-    "Network",
-    "Pretrained",
-    "components",
-    "constructor",
-    "data",
-    "device",
-    "engine",
-    "initialize",
-    "network",
-    "pinned",
-    "preprocess",
-    "preprocessing",
-    "schedule",
-    "seed",
-]
 
 
 @dataclass(frozen=True)
@@ -149,16 +118,16 @@ def data(config: Config, source: Source) -> Data:
 def engine(
     config: Config,
     components: Components,
-    net: Network,
+    net: networks.Network,
     steps: Preprocessing,
     spec: Spec,
-    device: Device,
+    device: networks.Device,
 ) -> MXNetEngine:
     """Return what trains `net`, which has its values, on images of `spec`."""
     components.loss.hybridize(static_alloc=True, static_shape=True)
     if not config.optim.decay_bias_and_norm:
         optimizers.exempt_bias_and_norm(net)
-    block = preprocess(steps, spec)
+    block = networks.preprocess(steps, spec)
     rule, longest = components.optimizer, config.optim.clip_norm
     return MXNetEngine(net, block, components.loss, rule, device, longest)
 

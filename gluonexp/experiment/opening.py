@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from gluonexp import assembly, freeze, tracking
-from gluonexp.assembly import Components, Data, Network
+from gluonexp.assembly import Components, Data, networks
 from gluonexp.base.provenance import provenance
 from gluonexp.config.schema import Config
 from gluonexp.data.types import Spec
@@ -50,7 +50,7 @@ class OpenRun:
     components: Components
     spec: Spec
     steps: Preprocessing
-    net: Network
+    net: networks.Network
     engine: Engine
     frozen: Frozen
     macs: int
@@ -93,23 +93,23 @@ def opened(
     """
     job_folder.check(workdir)
     before = resume.earlier(config)
-    device = assembly.device(config)
+    device = networks.device(config)
     components = assembly.components(config)
     spec = components.source.spec()
-    steps = assembly.preprocessing(config.dataset, spec)
+    steps = networks.preprocessing(config.dataset, spec)
     shared = resume.settings(config, steps)
     if before is not None:
         before.check(shared)
 
-    assembly.seed(config.seed)
-    net = assembly.network(config, components.model, spec, steps)
+    networks.seed(config.seed)
+    net = networks.network(config, components.model, spec, steps)
     plan = _planned(config, net, steps)
-    pretrained = assembly.initialize(
+    pretrained = networks.initialize(
         config, net, spec, device, None if before is None else before.pretrained(config)
     )
     if pretrained is not None and pretrained.adapted:  # strides have moved, and so has the work
         plan = _planned(config, net, steps)
-    config = assembly.pinned(config, pretrained)
+    config = networks.pinned(config, pretrained)
     engine = assembly.engine(config, components, net, steps, spec, device)
     engine.freeze(plan)
     frozen = Frozen(engine, plan)
@@ -177,6 +177,6 @@ def opened(
         )
 
 
-def _planned(config: Config, net: Network, steps: Preprocessing) -> FreezePlan:
+def _planned(config: Config, net: networks.Network, steps: Preprocessing) -> FreezePlan:
     shape = steps.channels, steps.height, steps.width
     return freeze.plan(outline(net, shape), config.freeze, config.trainer.epochs)

@@ -13,7 +13,8 @@ import yaml
 from numpy.typing import NDArray
 from PIL import Image
 
-from gluonexp.assembly import Data, Network, Pretrained
+from gluonexp.assembly import Data
+from gluonexp.assembly.networks import Network, Pretrained
 from gluonexp.base.files import sha256
 from gluonexp.base.provenance import Provenance
 from gluonexp.base.text import redact

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from gluonexp import assembly
-from gluonexp.assembly import Components, Pretrained
+from gluonexp.assembly import Components
+from gluonexp.assembly.networks import Pretrained
 from gluonexp.base.errors import GluonexpError
 from gluonexp.config.schema import Config
 from gluonexp.model_folder.signature import Preprocessing

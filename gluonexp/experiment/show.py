@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from gluonexp.assembly import Data, Pretrained
+from gluonexp.assembly import Data
+from gluonexp.assembly.networks import Pretrained
 from gluonexp.base.text import redact
 from gluonexp.freeze import FreezePlan, FreezeRow
 from gluonexp.models.outline import STATISTICS

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gluonexp import assembly
+from gluonexp.assembly.targets import constructor
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.mx import nd
 from gluonexp.base.text import listed
@@ -101,7 +102,7 @@ def evaluate(
 
     check_plot(plot)
     classifier = Classifier(folder, runtime)
-    loss = assembly.constructor(config.loss, "loss", ["gluonexp", *config.build.allow])()
+    loss = constructor(config.loss, "loss", ["gluonexp", *config.build.allow])()
     validation = config.dataset.val_fraction > 0
     if split in ("test", "all"):  # the rest is not split for them
         config = replace(config, dataset=replace(config.dataset, val_fraction=0, train_fraction=1))
@@ -177,7 +178,7 @@ def data_for(
 
 def _source(config: Config) -> Source:
     allow = ["gluonexp", *config.build.allow]
-    source: Source = assembly.constructor(config.dataset.source, "dataset.source", allow)()
+    source: Source = constructor(config.dataset.source, "dataset.source", allow)()
     return source
 
 

@@ -8,6 +8,7 @@ import pytest
 from mxnet import gluon, nd
 
 from gluonexp import assembly, experiment
+from gluonexp.assembly import networks
 from gluonexp.inference.predict import Classifier
 
 
@@ -35,7 +36,7 @@ def network(run):
     config, artifacts, _, _ = run
     plan = assembly.components(config)
     spec = plan.source.spec()
-    net = assembly.network(config, plan.model, spec, assembly.preprocessing(config.dataset, spec))
+    net = networks.network(config, plan.model, spec, networks.preprocessing(config.dataset, spec))
     net.load_parameters(str(artifacts / "checkpoint" / "model.params"))
     return net
 
@@ -103,7 +104,7 @@ def test_a_gluon_network_takes_the_exports_parameters(run, logits):
     config, artifacts, _, inputs = run
     plan = assembly.components(config)
     spec = plan.source.spec()
-    net = assembly.network(config, plan.model, spec, assembly.preprocessing(config.dataset, spec))
+    net = networks.network(config, plan.model, spec, networks.preprocessing(config.dataset, spec))
     saved = mx.nd.load(str(artifacts / "export" / "model-0000.params"))
     assert {f"arg:{name}" for name in net.collect_params()} == set(saved)
     net.collect_params().load(str(artifacts / "export" / "model-0000.params"))

@@ -12,7 +12,8 @@ from click.testing import CliRunner
 from PIL import Image
 from rich.console import Console
 
-from gluonexp import assembly, experiment
+from gluonexp import experiment
+from gluonexp.assembly.targets import constructor
 from gluonexp.base.errors import GluonexpError
 from gluonexp.cli import main
 from gluonexp.cli.settings import names_data, settings, trained_on
@@ -197,7 +198,7 @@ def test_a_folder_is_read_in_the_models_size_and_whole_if_asked(trained, evaluat
     own = photos("own", **{str(label): label for label in range(10)})
     whole = json.loads(evaluate("last", *own, "--split", "all", "--json"))
     config = settings(trained.recorded, own, (9, 9, 1))
-    read = assembly.constructor(config.dataset.source, "dataset.source", ["gluonexp"])().load()
+    read = constructor(config.dataset.source, "dataset.source", ["gluonexp"])().load()
     images = np.concatenate([read.train.images, read.test.images])
     labels = np.concatenate([read.train.labels, read.test.labels])
     assert images.shape == (120, 9, 9, 1)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from gluonexp import assembly
+from gluonexp.assembly import networks
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.mx import autograd, gluon, mx, nd, nn
 from gluonexp.export import symbol
@@ -30,7 +31,7 @@ def exported(tmp_path_factory):
     images = np.random.default_rng(0).integers(0, 256, size=(40, 6, 6, 1), dtype=np.uint8)
     steps = Preprocessing(12, 12, 3, (0.5,), (0.25,))
     spec = assembly.Spec(6, 6, 1, CLASSES)
-    inputs = assembly.preprocess(steps, spec)(nd.array(images, dtype="uint8"))
+    inputs = networks.preprocess(steps, spec)(nd.array(images, dtype="uint8"))
     trainer = gluon.Trainer(net.collect_params(), "sgd", {"learning_rate": 0.1})
     for _ in range(3):
         with autograd.record():
@@ -107,10 +108,10 @@ def test_exports_do_not_depend_on_what_the_process_made_before(compose, tmp_path
         config = compose("model=cnn")
         plan = assembly.components(config)
         spec = plan.source.spec()
-        steps = assembly.preprocessing(config.dataset, spec)
-        assembly.seed(0)
-        net = assembly.network(config, plan.model, spec, steps)
-        assembly.initialize(config, net, spec, mx.cpu())
+        steps = networks.preprocessing(config.dataset, spec)
+        networks.seed(0)
+        net = networks.network(config, plan.model, spec, steps)
+        networks.initialize(config, net, spec, mx.cpu())
         net(nd.zeros((1, 1, 28, 28)))
         net.export(str(tmp_path / name))
         return [

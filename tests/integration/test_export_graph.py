@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gluonexp import assembly
+from gluonexp.assembly import networks
 from gluonexp.base.mx import gluon, mx, nd, nn
 from gluonexp.data.types import Spec
 from gluonexp.export import symbol, uint8
@@ -32,7 +32,7 @@ def exported(request, tmp_path):
     """A network behind its preprocessing: (folder, images, logits)."""
     image, entry, (mean, std) = PIPELINES[request.param]
     steps = Preprocessing(entry[1], entry[2], entry[0], mean, std)
-    block = assembly.preprocess(steps, Spec(*image, CLASSES))
+    block = networks.preprocess(steps, Spec(*image, CLASSES))
     images = np.random.default_rng(1).integers(0, 256, (5, *image), dtype=np.uint8)
     mx.random.seed(1)
     with mx.name.NameManager():

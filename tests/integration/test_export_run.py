@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from gluonexp import assembly, experiment
+from gluonexp.assembly import networks
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.mx import mx, nd, nn
 from gluonexp.config.schema import ExportConfig
@@ -94,7 +95,7 @@ def exported(tmp_path):
     net.hybridize()
     steps = Preprocessing(4, 4, 1, (0.5,), (0.25,))
     images = np.random.default_rng(0).integers(0, 256, (20, 4, 4, 1), dtype=np.uint8)
-    block = assembly.preprocess(steps, assembly.Spec(4, 4, 1, ("a", "b", "c")))
+    block = networks.preprocess(steps, assembly.Spec(4, 4, 1, ("a", "b", "c")))
     logits = net(block(nd.array(images, dtype="uint8"))).asnumpy()
     symbol.export(net, tmp_path, Signature((4, 4, 1), steps, ("a", "b", "c")))
     known = samples.ProofSamples(images, logits.argmax(1), logits, ("a", "b", "c"))

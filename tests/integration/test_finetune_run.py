@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from gluonexp import assembly, experiment, tracking
+from gluonexp.assembly import networks
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.mx import mx
 from gluonexp.inference.predict import Classifier, softmax
@@ -111,9 +112,9 @@ def test_a_run_goes_on_from_an_earlier_one_with_the_same_logits(settings, train,
     config = compose(store, *settings, f"model.weights=runs:/{run_id[:8]}", "seed=7")
     plan = assembly.components(config)
     spec = plan.source.spec()
-    steps = assembly.preprocessing(config.dataset, spec)
-    net = assembly.network(config, plan.model, spec, steps)
-    pretrained = assembly.initialize(config, net, spec, mx.cpu())
+    steps = networks.preprocessing(config.dataset, spec)
+    net = networks.network(config, plan.model, spec, steps)
+    pretrained = networks.initialize(config, net, spec, mx.cpu())
     assert pretrained.choice == f"runs:/{run_id}/checkpoint/model.params"
     assert pretrained.taken == "backbone and head"
 

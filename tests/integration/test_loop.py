@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from gluonexp import assembly
+from gluonexp.assembly import networks
 from gluonexp.base import better
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.mx import gluon, mx, nn
@@ -46,10 +47,10 @@ def engine(compose):
         config = compose("dataset=synthetic", "trainer.batch_size=16", *overrides)
         plan = assembly.components(config)
         spec = assembly.Spec(6, 6, 1, ("a", "b", "c"))
-        steps = assembly.preprocessing(config.dataset, spec)
-        assembly.seed(config.seed)
-        net = assembly.network(config, network, spec, steps)
-        assembly.initialize(config, net, spec, mx.cpu())
+        steps = networks.preprocessing(config.dataset, spec)
+        networks.seed(config.seed)
+        net = networks.network(config, network, spec, steps)
+        networks.initialize(config, net, spec, mx.cpu())
         engine = assembly.engine(config, plan, net, steps, spec, mx.cpu())
         engine.schedule = assembly.schedule(config, plan, 70)
         return engine

@@ -21,6 +21,7 @@ from PIL import Image
 
 from gluonexp import assembly, experiment
 from gluonexp import run as app
+from gluonexp.assembly import networks
 from gluonexp.base.errors import GluonexpError
 from gluonexp.tracking import open_store, store
 
@@ -213,8 +214,8 @@ def test_the_gluon_parameters_load_as_gluon_parameters(tracked, compose):
     config = compose()
     plan = assembly.components(config)
     spec = plan.source.spec()
-    net = assembly.network(config, plan.model, spec, assembly.preprocessing(config.dataset, spec))
-    assembly.initialize(config, net, spec, mx.cpu())
+    net = networks.network(config, plan.model, spec, networks.preprocessing(config.dataset, spec))
+    networks.initialize(config, net, spec, mx.cpu())
     net.load_parameters(str(_artifact(tracked, "checkpoint/model.params")))
     data = assembly.data(config, plan.source)
     inputs = mx.nd.array(data.test.images.transpose(0, 3, 1, 2) / 255)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from gluonexp import assembly, freeze
+from gluonexp.assembly import networks
 from gluonexp.base.mx import mx, nd
 from gluonexp.engines.mxnet import freezing
 from gluonexp.models.finetune import zoo_names
@@ -31,10 +32,10 @@ def planned(compose, backbone, *overrides):
     assert config.freeze.name == "features"
     components = assembly.components(config)
     spec = components.source.spec()
-    steps = assembly.preprocessing(config.dataset, spec)
+    steps = networks.preprocessing(config.dataset, spec)
     assert (steps.channels, steps.height) == (3, steps.width)
-    assembly.seed(config.seed)
-    net = assembly.network(config, components.model, spec, steps)
+    networks.seed(config.seed)
+    net = networks.network(config, components.model, spec, steps)
     plan = freeze.plan(outline(net, (3, steps.height, steps.width)), config.freeze)
     return config, spec, steps.height, net, plan
 
@@ -56,7 +57,7 @@ def test_a_backbone_of_every_family_classifies(backbone, compose):
     config, spec, size, net, plan = planned(
         compose, backbone, *([f"dataset.resize={pixels}"] if pixels else [])
     )
-    pretrained = assembly.initialize(config, net, spec, mx.cpu())
+    pretrained = networks.initialize(config, net, spec, mx.cpu())
     assert pretrained.choice == "none"
     freezing.apply(net, plan)
     logits = net(nd.random.uniform(shape=(2, 3, size, size))).asnumpy()

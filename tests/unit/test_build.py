@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from gluonexp import assembly
+from gluonexp.assembly import networks
+from gluonexp.assembly.targets import constructor
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.mx import mx
 from gluonexp.data.types import Samples, Spec, Split
@@ -25,28 +27,28 @@ TEN = tuple("0123456789")
 )
 def test_a_target_outside_the_allowed_packages_is_refused(target):
     with pytest.raises(GluonexpError, match=r"^model\._target_="):
-        assembly.constructor({"_target_": target}, "model", ["gluonexp"])
+        constructor({"_target_": target}, "model", ["gluonexp"])
 
 
 @pytest.mark.parametrize("target", ["gluonexp.models.nothing.at_all", "gluonexp.models.mlp.nope"])
 def test_a_target_that_does_not_exist_is_named(target):
     with pytest.raises(GluonexpError, match=f"model._target_={target}"):
-        assembly.constructor({"_target_": target}, "model", ["gluonexp"])
+        constructor({"_target_": target}, "model", ["gluonexp"])
 
 
 def test_an_own_package_can_be_allowed():
     node = {"_target_": "fractions.Fraction", "numerator": 3}
     with pytest.raises(GluonexpError, match=r"build\.allow=\[fractions\]"):
-        assembly.constructor(node, "model", ["gluonexp"])
-    assert assembly.constructor(node, "model", ["gluonexp", "fractions"])() == 3
+        constructor(node, "model", ["gluonexp"])
+    assert constructor(node, "model", ["gluonexp", "fractions"])() == 3
 
 
 def test_arguments_are_checked_before_anything_is_called():
     node = {"_target_": "gluonexp.models.mlp.mlp", "hiden": [8]}
     with pytest.raises(GluonexpError, match=r"model\.hiden: .* did you mean hidden\?"):
-        assembly.constructor(node, "model", ["gluonexp"], provided=("classes",))
+        constructor(node, "model", ["gluonexp"], provided=("classes",))
     with pytest.raises(GluonexpError, match=r"model\.classes: .* needs a value"):
-        assembly.constructor({"_target_": "gluonexp.models.mlp.mlp"}, "model", ["gluonexp"])
+        constructor({"_target_": "gluonexp.models.mlp.mlp"}, "model", ["gluonexp"])
 
 
 def test_nested_targets_are_built_too():
@@ -55,12 +57,12 @@ def test_nested_targets_are_built_too():
         "numerator": {"_target_": "fractions.Fraction", "numerator": 1, "denominator": 2},
         "denominator": 2,
     }
-    assert assembly.constructor(node, "x", ["fractions"])() == 0.25
+    assert constructor(node, "x", ["fractions"])() == 0.25
 
 
 def test_a_constructor_that_refuses_its_values_is_one_message():
     node = {"_target_": "gluonexp.models.cnn.cnn", "channels": [1, 2, 3]}
-    construct = assembly.constructor(node, "model", ["gluonexp"], provided=("classes",))
+    construct = constructor(node, "model", ["gluonexp"], provided=("classes",))
     with pytest.raises(GluonexpError, match=r"^model: gluonexp\.models\.cnn\.cnn refused"):
         construct(classes=10)
 
@@ -69,10 +71,10 @@ def _network(compose, *overrides, spec=None):
     config = compose(*overrides)
     plan = assembly.components(config)
     spec = spec or plan.source.spec()
-    steps = assembly.preprocessing(config.dataset, spec)
-    assembly.seed(config.seed)
-    net = assembly.network(config, plan.model, spec, steps)
-    assembly.initialize(config, net, spec, mx.cpu())
+    steps = networks.preprocessing(config.dataset, spec)
+    networks.seed(config.seed)
+    net = networks.network(config, plan.model, spec, steps)
+    networks.initialize(config, net, spec, mx.cpu())
     return net
 
 
@@ -106,7 +108,7 @@ def test_the_seed_decides_the_initial_weights(compose):
 def test_mean_and_std_must_fit_the_channels(compose):
     config = compose("dataset.mean=[0.1,0.2]")
     with pytest.raises(GluonexpError, match=r"dataset\.mean=\[0\.1, 0\.2\]"):
-        assembly.preprocessing(config.dataset, Spec(28, 28, 1, TEN))
+        networks.preprocessing(config.dataset, Spec(28, 28, 1, TEN))
 
 
 def test_a_callback_must_watch_something_that_is_measured(compose):
@@ -130,7 +132,7 @@ def test_a_callback_must_be_one(compose):
 )
 def test_only_the_public_parts_of_gluonexp_may_be_named(target):
     with pytest.raises(GluonexpError, match=r"^model\._target_="):
-        assembly.constructor({"_target_": target}, "model", ["gluonexp"])
+        constructor({"_target_": target}, "model", ["gluonexp"])
 
 
 class _Own:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from gluonexp import assembly
+from gluonexp.assembly import networks
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.mx import gluon, mx, nd, nn
 from gluonexp.config.schema import LrFindConfig
@@ -53,10 +54,10 @@ def digits():
         config = run.compose("model=mlp", "model.hidden=[32]", *overrides)
         plan = assembly.components(config)
         spec = plan.source.spec()
-        steps = assembly.preprocessing(config.dataset, spec)
-        assembly.seed(config.seed)
-        net = assembly.network(config, plan.model, spec, steps)
-        assembly.initialize(config, net, spec, mx.cpu())
+        steps = networks.preprocessing(config.dataset, spec)
+        networks.seed(config.seed)
+        net = networks.network(config, plan.model, spec, steps)
+        networks.initialize(config, net, spec, mx.cpu())
         data = assembly.data(config, plan.source)
         return assembly.engine(config, plan, net, steps, spec, mx.cpu()), data.train
 

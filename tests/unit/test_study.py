@@ -14,6 +14,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from gluonexp import assembly
+from gluonexp.assembly import networks
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.mx import mx, nn
 from gluonexp.data.types import Split
@@ -430,16 +431,16 @@ def fit(compose, tmp_path):
     def trained(lr, *around, history=()):
         config = replace(composed, optim=replace(composed.optim, lr=lr))
         spec = assembly.Spec(4, 4, 1, ("dark", "light"))
-        steps = assembly.preprocessing(config.dataset, spec)
-        assembly.seed(0)
+        steps = networks.preprocessing(config.dataset, spec)
+        networks.seed(0)
 
         def network(classes):
             net = nn.HybridSequential()
             net.add(nn.Flatten(), nn.Dense(classes))
             return net
 
-        net = assembly.network(config, network, spec, steps)
-        assembly.initialize(config, net, spec, mx.cpu())
+        net = networks.network(config, network, spec, steps)
+        networks.initialize(config, net, spec, mx.cpu())
         components = assembly.components(config)
         engine = assembly.engine(config, components, net, steps, spec, mx.cpu())
         if history:

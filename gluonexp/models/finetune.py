@@ -243,8 +243,7 @@ def _features(name: str, cut: int | None) -> list[nn.HybridBlock]:
 def _head(
     classes: int, hidden: Sequence[int], dropout: float, pool: bool = False
 ) -> nn.HybridSequential:
-    sizes = hidden if isinstance(hidden, Sequence) else [hidden]
-    if sizes is not hidden or not all(isinstance(n, int) and n > 0 for n in sizes):
+    if not isinstance(hidden, Sequence) or not all(isinstance(n, int) and n > 0 for n in hidden):
         raise GluonexpError(f"model.head={hidden}: a list of layer sizes, such as [4096, 4096]")
     if not 0 <= dropout < 1:
         raise GluonexpError(f"model.dropout={dropout}: must be at least 0 and below 1")

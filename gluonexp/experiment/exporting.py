@@ -87,9 +87,9 @@ def _keep_samples(run: OpenRun, folder: Path, logits: NDArray[np.float32]) -> No
     macs = 0 if wanted.int8 or wanted.images else run.macs
     kept = samples.count(available, held_out.images.shape[1:], len(classes), macs)
     chosen = spread(held_out.labels, kept)
-    labels = held_out.labels[chosen].astype(np.int64)
-    images, said = held_out.images[chosen], logits[chosen]
-    samples.write(folder, samples.ProofSamples(images, labels, said, classes, split=split))
+    images, labels = held_out.images[chosen], held_out.labels[chosen]
+    found = samples.ProofSamples(images, labels, logits[chosen], classes, split=split)
+    samples.write(folder, found)
 
 
 def hand_over(run: OpenRun, best_epoch: int, objective: float | None) -> Registered | None:

@@ -29,10 +29,14 @@ def seed_host(seed: int, epoch: int | None = None) -> np.random.Generator:
     return np.random.default_rng(sequence.spawn(1)[0])
 
 
-def engine_seed(seed: int, epoch: int | None = None) -> int:
-    """Return what an engine seeds its own generators with, in [0, 2**31)."""
-    return int(_sequence(seed, epoch).generate_state(3)[2]) >> 1
+def engine_seed(seed: int, epoch: int | None = None, step: int = 0) -> int:
+    """Return what an engine seeds its own generators with, in [0, 2**31).
+
+    `step` is counted within the epoch; above 0 where training resumes in the middle of one.
+    """
+    return int(_sequence(seed, epoch, step).generate_state(3)[2]) >> 1
 
 
-def _sequence(seed: int, epoch: int | None) -> np.random.SeedSequence:
-    return np.random.SeedSequence(seed, spawn_key=(0 if epoch is None else epoch + 1,))
+def _sequence(seed: int, epoch: int | None, step: int = 0) -> np.random.SeedSequence:
+    key = (0 if epoch is None else epoch + 1,) + ((step,) if step else ())
+    return np.random.SeedSequence(seed, spawn_key=key)

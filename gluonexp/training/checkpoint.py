@@ -41,7 +41,7 @@ def save(folder: Path, state: State, meta: Mapping[str, Any]) -> None:
     """
     kept = {
         f"{kind}|{name}": array
-        for kind, by_name in state.slots.items()
+        for kind, by_name in {**state.slots, "sum": state.sums}.items()
         for name, array in by_name.items()
     }
     with _replaced(folder) as new:
@@ -99,8 +99,8 @@ def load(folder: Path, engine: Engine, *, optimizer: bool) -> dict[str, Any]:
         for key, array in (load_file(folder / OPTIMIZER) if optimizer else {}).items():
             kind, _, name = key.partition("|")
             slots.setdefault(kind, {})[name] = array
-        slots.pop("sum", None)  # of no use; earlier versions kept an epoch's running scores
-        state = State(load_file(folder / PARAMETERS), slots, meta["updates"])
+        sums = slots.pop("sum", {})
+        state = State(load_file(folder / PARAMETERS), slots, meta["updates"], sums)
         engine.load(state, optimizer=optimizer)
     except (OSError, SafetensorError) as error:
         raise GluonexpError(f"{folder}: not a complete checkpoint ({error})") from None

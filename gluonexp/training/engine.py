@@ -68,21 +68,24 @@ class State:
         parameter.
     updates
         How often the optimizer has updated each parameter.
+    sums
+        The running scores of an epoch that has not ended; empty between epochs.
     """
 
     values: Mapping[str, NDArray[Any]]
     slots: Mapping[str, Mapping[str, NDArray[Any]]] = field(default_factory=dict)
     updates: Mapping[str, int] = field(default_factory=dict)
+    sums: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
 
 class Engine(Protocol):
     """A network with all that training it needs, on one device."""
 
-    def seed(self, seed: int, epoch: int) -> None:
-        """Let the random numbers from here on (dropout) depend on these two alone."""
+    def seed(self, seed: int, epoch: int, step: int = 0) -> None:
+        """Let the random numbers from here on (dropout) depend on these three alone."""
 
-    def reset(self) -> None:
-        """Start the running scores from nothing."""
+    def reset(self, sums: Mapping[str, NDArray[Any]] | None = None) -> None:
+        """Start the running scores from nothing, or from a state's `sums`."""
 
     def step(self, batch: Batch, lr: float) -> Pending:
         """Move the parameters once, at the learning rate `lr`; nothing here waits."""

@@ -41,9 +41,16 @@ class Sums:
     A short last batch counts with its true size, which averaging per-batch means would not do.
     """
 
-    def __init__(self, device: mx.Context) -> None:
-        self._loss, self._correct, self._norm = (nd.zeros(1, ctx=device) for _ in range(3))
-        self._samples = self._clipped = 0
+    def __init__(
+        self, device: mx.Context, start: Mapping[str, NDArray[Any]] | None = None
+    ) -> None:
+        start = start or {}
+
+        def first(name: str) -> nd.NDArray:
+            return nd.array(start.get(name, np.zeros(1)), ctx=device, dtype="float32")
+
+        self._loss, self._correct, self._norm = first("loss"), first("correct"), first("grad_norm")
+        self._samples, self._clipped = (int(start.get(n, 0)) for n in ("samples", "clipped_steps"))
 
     def add(
         self,
@@ -70,6 +77,15 @@ class Sums:
             samples=self._samples,
             grad_norm=float(self._norm.asscalar()) / self._clipped if self._clipped else None,
         )
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Return what `start` takes (device sync)."""
+        sums = {"loss": self._loss, "correct": self._correct, "grad_norm": self._norm}
+        counts = {"samples": self._samples, "clipped_steps": self._clipped}
+        return {
+            **{name: total.asnumpy() for name, total in sums.items()},
+            **{name: np.array(count) for name, count in counts.items()},
+        }
 
 
 class MXNetEngine:
@@ -103,13 +119,13 @@ class MXNetEngine:
         self.clip_norm = clip_norm
         self.reset()
 
-    def seed(self, seed: int, epoch: int) -> None:
+    def seed(self, seed: int, epoch: int, step: int = 0) -> None:
         """Seed MXNet's generators: it cannot save their state, so each epoch starts anew."""
-        mx.random.seed(engine_seed(seed, epoch))
+        mx.random.seed(engine_seed(seed, epoch, step))
 
-    def reset(self) -> None:
-        """Start the running scores from nothing."""
-        self._sums = Sums(self.device)
+    def reset(self, sums: Mapping[str, NDArray[Any]] | None = None) -> None:
+        """Start the running scores from nothing, or from a state's `sums`."""
+        self._sums = Sums(self.device, sums)
 
     def put(
         self, images: NDArray[np.uint8], labels: NDArray[np.int64]
@@ -201,6 +217,7 @@ class MXNetEngine:
             values={name: p.data().asnumpy() for name, p in self._parameters().items()},
             slots=slots,
             updates={names[index]: count for index, count in counts.items()},
+            sums=self._sums.state(),
         )
 
     def load(self, state: State, *, optimizer: bool) -> None:

@@ -203,10 +203,7 @@ def test_the_runtimes_of_a_folder_are_those_with_files(exported, tmp_path):
 
 
 def test_what_is_not_installed_is_named_with_its_remedy(exported, monkeypatch):
-    def missing(library):
-        raise runtimes.PackageNotFoundError(library)
-
-    monkeypatch.setattr(runtimes, "version", missing)
+    monkeypatch.setattr(runtimes, "installed", lambda *packages: {})
     assert runtimes.versions("onnx") == {}
     assert runtimes.available(exported[0]) == ["module", "symbolblock"]
     with pytest.raises(GluonexpError, match=r"onnxruntime, .*pip install 'gluonexp\[onnx\]'"):

@@ -12,6 +12,7 @@ node may be the same output. So nodes go by their position, and what flows betwe
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
@@ -23,6 +24,12 @@ MXNET: Final = 10901
 """The version that graphs made here are of: 1.9.1. MXNet changes older ones as it reads them."""
 
 _DEEPEST: Final = 16  # graphs within graphs
+
+# How the network was trained, and on which devices: old files have it among what an operator does,
+# for itself or one input (`weight_lr_mult`). MXNet moves it away as it reads a file of those days.
+_OF_TRAINING: Final = re.compile(
+    r"(.+_)?(ctx_group|lr_mult|wd_mult|force_mirroring|mirror_stage|profiler_scope)"
+)
 
 
 @dataclass(frozen=True)
@@ -179,6 +186,8 @@ def _node(data: Any, at: int, deepest: int) -> Node:
         for key, text in data.get(place, {}).items():
             if not isinstance(text, str):
                 raise ValueError(f"node {at} has attributes that are no texts")
+            if _OF_TRAINING.fullmatch(key):
+                continue
             if attrs.setdefault(key, text) != text:
                 raise ValueError(f"{name!r} ({op}): {key} is given twice")
     return Node(

@@ -18,6 +18,7 @@ import numpy as np
 
 from gluonexp.base.errors import GluonexpError, reason
 from gluonexp.base.mx import mx, nd, sym
+from gluonexp.base.text import listed
 from gluonexp.graph.graph import Graph
 from gluonexp.graph.symbols import to_symbol
 from gluonexp.model_folder import extents, operators, params, structure
@@ -101,11 +102,7 @@ def read_symbol(path: Path) -> sym.Symbol:
     except ValueError as error:
         raise GluonexpError(f"{path}: not a symbol, or damaged: {error}") from None
     if unknown := operators.unknown(graph):
-        raise GluonexpError(
-            f"{path}: not loaded, for its operator {' and '.join(unknown[:5])} can run code or "
-            "harm memory, as far as is known here; MXNet itself loads a file that you trust: "
-            "mx.sym.load"
-        )
+        raise GluonexpError(f"{path}: {_refused(unknown)}")
     if (wrong := structure.flaw(graph)) is not None:
         raise GluonexpError(f"{path}: not a symbol, or damaged: {wrong}")
     try:
@@ -113,6 +110,19 @@ def read_symbol(path: Path) -> sym.Symbol:
         return to_symbol(graph)
     except (mx.MXNetError, UnicodeError) as error:
         raise GluonexpError(f"{path}: not a symbol: {reason(error)}") from None
+
+
+def _refused(unknown: Sequence[str]) -> str:
+    """Say why a symbol with operators that are not known to be safe is not loaded."""
+    if missing := sorted({*unknown} - {*mx.operator.get_all_registered_operators()}):
+        return (
+            f"MXNet {mx.__version__} has no operator {listed(missing)}: the file was written by a "
+            "changed MXNet or another version, or is damaged"
+        )
+    return (
+        f"not loaded, for its operator {' and '.join(unknown[:5])} can run code or harm memory, "
+        "as far as is known here; MXNet itself loads a file that you trust: mx.sym.load"
+    )
 
 
 def read_params(path: Path) -> dict[str, nd.NDArray]:

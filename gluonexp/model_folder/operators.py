@@ -140,6 +140,8 @@ _FUSED: Final = {
     "_sg_mkldnn_conv": "Convolution",
     "_sg_mkldnn_fully_connected": "FullyConnected",
 }
+# Whether they have an activation, as MXNet 1.5 wrote it; it takes the old name before the new one.
+_RENAMED: Final = {"with_relu": "with_act", "with_postsum_relu": "with_postsum_act"}
 _ACTIVATIONS: Final = {"Activation", "LeakyReLU", "abs", "clip", "relu", "sigmoid", "sqrt"} | {
     *("exp", "square", "tanh")
 }
@@ -216,7 +218,11 @@ def added_to(node: Node) -> int | None:
 
 
 def _flags(node: Node) -> set[str]:
-    return {name for name, text in node.attrs.items() if text.lower() in ("true", "1")}
+    return {
+        _RENAMED.get(name, name)
+        for name, text in node.attrs.items()
+        if text.lower() in ("true", "1")
+    }
 
 
 def _is_count(name: str, text: str) -> bool:
@@ -251,6 +257,10 @@ def _fused_flaw(node: Node) -> str | None:
     """
     (inner,) = node.subgraphs
     flags = _flags(node)
+    if _RENAMED.keys() & node.attrs.keys() and {*_RENAMED.values(), "with_eltwise"} & {
+        *node.attrs
+    }:
+        return "says in two ways whether it has an activation"
     layer = _FUSED[node.op]
     links: list[set[str]] = [{layer}]
     links += [{"BatchNorm"}] * ("with_bn" in flags)

@@ -197,6 +197,22 @@ def test_what_the_quantized_export_writes():
     assert operators.flaw(node_of(fully_connected())) is None
 
 
+def test_activations_as_mxnet_1_5_names_them():
+    node = fused()
+    node["attrs"]["with_postsum_relu"] = node["attrs"].pop("with_postsum_act")
+    assert operators.flaw(node_of(node)) is None
+    node["attrs"]["with_relu"] = "true"
+    assert "not the layers" in operators.flaw(node_of(node))
+    for name in (
+        "with_act",
+        "with_eltwise",
+        "with_postsum_act",
+    ):  # MXNet takes the old name's value
+        node = fused()
+        node["attrs"] |= {"with_relu": "false", name: "true"}
+        assert "says in two ways" in operators.flaw(node_of(node))
+
+
 def at(*path, value):
     def change(node):
         for key in path[:-1]:

@@ -142,6 +142,35 @@ def test_statistics_may_be_left_out_as_before_version_0_9():
         assert flaw(graph | {"attrs": {"mxnet_version": version}}) is not None
 
 
+@pytest.mark.parametrize("place", ["attr", "param"])
+@pytest.mark.parametrize(
+    "key", ["lr_mult", "weight_lr_mult", "wd_mult", "ctx_group", "force_mirroring", "mirror_stage"]
+)
+def test_how_an_old_network_was_trained_is_passed_over(place, key):
+    """MXNet wrote it among the attributes of an operator, and moves it away as it reads it."""
+    graph = _graph()
+    plain = Graph.from_json(json.dumps(graph))
+    _node(graph, "fc")[place] = {key: "0.1"}
+    _node(graph, "data")[place] = {key: "0.1"}
+    assert flaw(graph) is None
+    assert Graph.from_json(json.dumps(graph)) == plain
+    _node(graph, "fc")[place] = {f"{key}x": "0.1"}  # what MXNet does not take either
+    assert "in operator FullyConnected" in flaw(graph)
+
+
+def test_an_operator_that_mxnet_lacks_is_said_to_be_missing(tmp_path):
+    graph = _graph()
+    _node(graph, "fc").update(op="ArcFaceMargin", attrs={})
+    path = tmp_path / "net-symbol.json"
+    path.write_text(json.dumps(graph))
+    with pytest.raises(GluonexpError, match=r"MXNet 1\.9\.1 has no operator ArcFaceMargin: "):
+        read_symbol(path)
+    _node(graph, "fc").update(op="_contrib_box_nms", attrs={})
+    path.write_text(json.dumps(graph))
+    with pytest.raises(GluonexpError, match="_contrib_box_nms can run code or harm memory"):
+        read_symbol(path)
+
+
 def test_they_are_not_loaded(tmp_path):
     graph = _graph()
     _input("fc", 1, [3, 1, 0])(graph)

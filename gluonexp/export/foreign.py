@@ -205,7 +205,13 @@ def _values(path: Path, changes: list[str]) -> dict[str, nd.NDArray]:
             )
         if value.dtype != np.float32:
             narrowed.add(str(value.dtype))
-        values[name] = nd.array(value, dtype="float32")
+        with np.errstate(over="ignore"):  # of a float64 that is too large
+            single = value.astype(np.float32)
+        if not np.isfinite(single).all():
+            raise GluonexpError(
+                f"{path}: {name} holds values that are not finite numbers (inf or nan) as float32"
+            )
+        values[name] = nd.array(single, dtype="float32")
     changes += [f"{dtype} parameters are float32" for dtype in sorted(narrowed)]
     return values
 

@@ -324,6 +324,15 @@ def _twice(values):
     values["fc_bias"] = values["arg:fc_bias"]
 
 
+def _set(name, value, dtype="float32"):
+    def change(values):
+        array = values[name].asnumpy().astype(dtype)
+        array.flat[-1] = value
+        values[name] = nd.array(array, dtype=dtype)
+
+    return change
+
+
 def _also_input(values):
     values["arg:data"] = nd.zeros((1, *SHAPE))
 
@@ -337,9 +346,15 @@ def _also_input(values):
         (_dotted, r"lacks .* and 3 more, .* names with dots are of Gluon's save_parameters"),
         (_counted, "fc_bias is int32"),
         (_twice, "fc_bias twice"),
+        (_set("arg:fc_bias", np.nan), r"net-0007\.params: fc_bias holds values that are not fin"),
+        (_set("aux:bn_moving_var", np.inf), "bn_moving_var holds values that are not finite"),
+        (_set("arg:fc_weight", 1e300, "float64"), "fc_weight holds values .* as float32"),
         (_also_input, "has no input"),
     ],
-    ids=["argument", "statistic", "both sides", "structural", "integers", "twice", "no input"],
+    ids=[
+        *("argument", "statistic", "both sides", "structural", "integers", "twice"),
+        *("nan", "infinite", "too large", "no input"),
+    ],
 )
 def test_parameters_that_do_not_belong_to_the_symbol(tmp_path, change, said):
     pair = _saved(tmp_path / "old", _body())

@@ -97,6 +97,7 @@ def numbers(text: str) -> tuple[float, ...]:
 )
 @click.option("--symbol", type=FILE, help="A network from elsewhere: its NAME-symbol.json.")
 @click.option("--params", type=FILE, help="Its NAME-0000.params.")
+@click.option("--output", metavar="NAME", help="Which to take of its outputs, if it has several.")
 @click.option("--input", "inputs", type=sizes, metavar="CxHxW", help="What it takes: 3x224x224.")
 @click.option(
     "--image", type=sizes, metavar="HxWxC", help="Images before that.  [default: the same size]"
@@ -127,6 +128,7 @@ def export(
     preprocess: str,
     symbol: Path | None,
     params: Path | None,
+    output: str | None,
     inputs: tuple[int, int, int] | None,
     image: tuple[int, int, int] | None,
     mean: tuple[float, ...],
@@ -181,6 +183,7 @@ def export(
                 std=std,
                 classes=names,
                 data_classes=like,
+                output=output,
             )
             outputs = Signature.read(source).classes
             if not {*like} <= {*outputs}:

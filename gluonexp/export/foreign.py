@@ -13,10 +13,11 @@ import numpy as np
 
 from gluonexp.base.errors import GluonexpError, reason
 from gluonexp.base.files import draft
-from gluonexp.base.mx import gluon, mx, nd
+from gluonexp.base.mx import gluon, mx, nd, sym
 from gluonexp.base.text import listed
+from gluonexp.export import heads
 from gluonexp.export.symbol import export
-from gluonexp.graph.graph import VARIABLE, Graph, Node, Output
+from gluonexp.graph.graph import VARIABLE, Graph, Node
 from gluonexp.graph.symbols import block, to_symbol
 from gluonexp.model_folder import extents, params
 from gluonexp.model_folder.network import Network, read_symbol
@@ -24,10 +25,6 @@ from gluonexp.model_folder.signature import Preprocessing, Signature
 
 # The export's input has this name, whatever it had.
 INPUT: Final = "data"
-
-# Heads that turn logits into something else; the first input of each is the logits. The last two
-# take labels as well, which is how networks were trained before Gluon.
-_HEADS: Final = {"softmax", "log_softmax", "SoftmaxActivation", "SoftmaxOutput", "SVMOutput"}
 
 # Operators whose first input is what they work on, while the others are parameters.
 _LAYERS: Final = {
@@ -53,6 +50,7 @@ def adopt(
     std: Sequence[float],
     classes: Sequence[str] | None = None,
     data_classes: Sequence[str] = (),
+    output: str | None = None,
 ) -> Path:
     """Make an export of a network for images that was not trained here.
 
@@ -79,6 +77,8 @@ def adopt(
     data_classes
         Those of data that the network is for: its names where `classes` are not given and there
         is one for each output. Else they are "0", "1" ...
+    output
+        The one to take of several, or a layer within; by its name.
 
     Returns
     -------
@@ -95,8 +95,9 @@ def adopt(
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise GluonexpError(f"{to} exists: name a new folder for the export")
     changes: list[str] = []  # what was done, for people
-    network = _read(symbol, params, changes)
-    outputs = _check_shapes(network, symbol, params, input_shape)
+    network = _read(symbol, params, output, changes)
+    shape = _check_shapes(network, symbol, params, input_shape)
+    outputs = shape[1]
     names = [str(index) for index in range(outputs)] if classes is None else list(classes)
     if classes is None and len(data_classes) == outputs:
         names = list(data_classes)
@@ -105,7 +106,8 @@ def adopt(
         )
     if len(names) != outputs:
         raise GluonexpError(f"{symbol} has {outputs} outputs, but {len(names)} classes are named")
-    net = _called(network, symbol, input_shape)
+    graph = heads.flat(Graph.from_symbol(network.symbol), shape, changes)
+    net = _called(network._replace(symbol=to_symbol(graph)), symbol, input_shape)
     to.parent.mkdir(parents=True, exist_ok=True)
     origin = {"symbol": symbol.name, "params": params.name, "changes": changes}
     with draft(to) as made:
@@ -155,14 +157,13 @@ def _check_scale(given: Mapping[str, Sequence[float]]) -> None:
     )
 
 
-def _read(path: Path, source: Path, changes: list[str]) -> Network:
+def _read(path: Path, source: Path, output: str | None, changes: list[str]) -> Network:
     """Read the two files, and make of them a network whose one free argument is `INPUT`."""
     symbol = read_symbol(path)
-    outputs = symbol.list_outputs()
-    if len(outputs) != 1:
-        raise GluonexpError(f"{path} has {len(outputs)} outputs, not one: {listed(outputs)}")
-    graph = _logits(Graph.from_symbol(symbol), changes)
-    values = _values(source, changes)
+    graph = heads.logits(heads.output(symbol, output, path, changes), changes)
+    # Without what only other outputs are computed from.
+    needless = _names(symbol) - _names(to_symbol(graph))
+    values = {k: v for k, v in _values(source, changes).items() if k not in needless}
     name = _input(graph, values, path, source)
     if name != INPUT:
         changes.append(f"the input {name} is called {INPUT}")
@@ -176,19 +177,8 @@ def _read(path: Path, source: Path, changes: list[str]) -> Network:
     return Network(to_symbol(replace(graph, nodes=tuple(nodes))), values)
 
 
-def _logits(graph: Graph, changes: list[str]) -> Graph:
-    """Return what the softmax at the end, if there is one, is of."""
-    last = graph.nodes[graph.heads[0].node]
-    if last.op not in _HEADS or not last.inputs:
-        return graph
-    changes.append(f"{last.name} ({last.op}) at the end is cut off: the output is logits")
-    logits = graph.prefix(last.inputs[0])
-    temperature = last.attrs.get("temperature", "None")
-    if temperature in ("None", "1", "1.0"):
-        return logits
-    changes.append(f"the logits are divided by {temperature}, its temperature")
-    divided = Node("_div_scalar", f"{last.name}_logits", logits.heads, {"scalar": temperature})
-    return replace(logits, nodes=(*logits.nodes, divided), heads=(Output(len(logits.nodes)),))
+def _names(symbol: sym.Symbol) -> set[str]:
+    return {*symbol.list_arguments(), *symbol.list_auxiliary_states()}
 
 
 def _values(path: Path, changes: list[str]) -> dict[str, nd.NDArray]:
@@ -245,17 +235,22 @@ def _input(graph: Graph, values: Mapping[str, object], path: Path, source: Path)
     if not inputs:
         raise GluonexpError(f"{path} has no input: {source} holds values for all its arguments")
     if len(inputs) > 1:
+        labels = [name for name in inputs if "label" in name]
+        remedy = (
+            f"; {listed(labels)} is a label, which only training has: name with --output a layer "
+            "that does without it"
+        )
         raise GluonexpError(
             f"{path} has {len(inputs)} inputs, not one: {listed(inputs)} (arguments that "
-            f"{source.name} does not hold)"
+            f"{source.name} does not hold){remedy if labels else ''}"
         )
     return str(inputs[0])
 
 
 def _check_shapes(
     network: Network, path: Path, source: Path, input_shape: tuple[int, int, int]
-) -> int:
-    """Return how many classes there are; nothing is computed, and no memory taken.
+) -> tuple[int, ...]:
+    """Return the shape of the output; nothing is computed, and no memory taken.
 
     All is inferred for two images, so that a network for one image only is found out.
     """
@@ -290,14 +285,14 @@ def _check_shapes(
     if needs > _LARGEST:
         raise GluonexpError(f"{path} needs {needs >> 30} GiB of memory for two images")
     (shape,) = outputs
-    if len(shape) != 2 or shape[0] != 2 or shape[1] < 1:
+    if len(shape) < 2 or shape[0] != 2 or shape[1] < 1 or math.prod(shape[2:]) != 1:
         raise GluonexpError(
             f"{path} makes {shape} of two images, not (2, number of classes): no classifier"
         )
     image = extents.Input(INPUT, (1, *input_shape), "float32")
     if (unsafe := extents.flaw(symbol, image, values)) is not None:
         raise GluonexpError(f"{path}: refused: {unsafe}")
-    return int(shape[1])
+    return tuple(shape)
 
 
 def _called(network: Network, path: Path, input_shape: tuple[int, int, int]) -> gluon.SymbolBlock:

@@ -64,9 +64,10 @@ def _outputs(symbol_file, params_file, name="data"):
     symbol = sym.load(str(symbol_file))
     values = {key.split(":")[-1]: v for key, v in nd.load(str(params_file)).items()}
     values[name] = nd.array(INPUTS)
-    for argument in symbol.list_arguments():
+    shapes, *_ = symbol.infer_shape(**{name: INPUTS.shape})
+    for argument, shape in zip(symbol.list_arguments(), shapes, strict=True):
         if argument.endswith("label"):
-            values[argument] = nd.zeros(len(INPUTS))
+            values[argument] = nd.zeros(shape)
     states = {key: values[key] for key in symbol.list_auxiliary_states()}
     executor = symbol.bind(
         mx.cpu(), {k: values[k] for k in symbol.list_arguments()}, aux_states=states
@@ -149,6 +150,136 @@ def test_the_head_is_cut_off_and_the_output_is_logits(tmp_path, head, operator):
     probabilities = {"log_softmax": np.exp(whole), "SVMOutput": softmax(whole)}
     found = softmax(runtimes.load(to, "module")(INPUTS))
     np.testing.assert_allclose(found, probabilities.get(operator, whole), atol=1e-5)
+
+
+def _clipped(x):
+    return sym.clip(sym.BlockGrad(sym.softmax(x, name="p"), name="held"), 1e-6, 1, name="clip")
+
+
+@pytest.mark.parametrize(
+    ("head", "cut"),
+    [
+        (lambda x: sym.BlockGrad(sym.softmax(x, name="p"), name="held"), "held (BlockGrad) and p"),
+        (lambda x: sym.identity(sym.softmax(x, name="p"), name="same"), "same (_copy) and p"),
+        (_clipped, "clip (clip) and held (BlockGrad) and p (softmax)"),
+        (lambda x: sym.cast(sym.softmax(x, name="p"), "float32", name="f"), "f (Cast) and p"),
+        (lambda x: sym.flatten(sym.softmax(x, name="p"), name="flat2"), "flat2 (Flatten) and p"),
+        (lambda x: sym.MakeLoss(sym.softmax(x, name="p"), name="loss"), "loss (MakeLoss) and p"),
+    ],
+    ids=["BlockGrad", "identity", "clip", "cast", "flatten", "MakeLoss"],
+)
+def test_a_head_below_what_changes_nothing_is_cut_off(tmp_path, head, cut):
+    pair = _saved(tmp_path / "old", head(_body()))
+    to = foreign.adopt(*pair, tmp_path / "export", **OPTIONS)
+    (said,) = _changes(to)
+    assert said.startswith(cut)
+    assert said.endswith("at the end are cut off: the output is logits")
+    found = softmax(runtimes.load(to, "module")(INPUTS))
+    np.testing.assert_allclose(found, _outputs(*pair), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        lambda x: sym.clip(x, -1, 1),  # of logits
+        lambda x: sym.Activation(x, act_type="tanh"),
+        lambda x: sym.log(sym.softmax(x)),
+    ],
+    ids=["clip", "tanh", "log"],
+)
+def test_what_makes_other_logits_is_kept(tmp_path, head):
+    pair = _saved(tmp_path / "old", head(_body()))
+    to = foreign.adopt(*pair, tmp_path / "export", **OPTIONS)
+    assert _changes(to) == []
+    _assert_logits(to, _outputs(*pair))
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        lambda x: sym.LogisticRegressionOutput(x, name="p"),
+        lambda x: sym.Activation(x, act_type="sigmoid", name="p"),
+        lambda x: sym.sigmoid(x, name="p"),
+    ],
+    ids=["LogisticRegressionOutput", "Activation", "sigmoid"],
+)
+def test_a_sigmoid_for_each_class_is_cut_off(tmp_path, head):
+    pair = _saved(tmp_path / "old", head(_body()))
+    to = foreign.adopt(*pair, tmp_path / "export", **OPTIONS)
+    assert _changes(to)[0].endswith("at the end is cut off: the output is logits")
+    assert _changes(to)[1] == "each class had a probability of its own; now they add up to 1"
+    logits = runtimes.load(to, "module")(INPUTS)
+    np.testing.assert_allclose(1 / (1 + np.exp(-logits)), _outputs(*pair), atol=1e-5)
+
+
+def test_a_map_of_one_pixel_is_flattened(tmp_path):
+    x = sym.Pooling(
+        sym.Activation(sym.var("data"), act_type="relu"), global_pool=True, name="pool"
+    )
+    logits = sym.Convolution(x, kernel=(1, 1), num_filter=4, name="conv")
+    head = sym.SoftmaxActivation(logits, mode="channel", name="p")
+    pair = _saved(tmp_path / "old", head)
+    to = foreign.adopt(*pair, tmp_path / "export", **OPTIONS)
+    assert _changes(to)[1] == "its output (4, 1, 1) is flattened to (4,)"
+    found = softmax(runtimes.load(to, "module")(INPUTS))
+    np.testing.assert_allclose(found, _outputs(*pair)[:, :, 0, 0], atol=1e-5)
+
+
+def _trained():
+    """Return what trainings give: an output that is watched, and the one that is trained."""
+    body = _body()
+    return sym.Group(
+        [
+            sym.BlockGrad(body.get_internals()["flat_output"], name="features"),
+            sym.SoftmaxOutput(body, name="softmax"),
+        ]
+    )
+
+
+def _own_loss():
+    probabilities = sym.softmax(_body(), name="p")
+    loss = -sym.log(sym.pick(probabilities, sym.var("label")))
+    return sym.Group([sym.BlockGrad(probabilities, name="held"), sym.MakeLoss(loss, name="loss")])
+
+
+def _two_tasks():
+    # The second with parameters of its own.
+    second = sym.FullyConnected(sym.var("data"), num_hidden=2, name="second")
+    return sym.Group([sym.softmax(_body(), name="first"), second])
+
+
+@pytest.mark.parametrize(
+    ("symbol", "output", "said"),
+    [
+        (_trained, None, "of the outputs features_output, softmax_output, softmax_output class"),
+        (_own_loss, None, "of the outputs held_output, loss_output, held_output classifies"),
+        (_two_tasks, "first", "the output first alone is taken"),
+        (_two_tasks, "first_output", "the output first_output alone is taken"),
+        (_two_tasks, "fc", "the output fc alone is taken"),  # a layer within
+    ],
+    ids=["watched", "own loss", "named", "MXNet's name", "layer"],
+)
+def test_one_of_several_outputs_is_taken(tmp_path, symbol, output, said):
+    body = _body()
+    pair = _saved(tmp_path / "old", symbol())
+    to = foreign.adopt(*pair, tmp_path / "export", **OPTIONS, output=output)
+    assert _changes(to)[0].startswith(said)
+    body.save(str(pair[0]))
+    _assert_logits(to, _outputs(*pair))
+
+
+@pytest.mark.parametrize(
+    ("output", "said"),
+    [
+        (None, "2 outputs, not one: first_output, second_output; .* --output"),
+        ("third", "no output third: its outputs are first_output, second_output, and"),
+        ("data", "no output data"),
+    ],
+    ids=["unnamed", "unknown", "input"],
+)
+def test_which_output_is_asked_for(tmp_path, output, said):
+    pair = _saved(tmp_path / "old", _two_tasks())
+    _refused(tmp_path, said, *pair, output=output)
 
 
 def test_a_temperature_is_kept(tmp_path):
@@ -372,8 +503,11 @@ def _two_inputs():
     ("symbol", "said"),
     [
         (lambda: sym.Group([_body(), sym.var("z") + 1]), r"2 outputs, not one: fc_output, \w+"),
-        (lambda: sym.LogisticRegressionOutput(_body(), name="lr"), "inputs.*: data, lr_label"),
         (lambda: _body() + sym.var("more"), "2 inputs, not one: data, more"),
+        (
+            lambda: _body() + sym.var("y_label"),
+            "2 inputs, not one: data, y_label .*; y_label is a label, which only training has",
+        ),
         (lambda: _body().get_internals()["relu_output"], "no classifier"),
         (lambda: sym.Reshape(_body(), shape=(1, -1)), r"makes \(1, 8\) of two images"),
         (lambda: sym.sum(_body()), "no classifier"),
@@ -383,7 +517,7 @@ def _two_inputs():
             "needs 5 GiB of memory",
         ),
     ],
-    ids=["outputs", "label", "inputs", "map", "fixed batch", "scalar", "beyond", "memory"],
+    ids=["outputs", "inputs", "label", "map", "fixed batch", "scalar", "beyond", "memory"],
 )
 def test_what_is_no_classifier_of_images(tmp_path, symbol, said):
     pair = _saved(tmp_path / "old", _body())

@@ -4,7 +4,6 @@ It parses and reports; `gluonexp.experiment.run` trains. MXNet and MLflow are im
 job, so that ``--help``, ``--cfg job`` and completion answer at once.
 """
 
-import difflib
 import os
 import re
 import sys
@@ -23,7 +22,7 @@ from rich.console import Console
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.imports import heavy_imports
 from gluonexp.base.text import tell
-from gluonexp.config import hydra_private, schema
+from gluonexp.config import hydra_private, keys, schema
 from gluonexp.config.overrides import by_key
 
 if TYPE_CHECKING:
@@ -191,10 +190,12 @@ def _job_of_sweep(composed: DictConfig, workdir: Path, overrides: list[str]) -> 
 def _train(
     composed: DictConfig, workdir: Path, overrides: list[str], console: Console | None = None
 ) -> "experiment.Result":
+    keys.check(HydraConfig.get(), "hydra.")
+    config = _config(composed, overrides)
     with heavy_imports():
         from gluonexp import experiment
 
-    return experiment.run(_config(composed, overrides), workdir, overrides, console)
+    return experiment.run(config, workdir, overrides, console)
 
 
 def _config(composed: DictConfig, overrides: Sequence[str]) -> schema.Config:
@@ -285,17 +286,14 @@ def _hint(overrides: Sequence[str]) -> str:
     chosen = [override for override in plain if re.split("[=@]", override)[0] in groups]
     try:
         composed = composition(chosen)
-        keys = [word.partition("=")[0] for word in plain if word not in chosen]
-        for key in (key for key in keys if not key.startswith("hydra/")):
+        typed = [word.partition("=")[0] for word in plain if word not in chosen]
+        for key in (key for key in typed if not key.startswith("hydra/")):
             node, where = composed, ""
             for part in key.split("."):
                 if not OmegaConf.is_dict(node) or key.startswith("hydra."):
                     break
                 if part not in node:
-                    near = difflib.get_close_matches(part, map(str, node), n=1)
-                    guess = f"did you mean {where}{near[0]}? " if near else ""
-                    there = where.rstrip(".") or "the configuration"
-                    return f"{key}: {guess}{there} has {', '.join(map(str, node))}"
+                    return f"{key}: {keys.instead(f'{where}{part}', map(str, node))}"
                 node, where = node[part], f"{where}{part}."
     except (HydraException, OmegaConfBaseException):
         pass  # the choice of a group is wrong, and Hydra has listed the right ones

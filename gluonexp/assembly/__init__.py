@@ -143,7 +143,12 @@ def schedule(config: Config, components: Components, train_size: int) -> Schedul
 
 
 def _callback(config: Config, node: Mapping[str, Any], key: str, allow: Sequence[str]) -> Callback:
-    target = resolve(str(node.get("_target_")), key, allow)
+    if not isinstance(node, Mapping) or "_target_" not in node:
+        raise GluonexpError(
+            f"{key} names no _target_, so that nobody reads it: choose a configuration with "
+            "callbacks=NAME"
+        )
+    target = resolve(str(node["_target_"]), key, allow)
     if not (inspect.isclass(target) and issubclass(target, Callback)):
         raise GluonexpError(f"{key}: {node['_target_']} is no gluonexp.training.loop.Callback")
     callback: Callback = constructor(node, key, allow)()

@@ -21,6 +21,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from gluonexp.base.errors import GluonexpError
+from gluonexp.config import keys
 
 
 def _ranged(
@@ -282,8 +283,9 @@ def to_config(composed: DictConfig) -> Config:
     Raises
     ------
     GluonexpError
-        A value is missing or out of its range; the message names the key.
+        A value is missing or out of its range, or nobody reads it; the message names the key.
     """
+    keys.check(composed)
     missing = sorted(OmegaConf.missing_keys(composed))
     if missing:
         raise GluonexpError(f"{missing[0]} has no value: give one with {missing[0]}=VALUE")

@@ -13,6 +13,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from gluonexp import run
+from gluonexp.assembly import components
 from gluonexp.base.errors import GluonexpError
 from gluonexp.config import hydra_private, schema
 from gluonexp.sweep.points import digest_of
@@ -116,6 +117,31 @@ def test_a_typo_dies_while_composing_with_its_key(compose, override, message):
     with pytest.raises(HydraException) as error:
         compose(override)
     assert message in f"{error.value} {error.value.__cause__}"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("+trainer.epoch=5", r"trainer\.epoch is read by nobody: did you mean trainer\.epochs\?"),
+        ("++optim.learning_rate=1", r"optim\.learning_rate is read by nobody: optim has name, lr"),
+        ("+trainer.lr_find.step=9", r"did you mean trainer\.lr_find\.steps\?"),
+        ("+foo=1", "^foo is read by nobody: the configuration has seed, device"),
+        ("+optm=adam", r"did you mean optim\?"),
+    ],
+)
+def test_a_key_that_nobody_reads_is_refused(compose, override, message):
+    with pytest.raises(GluonexpError, match=message):
+        compose(override)
+
+
+def test_a_key_that_another_refers_to_is_read(compose):
+    assert compose("+width=64", "model.hidden=${width}").model["hidden"] == 64
+
+
+@pytest.mark.parametrize("override", ["+callbacks.stop=1", "+callbacks.stop.patience=3"])
+def test_a_callback_that_is_none_is_named(compose, override):
+    with pytest.raises(GluonexpError, match=r"^callbacks\.stop names no _target_"):
+        components(compose(override))
 
 
 @pytest.mark.parametrize(

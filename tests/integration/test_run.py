@@ -274,6 +274,8 @@ def test_an_exception_in_the_loop_fails_the_run_and_keeps_what_it_measured(compo
         (["device=tpu"], "device=tpu"),
         (["callbacks.checkpoint.metric=val/f1"], "val/f1"),
         (["optim.lrr=1"], "lrr"),
+        (["+trainer.epoch=5"], "did you mean trainer.epochs?"),
+        (["+hydra.job.nam=x"], "did you mean hydra.job.name?"),
         (["optim=adma"], "adamw"),
     ],
 )

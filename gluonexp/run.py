@@ -10,7 +10,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -23,7 +23,7 @@ from gluonexp.base.errors import GluonexpError
 from gluonexp.base.imports import heavy_imports
 from gluonexp.base.text import tell
 from gluonexp.config import hydra_private, keys, schema
-from gluonexp.config.overrides import by_key
+from gluonexp.config.overrides import as_typed, by_key, text_of
 
 if TYPE_CHECKING:
     from gluonexp import experiment
@@ -108,7 +108,7 @@ def composition(overrides: Sequence[str]) -> DictConfig:
         A key, a type or a group's choice is not right.
     """
     with hydra.initialize_config_dir(version_base="1.3", config_dir=conf_dir()):
-        return hydra.compose("config", overrides=list(overrides))
+        return hydra.compose("config", overrides=as_typed(overrides))
 
 
 def sweep(*overrides: str) -> "Summary":
@@ -124,7 +124,9 @@ def sweep(*overrides: str) -> "Summary":
         There is no sweep ``sweep.resume``.
     """
     _use_our_sweeper()
-    words = again(overrides) if _typed(overrides, "sweep.resume") else list(overrides)
+    words = as_typed(overrides)
+    if _typed(words, "sweep.resume"):
+        words = again(words)
     with hydra.initialize_config_dir(version_base="1.3", config_dir=conf_dir(), job_name="run"):
         ended: Summary = hydra_private.multirun("config", main.__wrapped__, words)
         return ended
@@ -190,7 +192,7 @@ def _job_of_sweep(composed: DictConfig, workdir: Path, overrides: list[str]) -> 
 def _train(
     composed: DictConfig, workdir: Path, overrides: list[str], console: Console | None = None
 ) -> "experiment.Result":
-    keys.check(HydraConfig.get(), "hydra.")
+    keys.check(cast(DictConfig, HydraConfig.get()), "hydra.")
     config = _config(composed, overrides)
     with heavy_imports():
         from gluonexp import experiment
@@ -226,12 +228,13 @@ def start(command: str = "python -m gluonexp.run") -> None:
         word for word in arguments if word[:1] in ("~", "+") or re.match(r"[^-][^=]*=", word)
     ]
     options = [word for word in arguments if word not in overrides]
-    if _typed(overrides, "sweep.resume"):
-        try:
+    try:
+        overrides = as_typed(overrides)
+        if _typed(overrides, "sweep.resume"):
             overrides = again(overrides)
-        except GluonexpError as error:
-            sys.exit(str(error))
-        options.append("--multirun")
+            options.append("--multirun")
+    except (GluonexpError, HydraException) as error:
+        sys.exit(str(error))
     sys.argv[1:] = options + overrides
     _use_our_sweeper()
     from hydra_plugins.gluonexp.sweepers import RecordedSweeper  # Hydra has imported it by now
@@ -276,7 +279,7 @@ def again(overrides: Sequence[str]) -> list[str]:
 def _typed(overrides: Sequence[str], key: str) -> str | None:
     """Return the value that the overrides give a key, the last of several."""
     word = by_key(overrides).get(key)
-    return None if word is None else word.partition("=")[2].strip("'\"")
+    return None if word is None or word.startswith("~") else text_of(word)
 
 
 def _hint(overrides: Sequence[str]) -> str:

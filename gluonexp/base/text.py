@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
 import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
@@ -66,6 +67,18 @@ def duration(seconds: float) -> str:
 def redact(text: str) -> str:
     """Hide user names and passwords in the addresses of a text, ``//user:password@host``."""
     return re.sub(r"://[^/\s@]+@", "://***@", text)
+
+
+def in_shell(*words: str) -> str:
+    """Return words as one types them in a shell."""
+    return " ".join(map(_quoted, words))
+
+
+def _quoted(word: str) -> str:
+    plain = shlex.quote(word)
+    if "'" not in word or re.search(r'["$`\\!]', word):
+        return plain
+    return f'"{word}"'  # as people write it; shlex writes '"'"' for each of its quotes
 
 
 _NAMED = 5

@@ -22,6 +22,7 @@ from gluonexp import run
 from gluonexp.base.aliases import current
 from gluonexp.base.errors import GluonexpError
 from gluonexp.config import recorded, schema
+from gluonexp.config.overrides import as_typed
 
 # What decides on which images a model is scored, and how.
 _KNOWN = ("dataset", "loss", "seed", "build", "experiment")
@@ -53,7 +54,7 @@ def settings(
         An override is not right, or the file is damaged, or names code that nobody allowed.
     """
     try:
-        typed = OverridesParser.create().parse_overrides(list(overrides))
+        typed = OverridesParser.create().parse_overrides(as_typed(overrides))
         _check(typed)
         config = _composed(recorded, typed, shape)
     except (HydraException, OmegaConfBaseException) as error:

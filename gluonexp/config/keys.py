@@ -46,7 +46,9 @@ def instead(key: str, known: Iterable[str]) -> str:
 
 def _added(node: DictConfig, above: str) -> Iterator[tuple[str, list[str]]]:
     """Yield each key that the node's type does not have, and those that it has."""
-    known = [field.name for field in fields(OmegaConf.get_type(node))]
+    kind = OmegaConf.get_type(node)
+    assert kind is not None
+    known = [field.name for field in fields(kind)]
     for name in map(str, node):
         if name not in known and f"{above}{name}" != _OF_HYDRA:
             yield f"{above}{name}", known

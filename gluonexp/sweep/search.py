@@ -83,7 +83,7 @@ class Search(PointSource):
         self._resumes = self.config.sweep.resume is not None
         self._name = options.study or folder.name
         own = STUDIES / f"{options.study}.journal" if options.study else folder / "study.journal"
-        self._file = Path(options.journal or own).absolute()
+        self._file = Path(options.journal or own).expanduser().absolute()
         self._study = open_study(
             self._file,
             self._name,

@@ -63,6 +63,7 @@ class RecordedSweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> Summary:
         """Run the sweep that `arguments` mean."""
         from gluonexp.base.errors import GluonexpError
+        from gluonexp.config.overrides import as_typed
         from gluonexp.sweep.conduct import SweepPlan, conduct
         from gluonexp.sweep.launching import StreamingLauncher, launched
         from gluonexp.sweep.points import Composer
@@ -71,7 +72,7 @@ class RecordedSweeper(Sweeper):
         parser = OverridesParser.create(config_loader=loader)
         parsed = {
             override.get_key_element(): override  # of the same key, the last counts
-            for override in parser.parse_overrides([*self._params, *arguments])
+            for override in parser.parse_overrides(as_typed([*self._params, *arguments]))
         }
         overrides = list(parsed.values())
         if isinstance(launcher, StreamingLauncher):

@@ -1,11 +1,13 @@
 """Composition: every choice composes, and what cannot work is one clear message."""
 
 import re
+import shlex
 import sys
 from dataclasses import is_dataclass
 from importlib import import_module
 from inspect import Parameter, signature
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 from hydra.core.config_store import ConfigStore
@@ -16,6 +18,7 @@ from gluonexp import run
 from gluonexp.assembly import components
 from gluonexp.base.errors import GluonexpError
 from gluonexp.config import hydra_private, schema
+from gluonexp.config.overrides import TEXT_ARGUMENTS, as_typed, text_of, typed
 from gluonexp.sweep.points import digest_of
 
 CONF = Path(run.conf_dir())
@@ -136,6 +139,79 @@ def test_a_key_that_nobody_reads_is_refused(compose, override, message):
 
 def test_a_key_that_another_refers_to_is_read(compose):
     assert compose("+width=64", "model.hidden=${width}").model["hidden"] == 64
+
+
+@pytest.mark.parametrize(
+    ("key", "typed"),
+    [
+        ("tracking.experiment", "1.10"),
+        ("tracking.experiment", "été"),
+        ("tracking.run_name", "1e5"),
+        ("tracking.run_name", "true"),
+        ("dataset.root", "2024_01_01"),
+        ("dataset.root", "[old]"),
+        ("dataset.root", "photos/a=b"),
+        ("dataset.root", "photos (1)"),
+        ("dataset.root", "~/photos"),
+        ("dataset.root", "rock'n'roll; a&b"),
+        ("dataset.source.title", "1_000"),
+        ("model.weights", "+.50"),
+    ],
+)
+def test_a_text_is_what_was_typed(compose, key, typed):
+    choice = "model=alexnet_ft" if key == "model.weights" else "dataset=cifar10_images"
+    config = OmegaConf.structured(compose(choice, f"{key}={typed}"))
+    assert OmegaConf.select(config, key) == typed
+    if key == "dataset.root":
+        assert config.dataset.source.root == typed
+    assert as_typed(as_typed([f"{key}={typed}"])) == as_typed([f"{key}={typed}"])
+
+
+def test_texts_of_a_sweep_are_what_was_typed():
+    words = as_typed(["dataset.root=1.10,'a,(b)',2_0, x", "seed=1,2", "model.weights=choice(1.0)"])
+    assert words == [
+        "dataset.root='1.10','a,(b)','2_0',x",
+        "seed=1,2",
+        "model.weights=choice('1.0')",
+    ]
+
+
+def test_what_is_null_a_reference_or_quoted_stays_it(compose, monkeypatch):
+    monkeypatch.setenv("PHOTOS", "/photos")
+    assert compose("dataset.root=null").dataset.root is None
+    assert compose("dataset.root=${oc.env:PHOTOS}/a (1)").dataset.root == "/photos/a (1)"
+    assert compose("tracking.run_name='null'").tracking.run_name == "null"
+
+
+@pytest.mark.parametrize("override", ["optim.lr=0.1(", "dataset.root=a, b (1)", "+model.name=é"])
+def test_a_value_that_cannot_be_read_is_shown_quoted(compose, override):
+    with pytest.raises(HydraException) as error:
+        compose(override)
+    key, _, value = override.partition("=")
+    assert str(error.value).endswith(f"if a text is meant, type it as \"{key}='{value}'\"")
+
+
+@pytest.mark.parametrize(
+    "text", ["a b", "a=b", "1.10", "a,b", "r'n'r", "a\\", "(x)", "null", "~/x", "", " a", "a\\'b"]
+)
+def test_an_override_as_one_types_it_is_read_as_it_was(text):
+    (word,) = shlex.split(typed("trainer.resume", text))
+    assert text_of(word) == text
+    assert as_typed([word]) == [word]
+
+
+def test_texts_among_the_arguments_of_constructors_are_all_known(compose):
+    nodes = {}
+    for choice in CHOICES:
+        node = compose(choice)
+        nodes |= {"dataset.source": node.dataset.source, "model": node.model}
+        for key, target in [(key, node["_target_"]) for key, node in nodes.items()]:
+            module, _, name = target.rpartition(".")
+            hints = get_type_hints(getattr(import_module(module), name))
+            texts = {
+                f"{key}.{name}" for name in nodes[key] if hints.get(name) in (str, str | None)
+            }
+            assert texts <= {*TEXT_ARGUMENTS, "dataset.source.on_error"}
 
 
 @pytest.mark.parametrize("override", ["+callbacks.stop=1", "+callbacks.stop.patience=3"])

@@ -274,6 +274,7 @@ def test_an_exception_in_the_loop_fails_the_run_and_keeps_what_it_measured(compo
         (["device=tpu"], "device=tpu"),
         (["callbacks.checkpoint.metric=val/f1"], "val/f1"),
         (["optim.lrr=1"], "lrr"),
+        (["model=1.10"], "Could not find 'model/1.10'"),
         (["+trainer.epoch=5"], "did you mean trainer.epochs?"),
         (["+hydra.job.nam=x"], "did you mean hydra.job.name?"),
         (["optim=adma"], "adamw"),
@@ -285,6 +286,12 @@ def test_a_mistake_is_one_message_before_a_run_exists(told, tmp_path, overrides,
     assert message in err
     assert "Traceback" not in err
     assert not (tmp_path / "mlruns" / "mlflow.db").exists()
+
+
+def test_a_value_that_cannot_be_read_is_one_message(told):
+    message, err = told("optim.lr=0.1(")
+    assert message.endswith("type it as \"optim.lr='0.1('\"")
+    assert err == ""
 
 
 def test_a_mistake_is_one_message_of_a_process(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from gluonexp.base.mx import nd, nn, sym
+from gluonexp.graph.symbols import plain, to_symbol
 from gluonexp.model_folder.names import MODEL, paths
 from gluonexp.model_folder.network import Network
 from gluonexp.model_folder.signature import Signature
@@ -27,9 +28,14 @@ def export(net: nn.HybridBlock, folder: Path, signature: Signature) -> Network:
     nd.waitall()  # device sync: what is read for saving must not be stale
     draft = f".{MODEL}"
     net.export(str(folder / draft), epoch=0)
+    graph = paths(folder, draft)[0]
+    symbol = sym.load(str(graph))
+    found = {name: each.data(each.list_ctx()[0]) for name, each in net.collect_params().items()}
+    values = {name: found[name] for name in symbol.list_inputs() if name in found}
+    shapes = {name: value.shape for name, value in values.items()}
+    symbol = to_symbol(plain(symbol, {**shapes, signature.input: signature.shape}))
+    symbol.save(str(graph))
     for path, target in zip(paths(folder, draft), paths(folder, MODEL), strict=True):
         path.replace(target)
     signature.write(folder)
-    symbol = sym.load(str(paths(folder, MODEL)[0]))
-    values = {name: each.data(each.list_ctx()[0]) for name, each in net.collect_params().items()}
-    return Network(symbol, {name: values[name] for name in symbol.list_inputs() if name in values})
+    return Network(symbol, values)

@@ -125,14 +125,21 @@ class Graph:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """A name for each node that no other has: its own, or for the second of a name another."""
-        names: dict[str, None] = {}
-        for at, node in enumerate(self.nodes):
-            name = node.name
-            while name in names:
-                name = f"idx_{at}_{name}"  # as MXNet's exporter to ONNX calls it
-            names[name] = None
-        return tuple(names)
+        """A name for each node that no other has: its own, or of several of a name the first has it.
+
+        Variables come first, for by their names their values are known.
+        """
+        own = [node.name for node in self.nodes]
+        names: dict[int, str] = {}
+        used, taken = set(), {*own}
+        for at in sorted(range(len(own)), key=lambda at: self.nodes[at].op != VARIABLE):
+            name, number = own[at], 0
+            while name in used or (number and name in taken):
+                number += 1
+                name = f"{own[at]}_{number}"
+            used.add(name)
+            names[at] = name
+        return tuple(names[at] for at in range(len(own)))
 
     def walk(self) -> Iterator[Node]:
         """Yield every node in order, and after each the nodes of the graphs inside it."""

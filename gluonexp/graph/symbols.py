@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from gluonexp.base.mx import gluon, mx, nd, sym
 from gluonexp.graph.graph import Graph
+from gluonexp.graph.rewrite import flattened, uniquely_named
 
 
 def to_symbol(graph: Graph) -> sym.Symbol:
@@ -17,6 +18,40 @@ def to_symbol(graph: Graph) -> sym.Symbol:
         An operator that MXNet does not have, or not with such attributes.
     """
     return sym.load_json(graph.to_json())
+
+
+def shapes(symbol: sym.Symbol, known: Mapping[str, Sequence[int]]) -> list[list[tuple[int, ...]]]:
+    """Return the shape of each output of each node, in the order of the symbol's graph.
+
+    Parameters
+    ----------
+    known
+        Shapes of the input and of parameters, by name; the others are inferred.
+
+    Raises
+    ------
+    MXNetError
+        The shapes do not fit one another.
+    """
+    inner = symbol.get_internals()  # the same nodes, in the same order
+    graph, names = Graph.from_symbol(inner), {*inner.list_inputs()}
+    given = {name: shape for name, shape in known.items() if name in names}
+    found: list[list[tuple[int, ...]]] = [[] for _ in graph.nodes]
+    for head, shape in zip(graph.heads, inner.infer_shape_partial(**given)[1], strict=True):
+        found[head.node].append(shape)
+    return found
+
+
+def plain(symbol: sym.Symbol, known: Mapping[str, Sequence[int]]) -> Graph:
+    """Return the graph of a network as every runtime reads it right; see `rewrite`.
+
+    Parameters
+    ----------
+    known
+        As for `shapes`.
+    """
+    dimensions = [[len(shape or ()) for shape in made] for made in shapes(symbol, known)]
+    return uniquely_named(flattened(Graph.from_symbol(symbol), dimensions))
 
 
 def block(

@@ -20,7 +20,7 @@ from gluonexp.base.errors import GluonexpError, reason
 from gluonexp.base.mx import mx, nd, sym
 from gluonexp.base.text import listed
 from gluonexp.graph.graph import Graph
-from gluonexp.graph.symbols import to_symbol
+from gluonexp.graph.symbols import plain, to_symbol
 from gluonexp.model_folder import extents, operators, params, structure
 from gluonexp.model_folder.names import UINT8, paths
 
@@ -36,6 +36,9 @@ class Network(NamedTuple):
 
 def read_network(folder: Path, prefix: str, name: str, shape: Sequence[int]) -> Network:
     """Return the network of ``{prefix}-symbol.json`` and ``{prefix}-0000.params``.
+
+    Its operators have names of their own, and its dense layers a Flatten before them where they
+    flatten: exports of before gluonexp 0.2, and those of others, need not.
 
     Parameters
     ----------
@@ -60,7 +63,7 @@ def read_network(folder: Path, prefix: str, name: str, shape: Sequence[int]) -> 
     image = extents.Input(name, tuple(shape), "uint8" if prefix == UINT8 else "float32")
     if wrong := extents.flaw(symbol, image, values):
         raise GluonexpError(f"{graph}: refused: {wrong}")
-    return Network(symbol, values)
+    return Network(to_symbol(plain(symbol, {**wanted, name: shape})), values)
 
 
 def refusal(symbol: sym.Symbol, name: str, shape: Sequence[int]) -> str | None:

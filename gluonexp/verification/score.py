@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
@@ -60,7 +60,8 @@ def score(folder: Path, names: Sequence[str]) -> dict[str, Score]:
     GluonexpError
         The files cannot be loaded, or cannot take these images.
     """
-    images = samples.read(folder).images
+    known = samples.read(folder)
+    images = known.images
     steps = _steps(folder, images)
     own, *_ = FILES[names[0]]
     onnx = guard.check_onnx(folder / own) if own.endswith(".onnx") else None  # looked at once
@@ -69,8 +70,7 @@ def score(folder: Path, names: Sequence[str]) -> dict[str, Score]:
     logits: dict[str, list[NDArray[np.float32]]] = {name: [] for name in names}
     rates: dict[str, list[float]] = {name: [] for name in names}
     sums, squares, values = np.zeros(1), np.zeros(1), 0
-    # The first image goes alone, as an image to predict would.
-    for start, end in pairwise([0, *range(1, len(images), BATCH), len(images)]):
+    for start, end in _batches(len(images)):
         inputs = steps.inputs(images[start:end])
         sums = sums + inputs.sum(axis=(0, 2, 3), dtype=np.float64)
         squares = squares + np.square(inputs).sum(axis=(0, 2, 3), dtype=np.float64)
@@ -78,8 +78,11 @@ def score(folder: Path, names: Sequence[str]) -> dict[str, Score]:
         for name in names:
             given = images[start:end] if name in IMAGE_RUNTIMES else inputs
             began = time.perf_counter()
-            logits[name].append(run[name](given))
+            found = run[name](given)
             rates[name].append(len(inputs) / (time.perf_counter() - began))
+            if start == 0:  # again: what holds for the first call need not hold for the second
+                found = _worse(known.logits[:end], found, run[name](given))
+            logits[name].append(found)
     return {
         name: Score(
             logits=np.concatenate(logits[name]),
@@ -91,6 +94,21 @@ def score(folder: Path, names: Sequence[str]) -> dict[str, Score]:
         )
         for name in names
     }
+
+
+def _batches(count: int) -> Iterator[tuple[int, int]]:
+    """Yield where batches of samples begin and end.
+
+    The first image goes alone, as an image to predict would. Then two batches at least are of one
+    size, if there are so many images: a runtime that can be called once proves nothing.
+    """
+    size = max(1, min(BATCH, (count - 1) // 2))
+    return pairwise([0, *range(1, count, size), count])
+
+
+def _worse(expected: NDArray[np.float32], *found: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the logits that are farther from those expected; NaN is farthest."""
+    return max(found, key=lambda each: np.nan_to_num(np.abs(each - expected), nan=np.inf).max())
 
 
 def one_input(folder: Path, index: int) -> NDArray[np.float32]:

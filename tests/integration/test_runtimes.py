@@ -4,6 +4,7 @@ import ctypes
 import json
 import logging
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from gluonexp.base.mx import autograd, gluon, mx, nd, nn
 from gluonexp.data.digits import Digits
 from gluonexp.export import symbol
 from gluonexp.export.onnx import convert
+from gluonexp.graph.graph import VARIABLE, Graph, Output
 from gluonexp.model_folder.names import MODEL
 from gluonexp.model_folder.network import read_network
 from gluonexp.model_folder.preprocess import Preprocess
@@ -161,6 +163,73 @@ def exported(tmp_path_factory):
     inputs, logits = export(small(*layers), (1, 8, 8), folder, count=9)
     write_onnx(folder)
     return folder, inputs, logits
+
+
+class Twice(nn.HybridBlock):
+    """One dense layer called twice, at the end of a network."""
+
+    def __init__(self):
+        super().__init__(prefix="")
+        with self.name_scope():
+            self.first, self.last = nn.Dense(CLASSES), nn.Dense(CLASSES)
+
+    def hybrid_forward(self, F, x):
+        return self.last(F.relu(self.last(F.relu(self.first(x)))))
+
+
+def dense_after(*layers):
+    """Return what makes a network in which nothing stands between `layers` and a dense layer."""
+
+    def construct():
+        net = nn.HybridSequential(prefix="")
+        net.add(*layers, nn.Dense(5), nn.Dense(CLASSES))
+        return net
+
+    return construct
+
+
+# A convolution down to 1x1 before a dense layer is what Module's fused layers fail at; see
+# `graph.rewrite`.
+DOWN_TO_ONE = {
+    "lenet": [
+        *(nn.Conv2D(6, 5, activation="tanh"), nn.MaxPool2D(), nn.Conv2D(16, 5), nn.MaxPool2D()),
+        nn.Conv2D(12, 4),
+    ],
+    "with BatchNorm": [nn.Conv2D(8, 28), nn.BatchNorm(), nn.Activation("relu")],
+    "by depth": [nn.Conv2D(8, 3, strides=2), nn.Conv2D(16, 13, groups=8), nn.BatchNorm()],
+    "with dropout": [nn.Conv2D(8, 28), nn.Dropout(0.5)],
+    "with PReLU": [nn.Conv2D(8, 28), nn.PReLU()],
+}
+
+
+@pytest.mark.parametrize("name", [*DOWN_TO_ONE, "called twice"])
+def test_every_runtime_gives_the_same_at_every_call(name, tmp_path):
+    construct = Twice if name == "called twice" else dense_after(*DOWN_TO_ONE[name])
+    inputs, logits = export(construct, (1, 28, 28), tmp_path, count=4)
+    write_onnx(tmp_path)
+    for runtime in RUNTIMES:
+        run = runtimes.load(tmp_path, runtime)
+        for count in (1, 1, 3, 3, 4, 4, 1):
+            assert relative(run(inputs[:count]), logits[:count]) < 1e-4, runtime
+
+
+def test_what_others_exported_is_flattened_when_it_is_read(tmp_path):
+    inputs, logits = export(dense_after(nn.Conv2D(8, 28)), (1, 28, 28), tmp_path)
+    path = tmp_path / "model-symbol.json"
+    graph = Graph.from_json(path.read_text())
+    assert [node.op for node in graph.walk() if node.op != VARIABLE] == [
+        *("Convolution", "Flatten", "FullyConnected", "FullyConnected")
+    ]
+    nodes = list(graph.nodes)
+    (at,) = (at for at, node in enumerate(nodes) if node.op == "Flatten")
+    after = next(index for index, node in enumerate(nodes) if Output(at) in node.inputs)
+    direct = nodes[at].inputs + nodes[after].inputs[1:]
+    nodes[after] = replace(nodes[after], inputs=direct)
+    path.write_text(replace(graph, nodes=tuple(nodes)).prefix(*graph.heads).to_json())
+    assert '"Flatten"' not in path.read_text()
+    run = runtimes.load(tmp_path, "module")
+    for _ in range(3):
+        assert relative(run(inputs), logits) < 1e-5
 
 
 @pytest.mark.parametrize("name", NETWORKS)

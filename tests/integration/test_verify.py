@@ -264,7 +264,7 @@ def test_a_layer_that_is_called_twice_is_told_apart(tmp_path):
     wrong.raw_data = np.ones(3, np.float32).tobytes()
     library.save_model(model, str(path))
     found = divergence.first_difference(tmp_path, "onnx", inputs, 1e-4, None)
-    assert found is not None and found.startswith("idx_5_net_dense0_fwd_output: by ")
+    assert found is not None and found.startswith("net_dense0_fwd_1_output: by ")
 
 
 def test_what_only_goes_wrong_where_module_fuses_is_searched(exported, monkeypatch):

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from gluonexp.base.mx import gluon, mx, nd, nn, sym
 from gluonexp.graph.graph import VARIABLE, Graph, Node, Output
+from gluonexp.graph.rewrite import flattened, uniquely_named
 from gluonexp.graph.symbols import block, to_symbol
 
 
@@ -165,3 +166,11 @@ def test_what_holds_of_every_graph(graph):
     assert part.needed(part.heads) == set(range(len(part.nodes)))
     for before, after in zip(graph.heads, part.heads, strict=True):
         assert unfolded(part, after) == unfolded(graph, before)
+    renamed = uniquely_named(graph)
+    assert renamed == uniquely_named(renamed)
+    operators = [node.name for node in renamed.nodes if node.op != VARIABLE]
+    variables = [node.name for node in graph.nodes if node.op == VARIABLE]
+    assert [node.name for node in renamed.nodes if node.op == VARIABLE] == variables
+    assert len({*operators, *variables}) == len(operators) + len({*variables})
+    assert len({*graph.names}) == len(graph.nodes)
+    assert flattened(graph, [[4] * 3] * len(graph.nodes)) == graph  # no dense layer

@@ -20,6 +20,7 @@ from gluonexp.base.mx import mx, nd
 from gluonexp.export.onnx import translators
 from gluonexp.export.onnx.exporter import OPERATOR_SET, mended
 from gluonexp.export.onnx.layer import Layer, Shape, Value
+from gluonexp.graph import symbols
 from gluonexp.graph.graph import VARIABLE, Graph
 from gluonexp.model_folder.names import ONNX
 from gluonexp.model_folder.network import Network
@@ -176,22 +177,20 @@ def _translated(
 
 def _shapes(network: Network, shape: tuple[int, ...]) -> list[list[Shape]]:
     """Infer what every node gives; None is a dimension that depends on the number of images."""
-    inner, values = network.symbol.get_internals(), network.values  # the same nodes, in order
-    known = {name: values[name].shape for name in inner.list_inputs() if name in values}
-    (entry,) = set(inner.list_inputs()) - set(known)
+    symbol, known = network.symbol, {name: v.shape for name, v in network.values.items()}
+    (entry,) = {*symbol.list_inputs()} - known.keys()
     try:
-        twos, threes = (
-            inner.infer_shape_partial(**known, **{entry: (batch, *shape)})[1] for batch in (2, 3)
-        )
+        twos, threes = (symbols.shapes(symbol, {**known, entry: (n, *shape)}) for n in (2, 3))
     except mx.MXNetError as error:
         what = "the network does not take every number of images"
         raise Unexportable(f"no ONNX: {what}: {reason(error)}") from error
-    graph = Graph.from_symbol(inner)
-    found: list[list[Shape]] = [[] for _ in graph.nodes]
-    for head, two, three in zip(graph.heads, twos, threes, strict=True):
-        sizes = zip(two, three, strict=True)
-        found[head.node].append(tuple(a if a == b else None for a, b in sizes))
-    return found
+    return [
+        [
+            tuple(a if a == b else None for a, b in zip(*sizes, strict=True))
+            for sizes in zip(two, three, strict=True)
+        ]
+        for two, three in zip(twos, threes, strict=True)
+    ]
 
 
 def _fixed_gammas(graph: Graph) -> set[int]:

@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 from gluonexp.base.text import say
 
 _BLOCK = 1 << 20  # bytes
+_POINTER = b"version https://git-lfs.github.com/spec/"  # so begins what stands for a file in git
 DRAFT = ".new-"  # so begins the name of a folder that holds a draft
 
 
@@ -37,6 +38,17 @@ def digest(file: IO[bytes], algorithm: str) -> str:
     while block := file.read(_BLOCK):
         found.update(block)
     return found.hexdigest()
+
+
+def pointer(path: Path) -> str | None:
+    """Say so if a file is only what git keeps in the place of a large one."""
+    try:
+        with path.open("rb") as file:
+            if file.read(len(_POINTER)) != _POINTER:
+                return None
+    except OSError:  # whoever reads it says so
+        return None
+    return f"{path} is a git-LFS pointer, not the file that it stands for: type git lfs pull there"
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from gluonexp.base.errors import GluonexpError
+from gluonexp.base.files import pointer
 
 # A certificate takes a few kB.
 LARGEST_JSON: Final = 2**22  # bytes
@@ -79,7 +80,9 @@ def read_json(path: Path) -> Any:
     except OSError as error:
         raise GluonexpError(f"{path} cannot be read: {error.strerror}") from None
     except ValueError as error:
-        raise GluonexpError(f"{path} cannot be read: it is not JSON: {error}") from None
+        raise GluonexpError(
+            pointer(path) or f"{path} cannot be read: it is not JSON: {error}"
+        ) from None
 
 
 def check_onnx(path: Path) -> bytes:
@@ -108,7 +111,9 @@ def check_onnx(path: Path) -> bytes:
     except OSError as error:
         raise GluonexpError(f"{path} cannot be read: {error.strerror}") from None
     except DecodeError:
-        raise GluonexpError(f"{path} is not an ONNX file, or a damaged one") from None
+        raise GluonexpError(
+            pointer(path) or f"{path} is not an ONNX file, or a damaged one"
+        ) from None
     if not model.HasField("graph"):
         raise GluonexpError(f"{path} is not an ONNX file, or a damaged one: it holds no graph")
     for message in _messages(model):

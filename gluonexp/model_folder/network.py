@@ -17,6 +17,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from gluonexp.base.errors import GluonexpError, reason
+from gluonexp.base.files import pointer
 from gluonexp.base.mx import mx, nd, sym
 from gluonexp.base.text import listed
 from gluonexp.graph.graph import Graph
@@ -103,7 +104,9 @@ def read_symbol(path: Path) -> sym.Symbol:
     except OSError as error:
         raise GluonexpError(f"{path} cannot be read: {error.strerror}") from None
     except ValueError as error:
-        raise GluonexpError(f"{path}: not a symbol, or damaged: {error}") from None
+        raise GluonexpError(
+            pointer(path) or f"{path}: not a symbol, or damaged: {error}"
+        ) from None
     if unknown := operators.unknown(graph):
         raise GluonexpError(f"{path}: {_refused(unknown)}")
     if (wrong := structure.flaw(graph)) is not None:

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gluonexp.base.errors import GluonexpError
+from gluonexp.base.files import pointer
 
 _LIST: Final = 0x112  # kMXAPINDArrayListMagic
 _V1: Final = 0xF993FAC8  # dimensions of 64 bits
@@ -43,7 +44,7 @@ def load(path: Path) -> dict[str, NDArray[Any]]:
     except OSError as error:
         raise GluonexpError(f"{path} cannot be read: {error.strerror}") from error
     except _Damaged as error:
-        raise GluonexpError(f"{path}: {error}") from None
+        raise GluonexpError(pointer(path) or f"{path}: {error}") from None
 
 
 class _Damaged(Exception):

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from gluonexp.base.errors import GluonexpError
-from gluonexp.base.files import draft
+from gluonexp.base.files import draft, pointer
 from gluonexp.model_folder.names import SAMPLES
 
 MOST_IMAGES: Final = 256
@@ -136,7 +136,7 @@ def read(folder: Path) -> ProofSamples:
             f"{path} is missing: without sample images an export cannot be certified"
         ) from None
     except (OSError, ValueError, RecursionError, SafetensorError) as error:
-        raise GluonexpError(f"{path} is not a file of samples: {error}") from None
+        raise GluonexpError(pointer(path) or f"{path} is not a file of samples: {error}") from None
     for name, (dtype, dimensions) in _LAYOUT.items():
         tensor = tensors.get(name)
         if tensor is None or tensor.dtype != dtype or tensor.ndim != dimensions:

@@ -26,6 +26,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, deserialize, safe_open
 
 from gluonexp.base.errors import GluonexpError
+from gluonexp.base.files import pointer
+from gluonexp.base.text import listed
 from gluonexp.weights import unpickle
 from gluonexp.weights.unpickle import Storage, Tensor
 
@@ -36,8 +38,8 @@ _PROTOCOL: Final = 1001
 # on what a hostile one can take: seconds, and some hundred MB.
 _PICKLE_LIMIT: Final = 1 << 20  # bytes
 
-# Where a checkpoint of a training program keeps the state dict.
-_INSIDE: Final = ("state_dict", "model_state_dict", "model")
+# Where a checkpoint of a training program keeps the state dict, if it keeps several (as of EMA).
+_INSIDE: Final = ("state_dict", "model_state_dict", "model", "net", "network", "params")
 
 _SAFETENSORS: Final = {
     "F64": "f8",
@@ -78,7 +80,8 @@ def read(path: Path) -> dict[str, NDArray[Any]]:
     ----------
     path
         A ``.safetensors`` file, or what ``torch.save`` wrote: a state dict, or a dictionary with
-        one in its ``state_dict``, ``model_state_dict`` or ``model``.
+        one in it, under any name; of several the one called ``state_dict``,
+        ``model_state_dict``, ``model``, ``net``, ``network`` or ``params``.
 
     Returns
     -------
@@ -100,7 +103,8 @@ def read(path: Path) -> dict[str, NDArray[Any]]:
         raise GluonexpError(f"{path} cannot be read: {error}") from error
     except (ValueError, SafetensorError) as error:
         raise GluonexpError(
-            f"{path} is not a valid file of tensors: {error}. Nothing in it was run. If it was "
+            pointer(path)
+            or f"{path} is not a valid file of tensors: {error}. Nothing in it was run. If it was "
             "downloaded, download it again; if you made it, save the parameters alone: "
             "torch.save(model.state_dict(), path)"
         ) from error
@@ -206,13 +210,9 @@ def _read_legacy(start: bytes, file: IO[bytes], size: int) -> dict[str, NDArray[
 
 def _arrays(state: Any, fetch: _Fetch, order: _Order) -> dict[str, NDArray[Any]]:
     """Return the tensors of a state dict, fetching each of their storages once."""
-    if isinstance(state, dict):
-        state = next((state[key] for key in _INSIDE if isinstance(state.get(key), dict)), state)
-    if not isinstance(state, dict) or not state:
-        raise ValueError("it holds no state dict")
     data: dict[Storage, NDArray[Any]] = {}
     arrays = {}
-    for name, tensor in state.items():
+    for name, tensor in _state_dict(state).items():
         if not isinstance(name, str) or not isinstance(tensor, Tensor):
             raise ValueError(f"{str(name)[:80]!r} in it is no tensor")
         storage = tensor.storage
@@ -223,6 +223,35 @@ def _arrays(state: Any, fetch: _Fetch, order: _Order) -> dict[str, NDArray[Any]]
             data[storage] = _decode(raw, storage.dtype, order)
         arrays[name] = _view(tensor, data[storage])
     return arrays
+
+
+def _state_dict(saved: Any) -> dict[Any, Any]:
+    """Return the dictionary of tensors that was saved, or is in what was."""
+    level = [("", saved)] if isinstance(saved, dict) else []
+    for _ in range(3):  # in a dictionary in a dictionary
+        if found := [(key, held) for key, held in level if _holds_tensors(held)]:
+            names = [key for key, _ in found]
+            one = names if len(names) == 1 else [k for k in _INSIDE if names.count(k) == 1]
+            if not one:
+                raise ValueError(
+                    f"it holds several state dicts: {listed(repr(key[:40]) for key in names)}"
+                )
+            chosen = dict(found)[one[0]]
+            # Beside the one that is meant there may be tensors which count epochs.
+            return next((chosen[k] for k in _INSIDE if _holds_tensors(chosen.get(k))), chosen)
+        # Each once: a small pickle may refer to the same any number of times.
+        inside = {
+            id(value): (str(key), value)
+            for _, held in level
+            for key, value in held.items()
+            if isinstance(value, dict)
+        }
+        level = [*inside.values()]
+    raise ValueError("it holds no state dict")
+
+
+def _holds_tensors(value: Any) -> bool:
+    return isinstance(value, dict) and any(isinstance(each, Tensor) for each in value.values())
 
 
 def _bytes(storage: Storage) -> int:

@@ -105,8 +105,10 @@ def convert(
         first that differs, and the network that they look like.
     """
     check(backbone)
+    entries, named = layout(backbone), _named(backbone)
+    prefix = _prefix(arrays, next(iter(named.values())))
     theirs = {
-        _DENSENET_OLD.sub(r"\1\2.", name.removeprefix("module.")): array  # of DataParallel
+        _DENSENET_OLD.sub(r"\1\2.", name.removeprefix(prefix)): array
         for name, array in arrays.items()
         if not name.endswith(".num_batches_tracked")
     }
@@ -115,7 +117,6 @@ def convert(
         head = f"{source}: not the weights of torchvision's {_their_name(backbone)}"
         return GluonexpError(f"{head}: {fault}{_looks_like(theirs, backbone)}")
 
-    entries, named = layout(backbone), _named(backbone)
     fits = all(
         named[name] in theirs and _fits(theirs[named[name]], entry.shape, free=1)
         for name, entry in entries.items()
@@ -142,6 +143,12 @@ def convert(
         if name not in known:
             raise refusal(f"it also has {name}")
     return converted
+
+
+def _prefix(names: Iterable[str], first: str) -> str:
+    """Return what is before all names where the network was a part: ``module.``, ``model.``."""
+    ends = (name.removesuffix(first) for name in names if f".{name}".endswith(f".{first}"))
+    return min(ends, key=len, default="")  # layer1.0.conv1.weight ends like conv1.weight too
 
 
 def _fits(array: NDArray[Any], shape: tuple[int, ...], free: int = 0) -> bool:

@@ -603,6 +603,10 @@ def test_files_that_are_missing_or_another_kind(tmp_path):
     _refused(tmp_path, "old cannot be read", graph, tmp_path / "old")
     _refused(tmp_path, "not a file of MXNet's NDArrays", graph, graph)
     _refused(tmp_path, "not a symbol", values, values)
+    pointer = tmp_path / "old" / "pointer"
+    pointer.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n")
+    _refused(tmp_path, "pointer is a git-LFS pointer, not the file", pointer, values)
+    _refused(tmp_path, "pointer is a git-LFS pointer, not the file", graph, pointer)
 
 
 @pytest.fixture(scope="module")

@@ -194,6 +194,32 @@ def test_a_module_and_a_training_checkpoint_are_read(tmp_path, torch, zipped, ke
     assert_equal(pth.read(path), state, torch)
 
 
+@pytest.mark.parametrize("path", ["net", "generator", "checkpoint/model", "a/b"])
+def test_a_state_dict_is_found_in_what_holds_it(read, path):
+    held = program("w", tensor())[2:-1]
+    for key in reversed(path.split("/")):
+        held = program(key, held, "epoch", integer(3))[2:-1]
+    arrays = read(archived(b"\x80\x02" + held + b"."))
+    np.testing.assert_array_equal(arrays["w"], VALUES.reshape(3, 4))
+
+
+def test_of_several_state_dicts_the_networks_own_is_taken(read):
+    one, other = (program(key, tensor())[2:-1] for key in ("w", "other"))
+    assert list(read(archived(program("ema", other, "net", one)))) == ["w"]
+    counted = program("net", one, "epoch", tensor(0, (1,), (1,)))
+    assert list(read(archived(counted))) == ["w"]
+    refused(read, archived(program("g", one, "d", other)), "several state dicts: 'g', 'd'")
+    nested = [program("net", held)[2:-1] for held in (one, other)]
+    refused(read, archived(program("g", nested[0], "d", nested[1])), "several state dicts: 'net'")
+
+
+def test_a_pointer_of_git_lfs_is_called_one(read):
+    content = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n"
+    for suffix in (".pth", ".safetensors"):
+        with pytest.raises(GluonexpError, match=rf"file\{suffix} is a git-LFS pointer, not the"):
+            read(content, suffix)
+
+
 def test_tied_tensors_share_their_memory(tmp_path, torch):
     base = torch.randn(1000)
     torch.save({f"{n}": base for n in range(1000)}, tmp_path / "tied.pth")

@@ -257,10 +257,11 @@ def test_the_last_layer_may_be_missing_or_anything(backbone, classifier):
         convert(body, "alexnet")
 
 
-def test_names_of_data_parallel_training_are_known():
+@pytest.mark.parametrize("prefix", ["module.", "model.", "_orig_mod.", "module.backbone."])
+def test_names_of_a_network_that_was_a_part_are_known(prefix):
     theirs = shapes("resnet18")
-    parallel = {f"module.{name}": array for name, array in theirs.items()}
-    assert list(convert(parallel, "resnet18_v1")) == list(convert(theirs, "resnet18_v1"))
+    within = {f"{prefix}{name}": array for name, array in theirs.items()}
+    assert list(convert(within, "resnet18_v1")) == list(convert(theirs, "resnet18_v1"))
 
 
 def test_the_old_names_in_the_published_densenets_are_known():

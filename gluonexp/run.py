@@ -272,8 +272,8 @@ def again(overrides: Sequence[str]) -> list[str]:
     from gluonexp.tracking.sweeps import arguments_of
 
     store = reader(_typed(overrides, "tracking.uri"))
-    before = arguments_of(store.parent(str(_typed(overrides, "sweep.resume"))))
-    return list(by_key([*before, *overrides]).values())
+    parent = store.parent(str(_typed(overrides, "sweep.resume")))
+    return list(by_key([*arguments_of(parent, store.uri), *overrides]).values())
 
 
 def _typed(overrides: Sequence[str], key: str) -> str | None:

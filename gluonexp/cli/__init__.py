@@ -63,11 +63,22 @@ def run(overrides: tuple[str, ...]) -> None:
 
 
 @main.command()
+@click.option("--relocate", is_flag=True, help="Record where the files of a moved store are now.")
 @URI
-def doctor(tracking_uri: str | None) -> None:
-    """Check Python, MXNet, devices, the MLflow store and the caches, one line each."""
-    from gluonexp.cli.doctor import checks, render
+def doctor(tracking_uri: str | None, relocate: bool) -> None:
+    """Check Python, MXNet, devices, the MLflow store and the caches, one line each.
 
+    A store that was moved, database and files, is read where it is. Only MLflow's own commands
+    look for its files where they were: --relocate mends that, and does nothing else.
+    """
+    from gluonexp.cli.doctor import checks, render, told
+
+    if relocate:
+        from gluonexp import tracking
+
+        mended = tracking.relocate(tracking_uri)
+        click.echo(f"mended: {told(mended)}" if mended else "nothing to mend")
+        return
     found = checks(tracking_uri)
     render(found)
     sys.exit(1 if any(check.ok is False for check in found) else 0)

@@ -64,7 +64,7 @@ def checks(tracking_uri: str | None = None) -> list[Check]:
         "MXNet": _mxnet,
         "devices": _devices,
         "MLflow": _mlflow,
-        "store": lambda: (True, tracking.probe(tracking_uri)),
+        "store": lambda: _store(tracking_uri),
         "data": _data,
         "weights": _weights,
         "disk": _disk,
@@ -142,6 +142,20 @@ def _devices() -> _Found:
 def _mlflow() -> _Found:
     found = installed("mlflow")
     return (True, found["mlflow"]) if found else (False, "not installed", door.INSTALL_CPU)
+
+
+def _store(uri: str | None) -> _Found:
+    found = tracking.probe(uri)
+    if strays := tracking.strays(uri):
+        detail = f"{found}; it was moved, but {told(strays)} are recorded"
+        return None, detail, "gluonexp doctor --relocate"
+    return True, found
+
+
+def told(strays: Sequence[tracking.Stray]) -> str:
+    """Name one of some recorded paths, and say how many more there are."""
+    more = f" and {len(strays) - 1} more" if len(strays) > 1 else ""
+    return f"{strays[-1].path}{more}"
 
 
 def _data() -> _Found:

@@ -63,13 +63,13 @@ def _checkpoint(reference: str, uri: str | None) -> tuple[str, Path]:
     else:
         runs = [run]
     for run in runs:
-        workdir = run.tags.get(tracking.WORKDIR)  # a sweep's parent has none
+        workdir = run.workdir  # a sweep's parent has none
         if workdir and (folder := job_folder.of_run(Path(workdir), run.run_id)) is not None:
             return run.run_id, folder
     if reference == "last":
         raise GluonexpError("trainer.resume=last: no run left a checkpoint on this machine")
     run_id = runs[0].run_id
-    place = runs[0].tags.get(tracking.WORKDIR, "a folder that it did not record")
+    place = runs[0].workdir or "a folder that it did not record"
     raise GluonexpError(
         f"trainer.resume={reference}: run {run_id} has no checkpoint in {place} (one stays on the "
         "machine that trained, unless callbacks.checkpoint.keep=0); to start from its parameters "

@@ -64,7 +64,7 @@ def opened(
     client = open_store(uri)
     tags = {
         **SWEEP,
-        **argument_tags(arguments),
+        **argument_tags(arguments, uri),
         METRIC: config.objective.metric,
         MODE: config.objective.mode,
         "gluonexp.overrides": redact(shlex.join(arguments)),

@@ -3,8 +3,9 @@
 import os
 
 from gluonexp.tracking.lifecycle import tracked_run
+from gluonexp.tracking.places import WORKDIR, Stray, relocate, strays
 from gluonexp.tracking.read.records import CERTIFICATE_TAG, PRUNED_TAG
-from gluonexp.tracking.store import KIND, WORKDIR, ensure_experiment, find_run, open_store, probe
+from gluonexp.tracking.store import KIND, ensure_experiment, find_run, open_store, probe
 from gluonexp.tracking.tracker import Tracker, UsedData
 from gluonexp.tracking.uri import existing
 
@@ -17,6 +18,7 @@ __all__ = [
     "KIND",
     "PRUNED_TAG",
     "WORKDIR",
+    "Stray",
     "Tracker",
     "UsedData",
     "ensure_experiment",
@@ -24,5 +26,7 @@ __all__ = [
     "find_run",
     "open_store",
     "probe",
+    "relocate",
+    "strays",
     "tracked_run",
 ]

@@ -23,6 +23,7 @@ from gluonexp.base.files import held, lock, sha256
 from gluonexp.base.text import say
 from gluonexp.model_folder.names import CERTIFICATE
 from gluonexp.tracking import internals
+from gluonexp.tracking.places import here
 from gluonexp.tracking.store import reported, silent
 from gluonexp.tracking.uri import local_path
 
@@ -61,7 +62,7 @@ class Artifacts:
     run_id
         The run they come from; None for a model without one.
     uri
-        Their address in the store.
+        Where they lie: their address in the store or, if that was moved, beside its database.
     resumes
         Whether the store may send the rest of a file, as MLflow's server does.
     """
@@ -70,7 +71,7 @@ class Artifacts:
         self.title, self.run_id = title, run_id
         self._doing = f"the artifacts of {title} cannot be read"
         with reported(self._doing):
-            self._store = internals.artifact_store(uri, tracking_uri)
+            self._store = internals.artifact_store(here(uri, tracking_uri), tracking_uri)
         self.uri = str(self._store.artifact_uri)  # with the host of a server
         self.resumes = internals.sends_rest(self._store)
 

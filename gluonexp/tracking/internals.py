@@ -125,6 +125,18 @@ def forget_connections(uri: str) -> None:
         engine.dispose()
 
 
+def forget_place(run_id: str) -> None:
+    """Let MLflow look again where the files of a run are: it remembers that of each run.
+
+    Without the cache, a process that knew a run before its store was moved must be started again.
+    """
+    try:
+        from mlflow.tracking._tracking_service.utils import _artifact_repos_cache
+    except ImportError:
+        return
+    _artifact_repos_cache.pop(run_id, None)
+
+
 def table_names() -> Collection[str]:
     """Return the tables that a store must have. Without them MLflow tells what is wrong itself."""
     try:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.processes import this_process
 from gluonexp.tracking import internals
+from gluonexp.tracking.places import settle
 from gluonexp.tracking.store import ensure_experiment, open_store, reported
 from gluonexp.tracking.tracker import MlflowTracker, Status, Tracker
 from gluonexp.tracking.uri import displayed, resolve_uri
@@ -79,6 +80,7 @@ def tracked_run(
                     tracker = MlflowTracker(client, run_id)
             else:
                 signals.defer()
+                settle(uri, run_id)
                 with reported(f"run {run_id} cannot be resumed in {displayed(uri)}"):
                     client.update_run(run_id, status="RUNNING")
                     if "error" in client.get_run(run_id).data.tags:  # of its last end

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gluonexp.base.files import draft, link_or_copy
+from gluonexp.tracking.places import here
 from gluonexp.tracking.store import reported
 from gluonexp.tracking.uri import local_path
 
@@ -54,11 +55,12 @@ def log_model(
             meta.artifact_path, meta.run_id = logged.artifact_location, run_id
             meta.model_id = meta.model_uuid = logged.model_id
             meta.save(str(folder / "MLmodel"))
-            target = local_path(logged.artifact_location)
+            target = local_path(here(logged.artifact_location, client.tracking_uri))
             if target is None:
                 client.log_model_artifacts(logged.model_id, str(folder))
             else:
-                _link_all(folder, target, local_path(run.info.artifact_uri))
+                kept = local_path(here(run.info.artifact_uri, client.tracking_uri))
+                _link_all(folder, target, kept)
             client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step)])
             measured = _measured(client, run_id, list(run.data.metrics), step, logged.model_id)
             client.log_batch(run_id, metrics=measured)

@@ -12,6 +12,7 @@ from gluonexp.base.errors import GluonexpError
 from gluonexp.model_folder.names import NO_EXPORT, SIGNATURE
 from gluonexp.tracking.artifacts import Artifacts, of_run
 from gluonexp.tracking.logged_models import models_of
+from gluonexp.tracking.places import here
 from gluonexp.tracking.registry import FORMS, ModelRef, find_model
 from gluonexp.tracking.store import KIND, find_run, reported
 from gluonexp.tracking.sweeps import BEST
@@ -163,7 +164,9 @@ def _run_folder(client: MlflowClient, model: ModelRef) -> str:
     if folder == model.location or folder.startswith("runs:/"):
         return folder
     with suppress(GluonexpError), reported("its run is gone"):
-        if model.run_id and client.get_run(model.run_id).info.artifact_uri == folder:
+        if model.run_id and folder == here(
+            client.get_run(model.run_id).info.artifact_uri, client.tracking_uri
+        ):
             return folder
     return model.location
 

@@ -14,6 +14,7 @@ from filelock import FileLock
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.files import lock
 from gluonexp.tracking import compatibility
+from gluonexp.tracking.places import here
 from gluonexp.tracking.store import reported
 from gluonexp.tracking.uri import sqlite_path
 
@@ -164,12 +165,13 @@ def find_model(client: MlflowClient, address: str) -> ModelRef:
     if model_id:
         with reported(f"model {model_id} cannot be found"):
             logged = client.get_logged_model(model_id)
-        location = str(logged.artifact_location).rstrip("/")
+        location = here(str(logged.artifact_location).rstrip("/"), client.tracking_uri)
         return ModelRef(f"models:/{model_id}", f"model {model_id}", location, logged.source_run_id)
     version = find_version(client, name, number or alias)
     title = f"version {version.version} of model {name}"
     with reported(f"{title} cannot be read"):
-        location = client.get_model_version_download_uri(name, version.version).rstrip("/")
+        recorded = client.get_model_version_download_uri(name, version.version).rstrip("/")
+    location = here(recorded, client.tracking_uri)
     if location.startswith("models:/m-"):  # as MLflow itself registers a logged model
         location = find_model(client, location).location
     return ModelRef(f"models:/{name}/{version.version}", title, location, version.run_id or None)
@@ -207,7 +209,12 @@ def _existing(client: MlflowClient, run_id: str, name: str, location: str) -> st
     """Return the version that a run has registered already, if it has."""
     found = client.search_model_versions(f"run_id = '{run_id}'")
     return next(
-        (str(one.version) for one in found if (one.name, one.source) == (name, location)), None
+        (
+            str(one.version)
+            for one in found
+            if one.name == name and here(one.source or "", client.tracking_uri) == location
+        ),
+        None,
     )
 
 

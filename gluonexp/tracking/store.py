@@ -25,6 +25,7 @@ from gluonexp.base.errors import GluonexpError
 from gluonexp.base.files import draft, lock
 from gluonexp.base.imports import heavy_imports
 from gluonexp.tracking import internals
+from gluonexp.tracking.places import experiment_folder, settle
 from gluonexp.tracking.read.records import PRUNED_TAG
 from gluonexp.tracking.uri import displayed, kind, resolve_uri, sqlite_path
 from gluonexp.tracking.values import one_line
@@ -44,8 +45,6 @@ _TIMEOUT_S = 5
 
 # The tag of runs that end with an answer, not with a model: searches, sweeps.
 KIND = "gluonexp.kind"
-# The tag that says in which folder a run keeps its checkpoints.
-WORKDIR = "gluonexp.workdir"
 
 
 @contextmanager
@@ -125,16 +124,17 @@ def open_store(uri: str | None) -> MlflowClient:
 def ensure_experiment(client: MlflowClient, name: str, uri: str) -> str:
     """Return the id of experiment `name`, made if it does not exist.
 
-    In a SQLite store its artifacts lie beside the database, whatever the working directory:
-    ``<folder of the database>/artifacts/<name>``. A server decides for itself.
+    In a SQLite store its artifacts lie beside the database, whatever the working directory, also
+    if the store was moved: ``<folder of the database>/artifacts/<name>``. A server decides for
+    itself.
     """
     from mlflow.exceptions import MlflowException
 
     database = sqlite_path(uri)
     location = None
     if database is not None:
-        folder = re.sub(r"[^\w.\-]+", "_", name).strip(".")[:100] or "_"
-        location = str(database.parent / "artifacts" / folder)
+        settle(uri)
+        location = str(database.parent / "artifacts" / experiment_folder(name))
     with reported(f"tracking.experiment={name}: cannot be opened in {displayed(uri)}"):
         found = client.get_experiment_by_name(name)
         if found is None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import platform
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +24,11 @@ from gluonexp.base.processes import lives, this_process
 from gluonexp.tracking.artifacts import of_run
 from gluonexp.tracking.lifecycle import create_run, run_tags
 from gluonexp.tracking.logged_models import logged_model
+from gluonexp.tracking.places import Move, here
 from gluonexp.tracking.read.runs import PARENT, RunRecord, reader
 from gluonexp.tracking.registry import Registered, register
 from gluonexp.tracking.statuses import RUNNING, Ending
-from gluonexp.tracking.store import KIND, WORKDIR, reported
+from gluonexp.tracking.store import KIND, reported
 from gluonexp.tracking.tracker import Tracker
 from gluonexp.tracking.uri import sqlite_path
 from gluonexp.tracking.values import MAX_TAG, one_line
@@ -41,7 +43,7 @@ SWEEP = {KIND: "sweep"}
 BEST = "gluonexp.sweep.best"  # tag of the parent: the best child's id
 METRIC, MODE = "gluonexp.sweep.metric", "gluonexp.sweep.mode"  # its objective
 _JOB, _POINT, _VARIED = "gluonexp.sweep.job", "gluonexp.sweep.point", "gluonexp.sweep.varied"
-_ARGUMENTS = "gluonexp.sweep.arguments"
+_ARGUMENTS, _HOME = "gluonexp.sweep.arguments", "gluonexp.sweep.store"
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ class Attempt:
     @property
     def folder(self) -> Path | None:
         """The job's folder; None if it ended before that was recorded."""
-        folder = self._tag(WORKDIR)
+        folder = self.record.workdir
         return Path(folder) if folder else None
 
     @property
@@ -198,21 +200,33 @@ class SweepRun:
         model = logged_model(self.client, run_id)
         with reported(f"run {run_id} cannot be read"):
             # A run may have been told to log no model (or is an old one): then its export is one.
-            folder = f"{self.client.get_run(run_id).info.artifact_uri}/export"
+            files = self.client.get_run(run_id).info.artifact_uri
+        folder = f"{here(files, self.client.tracking_uri)}/export"
         source = folder if model is None else model.model_uri
         return register(self.client, run_id, name, source, value, goal, description)
 
 
-def argument_tags(arguments: Sequence[str]) -> dict[str, str]:
-    """Return the tags that keep what a sweep was started with; passwords are not kept."""
+def argument_tags(arguments: Sequence[str], uri: str) -> dict[str, str]:
+    """Return the tags that keep what a sweep was started with; passwords are not kept.
+
+    Parameters
+    ----------
+    uri
+        Of its store: where a SQLite store lies is kept, too, so that paths can be found again.
+    """
     kept = [word for word in arguments if not word.startswith("tracking.uri=")]
     text = json.dumps(kept)
     parts = [text[start : start + MAX_TAG] for start in range(0, len(text), MAX_TAG)]
-    return {f"{_ARGUMENTS}.{index}": part for index, part in enumerate(parts)}
+    tags = {f"{_ARGUMENTS}.{index}": part for index, part in enumerate(parts)}
+    database = sqlite_path(uri)
+    return tags if database is None else {**tags, _HOME: str(database.parent)}
 
 
-def arguments_of(parent: RunRecord) -> list[str]:
-    """Return the overrides that a sweep was started with.
+def arguments_of(parent: RunRecord, uri: str) -> list[str]:
+    """Return the overrides that a sweep in the store at `uri` was started with.
+
+    Where its store was moved, Hydra's own name files at their new places: the study's, the
+    configurations of the user.
 
     Raises
     ------
@@ -223,11 +237,22 @@ def arguments_of(parent: RunRecord) -> list[str]:
         lambda part: part is not None,
         (parent.tags.get(f"{_ARGUMENTS}.{index}") for index in itertools.count()),
     )
+    move, database = parent.move, sqlite_path(uri)
+    if database is not None and _HOME in parent.tags:
+        move = Move(Path(parent.tags[_HOME]), database.parent)
     try:
         # What follows is of an earlier, longer list of arguments.
         words, _ = json.JSONDecoder().raw_decode("".join(map(str, parts)))
-        return [str(word) for word in words]
+        return [_followed(str(word), move) for word in words]
     except ValueError:
         raise GluonexpError(
             f"sweep {parent.run_id} does not say what it was started with; start another one"
         ) from None
+
+
+def _followed(word: str, move: Move | None) -> str:
+    """Return an override with the paths in it that were moved together with the store."""
+    if move is None or not word.startswith("hydra."):
+        return word
+    # A path as `quoted` writes it, or one of a list of addresses.
+    return re.sub(r"((?<=file://)|(?<=[=']))/[^,'\]]+", lambda path: move.follow(path[0]), word)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import requests
 
 from gluonexp.base.errors import GluonexpError
+from gluonexp.tracking.places import relocate
 from gluonexp.tracking.read.runs import RunRecord, reader
 from gluonexp.tracking.store import open_store
 from gluonexp.tracking.uri import displayed, existing, experiment_link, run_link, sqlite_path
@@ -70,6 +71,8 @@ def serve(
     if uri.startswith("http"):
         _announce(client, uri, parent, open_browser)
         return 0
+    if database is not None:
+        relocate(uri)  # the server looks for files where they are recorded
     free = _free_port(host, port)
     if free != port != 0:
         print(f"Port {port} is in use; taking {free}.", flush=True)

@@ -377,12 +377,15 @@ def test_an_ambiguous_prefix_lists_the_runs(uri: str) -> None:
 
 
 def test_the_pages_are_served_and_nothing_is_left_behind(tmp_path: Path) -> None:
-    uri = f"sqlite:///{tmp_path}/mlruns/mlflow.db"
-    client = open_store(uri)
-    experiment_id = ensure_experiment(client, "shown", uri)
+    before = f"sqlite:///{tmp_path}/before/mlflow.db"
+    client = open_store(before)
+    experiment_id = ensure_experiment(client, "shown", before)
     run_id = client.create_run(experiment_id).info.run_id
     client.log_metric(run_id, "val/acc", 0.9, step=0)
+    client.log_text(run_id, "moved", "note.txt")
     client.set_terminated(run_id)
+    (tmp_path / "before").rename(tmp_path / "mlruns")
+    uri = f"sqlite:///{tmp_path}/mlruns/mlflow.db"
     script = "import sys; from gluonexp.tracking import ui; sys.exit(ui.serve(sys.argv[1], port="
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -409,6 +412,8 @@ def test_the_pages_are_served_and_nothing_is_left_behind(tmp_path: Path) -> None
         assert f"last run    {run_link(base, experiment_id, run_id)}\n" in printed
         answer = requests.get(f"{base}/api/2.0/mlflow/runs/get?run_id={run_id}", timeout=10)
         assert answer.json()["run"]["data"]["metrics"][0]["value"] == 0.9
+        file = requests.get(f"{base}/get-artifact?path=note.txt&run_id={run_id}", timeout=10)
+        assert file.text == "moved"
         # The store again, this time as a server.
         assert probe(base) == f"MLflow server {base}, writable"
         assert open_store(base).search_registered_models() == []

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 
+from gluonexp.tracking.places import WORKDIR, Move
 from gluonexp.tracking.statuses import FINISHED, PRUNED, RUNNING
 
 PARENT, PRUNED_TAG = "mlflow.parentRunId", "gluonexp.pruned"
@@ -34,6 +35,8 @@ class RunRecord:
         Texts by key.
     metrics
         The value of the largest step by name: ``val/acc``, ``test/acc``...
+    move
+        How the store was moved since; None if it was not.
     """
 
     run_id: str
@@ -46,11 +49,18 @@ class RunRecord:
     params: Mapping[str, str] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
+    move: Move | None = None
 
     @property
     def parent_id(self) -> str | None:
         """The run that this one is a child of."""
         return self.tags.get(PARENT)
+
+    @property
+    def workdir(self) -> str | None:
+        """The folder of its job, where that lies now; None if it did not record one."""
+        folder = self.tags.get(WORKDIR)
+        return self.move.follow(folder) if folder and self.move else folder
 
 
 @dataclass(frozen=True)
@@ -75,6 +85,7 @@ def record(
     experiment_id: str,
     experiment: str,
     *,
+    move: Move | None,
     params: Mapping[str, str],
     metrics: Mapping[str, float],
     tags: Mapping[str, str],
@@ -89,4 +100,5 @@ def record(
     if status == FINISHED and PRUNED_TAG in tags:  # for which MLflow has no word
         status = PRUNED
     where = experiment, experiment_id
-    return RunRecord(run_id, name or "", status, *where, began, seconds, params, metrics, tags)
+    times = began, seconds
+    return RunRecord(run_id, name or "", status, *where, *times, params, metrics, tags, move)

@@ -12,9 +12,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gluonexp.base.errors import GluonexpError
+from gluonexp.tracking.places import move_of
 from gluonexp.tracking.read import sqlite
 from gluonexp.tracking.read.records import PARENT, Query, RunRecord, record
 from gluonexp.tracking.statuses import FINISHED, PRUNED
@@ -175,7 +177,7 @@ class _Mlflow:
     def select(self, query: Query) -> list[RunRecord]:
         names = self.experiments()
         runs = (
-            _record(run, names[run.info.experiment_id])
+            _record(run, names[run.info.experiment_id], sqlite_path(self.uri))
             for run in self._search(query, [query.experiment_id] if query.experiment_id else names)
         )
         # MLflow's filters do not know the status PRUNED, nor that a tag is absent.
@@ -230,9 +232,10 @@ class _Mlflow:
         return reported(f"the runs in {displayed(self.uri)} cannot be read")
 
 
-def _record(run: Run, experiment: str) -> RunRecord:
+def _record(run: Run, experiment: str, database: Path | None) -> RunRecord:
     info, data = run.info, run.data
     times = info.start_time, info.end_time
     kept: dict[str, Any] = {"params": data.params, "metrics": data.metrics, "tags": data.tags}
     named = info.run_id, info.run_name, info.status
-    return record(*named, *times, info.experiment_id, experiment, **kept)
+    move = move_of(info.artifact_uri, database)
+    return record(*named, *times, info.experiment_id, experiment, move=move, **kept)

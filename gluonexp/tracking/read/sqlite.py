@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from gluonexp.base.errors import GluonexpError
+from gluonexp.tracking.places import move_of
 from gluonexp.tracking.read.records import PARENT, PRUNED_TAG, Query, RunRecord, record
 from gluonexp.tracking.statuses import FINISHED, PRUNED
 from gluonexp.tracking.store import KIND, check_ref, only
@@ -75,7 +76,7 @@ class Database:
         limit = -1 if query.limit is None else query.limit
         rows = self._rows(
             "SELECT r.run_uuid, r.name, r.status, r.start_time, r.end_time, "
-            "CAST(r.experiment_id AS TEXT), e.name "
+            "CAST(r.experiment_id AS TEXT), e.name, r.artifact_uri "
             "FROM runs r JOIN experiments e USING (experiment_id) "
             f"WHERE {where} ORDER BY r.start_time {order}, r.run_uuid {order} LIMIT {limit}",
             *arguments,
@@ -89,8 +90,14 @@ class Database:
         ):
             metrics[run_id][key] = math.nan if is_nan else value
         return [
-            record(*row, params=params[row[0]], metrics=metrics[row[0]], tags=tags[row[0]])
-            for row in rows
+            record(
+                *row,
+                move=move_of(uri or "", self._path),
+                params=params[row[0]],
+                metrics=metrics[row[0]],
+                tags=tags[row[0]],
+            )
+            for *row, uri in rows
         ]
 
     def count_children(self, parents: Sequence[str]) -> dict[str, int]:

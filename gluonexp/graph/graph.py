@@ -125,7 +125,7 @@ class Graph:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """A name for each node that no other has: its own, or of several of a name the first has it.
+        """A name for each node that no other has; of several nodes of one name the first has it.
 
         Variables come first, for by their names their values are known.
         """

@@ -12,10 +12,12 @@ from gluonexp.base.mx import gluon, mx, nn
 from gluonexp.base.seeds import engine_seed, seed_host
 from gluonexp.config.schema import Config, DatasetConfig
 from gluonexp.data.types import Spec
+from gluonexp.graph import images
 from gluonexp.graph.graph import Graph
 from gluonexp.model_folder.network import refusal
 from gluonexp.model_folder.preprocess import Preprocess
 from gluonexp.model_folder.signature import Preprocessing
+from gluonexp.models.binary import TwoClasses
 from gluonexp.models.finetune import FineTune
 from gluonexp.weights.find import find
 
@@ -107,9 +109,30 @@ def network(
         net = construct(classes=len(spec.classes))
         if not isinstance(net, gluon.HybridBlock):
             raise GluonexpError(f"model: {config.model['_target_']} returned no HybridBlock")
-        shape = (1, steps.channels, steps.height, steps.width)
-        _infer_shapes(net, shape, len(spec.classes), config)
+        shape, classes = (1, steps.channels, steps.height, steps.width), len(spec.classes)
+        if classes == 2 and (probability := _gives_one(net, shape)) is not None:
+            net = TwoClasses(net, probability)
+        _infer_shapes(net, shape, classes, config)
     return net
+
+
+def _gives_one(net: nn.HybridBlock, shape: tuple[int, ...]) -> bool | None:
+    """Say whether the one value that a network gives is a sigmoid's; None if it gives others."""
+    try:
+        output = net(mx.sym.var("data"))
+        _, made, _ = output.infer_shape(data=shape)
+    except (mx.MXNetError, TypeError, ValueError, AttributeError):
+        return None  # `_infer_shapes` says why
+    if made != [(shape[0], 1)]:
+        return None
+    graph = Graph.from_symbol(output)
+    last = graph.nodes[graph.heads[0].node]
+    return last.op == "sigmoid" or last.attrs.get("act_type") == "sigmoid"
+
+
+def note(net: nn.HybridBlock) -> str | None:
+    """Return what users must know of how the network is used; None if nothing."""
+    return net.note if isinstance(net, TwoClasses) else None
 
 
 def initialize(
@@ -153,6 +176,30 @@ def initialize(
             parameter.reset_ctx(device)
     net.hybridize(static_alloc=True, static_shape=True)
     return pretrained
+
+
+def check_images(
+    config: Config, net: nn.HybridBlock, steps: Preprocessing, device: mx.Context
+) -> None:
+    """Refuse to export a network whose answer for an image is not that image's alone.
+
+    Found out after the training, it would cost that. Networks of the zoo are known to be right.
+
+    Raises
+    ------
+    GluonexpError
+        Naming the layer.
+    """
+    if not config.export.enabled or isinstance(net, FineTune):
+        return
+
+    def graph() -> tuple[Graph, dict[str, mx.nd.NDArray]]:
+        values = {name: each.data(device) for name, each in net.collect_params().items()}
+        return Graph.from_symbol(net(mx.sym.var("data"))), values
+
+    shape = steps.channels, steps.height, steps.width
+    if (mixed := images.flaw(net, graph, "data", shape, device)) is not None:
+        raise GluonexpError(f"model: cannot be exported: {mixed}; export=none trains it without")
 
 
 def _adopted(net: FineTune, spec: Spec, tracking_uri: str | None) -> Pretrained:

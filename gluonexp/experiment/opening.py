@@ -110,11 +110,14 @@ def opened(
     if pretrained is not None and pretrained.adapted:  # strides have moved, and so has the work
         plan = _planned(config, net, steps)
     config = networks.pinned(config, pretrained)
+    networks.check_images(config, net, steps, device)
     engine = assembly.engine(config, components, net, steps, spec, device)
     engine.freeze(plan)
     frozen = Frozen(engine, plan)
     show.weights(console, pretrained, plan)
     show.plan(console, plan)
+    if (text := networks.note(net)) is not None:
+        show.note(console, text)
     origin = provenance(config.build.allow)
 
     artifacts = workdir / job_folder.ARTIFACTS

@@ -17,6 +17,7 @@ from gluonexp.base.mx import gluon, mx, nd, sym
 from gluonexp.base.text import listed
 from gluonexp.export import heads
 from gluonexp.export.symbol import export
+from gluonexp.graph import images
 from gluonexp.graph.graph import VARIABLE, Graph, Node
 from gluonexp.graph.symbols import block, to_symbol
 from gluonexp.model_folder import extents, params
@@ -95,9 +96,18 @@ def adopt(
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise GluonexpError(f"{to} exists: name a new folder for the export")
     changes: list[str] = []  # what was done, for people
-    network = _read(symbol, params, output, changes)
+    network, sigmoid = _read(symbol, params, output, changes)
     shape = _check_shapes(network, symbol, params, input_shape)
-    outputs = shape[1]
+    graph, outputs = heads.flat(Graph.from_symbol(network.symbol), shape, changes), shape[1]
+    if outputs == 1 and not sigmoid:
+        raise GluonexpError(
+            f"{symbol} gives one value for an image, and no sigmoid that would make it the "
+            "probability of a class: no classifier"
+        )
+    if outputs == 1:
+        graph, outputs = heads.two_classes(graph, changes), 2
+    elif sigmoid:
+        changes.append("each class had a probability of its own; now they add up to 1")
     names = [str(index) for index in range(outputs)] if classes is None else list(classes)
     if classes is None and len(data_classes) == outputs:
         names = list(data_classes)
@@ -106,7 +116,6 @@ def adopt(
         )
     if len(names) != outputs:
         raise GluonexpError(f"{symbol} has {outputs} outputs, but {len(names)} classes are named")
-    graph = heads.flat(Graph.from_symbol(network.symbol), shape, changes)
     net = _called(network._replace(symbol=to_symbol(graph)), symbol, input_shape)
     to.parent.mkdir(parents=True, exist_ok=True)
     origin = {"symbol": symbol.name, "params": params.name, "changes": changes}
@@ -157,10 +166,15 @@ def _check_scale(given: Mapping[str, Sequence[float]]) -> None:
     )
 
 
-def _read(path: Path, source: Path, output: str | None, changes: list[str]) -> Network:
-    """Read the two files, and make of them a network whose one free argument is `INPUT`."""
+def _read(
+    path: Path, source: Path, output: str | None, changes: list[str]
+) -> tuple[Network, bool]:
+    """Read the two files, and make of them a network whose one free argument is `INPUT`.
+
+    Also say whether it ended in a sigmoid.
+    """
     symbol = read_symbol(path)
-    graph = heads.logits(heads.output(symbol, output, path, changes), changes)
+    graph, sigmoid = heads.logits(heads.output(symbol, output, path, changes), changes)
     # Without what only other outputs are computed from.
     needless = _names(symbol) - _names(to_symbol(graph))
     values = {k: v for k, v in _values(source, changes).items() if k not in needless}
@@ -174,7 +188,7 @@ def _read(path: Path, source: Path, output: str | None, changes: list[str]) -> N
         Node(VARIABLE, INPUT if node.name == name else node.name) if node.op == VARIABLE else node
         for node in graph.nodes
     )
-    return Network(to_symbol(replace(graph, nodes=tuple(nodes))), values)
+    return Network(to_symbol(replace(graph, nodes=tuple(nodes))), values), sigmoid
 
 
 def _names(symbol: sym.Symbol) -> set[str]:
@@ -301,8 +315,16 @@ def _called(network: Network, path: Path, input_shape: tuple[int, int, int]) -> 
         net = block(network.symbol, network.values, INPUT)
         net.hybridize()
         logits = net(nd.zeros((2, *input_shape))).asnumpy()
+        mixed = images.flaw(
+            net,
+            lambda: (Graph.from_symbol(network.symbol), network.values),
+            INPUT,
+            input_shape,
+        )
     except mx.MXNetError as error:
         raise GluonexpError(f"{path} cannot be run: {reason(error)}") from None
+    if mixed is not None:
+        raise GluonexpError(f"{path}: {mixed}; an export must answer for each image by itself")
     if logits.dtype != np.float32:
         raise GluonexpError(f"{path}: its output is {logits.dtype}, not float32")
     return net

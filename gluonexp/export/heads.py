@@ -21,6 +21,8 @@ _TRAINED: Final = {
 # Heads that turn logits into something else; the first input of each is the logits.
 _HEADS: Final = _TRAINED | {"softmax", "log_softmax", "SoftmaxActivation", "sigmoid", "Activation"}
 
+_SIGMOIDS: Final = {"LogisticRegressionOutput", "sigmoid", "Activation"}
+
 # What may stand around a head and changes nothing of what is likeliest, or nothing at all.
 _AROUND: Final = {
     *("BlockGrad", "MakeLoss", "make_loss", "_copy", "_np_copy", "_identity_with_attr_like_rhs"),
@@ -95,29 +97,30 @@ def _classifying(graph: Graph) -> int | None:
     return None
 
 
-def logits(graph: Graph, changes: list[str]) -> Graph:
-    """Return what the head at the end, if there is one, is of; say so in `changes`."""
+def logits(graph: Graph, changes: list[str]) -> tuple[Graph, bool]:
+    """Return what the head at the end, if there is one, is of; say so in `changes`.
+
+    Also whether the head was a sigmoid, which gives each class a probability of its own.
+    """
     cut = []
     at = graph.heads[0]
     while (node := graph.nodes[at.node]).op in _AROUND and node.inputs:
         if not node.attrs.get("dtype", "float").startswith("float"):
-            return graph
+            return graph, False
         cut.append(node)
         at = node.inputs[0]
     if not _is_head(node):
-        return graph
+        return graph, False
     cut.append(node)
     named = " and ".join(f"{each.name} ({each.op})" for each in cut)
     verb = "is" if len(cut) == 1 else "are"
     changes.append(f"{named} at the end {verb} cut off: the output is logits")
-    if node.op in ("LogisticRegressionOutput", "sigmoid", "Activation"):
-        changes.append("each class had a probability of its own; now they add up to 1")
     rest = graph.prefix(node.inputs[0])
     temperature = node.attrs.get("temperature", "None")
-    if temperature in ("None", "1", "1.0"):
-        return rest
-    changes.append(f"the logits are divided by {temperature}, its temperature")
-    return _ending(rest, "_div_scalar", f"{node.name}_logits", {"scalar": temperature})
+    if temperature not in ("None", "1", "1.0"):
+        changes.append(f"the logits are divided by {temperature}, its temperature")
+        rest = _ending(rest, "_div_scalar", f"{node.name}_logits", {"scalar": temperature})
+    return rest, node.op in _SIGMOIDS
 
 
 def _is_head(node: Node) -> bool:
@@ -133,6 +136,18 @@ def flat(graph: Graph, shape: tuple[int, ...], changes: list[str]) -> Graph:
         return graph
     changes.append(f"its output {shape[1:]} is flattened to ({shape[1]},)")
     return _ending(graph, "Flatten", f"{graph.nodes[graph.heads[0].node].name}_flat", {})
+
+
+def two_classes(graph: Graph, changes: list[str]) -> Graph:
+    """Return a network that gives (N, 2), (0, x), where `graph` gives (N, 1), x before a sigmoid.
+
+    Softmax of it is (1 - p, p), if p is the sigmoid of x.
+    """
+    changes.append("its one output x, before the sigmoid, is of two classes now: (0, x)")
+    name, (one,) = graph.nodes[graph.heads[0].node].name, graph.heads
+    zero = _ending(graph, "zeros_like", f"{name}_zero", {})
+    both = Node("Concat", f"{name}_both", (*zero.heads, one), {"num_args": "2", "dim": "1"})
+    return replace(zero, nodes=(*zero.nodes, both), heads=(Output(len(zero.nodes)),))
 
 
 def _ending(graph: Graph, op: str, name: str, attrs: dict[str, str]) -> Graph:

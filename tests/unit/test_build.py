@@ -7,7 +7,7 @@ from gluonexp import assembly
 from gluonexp.assembly import networks
 from gluonexp.assembly.targets import constructor
 from gluonexp.base.errors import GluonexpError
-from gluonexp.base.mx import mx
+from gluonexp.base.mx import mx, nd, nn
 from gluonexp.data.types import Samples, Spec, Split
 
 TEN = tuple("0123456789")
@@ -94,6 +94,57 @@ def test_shapes_are_known_without_a_batch_and_names_do_not_count_networks(compos
     assert shapes["0.weight"] == (20, 1, 5, 5)
     assert shapes["5.hidden.weight"] == (256, 50 * 5 * 5)
     assert shapes["5.output.weight"] == (10, 256)
+
+
+class Own(nn.HybridBlock):
+    """A network of the user's: a dense layer, and a function (F, x) after it."""
+
+    def __init__(self, units, function):
+        super().__init__()
+        self.function = function
+        with self.name_scope():
+            self.dense = nn.Dense(units)
+
+    def hybrid_forward(self, F, x):
+        return self.function(F, self.dense(x))
+
+
+def _own(compose, units, function, classes):
+    """Return a run's network, initialized and checked, and what it needs to be called."""
+    config, spec = compose(), Spec(8, 8, 1, TEN[:classes])
+    steps = networks.preprocessing(config.dataset, spec)
+    net = networks.network(config, lambda classes: Own(units, function), spec, steps)
+    networks.initialize(config, net, spec, mx.cpu())
+    networks.check_images(config, net, steps, mx.cpu())
+    return net
+
+
+@pytest.mark.parametrize("sigmoid", [False, True])
+def test_one_output_is_two_classes(compose, sigmoid):
+    net = _own(compose, 1, lambda F, x: F.sigmoid(x) if sigmoid else x, classes=2)
+    assert "one output is taken for two classes" in networks.note(net)
+    images = nd.random.normal(shape=(5, 1, 8, 8))
+    one = net.net(images).asnumpy()[:, 0]
+    p = one if sigmoid else 1 / (1 + np.exp(-one))
+    found = nd.softmax(net(images)).asnumpy()
+    np.testing.assert_allclose(found, np.stack([1 - p, p], axis=1), atol=1e-6)
+
+
+def test_one_output_of_three_classes_is_none(compose):
+    with pytest.raises(GluonexpError, match=r"gives \(1,\) values .* has 3 classes"):
+        _own(compose, 1, lambda F, x: x, classes=3)
+
+
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        (lambda F, x: F.broadcast_sub(x, F.mean(x, axis=0)), r"from layer own\d*_mean0 \(mean\)"),
+        (lambda F, x: F.Dropout(x, p=0.5, mode="always"), "changes from call to call"),
+    ],
+)
+def test_an_image_must_be_answered_by_itself_before_it_is_trained(compose, function, said):
+    with pytest.raises(GluonexpError, match=f"cannot be exported: .*{said}"):
+        _own(compose, 3, function, classes=3)
 
 
 def test_the_seed_decides_the_initial_weights(compose):

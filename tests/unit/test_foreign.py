@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.mx import gluon, mx, nd, nn, sym
 from gluonexp.export import foreign
+from gluonexp.export.onnx import convert
 from gluonexp.inference.predict import softmax
 from gluonexp.model_folder import names
+from gluonexp.model_folder.network import read_network
 from gluonexp.model_folder.signature import Signature
 from gluonexp.verification import runtimes
 
@@ -210,6 +212,58 @@ def test_a_sigmoid_for_each_class_is_cut_off(tmp_path, head):
     assert _changes(to)[1] == "each class had a probability of its own; now they add up to 1"
     logits = runtimes.load(to, "module")(INPUTS)
     np.testing.assert_allclose(1 / (1 + np.exp(-logits)), _outputs(*pair), atol=1e-5)
+
+
+def _one():
+    return sym.FullyConnected(sym.Flatten(sym.var("data")), num_hidden=1, name="one")
+
+
+@pytest.mark.parametrize("head", [sym.sigmoid, sym.LogisticRegressionOutput])
+def test_a_sigmoid_of_one_value_is_two_classes(tmp_path, head):
+    pair = _saved(tmp_path / "old", head(_one(), name="p"))
+    to = foreign.adopt(*pair, tmp_path / "export", **OPTIONS)
+    assert _changes(to)[1:] == [
+        "its one output x, before the sigmoid, is of two classes now: (0, x)"
+    ]
+    assert Signature.read(to).classes == ("0", "1")
+    convert.write(read_network(to, names.MODEL, "data", (1, *SHAPE)), to, SHAPE)
+    (p,) = _outputs(*pair).T
+    for name in ("module", "symbolblock", "onnx"):
+        found = softmax(runtimes.load(to, name)(INPUTS))
+        np.testing.assert_allclose(found, np.stack([1 - p, p], axis=1), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "head", [lambda x: x, sym.tanh, lambda x: sym.LinearRegressionOutput(x, name="r"), sym.softmax]
+)
+def test_any_other_single_output_is_no_classifier(tmp_path, head):
+    pair = _saved(tmp_path / "old", head(_one()))
+    _refused(tmp_path, "gives one value for an image, and no sigmoid", *pair)
+
+
+@pytest.mark.parametrize(
+    ("mixing", "layer"),
+    [
+        (lambda x: sym.broadcast_sub(x, sym.mean(x, axis=0, keepdims=True, name="m")), "m"),
+        (lambda x: sym.softmax(x, axis=0, name="s") * 9, "s"),
+        (
+            lambda x: sym.broadcast_add(
+                x, sym.slice_axis(x, axis=0, begin=-1, end=None, name="e")
+            ),
+            "e",
+        ),
+    ],
+    ids=["mean", "softmax", "slice"],
+)
+def test_an_image_must_be_answered_by_itself(tmp_path, mixing, layer):
+    pair = _saved(tmp_path / "old", mixing(_body()))
+    said = rf"the other images that it is given with, from layer {layer} \(\w+\) on"
+    _refused(tmp_path, said, *pair)
+
+
+def test_an_answer_must_not_be_drawn(tmp_path):
+    pair = _saved(tmp_path / "old", sym.Dropout(_body(), p=0.5, mode="always"))
+    _refused(tmp_path, "changes from call to call: a layer draws at random", *pair)
 
 
 def test_a_map_of_one_pixel_is_flattened(tmp_path):

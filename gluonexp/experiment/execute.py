@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 
 from gluonexp import tracking
@@ -28,6 +29,8 @@ from gluonexp.training.callbacks import (
     StopOnDivergence,
     Track,
     Unfreezing,
+    check_finite,
+    diverged,
 )
 from gluonexp.training.engine import score
 from gluonexp.training.frozen import Frozen
@@ -125,6 +128,8 @@ def run(
             metrics, best_epoch = _restore_best(run, fit)
             name, held_out = data.held_out()
             logits = engine.logits(held_out, config.trainer.batch_size)
+            if not np.isfinite(logits).all():
+                raise diverged(f"logits of the {name} split are not finite", fit)
             if data.test is not None:
                 tested = score(engine, logits, data.test.labels).named("test")
                 tracker.log_metrics(tested, step=best_epoch)
@@ -184,6 +189,8 @@ def _restore_best(run: OpenRun, fit: loop.Fit) -> tuple[dict[str, float], int]:
     if checkpoint.find(folder):  # without a checkpoint callback, the last epoch is what there is
         meta = checkpoint.load(folder, run.engine, optimizer=False)
         metrics, epoch = meta["metrics"], meta["epoch"]
+    else:
+        check_finite(run.engine.state(), fit)
     return {k: v for k, v in metrics.items() if not k.startswith(TEST_CURVE)}, epoch
 
 

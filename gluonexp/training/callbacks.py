@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
@@ -15,6 +16,7 @@ from gluonexp.base.better import Better
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.text import listed
 from gluonexp.training import checkpoint
+from gluonexp.training.engine import State
 from gluonexp.training.loop import Callback, Fit, StopFit
 
 if TYPE_CHECKING:
@@ -76,16 +78,32 @@ class Unfreezing(Callback):
 
 
 class StopOnDivergence(Callback):
-    """End the run with an error once the training loss is no longer a number."""
+    """End the run with an error once a loss is no longer a number."""
 
     def epoch_end(self, fit: Fit) -> None:
-        """Raise if the epoch's training loss is NaN or infinite."""
-        loss = fit.metrics["train/loss"]
-        if not math.isfinite(loss):
-            raise GluonexpError(
-                f"training diverged: train/loss is {loss} in epoch {fit.epoch}; lower optim.lr "
-                f"(now {fit.lr:g}) or warm up (scheduler.warmup_epochs=1)"
-            )
+        """Raise if a loss of the epoch, in training or held out, is NaN or infinite."""
+        for name, value in fit.metrics.items():
+            if name.endswith("/loss") and not math.isfinite(value):
+                raise diverged(f"{name} is {value} in epoch {fit.epoch}", fit)
+
+
+def diverged(what: str, fit: Fit) -> GluonexpError:
+    """Return the error that says what is no longer a number, with a remedy."""
+    return GluonexpError(
+        f"training diverged: {what}; lower optim.lr (now {fit.lr:g}) or warm up "
+        "(scheduler.warmup_epochs=1)"
+    )
+
+
+def check_finite(state: State, fit: Fit) -> None:
+    """Raise if a parameter or a statistic is NaN or infinite.
+
+    The training loss is of before each update, so after the last one it tells nothing; and layers
+    such as ReLU hide NaN from a held-out loss.
+    """
+    for name, values in state.values.items():
+        if not np.isfinite(values).all():
+            raise diverged(f"{name} is not finite after epoch {fit.epoch}", fit)
 
 
 class ShowProgress(Callback):
@@ -183,7 +201,7 @@ class Checkpoint(Callback):
             self._is_best(row)
 
     def epoch_end(self, fit: Fit) -> None:
-        """Save ``last``, and ``best`` where this epoch is."""
+        """Save ``last``, and ``best`` where this epoch is; raise if a parameter is not finite."""
         meta = {
             "epoch": fit.epoch,
             "metrics": fit.metrics,
@@ -193,6 +211,7 @@ class Checkpoint(Callback):
         folder = fit.workdir / "checkpoints"
         best, last = folder / "best", folder / "last"
         is_best, state = self._is_best(fit.metrics), fit.engine.state()
+        check_finite(state, fit)
         # The best first: cut off between the two, training resumes from the epoch before and
         # finds the same best again.
         if is_best:

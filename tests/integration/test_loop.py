@@ -323,6 +323,19 @@ def test_without_validation_the_last_epoch_is_the_best(engine, tmp_path):
     assert checkpoint.load(best, trained, optimizer=False)["epoch"] == 1
 
 
+def test_what_is_not_finite_is_not_kept(engine, tmp_path):
+    """ReLU hides the NaN of a layer before it, so that every loss is a number."""
+    trained = engine()
+    state = trained.state()
+    name = next(iter(state.values))
+    state.values[name][...] = np.nan
+    trained.load(state, optimizer=False)
+    fit = loop.Fit(trained, _settings(trained, tmp_path), 1, metrics={"train/loss": 1.0})
+    with pytest.raises(GluonexpError, match=f"diverged: {name} is not finite after epoch 0"):
+        callbacks.Checkpoint("val/acc", "max").epoch_end(fit)
+    assert not list(tmp_path.iterdir())
+
+
 def test_divergence_is_an_error_with_a_remedy(engine, tmp_path):
     with pytest.raises(GluonexpError, match=r"diverged.*lower optim\.lr"):
         _fit(

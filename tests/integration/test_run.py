@@ -253,6 +253,19 @@ def test_an_interrupted_run_is_killed_and_keeps_what_it_measured(compose, tmp_pa
     assert [point.value for point in again[:2]] == [point.value for point in history[:2]]
 
 
+@pytest.mark.parametrize("more", [[], ["dataset.val_fraction=0"], ["~callbacks.checkpoint"]])
+def test_what_the_last_update_broke_is_no_result(compose, tmp_path, more):
+    """One batch an epoch: its loss is of before the update that makes the network NaN."""
+    uri = f"sqlite:///{tmp_path}/mlruns/mlflow.db"
+    one = ["trainer.epochs=1", "trainer.batch_size=2000", "optim=sgd", "optim.lr=1e38"]
+    config = compose(*SMALL, *one, *more, f"tracking.uri={uri}")
+    with pytest.raises(GluonexpError, match=r"training diverged: .*lower optim\.lr"):
+        experiment.run(config, tmp_path / "job")
+    _, (run,) = _runs(tmp_path)
+    assert run.info.status == "FAILED"
+    assert np.isfinite(run.data.metrics["train/loss"])
+
+
 def test_an_exception_in_the_loop_fails_the_run_and_keeps_what_it_measured(compose, tmp_path):
     uri = f"sqlite:///{tmp_path}/mlruns/mlflow.db"
     config = compose(*SMALL, "optim=sgd", "optim.lr=1e38", f"tracking.uri={uri}")

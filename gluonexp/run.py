@@ -205,7 +205,14 @@ def _config(composed: DictConfig, overrides: Sequence[str]) -> schema.Config:
         return schema.to_config(composed)
     from gluonexp.experiment import extend
 
-    return extend.configuration(composed, overrides)
+    return extend.configuration(composed, overrides, _folders())
+
+
+def _folders() -> list[Path]:
+    """Return the folders of groups of files: ours, and what this job was given besides."""
+    given = HydraConfig.get().runtime.config_sources if HydraConfig.initialized() else []
+    found = [Path(conf_dir()), *(Path(one.path) for one in given if one.schema == "file")]
+    return list(dict.fromkeys(found))
 
 
 def _named(error: Exception) -> str:

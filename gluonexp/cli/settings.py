@@ -23,6 +23,7 @@ from gluonexp.base.aliases import current
 from gluonexp.base.errors import GluonexpError
 from gluonexp.config import recorded, schema
 from gluonexp.config.overrides import as_typed
+from gluonexp.config.references import refer, references
 
 # What decides on which images a model is scored, and how.
 _KNOWN = ("dataset", "loss", "seed", "build", "experiment")
@@ -121,7 +122,10 @@ def _composed(
     for section in [section for section in _CONSTRUCTORS if section in values]:
         leaves = dict(_leaves(values[section], section, recorded))
         _check_target(composed, _CONSTRUCTORS[section], leaves, str(recorded))
-        _put(composed, leaves)
+        referring = references(composed)
+        for key, value in leaves.items():
+            OmegaConf.update(composed, key, value, force_add=True)
+        refer(composed, referring)
     if shape is not None:
         _fit(composed, shape)
     for override in inside:
@@ -150,22 +154,6 @@ def _recorded(path: Path) -> dict[str, Any]:
             "seed is a number"
         )
     return {key: whole[key] for key in kinds}
-
-
-def _put(composed: DictConfig, recorded: Mapping[str, Any]) -> None:
-    """Put the recorded values into `composed`; what refers to other keys there still does.
-
-    Thus ``dataset.root=FOLDER`` typed afterwards also reaches ``dataset.source.root``.
-    """
-    for referring in (False, True):
-        for key, value in recorded.items():
-            parent_key, _, name = key.rpartition(".")
-            parent = OmegaConf.select(composed, parent_key)
-            known = OmegaConf.is_dict(parent) and name in parent
-            if (known and OmegaConf.is_interpolation(parent, name)) is not referring:
-                continue
-            if not known or parent[name] != value:
-                OmegaConf.update(composed, key, value, force_add=True)
 
 
 def _check_target(

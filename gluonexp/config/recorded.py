@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gluonexp.base.errors import GluonexpError
+from gluonexp.config.references import of_files, refer
 from gluonexp.config.schema import OPTIMIZERS, Config, SweepConfig
 
 # A recorded configuration takes a few kB.
@@ -67,7 +68,10 @@ def _check(node: object, where: str, depth: int = 0) -> None:
 
 
 def with_typed(
-    recorded: Mapping[str, Any], composed: DictConfig, overrides: Sequence[str]
+    recorded: Mapping[str, Any],
+    composed: DictConfig,
+    overrides: Sequence[str],
+    folders: Iterable[Path],
 ) -> DictConfig:
     """Return the configuration `recorded`, changed by `overrides` alone.
 
@@ -78,6 +82,8 @@ def with_typed(
         allowed by an override again.
     composed
         What `overrides` come to by themselves: a key they name is taken from there.
+    folders
+        Of groups of configuration files: what refers to another key there follows it.
 
     Raises
     ------
@@ -91,6 +97,7 @@ def with_typed(
     except (OmegaConfBaseException, KeyError, TypeError) as error:
         raise GluonexpError(f"its configuration is not of this version: {error}") from None
     assert isinstance(merged, DictConfig)
+    refer(merged, of_files(merged, folders))
     # Where it is recorded (the recorded address has no password), and what a sweep told its job.
     merged.tracking.uri, merged.tracking.run_id = composed.tracking.uri, None
     merged.build = composed.build

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,11 +20,12 @@ from gluonexp.tracking.statuses import RUNNING
 from gluonexp.training import job_folder
 
 
-def configuration(composed: Composed, overrides: Sequence[str]) -> Config:
+def configuration(composed: Composed, overrides: Sequence[str], folders: Iterable[Path]) -> Config:
     """Return the configuration to run: where it resumes a run by its id, that run's.
 
     The overrides come on top of what the run recorded, and ``trainer.resume`` is the folder of its
-    newest checkpoint. A path that exists is not taken for an id.
+    newest checkpoint. A path that exists is not taken for an id. `folders` are those of groups of
+    configuration files.
 
     Raises
     ------
@@ -41,7 +42,7 @@ def configuration(composed: Composed, overrides: Sequence[str]) -> Config:
         file = of_run(client, run_id).fetch("config/resolved.yaml", Path(temporary))
         before = recorded.read(file)
     try:
-        config = to_config(recorded.with_typed(before, composed, overrides))
+        config = to_config(recorded.with_typed(before, composed, overrides, folders))
     except GluonexpError as error:
         raise GluonexpError(f"trainer.resume={reference}: {error}") from None
     return replace(config, trainer=replace(config.trainer, resume=str(folder)))

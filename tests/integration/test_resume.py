@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 from safetensors.numpy import load_file
 
 from gluonexp import run, tracking
@@ -119,6 +120,41 @@ def test_what_is_typed_comes_on_top_of_what_was_recorded(trained, uri):
         GluonexpError, match=rf"^trainer\.resume={result.run_id}.*has no checkpoint"
     ):
         trained(f"trainer.resume={result.run_id}", "trainer.epochs=4")
+
+
+@pytest.fixture
+def photos(uri, tmp_path):
+    """A run on a folder of images, and the folder, which has been moved."""
+    rng = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        (tmp_path / "old" / name).mkdir(parents=True)
+        for index in range(10):
+            image = Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8))
+            image.save(tmp_path / "old" / name / f"{index}.png")
+    small = "model=mlp", "model.hidden=[8]", "export=none", "trainer.epochs=1"
+    words = *small, "dataset=image_folder", f"dataset.root={tmp_path}/old", "dataset.resize=8"
+    stops = "callbacks=early_stopping", "callbacks.early_stopping.patience=2"
+    config = run.compose(f"tracking.uri={uri}", *words, *stops)
+    return train(config, tmp_path / "job"), (tmp_path / "old").rename(tmp_path / "new")
+
+
+def test_what_referred_to_another_key_follows_what_is_typed(photos, uri, tmp_path):
+    first, new = photos
+    words = f"tracking.uri={uri}", f"trainer.resume={first.run_id}"
+    followed = run.compose(*words, f"dataset.root={new}", "objective.metric=val/loss")
+    assert followed.dataset.source["root"] == str(new)
+    assert followed.callbacks["checkpoint"]["metric"] == "val/loss"
+    assert followed.callbacks["early_stopping"]["metric"] == "val/loss"
+    assert followed.callbacks["early_stopping"]["patience"] == 2
+    shaped = run.compose(*words, "dataset.resize=16", "dataset.channels=1", "objective.mode=min")
+    assert (shaped.dataset.source["size"], shaped.dataset.source["channels"]) == (16, 1)
+    assert shaped.callbacks["checkpoint"]["mode"] == "min"
+    asked = run.compose(*words, f"dataset.root={new}", "++dataset.source.root=elsewhere")
+    assert asked.dataset.source["root"] == "elsewhere"
+    result = train(
+        run.compose(*words, f"dataset.root={new}", "trainer.epochs=2"), tmp_path / "further"
+    )
+    assert len(result.history) == 2
 
 
 def test_patience_and_schedule_start_anew_and_it_is_said(trained):

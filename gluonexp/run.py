@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 # What a sweep tells its jobs, besides what the user typed.
 OF_SWEEPS = ("tracking.run_id=", "trainer.resume=", "sweep.")
 SWEEPERS = "hydra_plugins.gluonexp."  # ours; another sweeper's job is a run like any other
+GRID = {"_target_": f"{SWEEPERS}sweepers.GridSweeper", "params": None, "max_batch_size": None}
 
 
 def conf_dir() -> str:
@@ -96,7 +97,7 @@ def compose(*overrides: str) -> schema.Config:
     HydraException
         A key, a type or a group's choice is not right.
     """
-    return _config(composition(overrides), overrides)
+    return _config(composition(overrides), overrides, [Path(conf_dir())])
 
 
 def composition(overrides: Sequence[str]) -> DictConfig:
@@ -107,7 +108,7 @@ def composition(overrides: Sequence[str]) -> DictConfig:
     HydraException
         A key, a type or a group's choice is not right.
     """
-    with hydra.initialize_config_dir(version_base="1.3", config_dir=conf_dir()):
+    with hydra_private.application(conf_dir()):
         return hydra.compose("config", overrides=as_typed(overrides))
 
 
@@ -123,11 +124,13 @@ def sweep(*overrides: str) -> "Summary":
     GluonexpError
         There is no sweep ``sweep.resume``.
     """
-    _use_our_sweeper()
     words = as_typed(overrides)
     if _typed(words, "sweep.resume"):
         words = again(words)
-    with hydra.initialize_config_dir(version_base="1.3", config_dir=conf_dir(), job_name="run"):
+    with (
+        hydra_private.application(conf_dir(), job_name="run"),
+        hydra_private.default_sweeper(GRID),
+    ):
         ended: Summary = hydra_private.multirun("config", main.__wrapped__, words)
         return ended
 
@@ -193,26 +196,23 @@ def _train(
     composed: DictConfig, workdir: Path, overrides: list[str], console: Console | None = None
 ) -> "experiment.Result":
     keys.check(cast(DictConfig, HydraConfig.get()), "hydra.")
-    config = _config(composed, overrides)
+    sources = HydraConfig.get().runtime.config_sources
+    folders = [Path(source.path) for source in sources if source.schema == "file"]
+    config = _config(composed, overrides, folders)
     with heavy_imports():
         from gluonexp import experiment
 
     return experiment.run(config, workdir, overrides, console)
 
 
-def _config(composed: DictConfig, overrides: Sequence[str]) -> schema.Config:
-    if composed.trainer.resume is None:
+def _config(
+    composed: DictConfig, overrides: Sequence[str], folders: Sequence[Path]
+) -> schema.Config:
+    if OmegaConf.select(composed, "trainer.resume") is None:
         return schema.to_config(composed)
     from gluonexp.experiment import extend
 
-    return extend.configuration(composed, overrides, _folders())
-
-
-def _folders() -> list[Path]:
-    """Return the folders of groups of files: ours, and what this job was given besides."""
-    given = HydraConfig.get().runtime.config_sources if HydraConfig.initialized() else []
-    found = [Path(conf_dir()), *(Path(one.path) for one in given if one.schema == "file")]
-    return list(dict.fromkeys(found))
+    return extend.configuration(composed, overrides, folders)
 
 
 def _named(error: Exception) -> str:
@@ -243,7 +243,7 @@ def start(command: str = "python -m gluonexp.run") -> None:
     except (GluonexpError, HydraException) as error:
         sys.exit(str(error))
     sys.argv[1:] = options + overrides
-    _use_our_sweeper()
+    hydra_private.set_default_sweeper(GRID)  # in this process; other applications keep theirs
     from hydra_plugins.gluonexp.sweepers import RecordedSweeper  # Hydra has imported it by now
 
     try:
@@ -257,12 +257,6 @@ def start(command: str = "python -m gluonexp.run") -> None:
         raise
     if RecordedSweeper.failed:
         sys.exit(1)
-
-
-def _use_our_sweeper() -> None:
-    """Let Hydra's default sweeper be ours, in this process; other applications keep theirs."""
-    target = f"{SWEEPERS}sweepers.GridSweeper"
-    hydra_private.set_default_sweeper({"_target_": target, "params": None, "max_batch_size": None})
 
 
 def again(overrides: Sequence[str]) -> list[str]:

@@ -5,15 +5,25 @@ Should another release change one of these, this is the only file to mend.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import logging
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
 
+import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.core.singleton import Singleton
-from hydra.core.utils import JobReturn
+from hydra.core.utils import JobReturn, JobRuntime
 from hydra.types import TaskFunction
+from hydra.version import VersionBase
+
+# What an application of Hydra has one of.
+_STATE: Final = (GlobalHydra, HydraConfig, JobRuntime, VersionBase)
+_LOCK: Final = threading.RLock()
 
 
 def state() -> Any:
@@ -38,15 +48,55 @@ def outcome(done: JobReturn) -> Any:
     return done._return_value
 
 
+@contextmanager
+def application(conf_dir: str, job_name: str = "app") -> Iterator[None]:
+    """Be an application of Hydra for a while; another one in this process goes on afterwards.
+
+    Hydra keeps its state in objects of which a process has one: of several threads, one at a time
+    is an application. The same thread may be one within another.
+    """
+    with _LOCK:
+        theirs = {kind: Singleton._instances.pop(kind, None) for kind in _STATE}
+        try:
+            with hydra.initialize_config_dir(
+                version_base="1.3", config_dir=conf_dir, job_name=job_name
+            ):
+                yield
+        finally:
+            for kind, instance in theirs.items():
+                Singleton._instances.pop(kind, None)
+                if instance is not None:
+                    Singleton._instances[kind] = instance
+
+
 def multirun(config_name: str, task: TaskFunction, overrides: Sequence[str]) -> Any:
     """Run what ``--multirun`` would, and return what the sweeper returned.
 
-    Within `hydra.initialize_config_dir`. On the command line Hydra drops that value
+    Within an `application`. On the command line Hydra drops that value
     (`hydra._internal.utils._run_app`).
     """
-    application = GlobalHydra.instance().hydra
-    assert application is not None
-    return application.multirun(config_name, task, list(overrides))
+    ours = GlobalHydra.instance().hydra
+    assert ours is not None
+    with _logging_kept():
+        return ours.multirun(config_name, task, list(overrides))
+
+
+@contextmanager
+def _logging_kept() -> Iterator[None]:
+    """Give the root logger its handlers back: Hydra closes them for those of its jobs."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    for handler in handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.mode = "a"  # closed, it opens again and adds to what it wrote
+    try:
+        yield
+    finally:
+        for handler in root.handlers:
+            if handler not in handlers:
+                handler.close()
+        root.handlers[:] = handlers
+        root.setLevel(level)
 
 
 def set_default_sweeper(node: Mapping[str, Any]) -> None:
@@ -60,6 +110,19 @@ def set_default_sweeper(node: Mapping[str, Any]) -> None:
     ConfigStore.instance().store(
         group="hydra/sweeper", name="basic", node=dict(node), provider="gluonexp"
     )
+
+
+@contextmanager
+def default_sweeper(node: Mapping[str, Any]) -> Iterator[None]:
+    """Do as `set_default_sweeper` does, for a while: another application has its own."""
+    Plugins.instance()
+    store = ConfigStore.instance()
+    before = store.load("hydra/sweeper/basic.yaml")
+    set_default_sweeper(node)
+    try:
+        yield
+    finally:
+        store.store(before.name, before.node, before.group, before.package, before.provider)
 
 
 def completions(conf_dir: str, words: Sequence[str]) -> list[str]:

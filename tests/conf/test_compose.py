@@ -3,15 +3,19 @@
 import re
 import shlex
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import is_dataclass
 from importlib import import_module
 from inspect import Parameter, signature
 from pathlib import Path
 from typing import get_type_hints
 
+import hydra
 import pytest
 from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.version import VersionBase
 from omegaconf import OmegaConf
 
 from gluonexp import run
@@ -286,6 +290,38 @@ def test_a_point_is_told_from_others_by_what_it_computes(compose):
         assert digest_of(compose(how)) == point
     for what in ("seed=1", "trainer.epochs=3", f"{callback}.metric=val/loss", f"{callback}=null"):
         assert digest_of(compose(what)) != point
+
+
+@pytest.fixture
+def other(tmp_path):
+    """Another application of Hydra at work in this process: its folder."""
+    (tmp_path / "config.yaml").write_text("x: 1", encoding="utf-8")
+    with hydra.initialize_config_dir(version_base="1.2", config_dir=str(tmp_path), job_name="it"):
+        composed = hydra.compose("config", return_hydra_config=True)
+        HydraConfig.instance().set_config(composed)
+        yield tmp_path
+        assert hydra.compose("config", ["x=2"]) == {"x": 2}
+        assert HydraConfig.get().job.name == "it"
+        assert VersionBase.instance().getbase().minor == 2
+
+
+@pytest.mark.usefixtures("other")
+def test_another_application_of_hydra_goes_on(compose):
+    assert compose("seed=3").seed == 3
+    with pytest.raises(HydraException):
+        compose("modle=cnn")
+
+
+def test_threads_compose_at_once(compose):
+    with ThreadPoolExecutor(4) as pool:
+        assert [config.seed for config in pool.map(lambda n: compose(f"seed={n}"), range(8))] == [
+            *range(8)
+        ]
+
+
+def test_the_configuration_of_another_application_is_refused():
+    with pytest.raises(GluonexpError, match="of another application"):
+        schema.to_config(OmegaConf.create({"x": 1}))
 
 
 def test_where_hydra_has_moved_its_parts_tab_completes_nothing(monkeypatch):

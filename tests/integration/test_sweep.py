@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import os
 import re
 import select
@@ -14,9 +15,11 @@ from pathlib import Path
 import hydra
 import pandas as pd
 import pytest
+from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from omegaconf import DictConfig
 from rich.console import Console
 
 from gluonexp import experiment
@@ -252,6 +255,37 @@ def test_a_sweep_without_a_store_has_an_answer_too(
     assert summary.best() is not None
     assert "best: lr=" in capsys.readouterr().out
     assert not (folder / "mlruns" / "mlflow.db").exists()
+
+
+def test_a_sweep_within_another_application_of_hydra_leaves_it_its_own(folder: Path) -> None:
+    (folder / "config.yaml").write_text("x: 1", encoding="utf-8")
+    log = logging.FileHandler(folder / "log", mode="w")
+    logging.getLogger().addHandler(log)
+    before = logging.getLogger().handlers[:]
+
+    def theirs(config: DictConfig) -> int:
+        assert statuses(app.sweep(*TINY, "trainer.epochs=1", "seed=1,2", "tracking=none")) == [
+            FINISHED,
+            FINISHED,
+        ]
+        assert logging.getLogger().handlers == before
+        logging.getLogger().error("still written")
+        return int(config.x)
+
+    grid = f"hydra.sweeper._target_={app.GRID['_target_']}"
+    quiet = "hydra/job_logging=none", "hydra/hydra_logging=none"
+    try:
+        with hydra.initialize_config_dir(version_base="1.3", config_dir=str(folder)):
+            application = GlobalHydra.instance().hydra
+            assert application is not None
+            ended = application.multirun("config", theirs, ["x=5,6", *quiet])
+            assert [job.return_value for job in ended[0]] == [5, 6]
+            with pytest.raises(HydraException, match="of another application"):
+                application.multirun("config", theirs, ["x=5,6", grid, *quiet])
+    finally:
+        logging.getLogger().removeHandler(log)
+        log.close()
+    assert (folder / "log").read_text().count("still written") == 2
 
 
 def test_a_job_of_another_sweeper_is_a_run_like_any_other() -> None:

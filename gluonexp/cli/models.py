@@ -20,6 +20,11 @@ from gluonexp.model_folder import names
 )
 @click.option("--csv", "as_csv", is_flag=True, help="Print a table for programs.")
 @click.option("--plot", type=NEW_FILE, help="Draw the answers.")
+@click.option(
+    "--max-pixels",
+    type=click.IntRange(1),
+    help="So many a file may have; others are not decoded.  [default: 200,000,000]",
+)
 @RUNTIME
 @URI
 def predict(
@@ -28,6 +33,7 @@ def predict(
     top: int | None,
     as_csv: bool,
     plot: Path | None,
+    max_pixels: int | None,
     runtime: str,
     tracking_uri: str | None,
 ) -> None:
@@ -47,6 +53,7 @@ def predict(
     gluonexp predict ./export 'scans/**/*.png' --runtime onnx --plot answers.png
     """  # noqa: D301 (click wants the backspace itself)
     from gluonexp.cli import render
+    from gluonexp.data.images import MAX_PIXELS
     from gluonexp.inference import predict as use
 
     with opened(model, tracking_uri) as found:
@@ -54,7 +61,13 @@ def predict(
         if not given and (examples := found.beside("data/examples")) is not None:
             given = [str(examples)]
         if given:
-            answers = use.predict_files(found.folder, given, runtime=runtime, plot=plot)
+            answers = use.predict_files(
+                found.folder,
+                given,
+                runtime=runtime,
+                plot=plot,
+                max_pixels=max_pixels or MAX_PIXELS,
+            )
         elif (found.folder / names.SAMPLES).is_file():
             answers = use.predict_samples(found.folder, runtime=runtime, plot=plot)
         else:

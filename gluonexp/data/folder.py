@@ -1,7 +1,7 @@
 """Images in class folders."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,7 +11,14 @@ from numpy.typing import NDArray
 
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.text import listed
-from gluonexp.data.images import SUFFIXES, UnreadableImageError, decode_all
+from gluonexp.data import memory
+from gluonexp.data.images import (
+    MAX_PIXELS,
+    SUFFIXES,
+    TooLargeImageError,
+    UnreadableImageError,
+    decode_all,
+)
 from gluonexp.data.root import data_root
 from gluonexp.data.split import held_out
 from gluonexp.data.types import Samples, Spec, Split
@@ -41,6 +48,8 @@ class ImageFolder:
         1 (grey) or 3 (RGB).
     on_error
         What a file that cannot be decoded does: ``fail``, or ``skip`` it and count it.
+    max_pixels
+        So many an image file may have, before it is made smaller: it is decoded whole.
     test_fraction
         In [0, 1), for a folder without ``train`` and ``test``; 0 means no test split.
     title
@@ -59,15 +68,16 @@ class ImageFolder:
     title: str | None = None
     folder: str | None = None
     note: str | None = None
+    max_pixels: int = MAX_PIXELS
 
     def spec(self) -> Spec:
-        """Read the class names off the folders; no file is listed or opened.
+        """Read the class names off the folders, and count the images; no file is opened.
 
         Raises
         ------
         GluonexpError
-            If an argument makes no sense, the folder is missing or not laid out as described, or
-            train and test have different classes.
+            If an argument makes no sense, the folder is missing or not laid out as described,
+            train and test have different classes, or the images take more memory than there is.
         """
         if self.size is None or self.size < 1:
             raise GluonexpError(
@@ -82,6 +92,10 @@ class ImageFolder:
         if self.on_error not in ("fail", "skip"):
             raise GluonexpError(
                 f"dataset.source.on_error must be fail or skip, got {self.on_error}"
+            )
+        if self.max_pixels < 1:
+            raise GluonexpError(
+                f"dataset.source.max_pixels must be at least 1, got {self.max_pixels}"
             )
         train, test = self._layout()
         classes = _folders(train)
@@ -99,7 +113,15 @@ class ImageFolder:
                 f"only in train: {', '.join(only_train) or 'none'}; "
                 f"only in test: {', '.join(only_test) or 'none'}"
             )
-        return Spec(self.size, self.size, self.channels, tuple(classes))
+        spec = Spec(self.size, self.size, self.channels, tuple(classes))
+        count = sum(
+            _is_image(entry)
+            for split in filter(None, (train, test))
+            for name in classes
+            for entry in _visible(split / name)
+        )
+        memory.check(count, spec, "choose a smaller dataset.resize, or fewer images")
+        return spec
 
     def load(self) -> Samples:
         """Decode every image.
@@ -168,7 +190,13 @@ class ImageFolder:
                 spec.channels,
                 skip_broken=self.on_error == "skip",
                 title=f"reading {name} images",
+                max_pixels=self.max_pixels,
             )
+        except TooLargeImageError as error:
+            raise GluonexpError(
+                f"{error}. Allow more with dataset.source.max_pixels=N, or leave such files out "
+                "with dataset.source.on_error=skip"
+            ) from error
         except UnreadableImageError as error:
             raise GluonexpError(
                 f"{error}. Mend or remove it, or leave such files out with "
@@ -207,11 +235,8 @@ def _list(folder: Path, classes: Sequence[str], notes: list[str]) -> _Files:
     counts: list[int] = []
     others: list[str] = []
     for class_name in classes:
-        with os.scandir(folder / class_name) as entries:
-            visible = sorted(
-                (entry.name, entry.is_file()) for entry in entries if entry.name[0] != "."
-            )
-        names = [n for n, is_file in visible if is_file and Path(n).suffix.lower() in SUFFIXES]
+        visible = _visible(folder / class_name)
+        names = [entry.name for entry in visible if _is_image(entry)]
         if not names:
             raise GluonexpError(
                 f"{folder / class_name} holds no JPEG, PNG, WebP or BMP file: put images of "
@@ -219,7 +244,8 @@ def _list(folder: Path, classes: Sequence[str], notes: list[str]) -> _Files:
             )
         paths += [folder / class_name / name for name in names]
         counts.append(len(names))
-        others += [f"{class_name}/{name}" for name in {n for n, _ in visible}.difference(names)]
+        left = {entry.name for entry in visible}.difference(names)
+        others += [f"{class_name}/{name}" for name in left]
     if others:
         notes.append(
             f"{folder.name}: {len(others)} entries are not JPEG, PNG, WebP or BMP files and are "
@@ -230,8 +256,30 @@ def _list(folder: Path, classes: Sequence[str], notes: list[str]) -> _Files:
 
 def _folders(folder: Path) -> list[str]:
     """Return the names of the visible folders in `folder`, sorted."""
-    with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if entry.is_dir() and entry.name[0] != ".")
+    return [entry.name for entry in _visible(folder) if _is(entry, os.DirEntry.is_dir)]
+
+
+def _visible(folder: Path) -> list[os.DirEntry[str]]:
+    """Return what is in a folder and not hidden, by name."""
+    try:
+        with os.scandir(folder) as entries:
+            visible = [entry for entry in entries if entry.name[0] != "."]
+    except OSError as error:
+        raise GluonexpError(f"{folder} cannot be read: {error.strerror}") from error
+    return sorted(visible, key=lambda entry: entry.name)
+
+
+def _is_image(entry: os.DirEntry[str]) -> bool:
+    is_named = Path(entry.name).suffix.lower() in SUFFIXES
+    return is_named and _is(entry, os.DirEntry.is_file)
+
+
+def _is(entry: os.DirEntry[str], kind: Callable[[os.DirEntry[str]], bool]) -> bool:
+    """Ask what an entry is; a link that leads nowhere, or to itself, is nothing."""
+    try:
+        return kind(entry)
+    except OSError:
+        return False
 
 
 def _such_as(examples: Sequence[object]) -> str:

@@ -1,7 +1,9 @@
 """Image files to uint8 arrays: the one decoder, for data sets and for prediction alike."""
 
 import os
+import re
 import struct
+import warnings
 import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,9 +12,10 @@ from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from gluonexp.base.errors import GluonexpError
+from gluonexp.base.files import pointer
 from gluonexp.base.progress import counting_bar
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
@@ -26,8 +29,24 @@ _DAMAGE = (
     EOFError,
     struct.error,
     zlib.error,
-    Image.DecompressionBombError,
 )
+
+MAX_PIXELS = 200_000_000  # of a file, before it is made smaller: no camera makes more
+
+# How an image is turned that lies as the EXIF standard's number says.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+# Of damaged EXIF, which does not matter, and of sizes, of which there is a sentence here.
+warnings.filterwarnings("ignore", module=r"PIL\.TiffImagePlugin")
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 _CHUNK = 256  # files a task
 # Mean file size, bytes, from which threads pay: below it the interpreter lock is most of the
@@ -40,17 +59,26 @@ class UnreadableImageError(GluonexpError):
     """A file that cannot be decoded; the message names it."""
 
 
+class TooLargeImageError(UnreadableImageError):
+    """An image of more pixels than may be read."""
+
+
 def decode(
-    path: str | Path | BinaryIO, height: int, width: int, channels: int
+    path: str | Path | BinaryIO,
+    height: int,
+    width: int,
+    channels: int,
+    *,
+    max_pixels: int = MAX_PIXELS,
 ) -> NDArray[np.uint8]:
     """Decode an image file to an array of a given shape.
 
-    JPEG, PNG, WebP and BMP; the first frame of an animation. The EXIF orientation is applied,
-    transparency is put on white, palettes, CMYK and 16-bit grey become 8-bit RGB or grey
-    (ITU-R 601 luma). Colour profiles are ignored. An image of another size is stretched to
-    `height` x `width`, bilinear with antialiasing (Pillow's ``BILINEAR``); JPEGs at least four
-    times too large are first decoded at a half, a quarter or an eighth of their size, which is
-    nearly three times as fast (measured difference on noise: 1.2 of 255 on average).
+    JPEG, PNG, WebP and BMP; the first frame of an animation. The EXIF orientation is applied
+    where it can be read, transparency is put on white, palettes, CMYK and 16-bit grey become
+    8-bit RGB or grey (ITU-R 601 luma). Colour profiles are ignored. An image of another size is
+    stretched to `height` x `width`, bilinear with antialiasing (Pillow's ``BILINEAR``); JPEGs at
+    least four times too large are first decoded at a half, a quarter or an eighth of their size,
+    which is nearly three times as fast (measured difference on noise: 1.2 of 255 on average).
 
     Parameters
     ----------
@@ -60,6 +88,8 @@ def decode(
         Of the result, pixels.
     channels
         1 for grey, 3 for RGB.
+    max_pixels
+        So many the file may have: it is decoded whole.
 
     Returns
     -------
@@ -68,22 +98,44 @@ def decode(
     Raises
     ------
     UnreadableImageError
-        If the file is missing, damaged or of another format.
+        If the file is missing, damaged, too large or of another format.
     """
+    # Pillow has one limit for the whole process, and refuses what has twice as many.
+    if Image.MAX_IMAGE_PIXELS is not None:
+        Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, max_pixels)
     try:
         with Image.open(path, formats=FORMATS) as image:
+            if (pixels := image.width * image.height) > max_pixels:
+                raise Image.DecompressionBombError(pixels)
             # The larger side twice, because the orientation may still swap the sides.
             image.draft(None, (2 * max(height, width),) * 2)
-            ImageOps.exif_transpose(image, in_place=True)
-            plain = _to_mode(image, "L" if channels == 1 else "RGB")
+            image.load()
+            plain = _to_mode(_upright(image), "L" if channels == 1 else "RGB")
             if plain.size != (width, height):
                 plain = plain.resize((width, height), Image.Resampling.BILINEAR)
             return np.asarray(plain).reshape(height, width, channels)
+    except Image.DecompressionBombError as error:
+        (pixels,) = map(int, re.findall(r"\d+", str(error))[:1])
+        raise TooLargeImageError(
+            f"{path}: its {pixels:,} pixels are more than {max_pixels:,}, the most that are read"
+        ) from error
     except UnidentifiedImageError as error:
-        raise UnreadableImageError(f"{path}: not a JPEG, PNG, WebP or BMP image") from error
+        said = pointer(Path(path)) if isinstance(path, str | Path) else None
+        raise UnreadableImageError(
+            said or f"{path}: not a JPEG, PNG, WebP or BMP image"
+        ) from error
     except _DAMAGE as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise UnreadableImageError(f"{path}: cannot be read as an image: {reason}") from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turn a loaded image as its EXIF says; where that cannot be read, take it as it lies."""
+    try:
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # Pillow has no list of what damaged EXIF raises
+        return image
+    return image if turn is None else image.transpose(turn)
 
 
 def _to_mode(image: Image.Image, mode: str) -> Image.Image:
@@ -109,6 +161,7 @@ def decode_all(
     *,
     skip_broken: bool,
     title: str,
+    max_pixels: int = MAX_PIXELS,
 ) -> tuple[NDArray[np.uint8], list[int]]:
     """Decode many files, in threads where that is faster; a bar on a terminal.
 
@@ -116,7 +169,7 @@ def decode_all(
     ----------
     paths
         N files.
-    height, width, channels
+    height, width, channels, max_pixels
         As for `decode`.
     skip_broken
         Whether a file that cannot be decoded is left out, or raises.
@@ -141,7 +194,9 @@ def decode_all(
         broken = []
         for index in range(start, min(start + _CHUNK, len(paths))):
             try:
-                images[index] = decode(paths[index], height, width, channels)
+                images[index] = decode(
+                    paths[index], height, width, channels, max_pixels=max_pixels
+                )
             except UnreadableImageError:
                 if not skip_broken:
                     raise

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gluonexp.base.errors import GluonexpError
+from gluonexp.data import memory
 from gluonexp.data.types import Samples, Spec, Split
 
 GRID = 4  # cells a side of a class's pattern: coarse, so that pooling and resizing keep it
@@ -53,7 +54,10 @@ class Synthetic:
         if self.channels not in (1, 3):
             raise GluonexpError(f"dataset.source.channels must be 1 or 3, got {self.channels}")
         names = tuple(f"class {label}" for label in range(self.classes))
-        return Spec(self.size, self.size, self.channels, names)
+        spec = Spec(self.size, self.size, self.channels, names)
+        keys = "dataset.source.size, train or test"
+        memory.check(self.train + self.test, spec, f"choose a smaller {keys}")
+        return spec
 
     def load(self) -> Samples:
         """Draw the patterns, then the train and the test samples."""

@@ -13,7 +13,13 @@ from numpy.typing import NDArray
 
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.progress import counting_bar
-from gluonexp.data.images import SUFFIXES, UnreadableImageError, decode
+from gluonexp.data.images import (
+    MAX_PIXELS,
+    SUFFIXES,
+    TooLargeImageError,
+    UnreadableImageError,
+    decode,
+)
 from gluonexp.model_folder import names, samples
 from gluonexp.model_folder.names import IMAGE_RUNTIMES
 from gluonexp.model_folder.preprocess import Preprocess
@@ -124,6 +130,7 @@ def predict_files(
     *,
     runtime: str = "module",
     plot: Path | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> Predictions:
     """Classify the image files that `paths` mean with the export in `folder`.
 
@@ -133,6 +140,8 @@ def predict_files(
         As for `image_files`.
     plot
         Where to draw the images with their labels, if anywhere.
+    max_pixels
+        So many an image file may have.
 
     Raises
     ------
@@ -152,7 +161,9 @@ def predict_files(
         read: list[Path] = []
         for path in found[part]:
             try:
-                images.append(decode(path, *classifier.shape))
+                images.append(decode(path, *classifier.shape, max_pixels=max_pixels))
+            except TooLargeImageError as error:
+                unreadable.append(f"{error}; allow more with --max-pixels")
             except UnreadableImageError as error:
                 unreadable.append(str(error))
             else:

@@ -143,6 +143,35 @@ def test_hidden_files_are_silent_and_others_counted(published):
     )
 
 
+def test_links_that_lead_nowhere_are_passed_over(published):
+    cat = published / "train" / "cat"
+    (cat / "loop.png").symlink_to(cat / "loop.png")
+    (cat / "gone.png").symlink_to(published / "nowhere.png")
+    for split in ("train", "test"):
+        (published / split / "eel").symlink_to(published / split / "eel")
+        (published / split / "fox").symlink_to(published / "nowhere")
+    source = ImageFolder(str(published), 4)
+    assert source.spec().classes == ("cat", "dog")
+    assert source.load().notes == (
+        "train: 2 entries are not JPEG, PNG, WebP or BMP files and are left out "
+        "(cat/gone.png, cat/loop.png).",
+    )
+
+
+def test_images_that_do_not_fit_into_memory_are_refused_unread(published):
+    (published / "train" / "cat" / "000.png").write_bytes(b"never decoded")
+    (published / "train" / "cat" / "notes.txt").write_bytes(b"not counted")
+    said = r"^7 images of 1000000x1000000x3 take 19,557\.8 GiB of memory, where .* dataset\.resize"
+    with pytest.raises(GluonexpError, match=said):
+        ImageFolder(str(published), 1_000_000).spec()
+
+
+def test_a_file_of_too_many_pixels_names_the_setting(published):
+    said = r"its 16 pixels are more than 15, .*dataset\.source\.max_pixels=N.*on_error=skip"
+    with pytest.raises(GluonexpError, match=said):
+        ImageFolder(str(published), 4, max_pixels=15).load()
+
+
 def test_a_class_without_images_is_refused_before_anything_is_decoded(published):
     (published / "train" / "eel").mkdir()
     (published / "test" / "eel").mkdir()
@@ -193,6 +222,7 @@ def test_a_missing_folder_names_the_setting(tmp_path):
         ({"size": 0}, r"dataset\.resize .* got 0"),
         ({"channels": 2}, r"dataset\.channels must be 1 or 3"),
         ({"channels": None}, r"dataset\.channels must be 1 or 3.* got null"),
+        ({"max_pixels": 0}, r"dataset\.source\.max_pixels must be at least 1"),
         ({"on_error": "ignore"}, r"on_error must be fail or skip"),
     ],
 )

@@ -126,6 +126,47 @@ def test_the_exif_orientation_is_applied(tmp_path, suffix, orientation):
     assert np.abs(decoded.astype(int) - seen).max() <= (8 if suffix == "jpg" else 0)
 
 
+def tiff(*entries):
+    """Return EXIF of entries (tag, type, count, value), as a camera may write it."""
+    data, place = b"", 8 + 2 + 12 * len(entries) + 4
+    directory = struct.pack("<H", len(entries))
+    for tag, kind, count, value in entries:
+        directory += struct.pack("<HHI", tag, kind, count)
+        if len(value) <= 4:
+            directory += value.ljust(4, b"\0")
+        else:
+            directory += struct.pack("<I", place + len(data))
+            data += value
+    return b"Exif\0\0II*\0" + struct.pack("<I", 8) + directory + bytes(4) + data
+
+
+TURNED = (ORIENTATION, 3, 1, struct.pack("<H", 6))
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+@pytest.mark.parametrize(
+    ("exif", "turned"),
+    [
+        (tiff(TURNED, (0x011A, 2, 6, b"72/1\0\0")), True),  # XResolution as text
+        (tiff(TURNED, (0x8769, 4, 1, struct.pack("<I", 99_999))), True),  # beyond the end
+        (tiff((ORIENTATION, 2, 2, b"6\0")), False),
+        (tiff((ORIENTATION, 5, 1, struct.pack("<II", 6, 0))), False),
+        (tiff((ORIENTATION, 3, 1, struct.pack("<H", 99))), False),
+        (tiff(TURNED)[:14], False),
+        (b"Exif\0\0nothing", False),
+    ],
+    ids=["text", "pointer", "orientation as text", "by zero", "99", "cut short", "none"],
+)
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")  # pytest sets our own filter aside
+def test_an_image_with_damaged_exif_is_read(tmp_path, suffix, exif, turned):
+    path = tmp_path / f"image.{suffix}"
+    options = {"jpg": {"quality": 100, "subsampling": 0}, "webp": {"lossless": True}}
+    Image.fromarray(SMOOTH).save(path, exif=exif, **options.get(suffix, {}))
+    seen = SMOOTH[::-1].transpose(1, 0, 2) if turned else SMOOTH
+    decoded = decode(path, seen.shape[0], seen.shape[1], 3)
+    assert np.abs(decoded.astype(int) - seen).max() <= 8
+
+
 def test_another_size_is_resized_with_antialiasing(tmp_path):
     path = tmp_path / "fine.png"
     checks = np.indices((64, 64)).sum(axis=0) % 2 * 255
@@ -192,8 +233,33 @@ def test_a_decompression_bomb_is_refused_unread(tmp_path):
     path.write_bytes(
         b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b""))
     )
-    with pytest.raises(UnreadableImageError, match=r"bomb\.png.*exceeds limit"):
+    said = (
+        r"bomb\.png: its 3,600,000,000 pixels are more than 200,000,000, the most that are read$"
+    )
+    with pytest.raises(UnreadableImageError, match=said):
         decode(path, 8, 8, 3)
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_limit_of_pixels_is_the_users(tmp_path):
+    path = tmp_path / "large.png"
+    Image.new("1", (13_500, 7_000)).save(path)  # more than Pillow takes without a warning
+    assert decode(path, 8, 8, 1).shape == (8, 8, 1)
+    with pytest.raises(
+        UnreadableImageError, match=r"its 94,500,000 pixels are more than 94,000,00"
+    ):
+        decode(path, 8, 8, 1, max_pixels=94_000_000)
+    Image.new("1", (30, 20)).save(path)
+    assert decode(path, 8, 8, 1, max_pixels=600).shape == (8, 8, 1)
+    with pytest.raises(UnreadableImageError, match="its 600 pixels are more than 599"):
+        decode(path, 8, 8, 1, max_pixels=599)
+
+
+def test_a_pointer_of_git_lfs_is_called_one(tmp_path):
+    path = tmp_path / "photo.jpg"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n")
+    with pytest.raises(UnreadableImageError, match=r"photo\.jpg is a git-LFS pointer"):
+        decode(path, 8, 8, 1)
 
 
 @pytest.mark.parametrize("side", [8, 200])  # below and above the file size from which threads work

@@ -84,6 +84,14 @@ def test_synthetic_numbers_that_make_no_sense_are_refused(arguments):
         Synthetic(**arguments).load()
 
 
+def test_synthetic_images_that_do_not_fit_into_memory_are_not_drawn():
+    said = (
+        r"^1,200 images of 1000000x1000000x1 take .* choose a smaller dataset\.source\.size, train"
+    )
+    with pytest.raises(GluonexpError, match=said):
+        Synthetic(size=1_000_000).spec()
+
+
 def test_digits_refuse_a_size_below_one():
     with pytest.raises(GluonexpError, match=r"dataset\.source\.size"):
         Digits(size=0).load()

@@ -92,7 +92,7 @@ def adopt(
         The files are damaged, not safe to load, do not belong together, or hold no classifier of
         such images. Nothing is written then.
     """
-    steps = _steps(image, input_shape, mean, std)
+    steps = preprocessing(image, input_shape, mean, std)
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise GluonexpError(f"{to} exists: name a new folder for the export")
     changes: list[str] = []  # what was done, for people
@@ -124,7 +124,7 @@ def adopt(
     return to
 
 
-def _steps(
+def preprocessing(
     image: tuple[int, int, int],
     input_shape: tuple[int, int, int],
     mean: Sequence[float],

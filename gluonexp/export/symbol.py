@@ -11,6 +11,18 @@ from gluonexp.model_folder.network import Network
 from gluonexp.model_folder.signature import Signature
 
 
+def write(network: Network, folder: Path) -> None:
+    """Write a network's ``model-symbol.json`` and ``model-0000.params`` into `folder`."""
+    symbol, values = paths(folder, MODEL)
+    statistics = set(network.symbol.list_auxiliary_states())
+    network.symbol.save(str(symbol))
+    named = {
+        f"{'aux' if name in statistics else 'arg'}:{name}": value
+        for name, value in network.values.items()
+    }
+    nd.save(str(values), named)
+
+
 def export(net: nn.HybridBlock, folder: Path, signature: Signature) -> Network:
     """Write ``model-symbol.json``, ``model-0000.params`` and ``signature.json`` into `folder`.
 

@@ -2,7 +2,8 @@
 
 MLflow dropped its own flavor for Gluon in 2.20. This one holds the folder of the export as it is,
 under ``data/``, and no pickle: ``MLmodel`` names this module, which reads the export's files.
-It uses no global state of MLflow's: neither an active run nor an active experiment.
+It uses no global state of MLflow's: neither an active run nor an active experiment. For networks
+in memory, and MLflow's active run, there is `gluonexp.mlflow_gluon`.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,17 +30,18 @@ from gluonexp.base.files import link_or_copy
 from gluonexp.data.images import UnreadableImageError, decode
 from gluonexp.inference import environment
 from gluonexp.inference.predict import Classifier
+from gluonexp.inference.served import ServedArrays, refusal
 from gluonexp.model_folder import samples
-from gluonexp.model_folder.signature import Signature
+from gluonexp.model_folder.signature import ArraySignature, Signature, read
 from gluonexp.tracking import internals, logged_models
 from gluonexp.tracking.artifacts import Artifacts
 from gluonexp.tracking.references import fetch_export, local_export
+from gluonexp.verification import runtimes
 
 if TYPE_CHECKING:
     import pandas as pd
     from mlflow import MlflowClient
     from mlflow.entities import LoggedModel
-    from mlflow.exceptions import MlflowException
     from mlflow.models import Model, ModelSignature
 
 FLAVOR_NAME: Final = "gluonexp"
@@ -61,16 +64,17 @@ def save_model(
     GluonexpError
         There is no export, or something at `path`.
     """
+    _check_is_folder(export_folder)
     path = Path(path)
     if path.exists():
         raise GluonexpError(f"{path} exists: name a new folder")
-    _write(Path(export_folder), path, mlflow_model, links=False)
+    write(Path(export_folder), path, mlflow_model)
 
 
 def log_model(
     export_folder: Path | str,
     client: MlflowClient,
-    run_id: str,
+    run_id: str | None = None,
     *,
     name: str = "model",
     step: int = 0,
@@ -84,8 +88,20 @@ def log_model(
     GluonexpError
         There is no export, or the store refuses. The model is marked FAILED then.
     """
+    _check_is_folder(export_folder)
+    if run_id is None:
+        raise GluonexpError("log_model keeps an export as a model of a run: name it, run_id=...")
     with model_folder(Path(export_folder)) as folder:
         return logged_models.log_model(client, run_id, folder, name=name, step=step)
+
+
+def _check_is_folder(export_folder: object) -> None:
+    """Refuse a network, which users of MLflow's former flavor hand over here."""
+    if not isinstance(export_folder, str | Path):
+        raise GluonexpError(
+            f"{type(export_folder).__name__} is not the folder of an export; a network in memory "
+            "is taken by save_model and log_model of gluonexp.mlflow_gluon"
+        )
 
 
 @contextmanager
@@ -96,7 +112,7 @@ def model_folder(export_folder: Path) -> Iterator[Path]:
     """
     with tempfile.TemporaryDirectory(dir=export_folder.parent, prefix=".new-") as temporary:
         folder = Path(temporary, "model")
-        _write(export_folder, folder, None, links=True)
+        write(export_folder, folder, None, links=True)
         yield folder
 
 
@@ -131,9 +147,13 @@ def load_model(model_uri: str, runtime: str = "module") -> Classifier:
         return Classifier(export, runtime)
 
 
-def _load_pyfunc(path: str, model_config: dict[str, Any] | None = None) -> _Served:
+def _load_pyfunc(path: str, model_config: dict[str, Any] | None = None) -> _Served | ServedArrays:
     """Return what `mlflow.pyfunc.load_model` and `mlflow models serve` ask for predictions."""
-    return _Served(load_model(path, (model_config or {}).get("runtime", "module")))
+    runtime = (model_config or {}).get("runtime", "module")
+    export = local_export(path)
+    if export is not None and isinstance(signature := read(export), ArraySignature):
+        return ServedArrays(runtimes.load(export, runtime), signature)
+    return _Served(load_model(path, runtime))
 
 
 class _Served:
@@ -179,7 +199,7 @@ class _Served:
         try:
             images = self._images(given)
         except GluonexpError as error:
-            raise _refusal(str(error)) from None
+            raise refusal(str(error)) from None
         with self._turn:
             table = self._classifier.probabilities(images)
         classes = _told_apart(self._classifier.classes)
@@ -225,25 +245,6 @@ class _Served:
         return array.astype(np.uint8)
 
 
-def _refusal(sentence: str) -> MlflowException:
-    """Return the error for which a server answers 400, with `sentence` and nothing else."""
-    from mlflow.exceptions import MlflowException
-
-    class Refusal(MlflowException):
-        """MLflow's server would put all the data that came before the message: it stays."""
-
-        @property
-        def message(self) -> str:
-            return sentence
-
-        @message.setter
-        def message(self, changed: str) -> None:
-            pass
-
-    refusal: MlflowException = Refusal.invalid_parameter_value(sentence)
-    return refusal
-
-
 def _told_apart(classes: Sequence[str]) -> list[str]:
     """Return the names of classes; of those that share one, each with its number."""
     times = Counter(classes)
@@ -262,34 +263,80 @@ def _decoded(text: str, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
         ) from None
 
 
-def _write(export_folder: Path, path: Path, meta: Model | None, *, links: bool) -> None:
+@dataclass(frozen=True)
+class Wanted:
+    """What a user says of a model besides its network.
+
+    Attributes
+    ----------
+    signature
+        MLflow's; False for none, None for one that is made here: of images, or from the example.
+    example
+        Of the input, as the user gave it; None for one of the export's own images.
+    answers
+        What the network makes of the `example`.
+    environment
+        See `gluonexp.inference.environment.Wanted`.
+    code_paths
+        Files and folders to copy; MLflow's pyfunc puts them on Python's path.
+    """
+
+    signature: ModelSignature | Literal[False] | None = None
+    example: Any = None
+    answers: NDArray[np.float32] | None = None
+    environment: environment.Wanted | None = None
+    code_paths: Sequence[str] | None = None
+
+
+def write(
+    export_folder: Path,
+    path: Path,
+    meta: Model | None,
+    *,
+    links: bool = False,
+    wanted: Wanted | None = None,
+) -> None:
     """Make the folder of a model; `links` where that is possible, instead of copies."""
     import mlflow.pyfunc
-    from mlflow.models import Model
+    from mlflow.models import Model, infer_signature
 
-    signature = Signature.read(export_folder)
+    wanted = wanted or Wanted()
+    signature = read(export_folder)
     copy = link_or_copy if links else shutil.copyfile
     shutil.copytree(export_folder, path / _DATA, copy_function=copy)
+    code = internals.copy_code(wanted.code_paths, path)
     model = Model() if meta is None else meta
-    model.signature = _signature()
-    internals.save_example(model, _example(export_folder, signature.image), path)
+    example, made = wanted.example, None
+    if isinstance(signature, Signature):
+        made, said = _signature(), {"image": signature.to_json()["image"]}
+        example = _example(export_folder, signature.image)
+    else:
+        if example is not None:
+            made = infer_signature(example, wanted.answers)
+        said = {"input": signature.to_json()["input"]}
+    if wanted.signature is not False:
+        model.signature = made if wanted.signature is None else wanted.signature
+    if example is not None:
+        internals.save_example(model, example, path)
     # What MLflow's signature does not say; see `_signature`.
     model.add_flavor(
         FLAVOR_NAME,
         gluonexp_version=gluonexp.__version__,
         data=_DATA,
-        image=signature.to_json()["image"],
         classes=list(signature.classes),
+        **said,
+        **({} if code is None else {"code": code}),
     )
     mlflow.pyfunc.add_to_model(
         model,
         loader_module="gluonexp.inference.flavor",
         data=_DATA,
+        code=code,
         conda_env=environment.CONDA,
         python_env=environment.VIRTUALENV,
         model_config={"runtime": "module"},  # what may be changed when it is loaded
     )
-    environment.write(path)
+    environment.write(path, wanted.environment)
     model.save(str(path / "MLmodel"))
 
 

@@ -44,7 +44,7 @@ class Prediction:
     classes, probabilities
         Names and probabilities of all K classes, in label order.
     true_name
-        The name of the file's folder, if that is a class; a sample's own class.
+        The name of the file's folder, if that is a class; a sample's own class, if it has one.
     """
 
     path: Path
@@ -208,7 +208,10 @@ def predict_samples(
         raise GluonexpError(f"{folder / names.SAMPLES} is not of this network")
     answers = [
         Prediction(
-            Path(names.SAMPLES, str(index)), held.classes, row, held.classes[held.labels[index]]
+            Path(names.SAMPLES, str(index)),
+            held.classes,
+            row,
+            held.classes[held.labels[index]] if held.labelled else None,
         )
         for index, row in enumerate(classifier.probabilities(held.images))
     ]

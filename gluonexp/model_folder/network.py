@@ -51,9 +51,32 @@ def read_network(folder: Path, prefix: str, name: str, shape: Sequence[int]) -> 
     GluonexpError
         A file is missing, damaged or not safe to load, or they do not belong together.
     """
-    graph, file = paths(folder, prefix)
-    symbol, values = read_symbol(graph), read_params(file)
-    wanted = _shapes(graph, symbol, name, tuple(shape))
+    dtype = "uint8" if prefix == UINT8 else "float32"
+    entry = extents.Input(name, tuple(shape), dtype)
+    return checked(read_pair(*paths(folder, prefix)), *paths(folder, prefix), entry)
+
+
+def read_pair(graph: Path, file: Path) -> Network:
+    """Return the network of two files as it lies there; it is run as `checked` returns it.
+
+    Raises
+    ------
+    GluonexpError
+        A file is missing, damaged or not safe to load.
+    """
+    return Network(read_symbol(graph), read_params(file))
+
+
+def checked(network: Network, graph: Path, file: Path, image: extents.Input) -> Network:
+    """Return a network that was read from `graph` and `file` as it is run on such an input.
+
+    Raises
+    ------
+    GluonexpError
+        The files do not belong together, or it is not safe to run.
+    """
+    symbol, values = network
+    wanted = _shapes(graph, symbol, image.name, image.shape)
     for key, expected in wanted.items():
         if key not in values:
             raise GluonexpError(f"{file}: {key} is missing, which {graph.name} needs")
@@ -61,10 +84,9 @@ def read_network(folder: Path, prefix: str, name: str, shape: Sequence[int]) -> 
             raise GluonexpError(
                 f"{file}: {key} is {values[key].shape}, but {expected} in {graph.name}"
             )
-    image = extents.Input(name, tuple(shape), "uint8" if prefix == UINT8 else "float32")
     if wrong := extents.flaw(symbol, image, values):
         raise GluonexpError(f"{graph}: refused: {wrong}")
-    return Network(to_symbol(plain(symbol, {**wanted, name: shape})), values)
+    return Network(to_symbol(plain(symbol, {**wanted, image.name: image.shape})), values)
 
 
 def refusal(symbol: sym.Symbol, name: str, shape: Sequence[int]) -> str | None:

@@ -1,14 +1,21 @@
-"""``signature.json``: which images an export takes, what is done to them, what it answers."""
+"""``signature.json``: what an export takes, what is done to it, what it answers.
+
+Most take images (`Signature`). One whose network was handed over with another kind of input takes
+that as it is (`ArraySignature`).
+"""
 
 from __future__ import annotations
 
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
 
 from gluonexp.base.errors import GluonexpError
 from gluonexp.model_folder import guard
@@ -22,8 +29,11 @@ _UNPRINTABLE: Final = re.compile(
     r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 )
 _LARGEST_NUMBER: Final = 3e38  # float32 holds it
+_EXACT: Final = 2**24  # float32 holds whole numbers up to it
 
-# What is the same in every signature.
+_ARRAYS: Final = 2  # the format of a signature without images
+
+# What is the same in every signature of images.
 _IMAGE: Final = {"dtype": "uint8", "layout": "NHWC"}
 _INPUT: Final = {"dtype": "float32", "layout": "NCHW"}
 _OUTPUT: Final = {"meaning": "logits"}
@@ -97,8 +107,7 @@ class Signature:
 
     def write(self, folder: Path) -> None:
         """Write ``signature.json`` into `folder`."""
-        text = json.dumps(self.to_json(), indent=2, ensure_ascii=False)
-        (folder / SIGNATURE).write_text(text + "\n", encoding="utf-8")
+        _write(folder, self.to_json())
 
     @classmethod
     def read(cls, folder: Path) -> Signature:
@@ -107,12 +116,12 @@ class Signature:
         Raises
         ------
         GluonexpError
-            It is missing or damaged.
+            It is missing or damaged, or of a network that takes no images.
         """
-        path = folder / SIGNATURE
-        if not path.exists():
-            raise GluonexpError(f"{folder}: {NO_EXPORT}")
-        fields = guard.read_json(path)
+        path, fields = folder / SIGNATURE, _fields(folder)
+        if _is_of_arrays(fields):
+            takes = ArraySignature.read(folder).takes
+            raise GluonexpError(f"{folder}: its network takes {takes}, no images")
         if wrong := _wrong(fields):
             raise GluonexpError(f"{path}: damaged ({wrong})")
         image, steps = fields["image"], fields["preprocess"]
@@ -125,6 +134,138 @@ class Signature:
             input=fields["input"]["name"],
             adopted=fields.get("adopted"),
         )
+
+
+@dataclass(frozen=True)
+class ArraySignature:
+    """What an export takes and answers whose input is no image: vectors, sequences.
+
+    Attributes
+    ----------
+    shape
+        Of one of the N inputs; None for a side of any length. None altogether where nothing is
+        known of it: the network says what it takes.
+    classes
+        Names of the outputs of each input, if they have names.
+    input
+        The name of the network's input.
+    """
+
+    shape: tuple[int | None, ...] | None
+    classes: tuple[str, ...] = ()
+    input: str = "data"
+
+    @property
+    def takes(self) -> str:
+        """What it takes, in words."""
+        if self.shape is None:
+            return "arrays (N, ...) of float32"
+        sides = ["N", *("any" if side is None else side for side in self.shape)]
+        return f"arrays ({', '.join(map(str, sides))}{',' * (len(sides) == 1)}) of float32"
+
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        """Whether an array of this shape holds inputs, at least one."""
+        if not shape or not all(shape) or math.prod(shape[1:]) > LARGEST_IMAGE:
+            return False
+        wanted = self.shape
+        return wanted is None or (
+            len(wanted) == len(shape) - 1
+            and all(side in (None, given) for side, given in zip(wanted, shape[1:], strict=True))
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what the file holds."""
+        shape = None if self.shape is None else [None, *self.shape]
+        return {
+            "format": _ARRAYS,
+            "input": {"name": self.input, "shape": shape, "dtype": "float32"},
+            "classes": list(self.classes),
+        }
+
+    def write(self, folder: Path) -> None:
+        """Write ``signature.json`` into `folder`."""
+        _write(folder, self.to_json())
+
+    @classmethod
+    def read(cls, folder: Path) -> ArraySignature:
+        """Return the signature of the export in `folder`, which takes arrays.
+
+        Raises
+        ------
+        GluonexpError
+            It is missing or damaged.
+        """
+        fields = _fields(folder)
+        if wrong := _wrong_array(fields):
+            raise GluonexpError(f"{folder / SIGNATURE}: damaged ({wrong})")
+        shape = fields["input"]["shape"]
+        return cls(
+            shape=None if shape is None else tuple(shape[1:]),
+            classes=tuple(fields["classes"]),
+            input=fields["input"]["name"],
+        )
+
+
+def as_float(array: NDArray[Any]) -> NDArray[np.float32]:
+    """Return numbers in float32, in which networks get them.
+
+    Raises
+    ------
+    GluonexpError
+        Whole numbers are too large for that.
+    """
+    if array.dtype.kind in "iu" and array.size and int(np.abs(array).max()) > _EXACT:
+        raise GluonexpError(
+            f"whole numbers above {_EXACT} are not exact in float32, in which the network gets "
+            "them"
+        )
+    return np.ascontiguousarray(array, dtype=np.float32)
+
+
+def read(folder: Path) -> Signature | ArraySignature:
+    """Return the signature of the export in `folder`, whatever it takes.
+
+    Raises
+    ------
+    GluonexpError
+        It is missing or damaged.
+    """
+    kind = ArraySignature if _is_of_arrays(_fields(folder)) else Signature
+    return kind.read(folder)
+
+
+def _fields(folder: Path) -> Any:
+    path = folder / SIGNATURE
+    if not path.exists():
+        raise GluonexpError(f"{folder}: {NO_EXPORT}")
+    return guard.read_json(path)
+
+
+def _is_of_arrays(fields: Any) -> bool:
+    return isinstance(fields, dict) and fields.get("format") == _ARRAYS and "image" not in fields
+
+
+def _write(folder: Path, fields: Mapping[str, Any]) -> None:
+    text = json.dumps(fields, indent=2, ensure_ascii=False)
+    (folder / SIGNATURE).write_text(text + "\n", encoding="utf-8")
+
+
+def _wrong_array(fields: Any) -> str | None:
+    try:
+        entry = fields["input"]
+        shape, names = entry["shape"], [entry["name"], *fields["classes"]]
+        if shape is not None:
+            first, *sides = shape
+            known = [side for side in sides if side is not None]
+            if first is not None or not all(type(side) is int and side > 0 for side in known):
+                return "a size is not a positive number"
+            if math.prod(known) > LARGEST_IMAGE:
+                return "its input is too large: refused"
+        if entry["dtype"] != "float32":
+            return f"input.dtype is {entry['dtype']!r}, not 'float32'"
+        return _wrong_names(names)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        return f"{type(error).__name__}: {error}"
 
 
 def _wrong(fields: Any) -> str | None:
@@ -152,14 +293,20 @@ def _wrong(fields: Any) -> str | None:
             for field, constant in constants.items():
                 if fields[part][field] != constant:
                     return f"{part}.{field} is {fields[part][field]!r}, not {constant!r}"
-        if not all(isinstance(name, str) for name in names):
-            return "a name is not a text"
-        if any(_UNPRINTABLE.search(name) for name in names):
-            return "a name holds characters that command a terminal"
+        if wrong := _wrong_names(names):
+            return wrong
         if fields["output"]["shape"] != [None, len(fields["classes"])]:
             return "not as many outputs as classes"
     except (KeyError, TypeError, IndexError, AttributeError) as error:
         return f"{type(error).__name__}: {error}"
+    return None
+
+
+def _wrong_names(names: Sequence[Any]) -> str | None:
+    if not all(isinstance(name, str) for name in names):
+        return "a name is not a text"
+    if any(_UNPRINTABLE.search(name) for name in names):
+        return "a name holds characters that command a terminal"
     return None
 
 

@@ -1,8 +1,9 @@
 """What is used of MLflow's inside, which it does not promise: all of it read from MLflow 3.17.2.
 
 The rest of gluonexp uses what MLflow's documentation names. Each function says what is lost where
-another version has this no more, and does without it where it can. Two files hold more of the same
-kind: `read/sqlite.py` the tables of a store, `views.py` the state of a page.
+another version has this no more, and does without it where it can. Three files hold more of the
+same kind: `read/sqlite.py` the tables of a store, `views.py` the state of a page, and
+`gluonexp.mlflow_gluon.autologging` what autologging is made of.
 """
 
 from __future__ import annotations
@@ -11,17 +12,15 @@ import logging
 import re
 import sqlite3
 import tempfile
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from gluonexp.base.imports import heavy_imports
 
 if TYPE_CHECKING:
-    import numpy as np
     import requests
     from mlflow.models import Model
-    from numpy.typing import NDArray
 
 _log = logging.getLogger(__name__)
 
@@ -81,7 +80,40 @@ def get(uri: str, path: str, headers: Mapping[str, str]) -> requests.Response:
     return response
 
 
-def save_example(model: Model, example: NDArray[np.uint8], folder: Path) -> None:
+def environment(
+    default: list[str], key: str, value: Any
+) -> tuple[dict[str, Any], list[str], list[str]]:
+    """Return a conda environment, requirements and constraints, as MLflow's flavors make them.
+
+    Without these functions a model can only be kept with the requirements that it has by itself.
+
+    Parameters
+    ----------
+    default
+        The requirements that a model has by itself.
+    key, value
+        ``conda_env``, ``pip_requirements`` or ``extra_pip_requirements``, as users give them.
+    """
+    from mlflow.utils.environment import _process_conda_env, _process_pip_requirements
+
+    value = str(value) if isinstance(value, Path) else value
+    made: tuple[dict[str, Any], list[str], list[str]]
+    if key == "conda_env":
+        made = _process_conda_env(value)  # type: ignore[no-untyped-call]
+    else:
+        made = _process_pip_requirements(list(default), **{key: value})  # type: ignore[no-untyped-call]
+    return made
+
+
+def copy_code(paths: Sequence[str] | None, folder: Path) -> str | None:
+    """Copy a user's code into a model's folder; return where. Without it code cannot be kept."""
+    from mlflow.utils.model_utils import _validate_and_copy_code_paths
+
+    copied: str | None = _validate_and_copy_code_paths(paths, str(folder))  # type: ignore[no-untyped-call]
+    return copied
+
+
+def save_example(model: Model, example: Any, folder: Path) -> None:
     """Put an example of the input into a model's folder. Without it the model has none."""
     try:
         from mlflow.models.utils import _save_example

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from gluonexp.base.errors import GluonexpError
 from gluonexp.model_folder.names import NO_EXPORT, SIGNATURE
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 # Where a run has its export, where a model of MLflow's has it, and where it is itself.
 _INSIDE = ("export", "data", "")
+
+# The files of `mlflow.gluon`, which MLflow removed in 2.20.
+_FORMER: Final = ("data/net-symbol.json", "data/net-0000.params")
 
 
 def artifacts(client: MlflowClient, ref: str) -> Artifacts:
@@ -64,8 +67,10 @@ def local_export(ref: str) -> Path | None:
         It is one, without an export.
     """
     folder = Path(ref).expanduser()
-    if not folder.is_dir():
-        return None
+    return _local(folder) if folder.is_dir() else None
+
+
+def _local(folder: Path) -> Path:
     for inside in _INSIDE:
         if (folder / inside / SIGNATURE).is_file():
             return folder / inside
@@ -112,6 +117,43 @@ def fetch_export(client: MlflowClient, ref: str, dest: Path) -> Path:
         f"run {info.run_id[:8]} has no export{where} ({why}); name another run, or the folder "
         "that holds model-symbol.json"
     )
+
+
+def fetch_any(ref: str, dest: Path) -> Path:
+    """Return the folder of an export, or of a model of MLflow's former Gluon flavor.
+
+    Parameters
+    ----------
+    ref, dest
+        As for `fetch_export`, in MLflow's present store; ``s3://...`` is a folder elsewhere.
+
+    Raises
+    ------
+    GluonexpError
+        There is no such thing, or neither in it.
+    """
+    folder = Path(ref).expanduser()
+    if folder.is_dir():
+        return folder if former_flavor(folder) else _local(folder)
+    import mlflow
+
+    client = mlflow.MlflowClient()
+    if "://" in ref:
+        roots = [Artifacts(ref, None, ref, None)]
+    else:
+        roots = [Artifacts(root, client.tracking_uri, ref, None) for root in _roots(client, ref)]
+    for root in roots:
+        if root.has(_FORMER[0]):
+            return root.fetch("", dest)
+    if "://" in ref:
+        return _local(roots[0].fetch("", dest))
+    return fetch_export(client, ref, dest)
+
+
+def former_flavor(folder: Path) -> tuple[Path, Path] | None:
+    """Return symbol and parameters of a model of MLflow's former Gluon flavor, if it is one."""
+    symbol, params = (folder / name for name in _FORMER)
+    return (symbol, params) if symbol.is_file() and params.is_file() else None
 
 
 def fetch_first(

@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.files import draft, sha256
-from gluonexp.model_folder import guard, names, samples
+from gluonexp.model_folder import guard, names, samples, signature
 from gluonexp.model_folder.names import CERTIFICATE, SAMPLES, SIGNATURE
-from gluonexp.model_folder.samples import SPLITS, ProofSamples
-from gluonexp.model_folder.signature import Signature
+from gluonexp.model_folder.samples import EXAMPLE, SPLITS, ProofSamples
 from gluonexp.verification.agreement import LIMITS, QUANTIZED, Agreement, correct, may_lose
 
 TRAINED: Final = "the trained network"
@@ -51,7 +50,8 @@ class Certificate:
     reference
         What the runtimes were compared with: `TRAINED`, or `EXPORTED`.
     split
-        Where the images are from: ``test``, ``val`` or ``train``; None if that was not recorded.
+        Where the images are from: ``test``, ``val`` or ``train``; ``example`` if they were handed
+        over with the network, without labels; None if that was not recorded.
     notes, dropped
         Sentences for people, of what was not proved, and of files that were removed because no
         runtime could run them; they are not written.
@@ -95,11 +95,15 @@ class Certificate:
             equal = min(each.argmax_equal for each in floats)
             plural = "" if others else "s"
             verb = f"equal{plural}" if self.reference == TRAINED else f"agree{plural} with"
-            split = f" of the {self.split} split" if self.split else ""
-            parts.append(
-                f"{listed} {verb} {self.reference} on {self.images} images{split}: logits within "
-                f"{worst:.1e}, the same class on {equal} of {self.images}"
-            )
+            if self.split == EXAMPLE:
+                where = f"the {self.images} inputs of its example: outputs within {worst:.1e}"
+            else:
+                split = f" of the {self.split} split" if self.split else ""
+                where = (
+                    f"{self.images} images{split}: logits within {worst:.1e}, the same class on "
+                    f"{equal} of {self.images}"
+                )
+            parts.append(f"{listed} {verb} {self.reference} on {where}")
         parts += [f"{e.runtime}: {e.sentence()}" for e in self.agreements if e not in floats]
         return "; ".join(parts)
 
@@ -111,7 +115,7 @@ class Certificate:
                 each.runtime,
                 f"{each.max_difference:.1e}",
                 f"{each.argmax_equal}/{each.images}",
-                f"{each.accuracy:.4f}",
+                "-" if self.split == EXAMPLE else f"{each.accuracy:.4f}",
                 f"{each.images_per_second:.0f}",
             )
             for each in self.agreements
@@ -296,7 +300,7 @@ def _what_changed(folder: Path, changed: Sequence[str]) -> str:
 
 def check_classes(folder: Path, known: ProofSamples) -> None:
     """Compare the signature's names with those that the samples were labelled by."""
-    classes = Signature.read(folder).classes
+    classes = signature.read(folder).classes
     if len(classes) != len(known.classes):
         raise GluonexpError(
             f"{folder / SIGNATURE}: {len(classes)} classes, but {len(known.classes)} in {SAMPLES}"
@@ -335,7 +339,7 @@ def _checked(kind: type[Agreement | Certificate], given: Mapping[str, Any]) -> d
 
 
 def _split(value: Any) -> str | None:
-    if value not in (None, *SPLITS):
+    if value not in (None, *SPLITS, EXAMPLE):
         raise ValueError(f"{value!r:.40} is no split")
     return None if value is None else str(value)
 

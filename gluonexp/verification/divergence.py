@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from gluonexp.base.mx import mx
 from gluonexp.graph.graph import VARIABLE, Graph, Output
 from gluonexp.graph.symbols import to_symbol
+from gluonexp.model_folder import signature
 from gluonexp.model_folder.names import MODEL, ONNX
 from gluonexp.model_folder.network import Network, read_network
-from gluonexp.model_folder.signature import Signature
 from gluonexp.verification import runtimes
 
 Outputs = Mapping[str, NDArray[np.float32]]
@@ -36,7 +36,7 @@ def first_difference(
     folder
         The export.
     inputs
-        (1, C, H, W), what the runtime disagrees about.
+        One, (1, ...), what the runtime disagrees about.
     tolerance
         What a layer's output may differ by, as a share of its largest value.
     reference
@@ -50,7 +50,7 @@ def first_difference(
     """
     if runtime not in COMPARED:
         return None
-    name = Signature.read(folder).input
+    name = signature.read(folder).input
 
     def network(place: Path) -> Network:
         return read_network(place, MODEL, name, inputs.shape)

@@ -16,9 +16,17 @@ from gluonexp.base.imports import installed
 from gluonexp.base.mx import installed_wheels, mx, nd, usable_cores
 from gluonexp.graph.symbols import block
 from gluonexp.model_folder import extents, guard
-from gluonexp.model_folder.names import FILES, IMAGE_RUNTIMES, INT8, UINT8, UINT8_ONNX
-from gluonexp.model_folder.network import Network, read_network
-from gluonexp.model_folder.signature import Signature
+from gluonexp.model_folder.names import (
+    FILES,
+    IMAGE_RUNTIMES,
+    INT8,
+    MODEL,
+    UINT8,
+    UINT8_ONNX,
+    paths,
+)
+from gluonexp.model_folder.network import Network, checked, read_network, read_pair
+from gluonexp.model_folder.signature import ArraySignature, read
 
 # Module logs that labels are missing, which prediction has none of.
 _SILENT: Final = logging.Logger("gluonexp.silent", level=logging.CRITICAL + 1)
@@ -29,6 +37,9 @@ _LIBRARIES: Final = {
     "openvino": "openvino",
     UINT8_ONNX: "onnxruntime",
 }
+
+# Those that run what takes no images.
+_FOR_ARRAYS: Final = ("module", "symbolblock")
 
 
 class CannotRun(GluonexpError):
@@ -92,7 +103,14 @@ def load(folder: Path, name: str, onnx: bytes | None = None) -> Runtime:
     if folder.is_dir():
         guard.check_files(folder)
     # Before the files, for it says more where there is no export at all.
-    signature = Signature.read(folder)
+    signature = read(folder)
+    if isinstance(signature, ArraySignature):
+        if name not in _FOR_ARRAYS:
+            raise GluonexpError(
+                f"{folder}: its network takes {signature.takes}, which runtime {name} cannot give "
+                f"it; choose {' or '.join(_FOR_ARRAYS)}"
+            )
+        return of_arrays(*paths(folder, MODEL), signature, name)
     shape, dtype = signature.shape[1:], "float32"
     if name in IMAGE_RUNTIMES:
         shape, dtype = signature.image, "uint8"
@@ -120,17 +138,73 @@ def load(folder: Path, name: str, onnx: bytes | None = None) -> Runtime:
         if not len(inputs) or inputs.shape[1:] != shape:
             takes = ", ".join(map(str, ["N", *shape]))
             raise GluonexpError(f"{folder}: takes inputs ({takes}), not {inputs.shape}")
-        parts = []
         try:
-            # The network was looked at with so many images, and may not be safe with more.
-            for start in range(0, len(inputs), extents.BATCH):
-                part = inputs[start : start + extents.BATCH]
-                parts.append(run(np.ascontiguousarray(part, dtype=dtype))[0])
-            return np.concatenate(parts)
+            return _in_parts(run, inputs, dtype)
         except Exception as error:
             raise CannotRun(f"{folder}: runtime {name}: {reason(error)}", name) from None
 
     return guarded
+
+
+def of_arrays(graph: Path, file: Path, signature: ArraySignature, name: str = "module") -> Runtime:
+    """Load a network that takes no images: (N, ...) float32 to whatever it makes of N inputs.
+
+    Sides of any length are looked at when they come: what is known to be safe for one shape may
+    not be for another.
+
+    Parameters
+    ----------
+    graph, file
+        Its symbol and its parameters.
+    name
+        ``module`` or ``symbolblock``.
+
+    Raises
+    ------
+    GluonexpError
+        As for `load`.
+    """
+    network = read_pair(graph, file)
+    loaded: dict[int, Loaded] = {}  # by the number of sides, on which a network's layers depend
+    safe: set[tuple[int, ...]] = set()
+
+    def guarded(inputs: NDArray[Any]) -> NDArray[np.float32]:
+        if not signature.fits(inputs.shape):
+            raise GluonexpError(f"{graph.parent}: takes {signature.takes}, not {inputs.shape}")
+        one = (1, *inputs.shape[1:])
+        try:
+            if one not in safe:
+                entry = extents.Input(signature.input, one, "float32")
+                looked_at = checked(network, graph, file, entry)
+                if len(one) not in loaded:
+                    loaded[len(one)] = (
+                        as_module(looked_at, mx.io.DataDesc(signature.input, one))
+                        if name == "module"
+                        else as_block(looked_at, signature.input)
+                    )
+                safe.add(one)
+            answers = _in_parts(loaded[len(one)], inputs, "float32")
+        except GluonexpError as error:
+            raise GluonexpError(f"{graph.parent}: does not take {inputs.shape}: {error}") from None
+        except Exception as error:
+            raise CannotRun(f"{graph.parent}: runtime {name}: {reason(error)}", name) from None
+        if len(answers) != len(inputs):
+            raise GluonexpError(
+                f"{graph.parent}: makes {answers.shape} of {len(inputs)} inputs; the first axis "
+                "must be that of the inputs"
+            )
+        return answers
+
+    return guarded
+
+
+def _in_parts(run: Loaded, inputs: NDArray[Any], dtype: str) -> NDArray[np.float32]:
+    """Run a network on no more inputs at once than it was looked at with: more may not be safe."""
+    parts = []
+    for start in range(0, len(inputs), extents.BATCH):
+        part = inputs[start : start + extents.BATCH]
+        parts.append(run(np.ascontiguousarray(part, dtype=dtype))[0])
+    return np.concatenate(parts)
 
 
 def versions(name: str) -> dict[str, str]:

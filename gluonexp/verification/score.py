@@ -1,16 +1,16 @@
-"""What runs in a clean process: an export loaded again, and real images scored with it."""
+"""What runs in a clean process: an export loaded again, and real inputs scored with it."""
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ from gluonexp.base.errors import GluonexpError
 from gluonexp.model_folder import guard, samples
 from gluonexp.model_folder.names import FILES, IMAGE_RUNTIMES, SAMPLES, SIGNATURE
 from gluonexp.model_folder.preprocess import Preprocess
-from gluonexp.model_folder.signature import Signature
+from gluonexp.model_folder.signature import ArraySignature, read
 from gluonexp.verification import runtimes
 
 # MXNet's kernels like powers of two, and more would hardly be faster; VGG has room.
@@ -35,7 +35,8 @@ class Score:
     logits
         (N, K).
     mean, rms
-        Of the inputs it was given, by channel: the preprocessing in a few numbers.
+        Of the inputs it was given, by channel: the preprocessing in a few numbers. Of inputs that
+        are no images, over all values.
     images_per_second
         Without the preprocessing: the median over the batches.
     threads
@@ -62,7 +63,7 @@ def score(folder: Path, names: Sequence[str]) -> dict[str, Score]:
     """
     known = samples.read(folder)
     images = known.images
-    steps = _steps(folder, images)
+    prepared = _preparing(folder, images)
     own, *_ = FILES[names[0]]
     onnx = guard.check_onnx(folder / own) if own.endswith(".onnx") else None  # looked at once
     run = {name: runtimes.load(folder, name, onnx) for name in names}
@@ -71,17 +72,20 @@ def score(folder: Path, names: Sequence[str]) -> dict[str, Score]:
     rates: dict[str, list[float]] = {name: [] for name in names}
     sums, squares, values = np.zeros(1), np.zeros(1), 0
     for start, end in _batches(len(images)):
-        inputs = steps.inputs(images[start:end])
-        sums = sums + inputs.sum(axis=(0, 2, 3), dtype=np.float64)
-        squares = squares + np.square(inputs).sum(axis=(0, 2, 3), dtype=np.float64)
-        values += inputs[:, 0].size
+        inputs = prepared(images[start:end])
+        channels = inputs.shape[1] if images.dtype == np.uint8 else 1
+        by_channel = inputs.reshape(len(inputs), channels, -1)
+        sums = sums + by_channel.sum(axis=(0, 2), dtype=np.float64)
+        squares = squares + np.square(by_channel).sum(axis=(0, 2), dtype=np.float64)
+        values += by_channel[:, 0].size
         for name in names:
             given = images[start:end] if name in IMAGE_RUNTIMES else inputs
             began = time.perf_counter()
-            found = run[name](given)
+            found = run[name](given).reshape(len(given), -1)
             rates[name].append(len(inputs) / (time.perf_counter() - began))
             if start == 0:  # again: what holds for the first call need not hold for the second
-                found = _worse(known.logits[:end], found, run[name](given))
+                again = run[name](given).reshape(len(given), -1)
+                found = _worse(known.logits[:end], found, again)
             logits[name].append(found)
     return {
         name: Score(
@@ -112,9 +116,9 @@ def _worse(expected: NDArray[np.float32], *found: NDArray[np.float32]) -> NDArra
 
 
 def one_input(folder: Path, index: int) -> NDArray[np.float32]:
-    """Return the input (1, C', H', W') that sample number `index` becomes."""
+    """Return the input (1, ...) that sample number `index` becomes."""
     images = samples.read(folder).images
-    return _steps(folder, images).inputs(images[index : index + 1])
+    return _preparing(folder, images)(images[index : index + 1])
 
 
 def warm_up() -> None:
@@ -124,12 +128,21 @@ def warm_up() -> None:
             import_module(name)
 
 
-def _steps(folder: Path, images: NDArray[np.uint8]) -> Preprocess:
-    """Return the steps of `folder`'s signature, if they suit the images."""
-    signature = Signature.read(folder)
+def _preparing(
+    folder: Path, images: NDArray[Any]
+) -> Callable[[NDArray[Any]], NDArray[np.float32]]:
+    """Return what `folder`'s signature makes of the samples, if it suits them."""
+    signature = read(folder)
+    if isinstance(signature, ArraySignature):
+        if images.dtype != np.float32 or not signature.fits(images.shape):
+            raise GluonexpError(
+                f"{folder / SAMPLES}: holds {images.dtype} {images.shape}, but {SIGNATURE} takes "
+                f"{signature.takes}"
+            )
+        return lambda arrays: arrays
     if images.shape[1:] != signature.image:
         raise GluonexpError(
             f"{folder / SAMPLES}: its images are {images.shape[1:]}, but {signature.image} in "
             f"{SIGNATURE}"
         )
-    return Preprocess(signature.preprocess, signature.image)
+    return Preprocess(signature.preprocess, signature.image).inputs

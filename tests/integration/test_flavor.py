@@ -273,6 +273,20 @@ def test_what_cannot_be_saved_leaves_nothing(export, tmp_path):
         flavor.save_model(export, tmp_path / "model")
 
 
+def test_a_network_in_memory_is_sent_where_it_is_taken(tmp_path):
+    net = nn.Dense(2)
+    for call in (
+        lambda: flavor.save_model(net, tmp_path / "m"),
+        lambda: flavor.log_model(net, "m"),
+    ):
+        with pytest.raises(
+            GluonexpError, match=r"is taken by save_model .* gluonexp\.mlflow_gluon"
+        ):
+            call()
+    with pytest.raises(GluonexpError, match="name it, run_id="):
+        flavor.log_model(tmp_path, "m")
+
+
 # --- logged --------------------------------------------------------------------------------------
 
 

@@ -19,6 +19,7 @@ FLOORS = (
     "experiment",
     "sweep",
     "compare",
+    "mlflow_gluon",
     "inference",
     "assembly",
     "verification",
@@ -49,7 +50,7 @@ WITHOUT_MXNET = {
 
 ALLOWED = {
     "mxnet": {"base/mx.py"},
-    "mlflow": {"tracking", "inference/flavor.py", "cli"},
+    "mlflow": {"tracking", "inference/flavor.py", "inference/served.py", "mlflow_gluon", "cli"},
     "matplotlib": {"report"},
     "hydra": {"run", "assembly", "config", "cli", "sweep"},
     "omegaconf": {"run", "assembly", "config", "cli", "sweep"},

@@ -1,0 +1,281 @@
+"""A network in memory becomes an export: traced, written, and proved by an example of its input.
+
+For `gluonexp.mlflow_gluon`, to which users hand networks that they trained by scripts of their
+own. The network stays as it is: it is neither hybridized nor cast.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gluonexp.base.errors import GluonexpError, reason
+from gluonexp.base.mx import autograd, gluon, mx, nd, sym
+from gluonexp.export import symbol
+from gluonexp.export.foreign import INPUT, preprocessing
+from gluonexp.model_folder import extents, network, samples
+from gluonexp.model_folder.names import MODEL, paths
+from gluonexp.model_folder.network import Network
+from gluonexp.model_folder.preprocess import Preprocess
+from gluonexp.model_folder.samples import EXAMPLE, ProofSamples
+from gluonexp.model_folder.signature import ArraySignature, Preprocessing, Signature, as_float
+from gluonexp.verification import verify
+from gluonexp.verification.agreement import TOLERANCE
+
+
+def export(
+    net: gluon.HybridBlock,
+    folder: Path,
+    example: NDArray[Any] | None,
+    *,
+    classes: Sequence[str] | None = None,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
+    sides: Sequence[int | None] | None = None,
+) -> NDArray[np.float32] | None:
+    """Write a network into `folder`, with a certificate if there is an example of its input.
+
+    Parameters
+    ----------
+    net
+        Initialized. It takes one array of float32, with the batch as its first axis.
+    example
+        What it is given, (N, ...); or images (N, H, W, C) uint8, for which the preprocessing of
+        `mean` and `std` stands before the network: scaled to [0, 1], (N, C, H, W).
+    classes
+        Names of the outputs; of images "0", "1" ... without them.
+    mean, std
+        Of values from 0 to 1, one number or one for each channel. Where they are given, an
+        `example` (N, C, H, W) of float32 is of such images after these steps.
+    sides
+        Of one input that takes no images, where they are known better than by the example: None
+        for any length.
+
+    Returns
+    -------
+    numpy.ndarray or None
+        What the network makes of the example.
+
+    Raises
+    ------
+    GluonexpError
+        It is no network that can be kept; a sentence says why.
+    """
+    if not isinstance(net, gluon.HybridBlock):
+        raise GluonexpError(
+            f"{type(net).__name__} cannot be kept: it must be a HybridBlock (for nn.Sequential "
+            "write nn.HybridSequential), whose graph can be written to a file"
+        )
+    inputs: NDArray[Any] | None = None
+    answers = steps = None
+    if example is not None:
+        images, steps = _images(example, mean, std)
+        if images is not None and steps is not None:
+            height, width, channels = images.shape[1:]
+            inputs = images
+            answers = _answers(net, Preprocess(steps, (height, width, channels)).inputs(images))
+        else:
+            inputs = _as_float(example)
+            answers = _answers(net, inputs)
+    elif mean is not None or std is not None:
+        raise GluonexpError("mean and std are of images: give some of them as input_example")
+    traced = _traced(net)
+    folder.mkdir(parents=True, exist_ok=True)
+    symbol.write(traced, folder)
+    signature = _signature(inputs, steps, answers, classes, sides)
+    signature.write(folder)
+    _check(folder, signature)
+    if inputs is not None and answers is not None:
+        _keep(folder, inputs, answers, signature.classes)
+        verify.certify(folder)
+    return answers
+
+
+def _images(
+    example: NDArray[Any],
+    mean: float | Sequence[float] | None,
+    std: float | Sequence[float] | None,
+) -> tuple[NDArray[np.uint8] | None, Preprocessing | None]:
+    """Return the images of an example, and what is done to them; nothing if it is of none."""
+    given = mean is not None or std is not None
+    means, stds = (
+        tuple(map(float, np.atleast_1d(default if value is None else value)))
+        for value, default in ((mean, 0.0), (std, 1.0))
+    )
+    if example.ndim == 4 and example.dtype == np.uint8 and example.shape[3] in (1, 3):
+        height, width, channels = example.shape[1:]
+        size = height, width, channels
+        return example, preprocessing(size, (channels, height, width), means, stds)
+    if not given:
+        return None, None
+    if example.ndim != 4 or example.shape[1] not in (1, 3):
+        raise GluonexpError(
+            f"mean and std are of images, but input_example is {example.dtype} {example.shape}: "
+            "give (N, H, W, C) of uint8, or (N, C, H, W) of float32"
+        )
+    channels, height, width = example.shape[1:]
+    steps = preprocessing((height, width, channels), (channels, height, width), means, stds)
+    before = example * np.reshape(steps.std, (-1, 1, 1)) + np.reshape(steps.mean, (-1, 1, 1))
+    if not (before.min() >= -0.01 and before.max() <= 1.01):
+        raise GluonexpError(
+            f"input_example is not of images with mean {list(means)} and std {list(stds)}: before "
+            f"these steps it was from {before.min():.3g} to {before.max():.3g}, not from 0 to 1"
+        )
+    pixels = np.clip(np.rint(before * 255), 0, 255).astype(np.uint8)
+    return np.ascontiguousarray(pixels.transpose(0, 2, 3, 1)), steps
+
+
+def _as_float(example: NDArray[Any]) -> NDArray[Any]:
+    """Return an example as a network gets it that takes no images."""
+    if example.dtype.kind not in "fiub" or not example.ndim or not example.size:
+        raise GluonexpError(
+            f"input_example is {example.dtype} {example.shape}, but must hold numbers, (N, ...)"
+        )
+    return as_float(example)
+
+
+def _answers(net: gluon.HybridBlock, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return what the network makes of inputs, (N, ...), if each has an answer of its own."""
+    try:
+        with autograd.pause(train_mode=False):
+            device = next(iter(net.collect_params().values())).list_ctx()[0]
+            several = [_run(net, part, device) for part in _parts(inputs)]
+            # The last: what goes through a batch in its order begins with the first.
+            alone = _run(net, inputs[-1:], device)
+    except StopIteration:
+        raise GluonexpError(f"{type(net).__name__} has no parameters: nothing to keep") from None
+    except (mx.MXNetError, RuntimeError, ValueError, TypeError, AssertionError) as error:
+        raise GluonexpError(
+            f"{type(net).__name__} cannot be run on input_example, float32 {inputs.shape}: "
+            f"{reason(error)}"
+        ) from None
+    if any(len(made) != len(part) for made, part in zip(several, _parts(inputs), strict=True)):
+        raise GluonexpError(
+            f"{type(net).__name__} makes {several[0].shape} of inputs {inputs.shape}: the first "
+            "axis of both must be that of the batch"
+        )
+    answers = np.concatenate(several)
+    if not np.isfinite(answers).all():
+        raise GluonexpError(
+            f"{type(net).__name__} answers input_example with numbers that are not finite"
+        )
+    size = np.abs(answers).max()
+    if not np.allclose(alone, answers[-1:], rtol=TOLERANCE, atol=TOLERANCE * size):
+        raise GluonexpError(
+            f"{type(net).__name__} answers an input otherwise when others are beside it: it "
+            "computes across the batch, or the first axis of input_example is not that of the "
+            "batch"
+        )
+    return answers
+
+
+def _parts(inputs: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+    return [inputs[at : at + extents.BATCH] for at in range(0, len(inputs), extents.BATCH)]
+
+
+def _run(net: gluon.HybridBlock, inputs: NDArray[np.float32], device: Any) -> NDArray[np.float32]:
+    made = net(nd.array(inputs, ctx=device, dtype="float32"))
+    if not isinstance(made, nd.NDArray):
+        raise GluonexpError(
+            f"{type(net).__name__} has {len(made)} outputs, not one: wrap it in a HybridBlock "
+            "that returns the one to keep"
+        )
+    outputs: NDArray[np.float32] = made.asnumpy()
+    return outputs
+
+
+def _traced(net: gluon.HybridBlock) -> Network:
+    """Return the graph of a network, and its values on the CPU."""
+    what = type(net).__name__
+    try:
+        with mx.name.NameManager(), redirect_stdout(io.StringIO()):
+            traced = net(sym.var(INPUT))
+    except Exception as error:  # whatever its code does with a symbol
+        raise GluonexpError(
+            f"{what} cannot be written as a graph of one input: {reason(error)}"
+        ) from None
+    if not isinstance(traced, sym.Symbol) or len(traced.list_outputs()) != 1:
+        raise GluonexpError(f"{what} must have one output; wrap it in a HybridBlock that does")
+    needed = {*traced.list_arguments(), *traced.list_auxiliary_states()} - {INPUT}
+    values: dict[str, nd.NDArray] = {}
+    for name, parameter in net.collect_params().items():
+        if name not in needed:
+            continue
+        try:
+            value = parameter.data(parameter.list_ctx()[0]).as_in_context(mx.cpu())
+        except gluon.parameter.DeferredInitializationError:
+            raise GluonexpError(
+                f"{what}: the shape of {name} is not known yet: give input_example, or call the "
+                "network once"
+            ) from None
+        except RuntimeError:
+            raise GluonexpError(
+                f"{what} is not initialized ({name}): net.initialize(), or load_parameters()"
+            ) from None
+        if value.dtype != np.float32:
+            kind = np.dtype(value.dtype).name
+            raise GluonexpError(f"{what}: {name} is {kind}: net.cast('float32') first")
+        if not np.isfinite(value.asnumpy()).all():
+            raise GluonexpError(f"{what}: {name} holds numbers that are not finite")
+        values[name] = value
+    if missing := sorted(needed - values.keys()):
+        raise GluonexpError(
+            f"{what} has another input or values that are no parameters: {', '.join(missing)}"
+        )
+    return Network(traced, values)
+
+
+def _signature(
+    inputs: NDArray[Any] | None,
+    steps: Preprocessing | None,
+    answers: NDArray[np.float32] | None,
+    classes: Sequence[str] | None,
+    sides: Sequence[int | None] | None,
+) -> Signature | ArraySignature:
+    names = tuple(map(str, classes or ()))
+    if answers is not None and names and answers.shape[1:] != (len(names),):
+        raise GluonexpError(
+            f"{len(names)} classes are named, but the network makes {answers.shape} of "
+            f"{len(answers)} inputs"
+        )
+    if steps is not None:
+        assert inputs is not None and answers is not None
+        if answers.ndim != 2 or answers.shape[1] < 2:
+            raise GluonexpError(
+                f"the network makes {answers.shape} of {len(answers)} images, so it is no "
+                "classifier of images: give input_example as what the network itself takes, "
+                "(N, C, H, W) of float32, without mean and std"
+            )
+        height, width, channels = inputs.shape[1:]
+        names = names or tuple(map(str, range(answers.shape[1])))
+        return Signature((height, width, channels), steps, names, INPUT)
+    if sides is not None:
+        return ArraySignature(tuple(sides), names, INPUT)
+    return ArraySignature(None if inputs is None else inputs.shape[1:], names, INPUT)
+
+
+def _check(folder: Path, signature: Signature | ArraySignature) -> None:
+    """Refuse what could not be loaded again."""
+    try:
+        if isinstance(signature, Signature):
+            network.read_network(folder, MODEL, INPUT, signature.shape)
+        else:
+            network.read_pair(*paths(folder, MODEL))
+    except GluonexpError as error:
+        told = str(error).replace(f"{paths(folder, MODEL)[0]}: ", "")
+        raise GluonexpError(f"the network cannot be kept: {told}") from None
+
+
+def _keep(
+    folder: Path, inputs: NDArray[Any], answers: NDArray[np.float32], classes: Sequence[str]
+) -> None:
+    """Write the example into the export's folder, with the network's answers to it."""
+    rows = answers.reshape(len(answers), -1)
+    labels = rows.argmax(axis=1)
+    samples.write(folder, ProofSamples(inputs, labels, rows, tuple(classes), split=EXAMPLE))

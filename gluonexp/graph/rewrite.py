@@ -24,7 +24,8 @@ def flattened(graph: Graph, dimensions: Sequence[Sequence[int]]) -> Graph:
     """Return the graph with a Flatten before each dense layer that flattens its input by itself.
 
     What MXNet's Module makes of such a layer after a convolution down to 1x1 fails at the second
-    call: "We can't generate TBlob for MKLDNN data".
+    call: "We can't generate TBlob for MKLDNN data". So it does, rarely, of one that works along
+    the last axis of images: a Reshape to the same shape stands before that.
 
     Parameters
     ----------
@@ -40,15 +41,18 @@ def flattened(graph: Graph, dimensions: Sequence[Sequence[int]]) -> Graph:
 
     for node in graph.nodes:
         inputs = [*map(moved, node.inputs)]
-        if node.op == "FullyConnected" and node.attrs.get("flatten", "True") in ("True", "1"):
-            data = node.inputs[0]
-            if dimensions[data.node][data.index] > 2:
-                name = f"{node.name}_flatten"
-                while name in names:
-                    name += "_"
-                names.add(name)
-                nodes.append(Node("Flatten", name, (inputs[0],)))
-                inputs[0] = Output(len(nodes) - 1)
+        data = node.inputs[0] if node.op == "FullyConnected" else None
+        size = 0 if data is None else dimensions[data.node][data.index]
+        flatten = node.attrs.get("flatten", "True") in ("True", "1")
+        if size > (2 if flatten else 3):
+            name = f"{node.name}_{'flatten' if flatten else 'reshape'}"
+            while name in names:
+                name += "_"
+            names.add(name)
+            same = {"shape": f"({', '.join('0' * size)})"}
+            op, attrs = ("Flatten", {}) if flatten else ("Reshape", same)
+            nodes.append(Node(op, name, (inputs[0],), attrs))
+            inputs[0] = Output(len(nodes) - 1)
         places.append(len(nodes))
         nodes.append(replace(node, inputs=tuple(inputs)))
     return replace(graph, nodes=tuple(nodes), heads=tuple(map(moved, graph.heads)))

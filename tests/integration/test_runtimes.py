@@ -199,6 +199,10 @@ DOWN_TO_ONE = {
     "by depth": [nn.Conv2D(8, 3, strides=2), nn.Conv2D(16, 13, groups=8), nn.BatchNorm()],
     "with dropout": [nn.Conv2D(8, 28), nn.Dropout(0.5)],
     "with PReLU": [nn.Conv2D(8, 28), nn.PReLU()],
+    "along an axis": [
+        *(nn.Conv2D(8, 28), Layer(lambda F, x: x**2)),
+        nn.Dense(6, flatten=False, prefix="along_"),
+    ],
 }
 
 

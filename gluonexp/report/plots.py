@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from gluonexp.report.drawing import BLUE, GRAY, GREEN, INK, ORANGE, PALE, RED, Drawing, short
 
 WIDTH = 10.0  # inches, of every grid of pictures
+MOST_CLASSES = 100  # that are named in a picture: more are neither legible nor soon drawn
 
 
 def sample_grid(
@@ -26,6 +27,8 @@ def sample_grid(
     title: str,
 ) -> None:
     """Draw the first few images of every class, side by side under the name of the class.
+
+    Of more than `MOST_CLASSES` classes the first are drawn, and the title says so.
 
     Parameters
     ----------
@@ -39,6 +42,9 @@ def sample_grid(
         for most, columns, each in ((5, 1, 12), (24, 2, 8), (60, 3, 6), (np.inf, 4, 6))
         if len(classes) <= most
     )
+    if len(classes) > MOST_CLASSES:
+        title += f" (the first {MOST_CLASSES} of {len(classes):,} classes are shown)"
+        classes = classes[:MOST_CLASSES]
     rows = -(-len(classes) // columns)
     gap, name_height = Drawing.MARGIN, 0.27
     width = (WIDTH - gap * (columns + 1)) / columns
@@ -88,7 +94,8 @@ def confusion_matrix(
 ) -> None:
     """Draw how often each class was taken for each other one.
 
-    Colours are shares of the true class (a row), numbers are counts where they fit.
+    Colours are shares of the true class (a row), numbers are counts where they fit. Of more than
+    `MOST_CLASSES` classes the pairs that were taken for each other most often are named below.
 
     Parameters
     ----------
@@ -96,21 +103,23 @@ def confusion_matrix(
         (N,) indices into `classes`.
     """
     truth, answer = np.asarray(labels, np.int64), np.asarray(predicted, np.int64)
+    accuracy = f"accuracy {np.mean(truth == answer):.4f} on {len(truth):,} images"
+    draw = _confusion_of_few if len(classes) <= MOST_CLASSES else _confusion_of_many
+    draw(truth, answer, classes, f"Confusion matrix: {accuracy}").save(path)
+
+
+def _confusion_of_few(
+    truth: NDArray[np.int64], answer: NDArray[np.int64], classes: Sequence[str], title: str
+) -> Drawing:
     size = len(classes)
     counts = np.bincount(truth * size + answer, minlength=size * size).reshape(size, size)
-    totals = counts.sum(axis=1, keepdims=True)
-    shares = np.divide(counts, totals, out=np.full((size, size), np.nan), where=totals > 0)
-
     cell = float(np.clip(9.0 / size, 0.12, 0.75))
     font = float(np.clip(cell * 30, 5.5, 10))
     names = [short(name, 22) for name in classes]
     margin = 0.55 + max(map(len, names)) * font * 0.0085  # inches, for the names
     side = max(cell * size, 2.4)
-    accuracy = f"accuracy {np.mean(truth == answer):.4f} on {len(truth):,} images"
-    drawing = Drawing(margin + side + 1.3, margin + side, f"Confusion matrix: {accuracy}")
-    axes = drawing.place(margin, drawing.top - side, side, side)
-    axes.set_facecolor(PALE)  # a class without samples
-    mesh = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
+    drawing = Drawing(margin + side + 1.3, margin + side, title)
+    axes, shares = _shares(drawing, counts, margin, side)
     axes.set_xticks(range(size), names, rotation=90, fontsize=font)
     axes.set_yticks(range(size), names, fontsize=font)
     axes.set_xlabel("predicted", color=GRAY)
@@ -119,24 +128,67 @@ def confusion_matrix(
     edges, ends = np.arange(size + 1) - 0.5, (-0.5, size - 0.5)
     axes.vlines(edges, *ends, colors="white", linewidth=0.6)
     axes.hlines(edges, *ends, colors="white", linewidth=0.6)
-    axes.spines[:].set_visible(False)
     digits = len(str(counts.max()))
     count_font = min(font, cell * 72 / (0.75 * digits + 0.8))
-    if count_font >= 5:
+    if count_font >= 5 and np.count_nonzero(counts) <= 2500:  # which take 2 s
         for row, column in np.argwhere(counts):
             colour = "white" if shares[row, column] > 0.35 else INK
             text = str(counts[row, column])
             axes.text(
                 column, row, text, ha="center", va="center", color=colour, fontsize=count_font
             )
-    right = drawing.place(margin + side + 0.2, drawing.top - side, 0.16, side)
+    return drawing
+
+
+def _confusion_of_many(
+    truth: NDArray[np.int64], answer: NDArray[np.int64], classes: Sequence[str], title: str
+) -> Drawing:
+    size, margin, side, row = len(classes), 0.5, 8.2, 0.23
+    pairs, times = np.unique(truth * size + answer, return_counts=True)
+    true, taken = np.divmod(pairs, size)
+    # Neighbours share a cell where there are more of them than pixels.
+    cells = min(size, 1000)
+    counts = np.zeros((cells, cells), np.int64)
+    np.add.at(counts, (true * cells // size, taken * cells // size), times)
+    wrong = np.flatnonzero(true != taken)
+    worst = wrong[np.argsort(-times[wrong], kind="stable")][:20]
+    drawing = Drawing(margin + side + 1.3, side + margin + row * (len(worst) + 1) + 0.4, title)
+    axes, _ = _shares(drawing, counts, margin, side)
+    axes.set(xticks=[], yticks=[])
+    axes.set_xlabel(f"predicted ({size:,} classes, in their order)", color=GRAY)
+    axes.set_ylabel("true", color=GRAY)
+    columns = ((margin, 3.6), (margin + 3.8, 3.6), (margin + 7.6, 1.6))
+    totals = np.bincount(truth, minlength=size)
+    rows = [("true", "most often taken for", "images")] if len(worst) else []
+    rows += [
+        (classes[true[at]], classes[taken[at]], f"{times[at]:,} of {totals[true[at]]:,}")
+        for at in worst
+    ]
+    for index, texts in enumerate(rows):
+        bottom = drawing.top - side - margin - 0.2 - row * index
+        for text, (left, room) in zip(texts, columns, strict=True):
+            drawing.write(left, bottom, text, room, 9, INK if index else GRAY, va="bottom")
+    return drawing
+
+
+def _shares(
+    drawing: Drawing, counts: NDArray[np.int64], left: float, side: float
+) -> tuple[Axes, NDArray[np.float64]]:
+    """Draw counts as shares of their rows, and the scale; return where, and the shares."""
+    totals = counts.sum(axis=1, keepdims=True)
+    shares = np.divide(counts, totals, out=np.full(counts.shape, np.nan), where=totals > 0)
+    axes = drawing.place(left, drawing.top - side, side, side)
+    axes.set_facecolor(PALE)  # a class without samples
+    axes.spines[:].set_visible(False)
+    mesh = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
+    right = drawing.place(left + side + 0.2, drawing.top - side, 0.16, side)
     bar = drawing.colorbar(mesh, cax=right)
     bar.set_ticks([0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1])
     bar.ax.set_yticklabels(["0", "1 %", "5 %", "10 %", "25 %", "50 %", "75 %", "100 %"])
     bar.ax.tick_params(length=0, labelsize=8, labelcolor=GRAY)
     bar.set_label("share of the true class", color=GRAY, fontsize=9)
     bar.outline.set_visible(False)
-    drawing.save(path)
+    return axes, shares
 
 
 def worst_mistakes(

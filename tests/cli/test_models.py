@@ -308,6 +308,8 @@ def test_an_unreadable_image_is_named_and_the_others_go_on(invoke, photos, tmp_p
         assert picture.format == "PNG"
     only = invoke("predict", "last", "photos/a/text.png", status=1)
     assert only.stdout == ""
+    large = invoke("predict", "last", photos[0], "--max-pixels", "9", status=1)
+    assert "pixels are more than 9, the most that are read; allow more with" in large.stderr
 
 
 def test_more_images_than_a_batch(invoke, photos, tmp_path):

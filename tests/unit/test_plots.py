@@ -48,7 +48,7 @@ def has(picture: NDArray[np.uint8], colour: tuple[int, int, int]) -> bool:
     return bool((picture == colour).all(axis=2).any())
 
 
-@pytest.mark.parametrize(("classes", "channels"), [(2, 1), (10, 3), (100, 3)])
+@pytest.mark.parametrize(("classes", "channels"), [(2, 1), (10, 3), (100, 3), (1000, 1)])
 def test_sample_grid(tmp_path: Path, classes: int, channels: int) -> None:
     labels = np.arange(classes * 3, dtype=np.int64) % classes
     colour = np.array([200, 30, 90][:channels], np.uint8)
@@ -122,6 +122,27 @@ def test_confusion_matrix(tmp_path: Path, classes: int) -> None:
     full = (8, 48, 107)  # the end of the scale: all of a row in one cell
     assert has(right, full)
     assert (pixels(tmp_path / "wrong.png") != right).any()
+
+
+@pytest.mark.parametrize("classes", [101, 1000, 12_000])
+def test_confusion_matrix_of_many_classes(tmp_path: Path, classes: int) -> None:
+    """Without their names, but for those that were mistaken most often."""
+    labels = np.arange(classes * 2) % classes
+    names = [f"class {index}" for index in range(classes)]
+
+    def drawn(predicted: NDArray[np.int64], names: list[str]) -> NDArray[np.uint8]:
+        plots.confusion_matrix(labels, predicted, names, tmp_path / "a.png")
+        return pixels(tmp_path / "a.png")
+
+    right = drawn(labels, names)
+    assert has(right, (8, 48, 107))  # the diagonal
+    wrong = labels.copy()
+    wrong[[3, 3 + classes]] = 7
+    named = drawn(wrong, names)
+    assert named.shape[0] > right.shape[0]
+    others = [name if index in (3, 7) else "other" for index, name in enumerate(names)]
+    assert np.array_equal(drawn(wrong, others), named)
+    assert not np.array_equal(drawn(wrong, [*names[:7], "other", *names[8:]]), named)
 
 
 def test_confusion_matrix_with_a_class_that_has_no_sample(tmp_path: Path) -> None:

@@ -24,6 +24,8 @@ ALIASES: Final = {
     "gluonexp.optim": "gluonexp.training.schedules",
     "gluonexp.predict": "gluonexp.inference.predict",
     "gluonexp.schema": "gluonexp.config.schema",
+    # Of MLflow before 2.20, and of the models that it logged.
+    "mlflow.gluon": "gluonexp.mlflow_gluon",
 }
 
 

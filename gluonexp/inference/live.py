@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 
 from gluonexp.base.errors import GluonexpError, reason
 from gluonexp.base.mx import autograd, gluon, mx, nd, sym
-from gluonexp.export import symbol
+from gluonexp.export import heads, symbol
 from gluonexp.export.foreign import INPUT, preprocessing
+from gluonexp.graph.graph import Graph
+from gluonexp.graph.symbols import block, plain, to_symbol
 from gluonexp.model_folder import extents, network, samples
 from gluonexp.model_folder.names import MODEL, paths
 from gluonexp.model_folder.network import Network
@@ -49,7 +51,8 @@ def export(
         What it is given, (N, ...); or images (N, H, W, C) uint8, for which the preprocessing of
         `mean` and `std` stands before the network: scaled to [0, 1], (N, C, H, W).
     classes
-        Names of the outputs; of images "0", "1" ... without them.
+        Names of the outputs; of images "0", "1" ... without them. A softmax or a sigmoid at the
+        end of a network of images is cut off: an export gives logits.
     mean, std
         Of values from 0 to 1, one number or one for each channel. Where they are given, an
         `example` (N, C, H, W) of float32 is of such images after these steps.
@@ -74,21 +77,28 @@ def export(
         )
     inputs: NDArray[Any] | None = None
     answers = steps = None
+    changes: list[str] = []
     if example is not None:
         images, steps = _images(example, mean, std)
         if images is not None and steps is not None:
             height, width, channels = images.shape[1:]
             inputs = images
-            answers = _answers(net, Preprocess(steps, (height, width, channels)).inputs(images))
+            prepared = Preprocess(steps, (height, width, channels)).inputs(images)
         else:
-            inputs = _as_float(example)
-            answers = _answers(net, inputs)
+            inputs = prepared = _as_float(example)
+        answers = _answers(net, prepared)
     elif mean is not None or std is not None:
         raise GluonexpError("mean and std are of images: give some of them as input_example")
     traced = _traced(net)
+    if steps is not None and answers is not None:
+        traced, answers = _logits(traced, prepared, answers, changes)
+    if answers is not None:
+        known = {name: value.shape for name, value in traced.values.items()}
+        known[INPUT] = (1, *prepared.shape[1:])
+        traced = traced._replace(symbol=to_symbol(plain(traced.symbol, known)))
+    signature = _signature(inputs, steps, answers, classes, sides, changes)
     folder.mkdir(parents=True, exist_ok=True)
     symbol.write(traced, folder)
-    signature = _signature(inputs, steps, answers, classes, sides)
     signature.write(folder)
     _check(folder, signature)
     if inputs is not None and answers is not None:
@@ -148,6 +158,9 @@ def _answers(net: gluon.HybridBlock, inputs: NDArray[np.float32]) -> NDArray[np.
             several = [_run(net, part, device) for part in _parts(inputs)]
             # The last: what goes through a batch in its order begins with the first.
             alone = _run(net, inputs[-1:], device)
+            beside = several[-1]
+            if len(inputs) == 1:
+                beside = _run(net, np.concatenate([np.zeros_like(inputs), inputs]), device)
     except StopIteration:
         raise GluonexpError(f"{type(net).__name__} has no parameters: nothing to keep") from None
     except (mx.MXNetError, RuntimeError, ValueError, TypeError, AssertionError) as error:
@@ -166,7 +179,7 @@ def _answers(net: gluon.HybridBlock, inputs: NDArray[np.float32]) -> NDArray[np.
             f"{type(net).__name__} answers input_example with numbers that are not finite"
         )
     size = np.abs(answers).max()
-    if not np.allclose(alone, answers[-1:], rtol=TOLERANCE, atol=TOLERANCE * size):
+    if not np.allclose(alone, beside[-1:], rtol=TOLERANCE, atol=TOLERANCE * size):
         raise GluonexpError(
             f"{type(net).__name__} answers an input otherwise when others are beside it: it "
             "computes across the batch, or the first axis of input_example is not that of the "
@@ -231,12 +244,33 @@ def _traced(net: gluon.HybridBlock) -> Network:
     return Network(traced, values)
 
 
+def _logits(
+    traced: Network,
+    prepared: NDArray[np.float32],
+    answers: NDArray[np.float32],
+    changes: list[str],
+) -> tuple[Network, NDArray[np.float32]]:
+    """Return a network of images without the softmax or sigmoid at its end, and its logits."""
+    graph, sigmoid = heads.logits(Graph.from_symbol(traced.symbol), changes)
+    graph = heads.flat(graph, answers.shape, changes)
+    if sigmoid and answers.shape[1] == 1:
+        graph = heads.two_classes(graph, changes)
+    if not changes:
+        return traced, answers
+    cut = to_symbol(graph)
+    values = {name: traced.values[name] for name in cut.list_inputs() if name != INPUT}
+    net = block(cut, values, INPUT)
+    made = [net(nd.array(part)).asnumpy() for part in _parts(prepared)]
+    return Network(cut, values), np.concatenate(made)
+
+
 def _signature(
     inputs: NDArray[Any] | None,
     steps: Preprocessing | None,
     answers: NDArray[np.float32] | None,
     classes: Sequence[str] | None,
     sides: Sequence[int | None] | None,
+    changes: Sequence[str],
 ) -> Signature | ArraySignature:
     names = tuple(map(str, classes or ()))
     if answers is not None and names and answers.shape[1:] != (len(names),):
@@ -254,7 +288,8 @@ def _signature(
             )
         height, width, channels = inputs.shape[1:]
         names = names or tuple(map(str, range(answers.shape[1])))
-        return Signature((height, width, channels), steps, names, INPUT)
+        adopted = {"changes": list(changes)} if changes else None
+        return Signature((height, width, channels), steps, names, INPUT, adopted)
     if sides is not None:
         return ArraySignature(tuple(sides), names, INPUT)
     return ArraySignature(None if inputs is None else inputs.shape[1:], names, INPUT)

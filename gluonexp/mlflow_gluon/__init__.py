@@ -4,7 +4,8 @@ The functions have the names and the arguments that they had there, and some tha
 got since. What is kept is an export like any other of gluonexp's: a symbol, its parameters and no
 pickle, with a certificate where an example of the input is given. ``gluonexp verify`` and
 ``mlflow models serve`` take it; so do ``gluonexp predict`` and ``evaluate`` if the network takes
-images.
+images. Models that MLflow itself logged are read as well. Where gluonexp was imported before,
+``import mlflow.gluon`` gives this module.
 """
 
 from __future__ import annotations
@@ -21,13 +22,14 @@ from gluonexp.base.errors import GluonexpError
 from gluonexp.base.mx import gluon, mx, nd
 from gluonexp.graph.symbols import block
 from gluonexp.inference import environment, flavor, live
-from gluonexp.inference.flavor import _load_pyfunc
+from gluonexp.inference.served import ServedArrays
 from gluonexp.mlflow_gluon.autologging import autolog
 from gluonexp.model_folder import network
 from gluonexp.model_folder import signature as signatures
 from gluonexp.model_folder.names import MODEL, paths
-from gluonexp.model_folder.signature import Signature
+from gluonexp.model_folder.signature import ArraySignature, Signature
 from gluonexp.tracking import references
+from gluonexp.verification import runtimes
 
 if TYPE_CHECKING:
     from mlflow.models import Model, ModelSignature
@@ -35,7 +37,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FLAVOR_NAME",
-    "_load_pyfunc",
     "autolog",
     "get_default_conda_env",
     "get_default_pip_requirements",
@@ -240,6 +241,18 @@ def load_model(
                 found = network.read_network(folder, MODEL, name, told.shape)
                 return _block(found, name, ctx)
         return _block(network.read_pair(*files), name, ctx)
+
+
+def _load_pyfunc(path: str, model_config: dict[str, Any] | None = None) -> Any:
+    """Return what `mlflow.pyfunc.load_model` asks for predictions.
+
+    Models of MLflow's former flavor name the module ``mlflow.gluon``, which is this one where
+    gluonexp was imported before.
+    """
+    if former := references.former_flavor(Path(path)):
+        takes = ArraySignature(None)
+        return ServedArrays(runtimes.of_arrays(*former, takes), takes)
+    return flavor._load_pyfunc(path, model_config)
 
 
 def _block(found: network.Network, name: str, ctx: mx.Context | None) -> gluon.SymbolBlock:

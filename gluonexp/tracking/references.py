@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Final
 
 from gluonexp.base.errors import GluonexpError
@@ -74,6 +75,8 @@ def _local(folder: Path) -> Path:
     for inside in _INSIDE:
         if (folder / inside / SIGNATURE).is_file():
             return folder / inside
+    if former := former_flavor(folder):
+        raise GluonexpError(_former(str(folder), *former))
     raise GluonexpError(_nothing(str(folder), (folder / "MLmodel").is_file()))
 
 
@@ -105,6 +108,13 @@ def fetch_export(client: MlflowClient, ref: str, dest: Path) -> Path:
         for inside in _INSIDE:
             if root.has(f"{inside}/{SIGNATURE}".strip("/")):
                 return root.fetch(inside, dest)
+    for root in roots:
+        if root.has(_FORMER[0]):
+            folder, first = root.local(""), ""
+            if folder is None:
+                folder = Path("DIR", root.uri.rpartition("/")[2])
+                first = f"`mlflow artifacts download -u {quote(root.uri)} -d DIR`, then "
+            raise GluonexpError(_former(ref, *(folder / name for name in _FORMER), first=first))
     if any(root.has("MLmodel") for root in roots):
         raise GluonexpError(_nothing(ref, foreign=True))
     if ref.startswith("models:/"):
@@ -237,6 +247,17 @@ def _run_and_path(ref: str) -> tuple[str, str]:
             "folder"
         )
     return run, path.strip("/")
+
+
+def _former(ref: str, symbol: Path, params: Path, *, first: str = "") -> str:
+    """Say how a model of MLflow's former Gluon flavor, which knows of no images, is used."""
+    files = f"--symbol {quote(str(symbol))} --params {quote(str(params))}"
+    return (
+        f"{ref}: a model of MLflow's former Gluon flavor, which does not say what images it "
+        f"takes; make an export of it: {first}`gluonexp export {files} --input CxHxW --to NEW`, "
+        "with the --mean, --std and --classes of its training; or load it as it is: "
+        "gluonexp.mlflow_gluon.load_model"
+    )
 
 
 def _nothing(ref: str, foreign: bool) -> str:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from gluonexp.base.errors import GluonexpError, reason
 from gluonexp.base.imports import installed
 from gluonexp.base.mx import installed_wheels, mx, nd, usable_cores
+from gluonexp.base.text import listed
 from gluonexp.graph.symbols import block
 from gluonexp.model_folder import extents, guard
 from gluonexp.model_folder.names import (
@@ -165,6 +166,8 @@ def of_arrays(graph: Path, file: Path, signature: ArraySignature, name: str = "m
         As for `load`.
     """
     network = read_pair(graph, file)
+    if len(found := network.symbol.list_outputs()) != 1:
+        raise GluonexpError(f"{graph} has {len(found)} outputs, not one: {listed(found)}")
     loaded: dict[int, Loaded] = {}  # by the number of sides, on which a network's layers depend
     safe: set[tuple[int, ...]] = set()
 

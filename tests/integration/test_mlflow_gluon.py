@@ -355,6 +355,24 @@ def test_without_an_example_the_network_itself_says_what_it_takes(net, tmp_path)
         verify.check(tmp_path / "model/data")
 
 
+def test_a_layer_that_is_applied_twice_is_certified(tmp_path):
+    class Twice(gluon.HybridBlock):
+        def __init__(self):
+            super().__init__()
+            with self.name_scope():
+                self.first, self.again = nn.Dense(6), nn.Dense(6)
+
+        def hybrid_forward(self, F, x):
+            return self.again(F.relu(self.again(F.relu(self.first(x)))))
+
+    net = Twice()
+    net.initialize(mx.init.Xavier())
+    mlflow_gluon.save_model(net, tmp_path / "m", input_example=ROWS)
+    served = mlflow.pyfunc.load_model(str(tmp_path / "m"))
+    for _ in range(3):
+        np.testing.assert_allclose(served.predict(ROWS), outputs(net), rtol=1e-4)
+
+
 @pytest.mark.parametrize(
     "command",
     [["predict", "MODEL", "image.png"], ["evaluate", "MODEL", "dataset=digits"]],
@@ -416,6 +434,22 @@ def test_a_network_of_images_classifies_image_files(tmp_path, example):
     # Nobody said of what class the images of the example are.
     answers = predict_samples(tmp_path / "m/data").answers
     assert [answer.true_name for answer in answers] == [None] * 4
+
+
+@pytest.mark.parametrize(("outputs_", "op"), [(3, "softmax"), (1, "sigmoid")])
+def test_probabilities_of_a_network_of_images_stay_as_they_are(tmp_path, outputs_, op):
+    net = nn.HybridSequential()
+    net.add(nn.Flatten(), nn.Dense(outputs_), nn.HybridLambda(op))
+    net.initialize(mx.init.Xavier())
+    mlflow_gluon.save_model(net, tmp_path / "m", input_example=IMAGES)
+    given = IMAGES.transpose(0, 3, 1, 2).astype(np.float32) / 255
+    expected = outputs(net, given)
+    if op == "sigmoid":
+        expected = np.hstack([1 - expected, expected])
+    found = Classifier(tmp_path / "m/data").probabilities(IMAGES)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    changes = Signature.read(tmp_path / "m/data").adopted["changes"]
+    assert "at the end is cut off: the output is logits" in changes[0]
 
 
 def test_what_a_network_of_images_takes_itself_needs_no_preprocessing(tmp_path):
@@ -494,6 +528,7 @@ def uninitialized():
             ROWS,
             "Centred answers an input otherwise when others are",
         ),
+        (lambda: ready(Centred()), ROWS[:1], "Centred answers an input otherwise when"),
         (lambda: ready(Added()), ROWS, "Added has no parameters: nothing to keep"),
         (lambda: ready(gluon.rnn.LSTM(3)), ROWS.reshape(5, 4, 3), "the first axis of input_exam"),
         (dense, {"a": ROWS}, "input_example is a dict, but the network takes one array"),
@@ -558,6 +593,91 @@ def test_a_damaged_signature_of_arrays_is_told(tmp_path, change, told):
     (tmp_path / "signature.json").write_text(json.dumps(fields))
     with pytest.raises(GluonexpError, match=rf"signature.json: damaged \({told}"):
         read(tmp_path)
+
+
+# --- models of MLflow's own, of before 2.20 ------------------------------------------------------
+
+
+@pytest.fixture
+def former(net, tmp_path):
+    """Return a folder as `mlflow.gluon.save_model` of MLflow 2.19 left it."""
+    folder = tmp_path / "old model"
+    (folder / "data").mkdir(parents=True)
+    net.hybridize()
+    net(nd.array(ROWS))
+    net.export(str(folder / "data/net"))
+    flavors = {
+        "gluon": {"code": None, "mxnet_version": "1.9.1"},
+        "python_function": {
+            "env": {"conda": "conda.yaml", "virtualenv": "python_env.yaml"},
+            "loader_module": "mlflow.gluon",
+            "python_version": "3.8.13",
+        },
+    }
+    content = {"flavors": flavors, "mlflow_version": "2.19.0"}
+    (folder / "MLmodel").write_text(yaml.safe_dump(content))
+    return folder
+
+
+def test_a_model_of_the_former_flavor_is_loaded(net, former):
+    np.testing.assert_array_equal(outputs(mlflow_gluon.load_model(former)), outputs(net))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        served = mlflow.pyfunc.load_model(str(former))
+    np.testing.assert_allclose(served.predict(ROWS), outputs(net), rtol=1e-5)
+    table = served.predict(pd.DataFrame(ROWS))
+    np.testing.assert_allclose(table.to_numpy(), outputs(net), rtol=1e-5)
+
+
+def test_a_logged_model_of_the_former_flavor_is_loaded(net, former, store):
+    run_id = store.create_run(os.environ["MLFLOW_EXPERIMENT_ID"]).info.run_id
+    store.log_artifacts(run_id, str(former), "model")
+    found = mlflow_gluon.load_model(f"runs:/{run_id}/model")
+    np.testing.assert_array_equal(outputs(found), outputs(net))
+    with pytest.raises(GluonexpError) as caught:
+        flavor.load_model(f"runs:/{run_id}/model")
+    folder = Path(store.get_run(run_id).info.artifact_uri, "model")
+    assert f"gluonexp export --symbol {folder}/data/net-symbol.json --params" in str(caught.value)
+
+
+@pytest.mark.parametrize("command", ["predict", "evaluate", "verify"])
+def test_the_command_that_adopts_a_former_model_is_offered(former, command):
+    done = CliRunner().invoke(main, [command, str(former)])
+    assert done.exit_code == 1
+    data = former / "data"
+    assert (
+        f"gluonexp export --symbol '{data}/net-symbol.json' --params '{data}/net-0000.params' "
+        "--input CxHxW --to NEW"
+    ) in done.output
+
+
+def test_a_former_model_is_kept_anew(net, former, tmp_path):
+    mlflow_gluon.save_model(mlflow_gluon.load_model(former), tmp_path / "m", input_example=ROWS)
+    np.testing.assert_allclose(
+        mlflow.pyfunc.load_model(str(tmp_path / "m")).predict(ROWS), outputs(net), rtol=1e-5
+    )
+
+
+def test_the_offered_command_makes_an_export(tmp_path):
+    net = convolutions()
+    net.hybridize()
+    net(nd.array(normalized(IMAGES)))
+    (tmp_path / "old/data").mkdir(parents=True)
+    net.export(str(tmp_path / "old/data/net"))
+    with pytest.raises(GluonexpError) as caught:
+        flavor.load_model(str(tmp_path / "old"))
+    (offered,) = re.findall("`gluonexp (.*?)`", str(caught.value))
+    words = offered.replace("CxHxW", "3x10x8").split()
+    done = CliRunner().invoke(main, [*words, "--mean", "0.5,0.4,0.3", "--std", "0.2"])
+    assert done.exit_code == 0, done.output
+    found = Classifier(tmp_path / "NEW").logits(IMAGES)
+    np.testing.assert_allclose(found, outputs(net, normalized(IMAGES)), rtol=1e-3, atol=1e-4)
+
+
+def test_the_name_that_mlflow_had_is_ours():
+    import mlflow.gluon
+
+    assert mlflow.gluon is mlflow_gluon
 
 
 # --- autolog -------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from gluonexp.config.schema import Config
 from gluonexp.data.types import Split
 from gluonexp.experiment.resume import Earlier
 from gluonexp.freeze import FreezePlan
-from gluonexp.inference.predict import folder_name
+from gluonexp.inference.predict import folder_names
 from gluonexp.report import plots
 from gluonexp.tracking import Tracker, UsedData
 from gluonexp.training import checkpoint as checkpoints
@@ -64,12 +64,12 @@ def samples(folder: Path, data: Data) -> None:
         train.images, train.labels, data.classes, target / "samples.png", title=data.title
     )
     _, held_out = data.held_out()
-    for label, name in enumerate(data.classes[:EXAMPLES]):
+    for label, folder in enumerate(folder_names(data.classes)[:EXAMPLES]):
         positions = np.flatnonzero(held_out.labels == label)
         if len(positions):
             index = int(positions[0])
             image = held_out.images[index]
-            example = _made(target / "examples" / folder_name(name)) / f"{index:05d}.png"
+            example = _made(target / "examples" / folder) / f"{index:05d}.png"
             Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(example)
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from gluonexp.base.mx import nd
 from gluonexp.base.text import listed
 from gluonexp.config.schema import Config
 from gluonexp.data.types import Source, Spec, Split
-from gluonexp.inference.predict import Classifier, batches, check_plot, folder_name
+from gluonexp.inference.predict import Classifier, batches, check_plot, class_places
 from gluonexp.report import plots
 
 
@@ -188,8 +187,7 @@ def _matched(
     """Return for each class of the data which of the model's it is."""
     if ours == theirs:
         return np.arange(len(ours))
-    # Of each name, if only one class has it, its place; the names themselves come first.
-    places = _once(map(folder_name, ours)) | _once(ours)
+    places = class_places(ours)
     unknown = [each for each in theirs if each not in places]
     if not unknown:
         return np.array([places[each] for each in theirs], np.int64)
@@ -199,13 +197,6 @@ def _matched(
         f"{listed(map(repr, unknown))} {'is' if len(unknown) == 1 else 'are'} not among the "
         f"model's {len(ours)}: {listed(map(repr, ours))}{recorded}"
     )
-
-
-def _once(names: Iterable[str]) -> dict[str, int]:
-    """Return the places of the names that occur once."""
-    names = list(names)
-    counts = Counter(names)
-    return {name: place for place, name in enumerate(names) if counts[name] == 1}
 
 
 def _check_size(wanted: tuple[int, int, int], spec: Spec, config: Config) -> None:

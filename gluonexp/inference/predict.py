@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import glob
+import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -152,7 +154,7 @@ def predict_files(
     check_plot(plot)
     found = image_files(paths)
     classifier = Classifier(folder, runtime)
-    folders = {folder_name(name): name for name in classifier.classes}
+    places = class_places(classifier.classes)
     answers: list[Prediction] = []
     unreadable: list[str] = []
     drawn: list[NDArray[np.uint8]] = []
@@ -171,7 +173,7 @@ def predict_files(
         if images:
             rows = classifier.probabilities(np.stack(images))
             for path, row in zip(read, rows, strict=True):
-                true_name = folders.get(path.resolve().parent.name)
+                true_name = _class_of(path, places, classifier.classes)
                 answers.append(Prediction(path, classifier.classes, row, true_name))
         if plot is not None and len(drawn) < DRAWN:
             drawn += images
@@ -245,9 +247,35 @@ def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     return probabilities
 
 
-def folder_name(name: str) -> str:
-    """Return the folder for examples of class `name`: one safe part of a path."""
-    return re.sub(r"[^\w .\-]", "_", name).strip(". ") or "_"
+def folder_names(classes: Sequence[str]) -> list[str]:
+    """Return a folder for examples of each class, no two the same: one safe part of a path."""
+    cleaned = [re.sub(r"[^\w .\-]", "_", name).strip(". ") or "_" for name in classes]
+    shared, names, taken = Counter(cleaned), Counter(classes), {*cleaned, *classes}
+    folders: list[str] = []
+    for name, clean in zip(classes, cleaned, strict=True):
+        folder = clean
+        if shared[clean] > 1 and (clean != name or names[name] > 1):
+            folder = next(
+                f"{clean}-{n}" for n in itertools.count(1) if f"{clean}-{n}" not in taken
+            )
+            taken.add(folder)
+        folders.append(folder)
+    return folders
+
+
+def class_places(classes: Sequence[str]) -> dict[str, int]:
+    """Return the place of each class by its name, and by the folder of its examples."""
+    by_folder = {name: place for place, name in enumerate(folder_names(classes))}
+    names = Counter(classes)
+    return by_folder | {name: i for i, name in enumerate(classes) if names[name] == 1}
+
+
+def _class_of(path: Path, places: Mapping[str, int], classes: Sequence[str]) -> str | None:
+    """Return the class whose folder a file lies in, by the folder's own name or its target's."""
+    for folder in (path.absolute().parent, path.resolve().parent):
+        if (place := places.get(folder.name)) is not None:
+            return classes[place]
+    return None
 
 
 def image_files(paths: Sequence[str | Path]) -> list[Path]:

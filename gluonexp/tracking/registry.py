@@ -191,8 +191,9 @@ def find_version(client: MlflowClient, name: str, which: str) -> ModelVersion:
             return client.get_model_version_by_alias(name, which[1:])
         if which != "latest":
             return client.get_model_version(name, which)
+        mark = '"' if "'" in name else "'"
         newest = client.search_model_versions(
-            f"name = '{name}'", max_results=1, order_by=["version_number DESC"]
+            f"name = {mark}{name}{mark}", max_results=1, order_by=["version_number DESC"]
         )
     if not newest:
         raise GluonexpError(f"{doing}: no version of it is registered")

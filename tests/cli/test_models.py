@@ -281,6 +281,23 @@ def test_files_folders_and_patterns(invoke, photos, given, found):
     assert [row["image"] for row in rows] == [f"photos/{name}" for name in found]
 
 
+def test_the_true_class_is_the_folder_whatever_its_name(trained, invoke, photos, tmp_path):
+    names = ["c++", "a&b", "rock'n'roll", "a:b", "a;b", "a_b", "[old]", "x ", "$x$", "link"]
+    copied = shutil.copytree(trained.artifacts / "export", tmp_path / "export")
+    signature = json.loads((copied / "signature.json").read_text())
+    (copied / "signature.json").write_text(json.dumps(signature | {"classes": names}))
+    for name in names[:-1]:
+        (tmp_path / "in" / name).mkdir(parents=True)
+        shutil.copy(tmp_path / photos[0], tmp_path / "in" / name / "1.png")
+    shutil.copytree(tmp_path / "in" / "$x$", tmp_path / "elsewhere")
+    (tmp_path / "in" / "link").symlink_to(tmp_path / "elsewhere")
+    files = [f"in/{name}/1.png" for name in names]
+    rows = table(invoke("predict", "export", *files, "--csv"))
+    assert [row["true"] for row in rows] == names
+    shown = invoke("predict", "export", *files, "--plot", "p.png").stdout
+    assert all(name in shown for name in names)
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [

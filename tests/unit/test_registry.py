@@ -157,6 +157,8 @@ def test_the_tags_stay_when_the_run_is_gone(store):
 
 
 def test_latest_is_the_highest_version(store):
+    store.register("rock'n'roll", 0.75)
+    assert registry.find_model(store.client, "models:/rock'n'roll/latest").address.endswith("/1")
     for value in (0.75, 0.5):
         store.register("newest", value)
     for version in range(3, 12):  # 10 is after 9

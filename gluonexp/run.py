@@ -21,9 +21,9 @@ from rich.console import Console
 
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.imports import heavy_imports
-from gluonexp.base.text import tell
+from gluonexp.base.text import plain_console, tell
 from gluonexp.config import hydra_private, keys, schema
-from gluonexp.config.overrides import as_typed, by_key, text_of
+from gluonexp.config.overrides import as_typed, by_key, text_of, typed
 
 if TYPE_CHECKING:
     from gluonexp import experiment
@@ -180,7 +180,7 @@ def _job_of_sweep(composed: DictConfig, workdir: Path, overrides: list[str]) -> 
 
     own = [word for word in overrides if not word.startswith(OF_SWEEPS)]
     with (workdir / "console.log").open("w", encoding="utf-8") as log:
-        console = Console(file=log, width=100)
+        console = plain_console(file=log, width=100)
         try:
             return _train(composed, workdir, own, console).ending
         except KeyboardInterrupt:
@@ -221,7 +221,7 @@ def _named(error: Exception) -> str:
 
 def _how_to_resume(workdir: Path) -> str:
     last = workdir / "checkpoints" / "last"
-    return f"; to continue: trainer.resume={last}" if last.exists() else ""
+    return f"; to continue: {typed('trainer.resume', str(last))}" if last.exists() else ""
 
 
 def start(command: str = "python -m gluonexp.run") -> None:

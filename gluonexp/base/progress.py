@@ -1,14 +1,16 @@
 """Progress bars for what is slow, on a terminal only."""
 
 from rich import progress
-from rich.console import Console
-from rich.progress import Progress, ProgressColumn
+from rich.progress import Progress, ProgressColumn, TextColumn
+
+from gluonexp.base.text import plain_console
 
 
 def transient_bar(*columns: str | ProgressColumn) -> Progress:
     """Return a bar on standard error that leaves nothing behind, and is silent off a terminal."""
-    console = Console(stderr=True)
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    console = plain_console(stderr=True)
+    plain = [TextColumn(one, markup=False) if isinstance(one, str) else one for one in columns]
+    return Progress(*plain, console=console, transient=True, disable=not console.is_terminal)
 
 
 def counting_bar() -> Progress:

@@ -7,10 +7,11 @@ import re
 import shlex
 import sys
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
 
 def short_keys(keys: Sequence[str]) -> list[str]:
@@ -75,10 +76,16 @@ def in_shell(*words: str) -> str:
 
 
 def _quoted(word: str) -> str:
-    plain = shlex.quote(word)
-    if "'" not in word or re.search(r'["$`\\!]', word):
-        return plain
-    return f'"{word}"'  # as people write it; shlex writes '"'"' for each of its quotes
+    """Quote a word as people do, and as `shlex` does where that is not safe."""
+    if "'" in word:
+        return shlex.quote(word) if re.search(r'["$`\\!]', word) else f'"{word}"'
+    setting = re.fullmatch(r"([\w.@/+-]+=)(.+)", word, re.DOTALL | re.ASCII)
+    return setting[1] + shlex.quote(setting[2]) if setting else shlex.quote(word)
+
+
+def store_option(uri: str | None) -> str:
+    """Return the option of a command that names the store, with a space before it, or nothing."""
+    return f" {in_shell('--tracking-uri', redact(uri))}" if uri else ""
 
 
 _NAMED = 5
@@ -91,9 +98,19 @@ def listed(names: Iterable[object]) -> str:
     return ", ".join(words[:_NAMED]) + more
 
 
-def tell(console: Console, text: str) -> None:
-    """Print a text as it is."""
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
+def plain_console(**options: Any) -> Console:
+    """Return a console that prints names as they are: ``[old]`` is no style, ``:cat:`` no picture.
+
+    `options` are those of `rich.console.Console`.
+    """
+    from rich.console import Console
+
+    return Console(markup=False, emoji=False, highlight=False, **options)
+
+
+def tell(console: Console, text: str | Text) -> None:
+    """Print a text as it is, whatever the console makes of others."""
+    console.print(text, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 def say(line: str) -> None:

@@ -19,6 +19,7 @@ from gluonexp.base import mx as door
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.files import user_cache
 from gluonexp.base.imports import installed
+from gluonexp.base.text import plain_console
 from gluonexp.data.root import data_root
 
 _Found = tuple[bool | None, str] | tuple[bool | None, str, str]  # `Check` without the name
@@ -81,7 +82,7 @@ def checks(tracking_uri: str | None = None) -> list[Check]:
 
 def render(checks: Sequence[Check], console: Console | None = None) -> None:
     """Print one line a check."""
-    console = console or Console()
+    console = console or plain_console()
     marks = {True: ("ok  ", "green"), None: ("-   ", "yellow"), False: ("FAIL", "bold red")}
     width = max(len(check.name) for check in checks)
     for check in checks:

@@ -9,10 +9,9 @@ from typing import TextIO
 
 from rich.cells import cell_len
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
-from gluonexp.base.text import listed, tell
+from gluonexp.base.text import listed, plain_console, tell
 from gluonexp.compare.machine import write_json
 from gluonexp.inference.evaluate import Evaluation
 from gluonexp.inference.predict import Prediction, Predictions
@@ -21,7 +20,7 @@ from gluonexp.verification.certificate import Certificate
 
 def predictions(answers: Sequence[Prediction], top: int) -> None:
     """Print one row an image; with more than one class of each, one row a class below its name."""
-    console = Console()
+    console = plain_console()
     if top > 1:
         _ranked(console, answers, top)
         return
@@ -34,7 +33,7 @@ def predictions(answers: Sequence[Prediction], top: int) -> None:
         table.add_column("true", overflow="fold")
     for answer in answers:
         cells = [_title(answer), answer.name, f"{answer.probability:.4f}"]
-        table.add_row(*map(escape, [*cells, *([answer.true_name or ""] if known else [])]))
+        table.add_row(*cells, *([answer.true_name or ""] if known else []))
     console.print(table)
 
 
@@ -51,7 +50,7 @@ def _ranked(console: Console, answers: Sequence[Prediction], top: int) -> None:
         table.add_column(overflow="fold", width=max(1, min(width, console.width - 16)))
         table.add_column(justify="right", no_wrap=True)
         for rank, (name, probability) in enumerate(rows, 1):
-            table.add_row(f"{rank}.", escape(name), f"{probability:.4f}")
+            table.add_row(f"{rank}.", name, f"{probability:.4f}")
         console.print(table)
 
 
@@ -88,7 +87,7 @@ def evaluation(result: Evaluation, *, others: bool) -> None:
     others
         Whether these may be other data than the model was trained on.
     """
-    console = Console()
+    console = plain_console()
     which, count = f"{result.split} split", f"{result.images:,} of {result.total:,}"
     if result.images == result.total:
         which, count = "all", f"{result.total:,}"
@@ -105,7 +104,7 @@ def evaluation(result: Evaluation, *, others: bool) -> None:
         table.add_column(heading, justify="right")
     for row in (row for row in result.classes if row.support):
         shares = (f"{share:.4f}" for share in (row.precision, row.recall, row.f1))
-        table.add_row(escape(row.name), *shares, f"{row.support:,}")
+        table.add_row(row.name, *shares, f"{row.support:,}")
     console.print(table)
     notes = list(result.notes)
     if missing := [row.name for row in result.classes if not row.support]:
@@ -130,13 +129,13 @@ def evaluation_json(result: Evaluation, out: TextIO) -> None:
 
 def certificate(proved: Certificate) -> None:
     """Print what was proved of each runtime."""
-    console = Console()
+    console = plain_console()
     head, *rows = proved.rows()
     table = Table(box=None, pad_edge=False)
     for heading in head:
         table.add_column(heading, justify="left" if heading == head[0] else "right")
     for row in rows:
-        table.add_row(*map(escape, row))
+        table.add_row(*row)
     console.print(table)
     for note in proved.notes:
         tell(console, f"  note: {note}")

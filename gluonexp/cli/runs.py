@@ -55,8 +55,7 @@ def runs(
     gluonexp runs --status failed --limit 5
     gluonexp runs --limit 1000 --csv > runs.csv
     """  # noqa: D301 (click wants the backspace itself)
-    from rich.console import Console
-
+    from gluonexp.base.text import plain_console
     from gluonexp.compare import listing, machine
     from gluonexp.tracking.read.runs import reader
 
@@ -69,7 +68,7 @@ def runs(
     elif form == "json":
         machine.listing_json(found, sys.stdout)
     elif found:
-        listing.render(Console(), store, found)
+        listing.render(plain_console(), store, found)
     else:
         click.echo("there are no such runs" if experiment or sweep or status else "no runs yet")
 
@@ -105,9 +104,8 @@ def compare(
     gluonexp compare --experiment digits --html digits.html
     gluonexp compare --sweep 3f2a91c0 --json | jq .runs[0].params
     """  # noqa: D301 (click wants the backspace itself)
-    from rich.console import Console
-
     from gluonexp import compare as comparing
+    from gluonexp.base.text import plain_console
     from gluonexp.compare import machine, terminal
     from gluonexp.tracking.read.runs import reader
 
@@ -126,4 +124,4 @@ def compare(
     elif form == "json":
         machine.comparison_json(comparison, sys.stdout)
     elif html is None:
-        terminal.render(Console(), title, comparison)
+        terminal.render(plain_console(), title, comparison)

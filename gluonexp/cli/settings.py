@@ -23,6 +23,7 @@ from gluonexp.base.aliases import current
 from gluonexp.base.errors import GluonexpError
 from gluonexp.config import recorded, schema
 from gluonexp.config.overrides import as_typed
+from gluonexp.config.overrides import typed as written
 from gluonexp.config.references import refer, references
 
 # What decides on which images a model is scored, and how.
@@ -71,7 +72,9 @@ def trained_on(recorded: Path | None) -> str | None:
     name, root = dataset.get("name"), dataset.get("root")
     if not re.fullmatch(r"[\w-]+", str(name)) or name is None:
         return None
-    return f"dataset={name}" + (f" dataset.root={root!r}" if isinstance(root, str) else "")
+    return f"dataset={name}" + (
+        f" {written('dataset.root', root)}" if isinstance(root, str) else ""
+    )
 
 
 def names_data(overrides: Sequence[str]) -> bool:

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from gluonexp import tracking
 from gluonexp.assembly import Data
+from gluonexp.base.text import plain_console, tell
 from gluonexp.config.schema import Config
 from gluonexp.data.types import Split
 from gluonexp.experiment import exporting, lr_find, record, show
@@ -88,7 +89,7 @@ def run(
         A setting, the data or the export is not right. Any exception ends the run FAILED, Ctrl-C
         and SIGTERM end it KILLED; the checkpoints stay in `workdir` then.
     """
-    console = console or Console()
+    console = console or plain_console()
     if config.trainer.lr_find.steps:
         return _find_lr(config, workdir, overrides, console)
     # 1. The network, its pretrained weights and freeze policy; the tracked run; the data.
@@ -104,7 +105,7 @@ def run(
             _evaluations(config, data),
             run.settings,
             callbacks=[
-                Unfreezing(run.frozen, say=partial(show.line, console)),
+                Unfreezing(run.frozen, say=partial(tell, console)),
                 Track(tracker, config.trainer.log_every),
                 ShowProgress(console),
                 StopOnDivergence(),
@@ -170,7 +171,7 @@ def _audit(frozen: Frozen, console: Console, tracker: Tracker) -> None:
     """Prove that nothing frozen has moved; a difference ends the run FAILED."""
     if unchanged := frozen.audit():
         sentence = f"clean: {unchanged} frozen parameters and statistics are unchanged"
-        show.line(console, f"freeze audit {sentence}")
+        tell(console, f"freeze audit {sentence}")
         tracker.log_tags({"gluonexp.freeze.audit": sentence})
 
 

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from gluonexp import tracking
 from gluonexp.base.errors import GluonexpError
+from gluonexp.base.text import tell
 from gluonexp.base.workers import Workers
 from gluonexp.data.split import spread
 from gluonexp.experiment import show
@@ -68,7 +69,7 @@ def _proved(
     left_out = [*notes, *proved.dropped]
     for note in (*left_out, *proved.notes):
         show.note(console, note)
-    show.line(console, proved.sentence())
+    tell(console, proved.sentence())
     if left_out:
         run.tracker.log_tags({"gluonexp.export.note": "; ".join(left_out)})
     run.tracker.log_tags(

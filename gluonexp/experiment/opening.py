@@ -12,6 +12,7 @@ from rich.console import Console
 from gluonexp import assembly, freeze, tracking
 from gluonexp.assembly import Components, Data, networks
 from gluonexp.base.provenance import provenance
+from gluonexp.base.text import tell
 from gluonexp.config.schema import Config
 from gluonexp.data.types import Spec
 from gluonexp.experiment import record, resume, show
@@ -159,7 +160,7 @@ def opened(
         )
         if before is not None:
             before.restore(engine, workdir)
-            show.line(console, before.sentence())
+            tell(console, before.sentence())
             record.resumed(tracker, before)
             for note in before.notes(config, components, settings, len(data.train)):
                 show.note(console, note)

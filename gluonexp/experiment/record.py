@@ -17,7 +17,7 @@ from gluonexp.assembly import Data
 from gluonexp.assembly.networks import Network, Pretrained
 from gluonexp.base.files import sha256
 from gluonexp.base.provenance import Provenance
-from gluonexp.base.text import redact
+from gluonexp.base.text import in_shell, redact
 from gluonexp.config.schema import Config
 from gluonexp.data.types import Split
 from gluonexp.experiment.resume import Earlier
@@ -64,12 +64,12 @@ def samples(folder: Path, data: Data) -> None:
         train.images, train.labels, data.classes, target / "samples.png", title=data.title
     )
     _, held_out = data.held_out()
-    for label, folder in enumerate(folder_names(data.classes)[:EXAMPLES]):
+    for label, place in enumerate(folder_names(data.classes)[:EXAMPLES]):
         positions = np.flatnonzero(held_out.labels == label)
         if len(positions):
             index = int(positions[0])
             image = held_out.images[index]
-            example = _made(target / "examples" / folder) / f"{index:05d}.png"
+            example = _made(target / "examples" / place) / f"{index:05d}.png"
             Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(example)
 
 
@@ -104,7 +104,7 @@ def tags(origin: Provenance, overrides: Sequence[str], device: str) -> dict[str,
         "git_dirty": None if origin.git_dirty is None else str(origin.git_dirty).lower(),
         "code": origin.code,
         "device": device,
-        "overrides": redact(" ".join(overrides)),
+        "overrides": redact(in_shell(*overrides)),
     }
     return {f"gluonexp.{name}": value for name, value in named.items() if value}
 

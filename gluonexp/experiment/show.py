@@ -7,12 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from gluonexp.assembly import Data
 from gluonexp.assembly.networks import Pretrained
-from gluonexp.base.text import redact
+from gluonexp.base.text import store_option, tell
+from gluonexp.config.overrides import typed
 from gluonexp.freeze import FreezePlan, FreezeRow
 from gluonexp.models.outline import STATISTICS
 from gluonexp.tracking.registry import Registered
@@ -32,11 +33,9 @@ def weights(console: Console, pretrained: Pretrained | None, plan: FreezePlan) -
             "frozen layers of the head are new, and stay random; freeze=features trains all of it"
         )
     for text in warnings:
-        line = f"[yellow]warning:[/yellow] {escape(text)}"
-        console.print(line, highlight=False, soft_wrap=True)
+        tell(console, Text.assemble(("warning:", "yellow"), f" {text}"))
     digest = f" (sha256 {pretrained.sha256[:12]})" if pretrained.sha256 else ""
-    line = f"weights: {pretrained.title}{digest}; taken: {pretrained.taken}"
-    console.print(line, highlight=False, markup=False, soft_wrap=True)
+    tell(console, f"weights: {pretrained.title}{digest}; taken: {pretrained.taken}")
 
 
 def plan(console: Console, plan: FreezePlan) -> None:
@@ -54,7 +53,7 @@ def plan(console: Console, plan: FreezePlan) -> None:
         learning = [row for row in alike if not _is_statistic(row)] or alike
         share = sum(row.flops_share for row in alike)
         table.add_row(
-            name,
+            Text(name),
             only.layer if only else f"{len(alike)} parameters",
             "x".join(map(str, only.shape)) if only else "",
             _distinct(_state(row) for row in learning),
@@ -67,7 +66,7 @@ def plan(console: Console, plan: FreezePlan) -> None:
     for row in rows:
         sizes[row.state] += row.size
     parts = [f"{size:,} {state}" for state, size in sizes.items() if size]
-    console.print(f"{len(rows)} parameters: {', '.join(parts)}", highlight=False)
+    tell(console, f"{len(rows)} parameters: {', '.join(parts)}")
     for text in plan.notes:
         note(console, text)
 
@@ -109,8 +108,8 @@ def _state(row: FreezeRow) -> str:
 def data(console: Console, data: Data) -> None:
     """Print which data, and how many of each split."""
     sizes = ", ".join(f"{len(split):,} {name}" for name, split in data.splits().items())
-    line = f"{data.title}: {sizes} images of {len(data.classes)} classes ({data.digest[:12]})"
-    console.print(line, highlight=False)
+    count, digest = len(data.classes), data.digest[:12]
+    tell(console, f"{data.title}: {sizes} images of {count} classes ({digest})")
     for text in data.notes:
         note(console, text)
 
@@ -118,17 +117,12 @@ def data(console: Console, data: Data) -> None:
 def stopped(console: Console, reason: str) -> None:
     """Say why training ended before its last epoch, if it did."""
     if reason:
-        console.print(f"stopped early: {reason}", highlight=False)
-
-
-def line(console: Console, text: str) -> None:
-    """Print a line as it is."""
-    console.print(text, highlight=False, markup=False)
+        tell(console, f"stopped early: {reason}")
 
 
 def note(console: Console, text: str) -> None:
     """Print something a reader of the run should know."""
-    console.print(f"  note: {text}", highlight=False, markup=False, soft_wrap=True)
+    tell(console, f"  note: {text}")
 
 
 def set_aside(console: Console, folder: Path | None) -> None:
@@ -137,7 +131,7 @@ def set_aside(console: Console, folder: Path | None) -> None:
         note(
             console,
             f"an unfinished run left checkpoints here; they are in {folder} now "
-            f"(trainer.resume={folder / 'last'})",
+            f"({typed('trainer.resume', str(folder / 'last'))})",
         )
 
 
@@ -155,21 +149,18 @@ def result(console: Console, metrics: Mapping[str, float], epoch: int) -> None:
 
 def suggestion(console: Console, lr: float) -> None:
     """Print the learning rate that a search suggests, and how to use it."""
-    line = f"suggestion: optim.lr={lr:.3g} instead of trainer=lr_find, in the same command"
-    console.print(line, highlight=False)
+    tell(console, f"suggestion: optim.lr={lr:.3g} instead of trainer=lr_find, in the same command")
 
 
 def registered(console: Console, version: Registered | None) -> None:
     """Say under which name the model was registered, and whether it is the champion."""
     if version is not None:
-        console.print(version.sentence, highlight=False, markup=False, soft_wrap=True)
+        tell(console, version.sentence)
 
 
 def untracked(console: Console, artifacts: Path) -> None:
     """Say where the artifacts are that no store keeps."""
-    console.print(
-        f"not tracked; the artifacts are in {artifacts}", highlight=False, soft_wrap=True
-    )
+    tell(console, f"not tracked; the artifacts are in {artifacts}")
 
 
 def tracked(
@@ -182,9 +173,8 @@ def tracked(
     exported: bool,
 ) -> None:
     """Print the run's id and status, and the commands to look at it and to use it."""
-    store = f" --tracking-uri {redact(uri)}" if uri else ""
+    store = store_option(uri)
     lines = [f"run {run_id} {status}", f"  see it:  {link or f'gluonexp ui{store}'}"]
     if exported:
         lines.append(f"  use it:  gluonexp predict {run_id[:8]}{store}")
-    for line in lines:
-        console.print(line, highlight=False, soft_wrap=True)
+    tell(console, "\n".join(lines))

@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 from gluonexp.base.errors import GluonexpError
-from gluonexp.base.text import digits, redact
+from gluonexp.base.text import digits, in_shell, redact
 from gluonexp.config.schema import Config
 from gluonexp.sweep import screen
 from gluonexp.sweep.best import IsGroup, best_yaml
@@ -103,7 +103,7 @@ def _check_same(parent: RunRecord, config: Config) -> None:
 
 def command(arguments: Sequence[str]) -> str:
     """Return what starts a sweep with these overrides, but for passwords in them."""
-    return redact(shlex.join(["python", "-m", "gluonexp.run", "-m", *arguments]))
+    return redact(in_shell("python", "-m", "gluonexp.run", "-m", *arguments))
 
 
 def give(

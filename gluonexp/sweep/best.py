@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Sequence
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
+from gluonexp.base.text import in_shell
 from gluonexp.sweep.outcomes import Outcome, Summary
 
 # Tells whether a key is a group of configuration files.
@@ -39,7 +39,7 @@ def best_yaml(overrides: Sequence[str], best: Outcome, summary: Summary, is_grou
             f"# The best of {len(summary.outcomes)} points: {best.name}{value}",
             f"# It was run {best.run_id}.",
             "# Again: python -m gluonexp.run --config-dir FOLDER_OF_THIS_FILE --config-name best",
-            f"#    or: python -m gluonexp.run {shlex.join(['hydra.mode=RUN', *overrides])}",
+            f"#    or: python -m gluonexp.run {in_shell('hydra.mode=RUN', *overrides)}",
             "defaults:",
             "  - config",
             *groups,

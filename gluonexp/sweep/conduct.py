@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from gluonexp.base.errors import GluonexpError
-from gluonexp.base.text import short_keys
+from gluonexp.base.text import plain_console, short_keys
 from gluonexp.config.overrides import by_key
 from gluonexp.sweep import answer
 from gluonexp.sweep.best import IsGroup
@@ -54,7 +54,7 @@ def conduct(plan: SweepPlan, console: Console | None = None) -> Summary:
     Points that fail raise nothing: the summary says what is missing, and the parent run is FAILED.
     Ctrl-C and SIGTERM end it KILLED, with a report of the points that have ended.
     """
-    console = console or Console()
+    console = console or plain_console()
     config = plan.source.config
     words = [*plan.arguments, *plan.source.arguments()]  # a resumed search has both
     arguments = list(by_key(words).values())

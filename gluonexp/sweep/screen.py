@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
-from gluonexp.base.text import redact, tell
+from gluonexp.base.text import redact, store_option, tell
+from gluonexp.config.overrides import typed
 from gluonexp.sweep.outcomes import Outcome
 from gluonexp.tracking.statuses import FAILED, FINISHED, KILLED, PRUNED, RUNNING
 from gluonexp.tracking.sweeps import SweepRun
@@ -71,7 +72,8 @@ class Jobs:
         if outcome.status in (FINISHED, PRUNED):
             self._print(f"{name}  {self._result(outcome)}  {outcome.seconds:.0f} s{run}")
             return
-        self._print(f"{name}  [red]{outcome.status}[/red]: {escape(outcome.error or '')}{run}")
+        told = f": {outcome.error or ''}{run}"
+        self._print(Text.assemble(f"{name}  ", (outcome.status, "red"), told))
         if log.is_file():
             tell(self._console, f"      its output: {log}")
 
@@ -81,9 +83,8 @@ class Jobs:
         pruned = "pruned, " if outcome.status == PRUNED else ""
         return f"{pruned}{self._metric} {value}{when}"
 
-    def _print(self, line: str) -> None:
-        position = escape(f"[{self._ended}/{self._total}]")
-        self._console.print(f"{position} {line}", highlight=False, soft_wrap=True)
+    def _print(self, line: str | Text) -> None:
+        tell(self._console, Text.assemble(f"[{self._ended}/{self._total}] ", line))
         self._update()
 
     def _update(self) -> None:
@@ -108,7 +109,7 @@ def farewell(
     model: str | None,
 ) -> None:
     """Say how the sweep ended, and the commands to look at it, use it and resume it."""
-    short, store = run.run_id[:8], f" --tracking-uri {redact(uri)}" if uri else ""
+    short, store = run.run_id[:8], store_option(uri)
     why = f": {problem}" if problem else ""
     lines = [f"sweep {run.run_id} {status}{why}", f"  see it:  gluonexp ui --sweep {short}{store}"]
     if (report := run.local("sweep/report.html")) is not None:
@@ -118,8 +119,8 @@ def farewell(
     if model is not None:
         lines.append(f"  model:   {model}")
     if status in (FAILED, KILLED):
-        typed = f" tracking.uri={redact(uri)}" if uri else ""
-        lines.append(f"  resume:  python -m gluonexp.run sweep.resume={short}{typed}")
+        where = f" {typed('tracking.uri', redact(uri))}" if uri else ""
+        lines.append(f"  resume:  python -m gluonexp.run sweep.resume={short}{where}")
     tell(console, "\n".join(lines))
 
 

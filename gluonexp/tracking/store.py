@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.files import draft, lock
 from gluonexp.base.imports import heavy_imports
+from gluonexp.base.text import in_shell
 from gluonexp.tracking import internals
 from gluonexp.tracking.places import experiment_folder, settle
 from gluonexp.tracking.read.records import PRUNED_TAG
@@ -354,8 +355,9 @@ def _unreachable(uri: str, error: BaseException) -> str:
 def _other_schema(uri: str) -> str:
     import mlflow
 
+    upgrade = in_shell("mlflow", "db", "upgrade", displayed(uri))
     return (
         f"{displayed(uri)} was made by another version of MLflow than {mlflow.__version__}, which "
-        f"is installed here: make a copy of it, then run `mlflow db upgrade {displayed(uri)}` (if "
+        f"is installed here: make a copy of it, then run `{upgrade}` (if "
         "the store is the newer of the two, install its MLflow instead)"
     )

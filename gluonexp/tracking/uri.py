@@ -6,6 +6,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
 from gluonexp.base.errors import GluonexpError
+from gluonexp.base.text import in_shell
 from gluonexp.tracking.internals import VIEW_KEY
 
 _SQLITE = "sqlite:///"
@@ -159,5 +160,5 @@ def _not_a_uri(uri: str) -> str:
     return (
         f"tracking.uri={uri} names a folder: MLflow no longer writes its file store. For a new "
         f"store use tracking.uri={target}; to keep the runs of an old one, first run "
-        f"`mlflow migrate-filestore --source {path} --target {target}`"
+        f"`{in_shell('mlflow', 'migrate-filestore', '--source', str(path), '--target', target)}`"
     )

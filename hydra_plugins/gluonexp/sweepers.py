@@ -157,7 +157,7 @@ def _typed(config: DictConfig, task: Sequence[str]) -> list[str]:
     A folder given by ``--config-dir`` is among them. Which sweep was resumed is not: what starts
     it again need not do so in the same parent.
     """
-    from gluonexp.config.overrides import by_key
+    from gluonexp.config.overrides import by_key, quoted
 
     words = [str(word) for word in config.hydra.overrides.hydra]
     folders = [
@@ -166,7 +166,8 @@ def _typed(config: DictConfig, task: Sequence[str]) -> list[str]:
         if source.provider == "command-line"
     ]
     if folders and not any(word.startswith("hydra.searchpath=") for word in words):
-        words.append(f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in folders)}]")
+        named = ",".join(quoted(f"file://{folder}") for folder in folders)
+        words.append(f"hydra.searchpath=[{named}]")
     known = by_key([*words, *task])
     return [word for key, word in known.items() if key not in ("hydra.mode", "sweep.resume")]
 

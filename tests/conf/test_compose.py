@@ -14,6 +14,7 @@ import hydra
 import pytest
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.version import VersionBase
 from omegaconf import OmegaConf
@@ -24,6 +25,7 @@ from gluonexp.base.errors import GluonexpError
 from gluonexp.config import hydra_private, schema
 from gluonexp.config.overrides import TEXT_ARGUMENTS, as_typed, text_of, typed
 from gluonexp.sweep.points import digest_of
+from hydra_plugins.gluonexp import sweepers
 
 CONF = Path(run.conf_dir())
 CHOICES = sorted(
@@ -290,6 +292,17 @@ def test_a_point_is_told_from_others_by_what_it_computes(compose):
         assert digest_of(compose(how)) == point
     for what in ("seed=1", "trainer.epochs=3", f"{callback}.metric=val/loss", f"{callback}=null"):
         assert digest_of(compose(what)) != point
+
+
+def test_a_folder_of_groups_is_recorded_so_that_it_is_read_again(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given = {"path": "my conf (1)", "schema": "file", "provider": "command-line"}
+    runtime = {"overrides": {"hydra": []}, "runtime": {"config_sources": [given]}}
+    words = sweepers._typed(OmegaConf.create({"hydra": runtime}), ["seed=1,2"])
+    assert as_typed(words) == words
+    searched = OverridesParser.create().parse_override(words[0])
+    assert searched.key_or_group == "hydra.searchpath"
+    assert searched.value() == [f"file://{tmp_path}/my conf (1)"]
 
 
 @pytest.fixture

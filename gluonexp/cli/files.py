@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from gluonexp.base.errors import GluonexpError
+from gluonexp.base.files import pointer
 from gluonexp.cli.opening import opened
 from gluonexp.cli.options import FOLDER, MODEL, URI, complete_models
 
@@ -215,6 +216,8 @@ def export(
 
 
 def _lines(path: Path) -> list[str]:
+    if said := pointer(path):
+        raise GluonexpError(said)
     try:
         return path.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as error:

@@ -116,7 +116,7 @@ def adopt(
         )
     if len(names) != outputs:
         raise GluonexpError(f"{symbol} has {outputs} outputs, but {len(names)} classes are named")
-    net = _called(network._replace(symbol=to_symbol(graph)), symbol, input_shape)
+    net = _called(network._replace(symbol=to_symbol(graph)), symbol, params, input_shape)
     to.parent.mkdir(parents=True, exist_ok=True)
     origin = {"symbol": symbol.name, "params": params.name, "changes": changes}
     with draft(to) as made:
@@ -309,12 +309,17 @@ def _check_shapes(
     return tuple(shape)
 
 
-def _called(network: Network, path: Path, input_shape: tuple[int, int, int]) -> gluon.SymbolBlock:
+def _called(
+    network: Network, path: Path, source: Path, input_shape: tuple[int, int, int]
+) -> gluon.SymbolBlock:
     """Return the network as a block that was called, and so can be exported."""
     try:
         net = block(network.symbol, network.values, INPUT)
         net.hybridize()
-        logits = net(nd.zeros((2, *input_shape))).asnumpy()
+        noise = np.random.default_rng(0).standard_normal((2, *input_shape), np.float32)
+        logits = net(nd.array(noise)).asnumpy()
+        if np.isnan(logits).any():
+            raise GluonexpError(f"{path} answers noise with nan: it, or {source.name}, is damaged")
         mixed = images.flaw(
             net,
             lambda: (Graph.from_symbol(network.symbol), network.values),

@@ -421,6 +421,14 @@ def test_a_network_from_elsewhere_becomes_an_export(trained, invoke, photos, tmp
     shown = invoke("export", *network, "--input", "1x8x8", "--to", "proved", *data).stdout
     assert "note: softmax0 (softmax) at the end is cut off" in shown
     assert "logits within" in shown
+    several = mx.sym.load(network[1])
+    mx.sym.Group([several, several.get_internals()[3] + 1]).save("net-symbol.json")
+    shown = invoke("export", *network, "--input", "1x8x8", "--output", "softmax0", "--to", "one")
+    assert "note: the output softmax0 alone is taken" in shown.stdout
+    assert table(invoke("predict", "one", *photos, "--csv")) == wanted
+    (tmp_path / "names.txt").write_text("version https://git-lfs.github.com/spec/v1\n")
+    given = ["--input", "1x8x8", "--classes", "names.txt", "--to", "x"]
+    assert "names.txt is a git-LFS pointer" in invoke("export", *network, *given, status=1).stderr
 
 
 def test_unnamed_classes_are_those_of_the_data(trained, invoke, tmp_path):

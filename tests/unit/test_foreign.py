@@ -563,6 +563,10 @@ def _two_inputs():
             "2 inputs, not one: data, y_label .*; y_label is a label, which only training has",
         ),
         (lambda: _body().get_internals()["relu_output"], "no classifier"),
+        (
+            lambda: sym.sqrt(_body() - 1e6),
+            r"answers noise with nan: it, or net-0007\.params, is dam",
+        ),
         (lambda: sym.Reshape(_body(), shape=(1, -1)), r"makes \(1, 8\) of two images"),
         (lambda: sym.sum(_body()), "no classifier"),
         (lambda: sym.Reshape(_body(), shape=(2, 3)), "not as many values"),
@@ -571,7 +575,7 @@ def _two_inputs():
             "needs 5 GiB of memory",
         ),
     ],
-    ids=["outputs", "inputs", "label", "map", "fixed batch", "scalar", "beyond", "memory"],
+    ids=["outputs", "inputs", "label", "map", "nan", "fixed batch", "scalar", "beyond", "memory"],
 )
 def test_what_is_no_classifier_of_images(tmp_path, symbol, said):
     pair = _saved(tmp_path / "old", _body())

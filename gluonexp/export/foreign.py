@@ -22,6 +22,7 @@ from gluonexp.graph.graph import VARIABLE, Graph, Node
 from gluonexp.graph.symbols import block, to_symbol
 from gluonexp.model_folder import extents, params
 from gluonexp.model_folder.network import Network, read_symbol
+from gluonexp.model_folder.params import check_finite
 from gluonexp.model_folder.signature import Preprocessing, Signature
 
 # The export's input has this name, whatever it had.
@@ -211,10 +212,7 @@ def _values(path: Path, changes: list[str]) -> dict[str, nd.NDArray]:
             narrowed.add(str(value.dtype))
         with np.errstate(over="ignore"):  # of a float64 that is too large
             single = value.astype(np.float32)
-        if not np.isfinite(single).all():
-            raise GluonexpError(
-                f"{path}: {name} holds values that are not finite numbers (inf or nan) as float32"
-            )
+        check_finite(path, name, single)
         values[name] = nd.array(single, dtype="float32")
     changes += [f"{dtype} parameters are float32" for dtype in sorted(narrowed)]
     return values

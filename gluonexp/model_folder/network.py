@@ -159,13 +159,14 @@ def read_params(path: Path) -> dict[str, nd.NDArray]:
     Raises
     ------
     GluonexpError
-        No such file, another kind of file, or a damaged one.
+        No such file, another kind of file, a damaged one, or one with values that are not finite.
     """
     values: dict[str, nd.NDArray] = {}
     for key, value in params.load(path).items():
         kind, _, name = key.partition(":")
         if kind not in ("arg", "aux") or not name:
             raise GluonexpError(f"{path}: {key!r} begins with neither arg: nor aux:")
+        params.check_finite(path, name, value)
         values[name] = nd.array(value, dtype=value.dtype)
     return values
 

@@ -47,6 +47,21 @@ def load(path: Path) -> dict[str, NDArray[Any]]:
         raise GluonexpError(pointer(path) or f"{path}: {error}") from None
 
 
+def check_finite(path: Path, name: str, values: NDArray[Any]) -> None:
+    """Refuse an array of a file that holds NaN or infinite values: layers such as ReLU hide them.
+
+    Raises
+    ------
+    GluonexpError
+        Naming the array.
+    """
+    if not np.isfinite(values).all():
+        raise GluonexpError(
+            f"{path}: {name} holds values that are not finite numbers (inf or nan) as "
+            f"{values.dtype}"
+        )
+
+
 class _Damaged(Exception):
     """Says what is wrong with the file."""
 

@@ -144,6 +144,9 @@ def test_parameters_of_another_network_are_told_by_name(copy):
     params(copy, lambda values: values.update({key: nd.zeros((3, 7))}))
     with pytest.raises(GluonexpError, match=r"net_dense0_weight is \(3, 7\), but \(3, 48\) in"):
         runtimes.load(copy, "module")
+    params(copy, lambda values: values[key].__setitem__(0, np.nan))
+    with pytest.raises(GluonexpError, match="net_dense0_weight holds values that are not finite"):
+        runtimes.load(copy, "module")  # ReLU would hide them
     params(copy, lambda values: values.pop(key))
     with pytest.raises(GluonexpError, match="net_dense0_weight is missing, which model-symbol"):
         runtimes.load(copy, "symbolblock")

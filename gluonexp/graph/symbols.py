@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from gluonexp.base.mx import gluon, mx, nd, sym
 from gluonexp.graph.graph import Graph
@@ -54,10 +55,19 @@ def plain(symbol: sym.Symbol, known: Mapping[str, Sequence[int]]) -> Graph:
     return uniquely_named(flattened(Graph.from_symbol(symbol), dimensions))
 
 
+@contextmanager
+def classic() -> Iterator[None]:
+    """Compute with MXNet's first kind of arrays and shapes, also after `mx.npx.set_np`."""
+    with mx.util.np_array(False), mx.util.np_shape(False):
+        yield
+
+
 def block(
     network: Graph | sym.Symbol, parameters: Mapping[str, nd.NDArray], name: str = "data"
 ) -> gluon.SymbolBlock:
     """Return the network as a Gluon block of its own, on the CPU.
+
+    After `mx.npx.set_np` it takes and gives NumPy's arrays.
 
     Parameters
     ----------
@@ -68,7 +78,11 @@ def block(
         Of its input, float32.
     """
     symbol = to_symbol(network) if isinstance(network, Graph) else network
-    made = gluon.SymbolBlock(symbol, sym.var(name, dtype="float32"))
+    entry = sym.var(name, dtype="float32")
+    if numpy := mx.util.is_np_array():
+        symbol, entry = symbol.as_np_ndarray(), entry.as_np_ndarray()
+    made = gluon.SymbolBlock(symbol, entry)
     for key, parameter in made.collect_params().items():
-        parameter._load_init(parameters[key], mx.cpu(), cast_dtype=True, dtype_source="saved")
+        value = parameters[key].as_np_ndarray() if numpy else parameters[key]
+        parameter._load_init(value, mx.cpu(), cast_dtype=True, dtype_source="saved")
     return made

@@ -28,6 +28,7 @@ import gluonexp
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.files import link_or_copy
 from gluonexp.data.images import UnreadableImageError, decode
+from gluonexp.graph.symbols import classic
 from gluonexp.inference import environment
 from gluonexp.inference.predict import Classifier
 from gluonexp.inference.served import ServedArrays, refusal
@@ -151,9 +152,10 @@ def _load_pyfunc(path: str, model_config: dict[str, Any] | None = None) -> _Serv
     """Return what `mlflow.pyfunc.load_model` and `mlflow models serve` ask for predictions."""
     runtime = (model_config or {}).get("runtime", "module")
     export = local_export(path)
-    if export is not None and isinstance(signature := read(export), ArraySignature):
-        return ServedArrays(runtimes.load(export, runtime), signature)
-    return _Served(load_model(path, runtime))
+    with classic():
+        if export is not None and isinstance(signature := read(export), ArraySignature):
+            return ServedArrays(runtimes.load(export, runtime), signature)
+        return _Served(load_model(path, runtime))
 
 
 class _Served:
@@ -200,7 +202,7 @@ class _Served:
             images = self._images(given)
         except GluonexpError as error:
             raise refusal(str(error)) from None
-        with self._turn:
+        with self._turn, classic():
             table = self._classifier.probabilities(images)
         classes = _told_apart(self._classifier.classes)
         answer: pd.DataFrame = pd.DataFrame(

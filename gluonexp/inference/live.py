@@ -10,7 +10,7 @@ import io
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from gluonexp.base.mx import autograd, gluon, mx, nd, sym
 from gluonexp.export import heads, symbol
 from gluonexp.export.foreign import INPUT, preprocessing
 from gluonexp.graph.graph import Graph
-from gluonexp.graph.symbols import block, plain, to_symbol
+from gluonexp.graph.symbols import block, classic, plain, to_symbol
 from gluonexp.model_folder import extents, network, samples
 from gluonexp.model_folder.names import MODEL, paths
 from gluonexp.model_folder.network import Network
@@ -75,34 +75,63 @@ def export(
             f"{type(net).__name__} cannot be kept: it must be a HybridBlock (for nn.Sequential "
             "write nn.HybridSequential), whose graph can be written to a file"
         )
-    inputs: NDArray[Any] | None = None
-    answers = steps = None
-    changes: list[str] = []
-    if example is not None:
-        images, steps = _images(example, mean, std)
-        if images is not None and steps is not None:
-            height, width, channels = images.shape[1:]
-            inputs = images
-            prepared = Preprocess(steps, (height, width, channels)).inputs(images)
-        else:
-            inputs = prepared = _as_float(example)
-        answers = _answers(net, prepared)
-    elif mean is not None or std is not None:
-        raise GluonexpError("mean and std are of images: give some of them as input_example")
+    with classic():
+        given = _given(example, mean, std)
+    # By the user's semantics of arrays, for which the network was written.
+    answers = None if given is None else _answers(net, given.prepared)
     traced = _traced(net)
-    if steps is not None and answers is not None:
-        traced, answers = _logits(traced, prepared, answers, changes)
-    if answers is not None:
+    with classic():
+        return _written(folder, traced, given, answers, tuple(map(str, classes or ())), sides)
+
+
+class _Given(NamedTuple):
+    """An example of the input: as it is kept, as the network gets it, and what is between."""
+
+    inputs: NDArray[Any]
+    prepared: NDArray[np.float32]
+    steps: Preprocessing | None
+
+
+def _given(
+    example: NDArray[Any] | None,
+    mean: float | Sequence[float] | None,
+    std: float | Sequence[float] | None,
+) -> _Given | None:
+    if example is None:
+        if mean is not None or std is not None:
+            raise GluonexpError("mean and std are of images: give some of them as input_example")
+        return None
+    images, steps = _images(example, mean, std)
+    if images is None or steps is None:
+        inputs = _as_float(example)
+        return _Given(inputs, inputs, None)
+    height, width, channels = images.shape[1:]
+    return _Given(images, Preprocess(steps, (height, width, channels)).inputs(images), steps)
+
+
+def _written(
+    folder: Path,
+    traced: Network,
+    given: _Given | None,
+    answers: NDArray[np.float32] | None,
+    classes: tuple[str, ...],
+    sides: Sequence[int | None] | None,
+) -> NDArray[np.float32] | None:
+    """Write the export; return the network's answers to the example, of images the logits."""
+    changes: list[str] = []
+    if given is not None and answers is not None:
+        if given.steps is not None:
+            traced, answers = _logits(traced, given.prepared, answers, changes)
         known = {name: value.shape for name, value in traced.values.items()}
-        known[INPUT] = (1, *prepared.shape[1:])
+        known[INPUT] = (1, *given.prepared.shape[1:])
         traced = traced._replace(symbol=to_symbol(plain(traced.symbol, known)))
-    signature = _signature(inputs, steps, answers, classes, sides, changes)
+    signature = _signature(given, answers, classes, sides, changes)
     folder.mkdir(parents=True, exist_ok=True)
     symbol.write(traced, folder)
     signature.write(folder)
     _check(folder, signature)
-    if inputs is not None and answers is not None:
-        _keep(folder, inputs, answers, signature.classes)
+    if given is not None and answers is not None:
+        _keep(folder, given.inputs, answers, signature.classes)
         verify.certify(folder)
     return answers
 
@@ -193,7 +222,8 @@ def _parts(inputs: NDArray[np.float32]) -> list[NDArray[np.float32]]:
 
 
 def _run(net: gluon.HybridBlock, inputs: NDArray[np.float32], device: Any) -> NDArray[np.float32]:
-    made = net(nd.array(inputs, ctx=device, dtype="float32"))
+    array = mx.np.array if mx.util.is_np_array() else nd.array
+    made = net(array(inputs, ctx=device, dtype="float32"))
     if not isinstance(made, nd.NDArray):
         raise GluonexpError(
             f"{type(net).__name__} has {len(made)} outputs, not one: wrap it in a HybridBlock "
@@ -208,7 +238,8 @@ def _traced(net: gluon.HybridBlock) -> Network:
     what = type(net).__name__
     try:
         with mx.name.NameManager(), redirect_stdout(io.StringIO()):
-            traced = net(sym.var(INPUT))
+            entry = sym.var(INPUT)
+            traced = net(entry.as_np_ndarray() if mx.util.is_np_array() else entry)
     except Exception as error:  # whatever its code does with a symbol
         raise GluonexpError(
             f"{what} cannot be written as a graph of one input: {reason(error)}"
@@ -221,7 +252,8 @@ def _traced(net: gluon.HybridBlock) -> Network:
         if name not in needed:
             continue
         try:
-            value = parameter.data(parameter.list_ctx()[0]).as_in_context(mx.cpu())
+            own = parameter.data(parameter.list_ctx()[0])
+            value = own.as_in_context(mx.cpu()).as_nd_ndarray()
         except gluon.parameter.DeferredInitializationError:
             raise GluonexpError(
                 f"{what}: the shape of {name} is not known yet: give input_example, or call the "
@@ -241,7 +273,7 @@ def _traced(net: gluon.HybridBlock) -> Network:
         raise GluonexpError(
             f"{what} has another input or values that are no parameters: {', '.join(missing)}"
         )
-    return Network(traced, values)
+    return Network(traced.as_nd_ndarray(), values)
 
 
 def _logits(
@@ -265,34 +297,31 @@ def _logits(
 
 
 def _signature(
-    inputs: NDArray[Any] | None,
-    steps: Preprocessing | None,
+    given: _Given | None,
     answers: NDArray[np.float32] | None,
-    classes: Sequence[str] | None,
+    names: tuple[str, ...],
     sides: Sequence[int | None] | None,
     changes: Sequence[str],
 ) -> Signature | ArraySignature:
-    names = tuple(map(str, classes or ()))
     if answers is not None and names and answers.shape[1:] != (len(names),):
         raise GluonexpError(
             f"{len(names)} classes are named, but the network makes {answers.shape} of "
             f"{len(answers)} inputs"
         )
-    if steps is not None:
-        assert inputs is not None and answers is not None
+    if given is not None and given.steps is not None and answers is not None:
         if answers.ndim != 2 or answers.shape[1] < 2:
             raise GluonexpError(
                 f"the network makes {answers.shape} of {len(answers)} images, so it is no "
                 "classifier of images: give input_example as what the network itself takes, "
                 "(N, C, H, W) of float32, without mean and std"
             )
-        height, width, channels = inputs.shape[1:]
+        height, width, channels = given.inputs.shape[1:]
         names = names or tuple(map(str, range(answers.shape[1])))
         adopted = {"changes": list(changes)} if changes else None
-        return Signature((height, width, channels), steps, names, INPUT, adopted)
+        return Signature((height, width, channels), given.steps, names, INPUT, adopted)
     if sides is not None:
         return ArraySignature(tuple(sides), names, INPUT)
-    return ArraySignature(None if inputs is None else inputs.shape[1:], names, INPUT)
+    return ArraySignature(None if given is None else given.inputs.shape[1:], names, INPUT)
 
 
 def _check(folder: Path, signature: Signature | ArraySignature) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gluonexp.base.errors import GluonexpError
+from gluonexp.graph.symbols import classic
 from gluonexp.model_folder.signature import ArraySignature, as_float
 from gluonexp.verification.runtimes import Runtime
 
@@ -52,7 +53,7 @@ class ServedArrays:
             (given,) = given.values()
         try:
             inputs = self._numbers(given.to_numpy() if isinstance(given, pd.DataFrame) else given)
-            with self._turn:
+            with self._turn, classic():
                 answers = self._run(inputs)
         except GluonexpError as error:
             raise refusal(str(error)) from None

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.mx import gluon, mx, nd
-from gluonexp.graph.symbols import block
+from gluonexp.graph.symbols import block, classic
 from gluonexp.inference import environment, flavor, live
 from gluonexp.inference.served import ServedArrays
 from gluonexp.mlflow_gluon.autologging import autolog
@@ -233,14 +233,22 @@ def load_model(
     """
     with tempfile.TemporaryDirectory(prefix="gluonexp-") as temporary:
         folder = references.fetch_any(str(model_uri), Path(dst_path or temporary))
-        name, files = "data", references.former_flavor(folder)
-        if files is None:
-            told = signatures.read(folder)
-            name, files = told.input, paths(folder, MODEL)
-            if isinstance(told, Signature):
-                found = network.read_network(folder, MODEL, name, told.shape)
-                return _block(found, name, ctx)
-        return _block(network.read_pair(*files), name, ctx)
+        with classic():
+            name, found = _network(folder)
+    made = block(found.symbol, found.values, name)
+    if ctx is not None:
+        made.collect_params().reset_ctx(ctx)
+    return made
+
+
+def _network(folder: Path) -> tuple[str, network.Network]:
+    """Return the name of the input, and the network of an export or of a former model."""
+    if former := references.former_flavor(folder):
+        return "data", network.read_pair(*former)
+    told = signatures.read(folder)
+    if isinstance(told, Signature):
+        return told.input, network.read_network(folder, MODEL, told.input, told.shape)
+    return told.input, network.read_pair(*paths(folder, MODEL))
 
 
 def _load_pyfunc(path: str, model_config: dict[str, Any] | None = None) -> Any:
@@ -253,13 +261,6 @@ def _load_pyfunc(path: str, model_config: dict[str, Any] | None = None) -> Any:
         takes = ArraySignature(None)
         return ServedArrays(runtimes.of_arrays(*former, takes), takes)
     return flavor._load_pyfunc(path, model_config)
-
-
-def _block(found: network.Network, name: str, ctx: mx.Context | None) -> gluon.SymbolBlock:
-    made = block(found.symbol, found.values, name)
-    if ctx is not None:
-        made.collect_params().reset_ctx(ctx)
-    return made
 
 
 def get_default_pip_requirements() -> list[str]:

@@ -373,6 +373,22 @@ def test_a_layer_that_is_applied_twice_is_certified(tmp_path):
         np.testing.assert_allclose(served.predict(ROWS), outputs(net), rtol=1e-4)
 
 
+def test_a_network_of_numpy_arrays_is_kept_and_served(tmp_path):
+    with mx.util.np_shape(True), mx.util.np_array(True):  # as mx.npx.set_np() has them
+        net = nn.HybridSequential()
+        net.add(nn.Dense(6, activation="relu"), nn.LayerNorm(), nn.Dense(3))
+        net.initialize(mx.init.Xavier())
+        mlflow_gluon.save_model(net, tmp_path / "m", input_example=mx.np.array(ROWS))
+        expected = net(mx.np.array(ROWS)).asnumpy()
+        served = mlflow.pyfunc.load_model(str(tmp_path / "m"))
+        np.testing.assert_allclose(served.predict(ROWS), expected, rtol=1e-4)
+        block = mlflow_gluon.load_model(tmp_path / "m")
+        np.testing.assert_array_equal(block(mx.np.array(ROWS)).asnumpy(), expected)
+        assert mx.util.is_np_array() and mx.util.is_np_shape()
+    served = mlflow.pyfunc.load_model(str(tmp_path / "m"))
+    np.testing.assert_allclose(served.predict(ROWS), expected, rtol=1e-4)
+
+
 @pytest.mark.parametrize(
     "command",
     [["predict", "MODEL", "image.png"], ["evaluate", "MODEL", "dataset=digits"]],

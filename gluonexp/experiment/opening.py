@@ -92,8 +92,8 @@ def opened(
         A setting or the data are not right. Whatever can be found out before data are read is
         found before a run exists, and nothing in `workdir` is removed before it does.
     """
-    job_folder.check(workdir)
     before = resume.earlier(config)
+    job_folder.check(workdir, None if before is None else before.folder)
     device = networks.device(config)
     components = assembly.components(config)
     spec = components.source.spec()
@@ -126,7 +126,7 @@ def opened(
     tags[tracking.WORKDIR] = str(workdir.resolve())  # where its checkpoints are
     if config.trainer.lr_find.steps:
         tags[tracking.KIND] = "lr_find"
-    with tracked_run(config.tracking, tags) as tracker:
+    with tracked_run(config.tracking, tags) as tracker, job_folder.listed(workdir):
         aside = job_folder.take(workdir, tracker.run_id, None if before is None else before.folder)
         show.set_aside(console, aside)
         record.config(artifacts, config, overrides, origin)

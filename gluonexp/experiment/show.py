@@ -125,14 +125,13 @@ def note(console: Console, text: str) -> None:
     tell(console, f"  note: {text}")
 
 
-def set_aside(console: Console, folder: Path | None) -> None:
-    """Say where the checkpoints went of an unfinished run that used this folder before."""
-    if folder is not None:
-        note(
-            console,
-            f"an unfinished run left checkpoints here; they are in {folder} now "
-            f"({typed('trainer.resume', str(folder / 'last'))})",
-        )
+def set_aside(console: Console, folders: Sequence[Path]) -> None:
+    """Say where went what an unfinished run had left that used this folder before."""
+    for folder in folders:
+        kind, resume = "files", ""
+        if (last := folder / "last").exists():
+            kind, resume = "checkpoints", f" ({typed('trainer.resume', str(last))})"
+        note(console, f"an unfinished run left {kind} here; they are in {folder} now{resume}")
 
 
 def result(console: Console, metrics: Mapping[str, float], epoch: int) -> None:

@@ -223,7 +223,7 @@ class Checkpoint(Callback):
             checkpoint.copy(last, folder / f"epoch-{fit.epoch:04d}")
         newest = {f"epoch-{epoch:04d}" for epoch in range(fit.epoch + 1)[-self.keep :]}
         for old in folder.glob("epoch-*"):
-            if old.name not in newest:
+            if old.name not in newest and checkpoint.is_ours(old):
                 shutil.rmtree(old)
 
     def _is_best(self, metrics: dict[str, float]) -> bool:

@@ -7,6 +7,7 @@ safetensors, and carry their sha256 in ``meta.json``, because a flipped bit in t
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -27,6 +28,8 @@ META: Final = "meta.json"
 
 # What gluonexp 0.1 wrote, in MXNet's own format and by its optimizers' positions.
 _OLD_PARAMETERS: Final = "model.params"
+_NAME: Final = re.compile(rf"best|last|epoch-\d+|{re.escape(DRAFT)}.*|\..+-previous")
+_FILES: Final = {PARAMETERS, OPTIMIZER, META, _OLD_PARAMETERS, "optimizer.params"}
 
 
 def save(folder: Path, state: State, meta: Mapping[str, Any]) -> None:
@@ -112,6 +115,29 @@ def load(folder: Path, engine: Engine, *, optimizer: bool) -> dict[str, Any]:
 def find(folder: Path) -> Path | None:
     """Return where checkpoint `folder` lies: there, aside (a save was cut off), or None."""
     return next((path for path in (folder, _aside(folder)) if (path / META).is_file()), None)
+
+
+def may_be_ours(path: Path) -> bool:
+    """Tell whether a folder has the name of a checkpoint, and no files but those of one."""
+    if not path.is_dir() or path.is_symlink() or not _NAME.fullmatch(path.name):
+        return False
+    left = path.name.startswith(DRAFT)
+    inside = [file for file in path.rglob("*") if not (left and file.is_dir())]
+    return all(file.name in _FILES and file.is_file() for file in inside)
+
+
+def is_ours(path: Path) -> bool:
+    """Tell whether all there is in the folder `path` is a checkpoint, or what a save left of one.
+
+    Such a folder may be removed; in any other there may be something of the user's.
+    """
+    if not may_be_ours(path):
+        return False
+    left = path.name.startswith(DRAFT)
+    try:
+        return left or "sha256" in json.loads((path / META).read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError, RecursionError):
+        return False
 
 
 @contextmanager

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
-from contextlib import suppress
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -30,11 +32,14 @@ class Owner:
         FINISHED, PRUNED, or RUNNING, which a run that was cut off stays.
     stopped
         Why a callback ended its training early; empty where none did.
+    artifacts
+        The files that it left in ``artifacts/``; None where that is not known.
     """
 
     run_id: str | None = None
     status: str = RUNNING
     stopped: str = ""
+    artifacts: list[str] | None = field(default=None, compare=False)
 
     @property
     def unfinished(self) -> bool:
@@ -50,7 +55,7 @@ def owner(checkpoints: Path) -> Owner:
         return Owner()
 
 
-def check(workdir: Path) -> None:
+def check(workdir: Path, resumed: Path | None) -> None:
     """Refuse a folder with something in it that no run of ours wrote: it would be removed.
 
     Raises
@@ -58,39 +63,56 @@ def check(workdir: Path) -> None:
     GluonexpError
         The message names it.
     """
-    known = {CHECKPOINTS: (_OWNER, "*/meta.json"), ARTIFACTS: ("config/resolved.yaml",)}
-    for name, ours in known.items():
-        folder = workdir / name
-        if not folder.exists() or not any(folder.iterdir()):
-            continue
-        if not any(path for pattern in ours for path in folder.glob(pattern)):
-            raise GluonexpError(
-                f"{folder} holds something that no run wrote: give the job a folder of its own"
-            )
+    checkpoints, artifacts = workdir / CHECKPOINTS, workdir / ARTIFACTS
+    foreign = [] if _holds(checkpoints, resumed) else list(_foreign(checkpoints))
+    ours = checkpoints / _OWNER, artifacts / "config" / "resolved.yaml"
+    if not any(path.is_file() for path in ours):  # no run was here
+        foreign += _files(artifacts)
+    elif (listed := owner(checkpoints).artifacts) is not None:
+        foreign += [file for file in _files(artifacts) if _relative(file, artifacts) not in listed]
+    for path in foreign:
+        folder = artifacts if path.is_relative_to(artifacts) else checkpoints
+        raise GluonexpError(
+            f"{folder} holds something that no run wrote ({_relative(path, folder)}): give the "
+            "job a folder of its own"
+        )
 
 
-def take(workdir: Path, run_id: str | None, resumed: Path | None) -> Path | None:
+def take(workdir: Path, run_id: str | None, resumed: Path | None) -> list[Path]:
     """Make the folder the job's of a run that is open now.
 
     What an earlier run left here goes, but for the checkpoints of one that can still be resumed:
-    these are set aside, unless they are what is `resumed`.
+    these are set aside, unless they are what is `resumed`. So are files of a run that died before
+    it could say which are its own.
 
     Returns
     -------
-    Path or None
+    list of Path
         Where they were put.
     """
-    folder, aside = workdir / CHECKPOINTS, None
-    if resumed is None or resumed.resolve().parent != folder.resolve():
-        before = owner(folder)
-        if before.unfinished and any(folder.glob(f"*/{checkpoint.META}")):
-            aside = _aside(workdir, before.run_id)
-            shutil.rmtree(aside, ignore_errors=True)
-            folder.replace(aside)
-        shutil.rmtree(folder, ignore_errors=True)
+    folder, aside = workdir / CHECKPOINTS, []
+    before = owner(folder)
+    if before.artifacts is None and any(_files(workdir / ARTIFACTS)):
+        aside.append(_set_aside(workdir / ARTIFACTS, before.run_id))
     shutil.rmtree(workdir / ARTIFACTS, ignore_errors=True)
+    if not _holds(folder, resumed):
+        if before.unfinished and any(folder.glob(f"*/{checkpoint.META}")):
+            aside.append(_set_aside(folder, before.run_id))
+        _remove_checkpoints(folder)
     _write(folder, Owner(run_id))
     return aside
+
+
+@contextmanager
+def listed(workdir: Path) -> Iterator[None]:
+    """Note, of a run that ends with an exception, which files it leaves in ``artifacts/``."""
+    try:
+        yield
+    except BaseException:
+        folder = workdir / CHECKPOINTS
+        with suppress(OSError):
+            _write(folder, replace(owner(folder), artifacts=_listing(workdir)))
+        raise
 
 
 def leave(workdir: Path, run_id: str | None, ending: Ending, *, keep_checkpoints: bool) -> None:
@@ -99,14 +121,14 @@ def leave(workdir: Path, run_id: str | None, ending: Ending, *, keep_checkpoints
     if run_id is not None:
         shutil.rmtree(workdir / ARTIFACTS)
         if not keep_checkpoints:
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove_checkpoints(folder)
             return
-    _write(folder, Owner(run_id, ending.status, ending.reason))
+    _write(folder, Owner(run_id, ending.status, ending.reason, _listing(workdir)))
 
 
 def of_run(workdir: Path, run_id: str) -> Path | None:
     """Return the newest checkpoint that run `run_id` left in its folder; None if there is none."""
-    for folder in (workdir / CHECKPOINTS, _aside(workdir, run_id)):
+    for folder in (workdir / CHECKPOINTS, _aside(workdir / CHECKPOINTS, run_id)):
         last = folder / "last"
         if owner(folder).run_id in (run_id, None) and checkpoint.find(last) is not None:
             return last
@@ -115,18 +137,56 @@ def of_run(workdir: Path, run_id: str) -> Path | None:
 
 def clear(workdir: Path, run_id: str) -> None:
     """Remove the checkpoints of run `run_id` from its folder, and nothing else."""
-    for folder in (workdir / CHECKPOINTS, _aside(workdir, run_id)):
-        if owner(folder).run_id != run_id:
-            continue
-        for meta in list(folder.glob(f"*/{checkpoint.META}")):
-            shutil.rmtree(meta.parent, ignore_errors=True)
-        (folder / _OWNER).unlink()
-        with suppress(OSError):  # something else is in it
-            folder.rmdir()
+    for folder in (workdir / CHECKPOINTS, _aside(workdir / CHECKPOINTS, run_id)):
+        if owner(folder).run_id == run_id:
+            _remove_checkpoints(folder)
 
 
-def _aside(workdir: Path, run_id: str | None) -> Path:
-    return workdir / f"{CHECKPOINTS}-{(run_id or 'untracked')[:8]}"
+def _holds(checkpoints: Path, resumed: Path | None) -> bool:
+    """Tell whether the checkpoint `resumed` lies among `checkpoints`, which stay then."""
+    return resumed is not None and resumed.resolve().parent == checkpoints.resolve()
+
+
+def _foreign(checkpoints: Path) -> Iterator[Path]:
+    """Yield what no run of ours put among `checkpoints`."""
+    for path in sorted(checkpoints.iterdir()) if checkpoints.is_dir() else []:
+        if not (path.name == _OWNER and path.is_file()) and not checkpoint.may_be_ours(path):
+            yield path
+
+
+def _remove_checkpoints(folder: Path) -> None:
+    """Remove our checkpoints, and their folder if nothing else is in it."""
+    for path in list(folder.iterdir()) if folder.is_dir() else []:
+        if checkpoint.is_ours(path):
+            shutil.rmtree(path, ignore_errors=True)
+    (folder / _OWNER).unlink(missing_ok=True)
+    with suppress(OSError):
+        folder.rmdir()
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if not path.is_dir() or path.is_symlink())
+
+
+def _listing(workdir: Path) -> list[str]:
+    folder = workdir / ARTIFACTS
+    return [_relative(path, folder) for path in _files(folder)]
+
+
+def _relative(path: Path, folder: Path) -> str:
+    return path.relative_to(folder).as_posix()
+
+
+def _set_aside(folder: Path, run_id: str | None) -> Path:
+    """Give a folder another name that is free, with the id of its run in it."""
+    name = _aside(folder, run_id).name
+    names = itertools.chain([name], (f"{name}-{count}" for count in itertools.count(2)))
+    aside = next(folder.with_name(name) for name in names if not folder.with_name(name).exists())
+    return folder.replace(aside)
+
+
+def _aside(folder: Path, run_id: str | None) -> Path:
+    return folder.with_name(f"{folder.name}-{run_id[:8] if run_id else 'untracked'}")
 
 
 def _write(checkpoints: Path, owner: Owner) -> None:

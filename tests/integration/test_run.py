@@ -434,10 +434,34 @@ def test_options_may_stand_between_overrides(tmp_path):
     assert "gluonexp.models.mlp.mlp" in out
 
 
-@pytest.mark.parametrize("name", ["artifacts", "checkpoints"])
-def test_a_folder_that_is_not_ours_is_left_alone(compose, tmp_path, name):
-    (tmp_path / name).mkdir()
-    (tmp_path / name / "thesis.txt").write_text("years of work")
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("artifacts/thesis.txt", "checkpoints/thesis.txt", "checkpoints/mine/meta.json"),
+        *("checkpoints/best/notes.txt", "checkpoints/last/old/meta.json"),
+    ],
+)
+def test_a_folder_that_is_not_ours_is_left_alone(compose, tmp_path, path):
+    (tmp_path / path).parent.mkdir(parents=True)
+    (tmp_path / path).write_text("years of work")
+    name = path.partition("/")[0]
     with pytest.raises(GluonexpError, match=f"{name} holds something that no run wrote"):
         experiment.run(compose(*SMALL, "tracking=none"), tmp_path)
-    assert (tmp_path / name / "thesis.txt").read_text() == "years of work"
+    assert (tmp_path / path).read_text() == "years of work"
+
+
+def test_only_what_the_run_before_wrote_gives_way(compose, tmp_path):
+    config = compose(*SMALL, "tracking=none", "export=none")
+    experiment.run(config, tmp_path)
+    written = sorted(path for path in tmp_path.rglob("*") if path.is_file())
+    for mine in ("artifacts/plots/mine.png", "checkpoints/last/notes.txt", "checkpoints/old/a"):
+        (tmp_path / mine).parent.mkdir(exist_ok=True)
+        (tmp_path / mine).write_text("mine")
+        with pytest.raises(GluonexpError, match="holds something that no run wrote"):
+            experiment.run(config, tmp_path)
+        (tmp_path / mine).unlink()
+    (tmp_path / "checkpoints/old").rmdir()
+    (tmp_path / "mine.txt").write_text("mine")
+    experiment.run(config, tmp_path)
+    again = sorted(path for path in tmp_path.rglob("*") if path.is_file())
+    assert again == sorted([*written, tmp_path / "mine.txt"])

@@ -106,14 +106,36 @@ def test_only_what_a_run_wrote_itself_is_cleared(tmp_path):
     for name in ("best", "last", "epoch-0007"):
         checkpoint.save(folder / name, _made().state(), {})
     (folder / "notes.txt").touch()
+    (folder / "mine").mkdir()
+    (folder / "mine" / "meta.json").write_text("{}")
     job_folder.clear(tmp_path, "b" * 32)
     assert job_folder.of_run(tmp_path, "a" * 32) == folder / "last"
     job_folder.clear(tmp_path, "a" * 32)
-    assert [path.name for path in folder.iterdir()] == ["notes.txt"]
+    assert sorted(path.name for path in folder.iterdir()) == ["mine", "notes.txt"]
     (folder / "notes.txt").unlink()
+    (folder / "mine" / "meta.json").unlink()
+    (folder / "mine").rmdir()
     job_folder.take(tmp_path, "a" * 32, resumed=None)
     job_folder.clear(tmp_path, "a" * 32)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_run_that_died_left_is_set_aside(tmp_path):
+    """It could not say which files are its own."""
+    for count in range(3):
+        job_folder.take(tmp_path, None, resumed=None)
+        checkpoint.save(tmp_path / "checkpoints" / "last", _made().state(), {"epoch": count})
+        (tmp_path / "artifacts").mkdir()
+        (tmp_path / "artifacts" / "a.txt").write_text(str(count))
+        job_folder.check(tmp_path, None)
+    kept = ["", "-untracked", "-untracked-2"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        f"{name}{which}" for name in ("artifacts", "checkpoints") for which in kept
+    )
+    for count, which in enumerate(("-untracked", "-untracked-2", "")):
+        assert (tmp_path / f"artifacts{which}" / "a.txt").read_text() == str(count)
+        last = tmp_path / f"checkpoints{which}" / "last"
+        assert checkpoint.read_meta(last)["epoch"] == count
 
 
 def test_meta_is_readable(tmp_path):

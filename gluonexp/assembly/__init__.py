@@ -21,7 +21,7 @@ from gluonexp.config.schema import Config
 from gluonexp.data.augment import Augment
 from gluonexp.data.digest import digest
 from gluonexp.data.split import carve
-from gluonexp.data.types import Source, Spec, Split
+from gluonexp.data.types import Samples, Source, Spec, Split
 from gluonexp.engines.mxnet import optimizers
 from gluonexp.engines.mxnet.engine import MXNetEngine
 from gluonexp.model_folder.signature import Preprocessing
@@ -104,7 +104,16 @@ def components(config: Config) -> Components:
 
 def data(config: Config, source: Source) -> Data:
     """Read every sample; carve the validation split, then what is trained on, from train."""
-    spec, samples = source.spec(), source.load()
+    try:
+        return _data(config, source.spec(), source.load())
+    except MemoryError as error:
+        raise GluonexpError(
+            f"dataset {config.dataset.name}: its images, and a copy of what is trained on, do not "
+            f"fit into memory: {error}; take smaller or fewer ones"
+        ) from None
+
+
+def _data(config: Config, spec: Spec, samples: Samples) -> Data:
     both = {"train": samples.train, "test": samples.test}
     published = {name: split for name, split in both.items() if split is not None}
     for name, split in published.items():

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 import gluonexp
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.files import link_or_copy
-from gluonexp.data.images import UnreadableImageError, decode
+from gluonexp.data.images import MAX_PIXELS, TooLargeImageError, UnreadableImageError, decode
 from gluonexp.graph.symbols import classic
 from gluonexp.inference import environment
 from gluonexp.inference.predict import Classifier
@@ -259,6 +259,10 @@ def _decoded(text: str, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
     try:
         content = base64.b64decode(text, validate=True)
         return decode(io.BytesIO(content), *shape)
+    except TooLargeImageError:
+        raise GluonexpError(
+            f"an image given in base64 has more than {MAX_PIXELS:,} pixels"
+        ) from None
     except (binascii.Error, UnreadableImageError):
         raise GluonexpError(
             "an image given as text must be a JPEG, PNG, WebP or BMP file in base64"

@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -186,6 +187,12 @@ def png(image):
     return base64.b64encode(stream.getvalue()).decode()
 
 
+# The header of a bitmap of 30,000 x 30,000 pixels.
+HUGE = base64.b64encode(
+    b"BM" + struct.pack("<4I2i2H6I", 54, 0, 54, 40, 30_000, 30_000, 1, 24, 0, 0, 0, 0, 0, 0)
+).decode()
+
+
 def test_images_may_come_in_many_forms(saved, digits):
     model = mlflow.pyfunc.load_model(str(saved))
     two = digits[:2]
@@ -228,6 +235,7 @@ WANTED = "wanted are images of shape (N, 28, 28, 1) or (N, 28, 28) and type uint
         (np.array([[["0"] * 28] * 28], dtype=object), "type <U1"),
         (np.array(["AAAA"], dtype=object), "must be a JPEG, PNG, WebP or BMP file in base64"),
         (np.array(["/etc/passwd"], dtype=object), "in base64"),
+        (np.array([HUGE], dtype=object), "given in base64 has more than 200,000,000 pixels"),
     ],
 )
 def test_what_are_no_such_images_is_told(saved, given, told):

@@ -221,6 +221,16 @@ def test_samples_must_be_what_their_spec_says(compose, images, labels, message):
         assembly.data(compose(), _Own(images, labels))
 
 
+def test_samples_that_do_not_fit_into_memory_are_told(compose):
+    class Large(_Own):
+        def load(self):
+            return np.empty((1_000_000,) * 3, np.uint8)
+
+    said = r"^dataset digits: its images, .* do not fit into memory: .*fewer ones$"
+    with pytest.raises(GluonexpError, match=said):
+        assembly.data(compose(), Large(IMAGES, LABELS))
+
+
 def test_right_samples_are_taken_and_split(compose):
     data = assembly.data(compose("dataset.val_fraction=0.34"), _Own(IMAGES, LABELS))
     assert [len(split) for split in data.splits().values()] == [6, 3]

@@ -20,7 +20,7 @@ from gluonexp.base.mx import gluon, mx
 from gluonexp.config.schema import Config
 from gluonexp.data.augment import Augment
 from gluonexp.data.digest import digest
-from gluonexp.data.split import carve
+from gluonexp.data.split import carve, thinned
 from gluonexp.data.types import Samples, Source, Spec, Split
 from gluonexp.engines.mxnet import optimizers
 from gluonexp.engines.mxnet.engine import MXNetEngine
@@ -118,8 +118,9 @@ def _data(config: Config, spec: Spec, samples: Samples) -> Data:
     published = {name: split for name, split in both.items() if split is not None}
     for name, split in published.items():
         _check_split(f"dataset {config.dataset.name}, {name} split", split, spec)
-    train, val = carve(samples.train, config.dataset.val_fraction, config.seed)
-    train, _ = carve(train, 1 - config.dataset.train_fraction, config.seed)
+    fraction = config.dataset.val_fraction
+    train, val = carve(samples.train, fraction, config.seed, "dataset.val_fraction")
+    train = thinned(train, config.dataset.train_fraction, config.seed)
     found = digest(spec.classes, published)
     return Data(spec.classes, train, val, samples.test, samples.title, samples.notes, found)
 

@@ -140,7 +140,9 @@ class ImageFolder:
                 notes.append(f"{name}/ is not used: dataset.val_fraction carves from train/")
         train = _list(train_folder, spec.classes, notes)
         if test_folder is None:
-            marks = held_out(train.labels, self.test_fraction, TEST_SEED)
+            marks = held_out(
+                train.labels, self.test_fraction, TEST_SEED, "dataset.source.test_fraction"
+            )
             train, test = train.where(~marks), train.where(marks)
         else:
             test = _list(test_folder, spec.classes, notes)

@@ -1,5 +1,7 @@
 """Take part of a split, class by class, the same part each time."""
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -7,7 +9,9 @@ from gluonexp.base.errors import GluonexpError
 from gluonexp.data.types import Split
 
 
-def held_out(labels: NDArray[np.int64], fraction: float, seed: int) -> NDArray[np.bool_]:
+def held_out(
+    labels: NDArray[np.int64], fraction: float, seed: int, key: str = "fraction"
+) -> NDArray[np.bool_]:
     """Mark the samples to hold out: `fraction` of every class, rounded, drawn by `seed`.
 
     Every class keeps at least one sample that is not held out.
@@ -20,6 +24,8 @@ def held_out(labels: NDArray[np.int64], fraction: float, seed: int) -> NDArray[n
         In [0, 1).
     seed
         In [0, 2**32). Equal seeds and labels give equal marks.
+    key
+        Of the configuration, which sets `fraction`.
 
     Returns
     -------
@@ -31,22 +37,32 @@ def held_out(labels: NDArray[np.int64], fraction: float, seed: int) -> NDArray[n
         If `fraction` is outside [0, 1), or above 0 and too small to hold out a single sample.
     """
     if not 0 <= fraction < 1:
-        raise GluonexpError(f"a fraction to hold out must be in [0, 1), got {fraction}")
+        raise GluonexpError(f"{key}={fraction}: must be in [0, 1)")
+    marks = _drawn(labels, fraction, seed)
+    if fraction > 0 and not marks.any():
+        largest = _largest_class(labels)
+        enough = f"{math.ceil(500 / largest) / 1000:g} or more, or " if largest > 1 else ""
+        raise GluonexpError(
+            f"{key}={fraction} takes none of any class, of which the largest has {largest} of the "
+            f"{len(labels)} samples: use {enough}0 to hold out nothing"
+        )
+    return marks
+
+
+def _drawn(labels: NDArray[np.int64], fraction: float, seed: int) -> NDArray[np.bool_]:
+    """Mark `fraction` of every class, rounded; all but one at most."""
     marks = np.zeros(len(labels), dtype=np.bool_)
-    if fraction == 0:
-        return marks
     # RandomState, whose stream is frozen: default_rng may split differently in a later NumPy.
     rng = np.random.RandomState(seed)
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
         count = min(int(fraction * len(members) + 0.5), len(members) - 1)
         marks[rng.permutation(members)[:count]] = True
-    if not marks.any():
-        raise GluonexpError(
-            f"holding out {fraction} of {len(labels)} samples takes none of any class: "
-            "use a larger fraction, or 0 to hold out nothing"
-        )
     return marks
+
+
+def _largest_class(labels: NDArray[np.int64]) -> int:
+    return int(np.unique(labels, return_counts=True)[1].max())
 
 
 def spread(labels: NDArray[np.int64], count: int) -> NDArray[np.intp]:
@@ -72,7 +88,9 @@ def spread(labels: NDArray[np.int64], count: int) -> NDArray[np.intp]:
     return np.sort(np.argsort(ranks, kind="stable")[:count])
 
 
-def carve(split: Split, fraction: float, seed: int) -> tuple[Split, Split | None]:
+def carve(
+    split: Split, fraction: float, seed: int, key: str = "fraction"
+) -> tuple[Split, Split | None]:
     """Carve a validation split from `split`, stratified by class.
 
     The two parts are disjoint, together they are `split`, and each keeps data-set order.
@@ -85,14 +103,45 @@ def carve(split: Split, fraction: float, seed: int) -> tuple[Split, Split | None
         Of each class, to the second part; in [0, 1). 0 gives None and `split` itself.
     seed
         Decides which samples go.
+    key
+        Of the configuration, which sets `fraction`.
 
     Raises
     ------
     GluonexpError
         As `held_out`.
     """
-    marks = held_out(split.labels, fraction, seed)
+    marks = held_out(split.labels, fraction, seed, key)
     if fraction == 0:
         return split, None
     train = Split(split.images[~marks], split.labels[~marks])
     return train, Split(split.images[marks], split.labels[marks])
+
+
+def thinned(split: Split, fraction: float, seed: int) -> Split:
+    """Return `fraction` of every class of `split`, rounded, and one sample of each at least.
+
+    Parameters
+    ----------
+    fraction
+        ``dataset.train_fraction``, in (0, 1].
+    seed
+        Decides which samples stay.
+
+    Raises
+    ------
+    GluonexpError
+        If `fraction` is below 1, and too large to leave out a single sample.
+    """
+    if fraction == 1:
+        return split
+    marks = _drawn(split.labels, 1 - fraction, seed)
+    if not marks.any():
+        largest = _largest_class(split.labels)
+        enough = f"{1 - math.ceil(500 / largest) / 1000:g} or less, or " if largest > 1 else ""
+        raise GluonexpError(
+            f"dataset.train_fraction={fraction} leaves out none of any class, of which the "
+            f"largest has {largest} of the {len(split)} training samples: use {enough}1 to train "
+            "on all"
+        )
+    return Split(split.images[~marks], split.labels[~marks])

@@ -208,6 +208,16 @@ def test_one_level_too_high_says_so(published):
         ImageFolder(str(published.parent), 4).spec()
 
 
+def test_a_test_split_of_nothing_names_the_setting(tmp_path):
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        for index in range(2):
+            Image.new("RGB", (4, 4)).save(tmp_path / name / f"{index}.png")
+    told = r"^dataset\.source\.test_fraction=0\.2 takes none .*: use 0\.25 or more, or 0"
+    with pytest.raises(GluonexpError, match=told):
+        ImageFolder(str(tmp_path), size=4, channels=3).load()
+
+
 def test_a_missing_folder_names_the_setting(tmp_path):
     with pytest.raises(GluonexpError, match=r"no folder .*nowhere.*dataset\.root"):
         ImageFolder(str(tmp_path / "nowhere"), 4).spec()

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gluonexp.base.errors import GluonexpError
-from gluonexp.data.split import carve, held_out, spread
+from gluonexp.data.split import carve, held_out, spread, thinned
 from gluonexp.data.types import Split
 
 LABELS = st.lists(st.integers(0, 4), min_size=8, max_size=200)
@@ -63,9 +63,26 @@ def test_a_fraction_out_of_range_is_refused(fraction):
         carve(numbered([0, 1]), fraction, 0)
 
 
-def test_a_fraction_too_small_for_the_data_is_refused():
-    with pytest.raises(GluonexpError, match="takes none of any class"):
-        carve(numbered([0, 0, 1, 1]), 0.1, 0)
+def test_a_fraction_too_small_for_the_data_names_its_key_and_one_that_is_not():
+    split = numbered([0, 0, 0, 1, 1])
+    told = r"^dataset\.val_fraction=0\.1 takes none .* has 3 of the 5 .*: use 0\.167 or more, or 0"
+    with pytest.raises(GluonexpError, match=told):
+        carve(split, 0.1, 0, "dataset.val_fraction")
+    assert len(carve(split, 0.167, 0)[1]) == 1
+    with pytest.raises(GluonexpError, match="has 1 of the 2 samples: use 0 to hold out nothing"):
+        carve(numbered([0, 1]), 0.5, 0)
+
+
+def test_a_fraction_that_keeps_all_names_its_key_and_one_that_does_not():
+    split = numbered([0, 0, 0, 1, 1])
+    told = r"^dataset\.train_fraction=0\.96 leaves out none .*: use 0\.833 or less, or 1 to"
+    with pytest.raises(GluonexpError, match=told):
+        thinned(split, 0.96, 0)
+    assert thinned(split, 0.833, 0).labels.tolist() == [0, 0, 1, 1]
+    assert thinned(split, 0.01, 0).labels.tolist() == [0, 1]
+    assert thinned(split, 1, 0) is split
+    with pytest.raises(GluonexpError, match="use 1 to train on all"):
+        thinned(numbered([0, 1]), 0.5, 0)
 
 
 @given(labels=st.lists(st.integers(0, 4), min_size=1, max_size=60), count=st.integers(0, 70))

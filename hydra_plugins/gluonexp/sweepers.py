@@ -18,10 +18,12 @@ from hydra.errors import CompactHydraException
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 if TYPE_CHECKING:
     from gluonexp.sweep.outcomes import Summary
     from gluonexp.sweep.points import Composer, PointSource
+    from gluonexp.sweep.search import Options
 
 
 class RecordedSweeper(Sweeper):
@@ -142,13 +144,26 @@ class OptunaSweeper(RecordedSweeper):
 
     def count(self, overrides: Sequence[Override]) -> int:
         """Return the number of trials."""
-        return int(self._options["n_trials"])
+        return self._settings().n_trials
 
     def source(self, composer: Composer, overrides: Sequence[Override]) -> PointSource:
         """Return the study, opened."""
-        from gluonexp.sweep.search import Options, Search
+        from gluonexp.sweep.search import Search
 
-        return Search(composer, overrides, Options(**self._options), self._folder)
+        return Search(composer, overrides, self._settings(), self._folder)
+
+    def _settings(self) -> Options:
+        """Return the options, each of its type."""
+        from gluonexp.sweep.search import Options
+
+        try:
+            merged = OmegaConf.merge(OmegaConf.structured(Options), self._options)
+            settings = OmegaConf.to_object(merged)
+        except OmegaConfBaseException as error:
+            sentence = str(error).partition("\n")[0]
+            raise CompactHydraException(f"hydra.sweeper.{error.key}: {sentence}") from None
+        assert isinstance(settings, Options)
+        return settings
 
 
 def _typed(config: DictConfig, task: Sequence[str]) -> list[str]:

@@ -31,13 +31,17 @@ SMALL = [
 ]
 
 
+# What a notebook hands down to what it starts; its backend is not installed here.
+OF_NOTEBOOKS = "module://matplotlib_inline.backend_inline"
+
+
 def _start(folder, *arguments, module="gluonexp.run", **more):
     not_users = ("MLFLOW_TRACKING_URI", "MATPLOTLIBRC")  # pictures have their full size
     environment = {k: v for k, v in os.environ.items() if k not in not_users}
     return subprocess.Popen(
         [sys.executable, "-m", module, *arguments],
         cwd=folder,
-        env=environment | {"COLUMNS": "120"},
+        env=environment | {"COLUMNS": "120", "MPLBACKEND": OF_NOTEBOOKS},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

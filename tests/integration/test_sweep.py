@@ -362,6 +362,9 @@ def test_a_password_is_not_recorded() -> None:
         (["objective.metric=val/los"], r"objective\.metric=val/los: choose one of"),
         (["optim.lr=interval(0.1,0.2)"], "hydra/sweeper=optuna searches intervals"),
         (["optim.lr=range(3,3)"], "nothing to run"),
+        (["+trainer.epoch=5"], r"did you mean trainer\.epochs\?"),
+        (["hydra/sweeper=optuna", "+hydra.sweeper.trials=3"], r"hydra\.sweeper\.trials: Key"),
+        (["hydra/sweeper=optuna", "hydra.sweeper.n_trials=x"], r"hydra\.sweeper\.n_trials: Value"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )

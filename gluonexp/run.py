@@ -158,6 +158,9 @@ def main(composed: DictConfig) -> "float | Ending | None":
     """
     job = HydraConfig.get()
     workdir = Path(job.runtime.output_dir)
+    # Relative paths, that of the store among them, count from where the user started, also with
+    # hydra.job.chdir=True. Hydra leaves the job's folder itself.
+    os.chdir(job.runtime.cwd)
     overrides = list(job.overrides.task)
     if not OmegaConf.is_missing(job.job, "num") and job.sweeper._target_.startswith(SWEEPERS):
         return _job_of_sweep(composed, workdir, overrides)

@@ -20,6 +20,7 @@ from hydra.errors import HydraException
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from omegaconf import DictConfig
+from PIL import Image
 from rich.console import Console
 
 from gluonexp import experiment
@@ -184,6 +185,23 @@ def test_a_failing_point_is_told_and_the_others_finish(capsys: pytest.CaptureFix
         assert run.info.status == "FAILED"
         trace = client.download_artifacts(run.info.run_id, "error/traceback.txt")
         assert "GluonexpError" in Path(trace).read_text()
+
+
+def test_paths_count_from_where_the_user_started(folder: Path) -> None:
+    """With hydra.job.chdir=True each job is begun in its own folder."""
+    for number in range(8):
+        path = folder / "photos" / f"class {number % 2}" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (9, 9), number * 30).save(path)
+    words = [word for word in TINY if not word.startswith("dataset")]
+    data = ["dataset=image_folder", "dataset.root=photos", "dataset.resize=9"]
+    more = ["hydra.job.chdir=True", "dataset.val_fraction=0.25"]
+    summary = app.sweep(*words, *data, *more, "optim.lr=0.01,0.02")
+    assert [outcome.error for outcome in summary.outcomes] == [None, None]
+    assert statuses(summary) == [FINISHED, FINISHED]
+    assert {path.name for path in folder.iterdir()} == {"mlruns", "photos"}
+    assert not list((folder / "mlruns/hydra").rglob("mlflow.db"))
+    assert Path.cwd() == folder
 
 
 def test_resuming_runs_only_what_is_missing() -> None:

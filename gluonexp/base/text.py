@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 import shlex
@@ -116,3 +117,12 @@ def tell(console: Console, text: str | Text) -> None:
 def say(line: str) -> None:
     """Print on standard error: what is no result."""
     print(line, file=sys.stderr, flush=True)
+
+
+class Warnings(logging.Handler):
+    """Says warnings on standard error, wherever that is at the time, also beside a bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Say one; not each attempt of a request that is repeated: how that ends is said."""
+        if not record.name.startswith("urllib3"):
+            say(f"{record.levelname.lower()}: {record.getMessage()}")

@@ -389,6 +389,15 @@ def test_missing_data_are_named_and_fail_the_run(told, tmp_path):
     assert "Traceback" not in err
 
 
+def test_the_user_sees_warnings_and_the_log_keeps_them(told, tmp_path):
+    (tmp_path / "mlruns" / "0").mkdir(parents=True)
+    (tmp_path / "mlruns" / "0" / "meta.yaml").touch()
+    code, err = told(*SMALL, "hydra.run.dir=job", f"tracking.run_id={'e' * 32}")  # there is none
+    assert code == 1
+    assert err.count("warning: ") == err.count("MLflow's old file store") == 1
+    assert "MLflow's old file store" in (tmp_path / "job" / "run.log").read_text()
+
+
 def test_without_tracking_the_artifacts_stay_in_the_jobs_folder(compose, tmp_path):
     config = compose(*SMALL, "export=default", "tracking=none", "dataset.val_fraction=0")
     result = experiment.run(config, tmp_path)

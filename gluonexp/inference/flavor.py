@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import LoggedModel
     from mlflow.models import Model, ModelSignature
+    from mlflow.types import Schema
 
 FLAVOR_NAME: Final = "gluonexp"
 IMAGES: Final = "images"  # the name of the input
@@ -319,6 +320,8 @@ def write(
     else:
         if example is not None:
             made = infer_signature(example, wanted.answers)
+            if signature.whole and made.inputs.is_tensor_spec():
+                made.inputs = _anything()
         said = {"input": signature.to_json()["input"]}
     if wanted.signature is not False:
         model.signature = made if wanted.signature is None else wanted.signature
@@ -346,6 +349,13 @@ def write(
     model.save(str(path / "MLmodel"))
 
 
+def _anything(name: str | None = None) -> Schema:
+    """Return MLflow's schema of an input which its server does not cast."""
+    from mlflow.types import Schema, TensorSpec
+
+    return Schema([TensorSpec(np.dtype(object), (-1,), name)])
+
+
 def _signature() -> ModelSignature:
     """Return MLflow's signature: anything in, checked here; the table out.
 
@@ -353,10 +363,10 @@ def _signature() -> ModelSignature:
     of the signature: 0.5 to 0, 300 to 44, in silence. Objects it leaves alone.
     """
     from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, DataType, Schema, TensorSpec
+    from mlflow.types import ColSpec, DataType, Schema
     from mlflow.types.schema import Map
 
-    inputs = Schema([TensorSpec(np.dtype(object), (-1,), IMAGES)])
+    inputs = _anything(IMAGES)
     outputs = Schema(
         [
             ColSpec(DataType.string, "class"),

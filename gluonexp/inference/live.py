@@ -89,7 +89,8 @@ class _Given(NamedTuple):
 
     inputs: NDArray[Any]
     prepared: NDArray[np.float32]
-    steps: Preprocessing | None
+    steps: Preprocessing | None = None
+    whole: bool = False
 
 
 def _given(
@@ -104,7 +105,7 @@ def _given(
     images, steps = _images(example, mean, std)
     if images is None or steps is None:
         inputs = _as_float(example)
-        return _Given(inputs, inputs, None)
+        return _Given(inputs, inputs, whole=example.dtype.kind in "iu")
     height, width, channels = images.shape[1:]
     return _Given(images, Preprocess(steps, (height, width, channels)).inputs(images), steps)
 
@@ -319,9 +320,10 @@ def _signature(
         names = names or tuple(map(str, range(answers.shape[1])))
         adopted = {"changes": list(changes)} if changes else None
         return Signature((height, width, channels), given.steps, names, INPUT, adopted)
-    if sides is not None:
-        return ArraySignature(tuple(sides), names, INPUT)
-    return ArraySignature(None if given is None else given.inputs.shape[1:], names, INPUT)
+    if sides is None and given is not None:
+        sides = given.inputs.shape[1:]
+    whole = given is not None and given.whole
+    return ArraySignature(None if sides is None else tuple(sides), names, INPUT, whole)
 
 
 def _check(folder: Path, signature: Signature | ArraySignature) -> None:

@@ -204,6 +204,7 @@ def predict_samples(
     count = len(classifier.classes)
     if (
         held.images.shape[1:] != classifier.shape
+        or held.images.dtype != np.uint8
         or held.classes != classifier.classes
         or not ((held.labels >= 0) & (held.labels < count)).all()
     ):

@@ -73,6 +73,8 @@ class ServedArrays:
         if array.dtype.kind not in "fiub" or not self._signature.fits(array.shape):
             came = f"these are of shape {array.shape} and type {array.dtype}"
             raise GluonexpError(f"{self._wanted()}; {came}")
+        if self._signature.whole and (array != np.floor(array)).any():
+            raise GluonexpError(f"{self._wanted()}; among these is {array[array % 1 != 0][0]}")
         return as_float(array)
 
     def _wanted(self) -> str:

@@ -246,9 +246,11 @@ def _network(folder: Path) -> tuple[str, network.Network]:
     if former := references.former_flavor(folder):
         return "data", network.read_pair(*former)
     told = signatures.read(folder)
-    if isinstance(told, Signature):
-        return told.input, network.read_network(folder, MODEL, told.input, told.shape)
-    return told.input, network.read_pair(*paths(folder, MODEL))
+    sides = told.shape[1:] if isinstance(told, Signature) else told.shape
+    known = [side for side in sides or () if side is not None]
+    if sides is None or len(known) < len(sides):  # there is nothing to look at it with
+        return told.input, network.read_pair(*paths(folder, MODEL))
+    return told.input, network.read_network(folder, MODEL, told.input, (1, *known))
 
 
 def _load_pyfunc(path: str, model_config: dict[str, Any] | None = None) -> Any:

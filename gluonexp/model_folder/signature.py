@@ -149,19 +149,24 @@ class ArraySignature:
         Names of the outputs of each input, if they have names.
     input
         The name of the network's input.
+    whole
+        Whether only whole numbers mean something, such as those of words. They are given to the
+        network in float32 all the same.
     """
 
     shape: tuple[int | None, ...] | None
     classes: tuple[str, ...] = ()
     input: str = "data"
+    whole: bool = False
 
     @property
     def takes(self) -> str:
         """What it takes, in words."""
+        kind = "whole numbers" if self.whole else "float32"
         if self.shape is None:
-            return "arrays (N, ...) of float32"
+            return f"arrays (N, ...) of {kind}"
         sides = ["N", *("any" if side is None else side for side in self.shape)]
-        return f"arrays ({', '.join(map(str, sides))}{',' * (len(sides) == 1)}) of float32"
+        return f"arrays ({', '.join(map(str, sides))}{',' * (len(sides) == 1)}) of {kind}"
 
     def fits(self, shape: tuple[int, ...]) -> bool:
         """Whether an array of this shape holds inputs, at least one."""
@@ -176,11 +181,8 @@ class ArraySignature:
     def to_json(self) -> dict[str, Any]:
         """Return what the file holds."""
         shape = None if self.shape is None else [None, *self.shape]
-        return {
-            "format": _ARRAYS,
-            "input": {"name": self.input, "shape": shape, "dtype": "float32"},
-            "classes": list(self.classes),
-        }
+        entry = {"name": self.input, "shape": shape, "dtype": "float32", "whole": self.whole}
+        return {"format": _ARRAYS, "input": entry, "classes": list(self.classes)}
 
     def write(self, folder: Path) -> None:
         """Write ``signature.json`` into `folder`."""
@@ -203,6 +205,7 @@ class ArraySignature:
             shape=None if shape is None else tuple(shape[1:]),
             classes=tuple(fields["classes"]),
             input=fields["input"]["name"],
+            whole=fields["input"]["whole"],
         )
 
 
@@ -261,6 +264,8 @@ def _wrong_array(fields: Any) -> str | None:
                 return "a size is not a positive number"
             if math.prod(known) > LARGEST_IMAGE:
                 return "its input is too large: refused"
+        if type(entry["whole"]) is not bool:
+            return "input.whole is neither true nor false"
         if entry["dtype"] != "float32":
             return f"input.dtype is {entry['dtype']!r}, not 'float32'"
         return _wrong_names(names)

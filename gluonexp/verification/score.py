@@ -140,7 +140,7 @@ def _preparing(
                 f"{signature.takes}"
             )
         return lambda arrays: arrays
-    if images.shape[1:] != signature.image:
+    if images.shape[1:] != signature.image or images.dtype != np.uint8:
         raise GluonexpError(
             f"{folder / SAMPLES}: its images are {images.shape[1:]}, but {signature.image} in "
             f"{SIGNATURE}"

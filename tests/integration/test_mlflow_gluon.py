@@ -77,11 +77,11 @@ def test_a_saved_network_is_loaded_as_a_block_and_as_pyfunc(net, tmp_path):
     expected = outputs(net)
     block = mlflow_gluon.load_model(tmp_path / "model", mx.cpu())
     np.testing.assert_array_equal(outputs(block), expected)
-    served = mlflow.pyfunc.load_model(str(tmp_path / "model"))
-    table = served.predict(pd.DataFrame(ROWS, index=list("abcde")))
+    loaded = mlflow.pyfunc.load_model(str(tmp_path / "model"))
+    table = loaded.predict(pd.DataFrame(ROWS, index=list("abcde")))
     assert list(table.index) == list("abcde")
     np.testing.assert_allclose(table.to_numpy(), expected, rtol=1e-5)
-    np.testing.assert_allclose(served.predict(ROWS.astype(float)), expected, rtol=1e-5)
+    np.testing.assert_allclose(loaded.predict(ROWS.astype(float)), expected, rtol=1e-5)
     assert Model.load(str(tmp_path / "model")).signature is None
 
 
@@ -264,7 +264,7 @@ def sequences(tmp_path_factory):
 
 def test_a_network_of_sequences_is_certified_on_its_example(sequences):
     _, folder, words = sequences
-    assert read(folder / "data") == ArraySignature((None,))
+    assert read(folder / "data") == ArraySignature((None,), whole=True)
     proved = certificate.read(folder / "data")
     assert [each.runtime for each in proved.agreements] == ["module", "symbolblock"]
     assert proved.sentence().startswith(
@@ -277,12 +277,36 @@ def test_a_network_of_sequences_is_certified_on_its_example(sequences):
 
 def test_a_network_of_sequences_serves_those_of_other_lengths(sequences):
     net, folder, _ = sequences
-    served = mlflow.pyfunc.load_model(str(folder))
+    loaded = mlflow.pyfunc.load_model(str(folder))
     for length in (2, 9, 7):
         words = RNG.integers(0, 20, (70, length))
-        answers = served.predict(words)
+        answers = loaded.predict(words)
         assert answers.shape == (70, length, 4)
         np.testing.assert_allclose(answers, outputs(net, words), rtol=1e-4, atol=1e-6)
+
+
+def served(model, body):
+    """Return what MLflow's server answers, as a Python object."""
+    schema = model.metadata.get_input_schema()
+    told = scoring_server.invocations(json.dumps(body), "application/json", model, schema)
+    assert told.status == 200, told.response
+    return json.loads(told.response)["predictions"]
+
+
+def test_word_numbers_are_not_rounded_by_the_server(tmp_path):
+    net = nn.HybridSequential()
+    net.add(nn.Embedding(10, 4), nn.Dense(3))
+    net.initialize(mx.init.Xavier())
+    words = RNG.integers(0, 10, (4, 5))
+    mlflow_gluon.save_model(net, tmp_path / "m", input_example=words)
+    model = mlflow.pyfunc.load_model(str(tmp_path / "m"))
+    np.testing.assert_allclose(
+        served(model, {"inputs": words.tolist()}), outputs(net, words), rtol=1e-5
+    )
+    told = r"arrays \(N, 5\) of whole numbers; among these is 1\.7"
+    with pytest.raises(MlflowException, match=told):
+        served(model, {"inputs": [[0, 1.7, 2, 3, 4]]})
+    assert model.metadata.signature.inputs.inputs[0].type == np.dtype(object)
 
 
 @pytest.fixture(scope="module")
@@ -303,21 +327,13 @@ def test_the_network_that_is_kept_stays_as_it_is(vectors):
 def test_the_server_answers_for_vectors(vectors):
     net, folder = vectors
     model = mlflow.pyfunc.load_model(str(folder))
-    schema = model.metadata.get_input_schema()
-
-    def reply(body):
-        return scoring_server.invocations(json.dumps(body), "application/json", model, schema)
-
     table = pd.DataFrame(ROWS).to_dict("split")
     del table["index"]
     for body in ({"inputs": ROWS.tolist()}, {"dataframe_split": table}):
         for _ in range(3):
-            told = reply(body)
-            assert told.status == 200, told.response
-            answers = json.loads(told.response)["predictions"]
-            np.testing.assert_allclose(answers, outputs(net), rtol=1e-5)
+            np.testing.assert_allclose(served(model, body), outputs(net), rtol=1e-5)
     with pytest.raises(MlflowException, match="shape"):
-        reply({"inputs": [[1.0, 2.0]]})
+        served(model, {"inputs": [[1.0, 2.0]]})
 
 
 def test_outputs_with_names_are_the_columns_of_a_table(vectors):
@@ -368,9 +384,9 @@ def test_a_layer_that_is_applied_twice_is_certified(tmp_path):
     net = Twice()
     net.initialize(mx.init.Xavier())
     mlflow_gluon.save_model(net, tmp_path / "m", input_example=ROWS)
-    served = mlflow.pyfunc.load_model(str(tmp_path / "m"))
+    loaded = mlflow.pyfunc.load_model(str(tmp_path / "m"))
     for _ in range(3):
-        np.testing.assert_allclose(served.predict(ROWS), outputs(net), rtol=1e-4)
+        np.testing.assert_allclose(loaded.predict(ROWS), outputs(net), rtol=1e-4)
 
 
 def test_a_network_of_numpy_arrays_is_kept_and_served(tmp_path):
@@ -380,13 +396,13 @@ def test_a_network_of_numpy_arrays_is_kept_and_served(tmp_path):
         net.initialize(mx.init.Xavier())
         mlflow_gluon.save_model(net, tmp_path / "m", input_example=mx.np.array(ROWS))
         expected = net(mx.np.array(ROWS)).asnumpy()
-        served = mlflow.pyfunc.load_model(str(tmp_path / "m"))
-        np.testing.assert_allclose(served.predict(ROWS), expected, rtol=1e-4)
+        loaded = mlflow.pyfunc.load_model(str(tmp_path / "m"))
+        np.testing.assert_allclose(loaded.predict(ROWS), expected, rtol=1e-4)
         block = mlflow_gluon.load_model(tmp_path / "m")
         np.testing.assert_array_equal(block(mx.np.array(ROWS)).asnumpy(), expected)
         assert mx.util.is_np_array() and mx.util.is_np_shape()
-    served = mlflow.pyfunc.load_model(str(tmp_path / "m"))
-    np.testing.assert_allclose(served.predict(ROWS), expected, rtol=1e-4)
+    loaded = mlflow.pyfunc.load_model(str(tmp_path / "m"))
+    np.testing.assert_allclose(loaded.predict(ROWS), expected, rtol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -439,8 +455,8 @@ def test_a_network_of_images_classifies_image_files(tmp_path, example):
     np.testing.assert_allclose(found.logits(IMAGES), expected, rtol=1e-4, atol=1e-5)
     assert certificate.read(tmp_path / "m/data").images == 4
     assert flavor.load_model(str(tmp_path / "m")).shape == (10, 8, 3)
-    served = mlflow.pyfunc.load_model(str(tmp_path / "m")).predict(IMAGES)
-    assert list(served["class"]) == ["xyz"[index] for index in expected.argmax(axis=1)]
+    answers = mlflow.pyfunc.load_model(str(tmp_path / "m")).predict(IMAGES)
+    assert list(answers["class"]) == ["xyz"[index] for index in expected.argmax(axis=1)]
     block = mlflow_gluon.load_model(tmp_path / "m")
     np.testing.assert_allclose(outputs(block, normalized(IMAGES)), expected, rtol=1e-4, atol=1e-5)
     Image.fromarray(IMAGES[0]).save(tmp_path / "image.png")
@@ -598,6 +614,7 @@ def test_a_network_of_images_with_one_output_is_no_classifier(tmp_path):
         (lambda s: s["input"].update(shape=7), "TypeError"),
         (lambda s: s["input"].update(shape=[]), "ValueError"),
         (lambda s: s["input"].update(dtype="int64"), "input.dtype is 'int64', not 'float32'"),
+        (lambda s: s["input"].update(whole=1), "input.whole is neither true nor false"),
         (lambda s: s.update(classes=["a\x1b"]), "a name holds characters that command a terminal"),
         (lambda s: s.pop("classes"), "KeyError"),
     ],
@@ -639,9 +656,9 @@ def test_a_model_of_the_former_flavor_is_loaded(net, former):
     np.testing.assert_array_equal(outputs(mlflow_gluon.load_model(former)), outputs(net))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        served = mlflow.pyfunc.load_model(str(former))
-    np.testing.assert_allclose(served.predict(ROWS), outputs(net), rtol=1e-5)
-    table = served.predict(pd.DataFrame(ROWS))
+        loaded = mlflow.pyfunc.load_model(str(former))
+    np.testing.assert_allclose(loaded.predict(ROWS), outputs(net), rtol=1e-5)
+    table = loaded.predict(pd.DataFrame(ROWS))
     np.testing.assert_allclose(table.to_numpy(), outputs(net), rtol=1e-5)
 
 

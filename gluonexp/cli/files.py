@@ -7,9 +7,11 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.files import pointer
+from gluonexp.base.text import listed
 from gluonexp.cli.opening import opened
 from gluonexp.cli.options import FOLDER, MODEL, URI, complete_models
 
@@ -163,6 +165,10 @@ def export(
     foreign = symbol is not None or params is not None
     if not foreign and not words:
         raise click.UsageError("name a MODEL; or a network from elsewhere: --symbol, --params")
+    if not foreign and (unread := _given("output", "inputs", "image", "mean", "std", "classes")):
+        raise click.UsageError(
+            f"{listed(unread)}: said of a network from elsewhere, which --symbol and --params name"
+        )
     with tempfile.TemporaryDirectory(prefix="gluonexp-") as temporary, ExitStack() as stack:
         recorded, overrides = None, words
         if foreign:
@@ -213,6 +219,17 @@ def export(
         click.echo("not certified: no data are named that it could be tried on", err=True)
     else:
         render.certificate(proved)
+
+
+def _given(*names: str) -> list[str]:
+    """Return which of these options the user typed, as they are typed."""
+    context = click.get_current_context()
+    return [
+        option.opts[0]
+        for option in context.command.params
+        if option.name in names
+        and context.get_parameter_source(option.name) is not ParameterSource.DEFAULT
+    ]
 
 
 def _lines(path: Path) -> list[str]:

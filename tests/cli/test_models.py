@@ -431,6 +431,11 @@ def test_a_network_from_elsewhere_becomes_an_export(trained, invoke, photos, tmp
     assert "names.txt is a git-LFS pointer" in invoke("export", *network, *given, status=1).stderr
 
 
+def test_what_is_said_of_a_network_from_elsewhere_is_not_ignored_of_a_run(invoke):
+    told = invoke("export", "last", "--to", "x", "--output", "y", "--mean", "0", status=2).stderr
+    assert "--output, --mean: said of a network from elsewhere, which --symbol and" in told
+
+
 def test_unnamed_classes_are_those_of_the_data(trained, invoke, tmp_path):
     network = [
         *("--symbol", str(trained.artifacts / "export/model-symbol.json")),

@@ -183,17 +183,19 @@ def _as_float(example: NDArray[Any]) -> NDArray[Any]:
 def _answers(net: gluon.HybridBlock, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return what the network makes of inputs, (N, ...), if each has an answer of its own."""
     try:
-        with autograd.pause(train_mode=False):
+        with autograd.pause(train_mode=False), redirect_stdout(io.StringIO()):
             device = next(iter(net.collect_params().values())).list_ctx()[0]
             several = [_run(net, part, device) for part in _parts(inputs)]
             # The last: what goes through a batch in its order begins with the first.
             alone = _run(net, inputs[-1:], device)
-            beside = several[-1]
+            beside, again = several[-1], _run(net, _parts(inputs)[-1], device)
             if len(inputs) == 1:
                 beside = _run(net, np.concatenate([np.zeros_like(inputs), inputs]), device)
     except StopIteration:
         raise GluonexpError(f"{type(net).__name__} has no parameters: nothing to keep") from None
-    except (mx.MXNetError, RuntimeError, ValueError, TypeError, AssertionError) as error:
+    except GluonexpError:
+        raise
+    except Exception as error:  # whatever its code does with arrays
         raise GluonexpError(
             f"{type(net).__name__} cannot be run on input_example, float32 {inputs.shape}: "
             f"{reason(error)}"
@@ -208,8 +210,13 @@ def _answers(net: gluon.HybridBlock, inputs: NDArray[np.float32]) -> NDArray[np.
         raise GluonexpError(
             f"{type(net).__name__} answers input_example with numbers that are not finite"
         )
-    size = np.abs(answers).max()
-    if not np.allclose(alone, beside[-1:], rtol=TOLERANCE, atol=TOLERANCE * size):
+    near = {"rtol": TOLERANCE, "atol": TOLERANCE * np.abs(answers).max()}
+    if not np.allclose(again, several[-1], **near):
+        raise GluonexpError(
+            f"{type(net).__name__} answers the same input otherwise at each call: a layer draws "
+            "at random when it predicts"
+        )
+    if not np.allclose(alone, beside[-1:], **near):
         raise GluonexpError(
             f"{type(net).__name__} answers an input otherwise when others are beside it: it "
             "computes across the batch, or the first axis of input_example is not that of the "
@@ -230,8 +237,7 @@ def _run(net: gluon.HybridBlock, inputs: NDArray[np.float32], device: Any) -> ND
             f"{type(net).__name__} has {len(made)} outputs, not one: wrap it in a HybridBlock "
             "that returns the one to keep"
         )
-    outputs: NDArray[np.float32] = made.asnumpy()
-    return outputs
+    return np.atleast_1d(made.asnumpy())
 
 
 def _traced(net: gluon.HybridBlock) -> Network:

@@ -11,7 +11,8 @@ images. Models that MLflow itself logged are read as well. Where gluonexp was im
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -113,8 +114,7 @@ def save_model(
 
         mlflow_model = Model() if mlflow_model is None else mlflow_model
         mlflow_model.metadata = metadata
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".new-") as temporary:
+    with _drafts(path) as temporary:
         export = Path(temporary, "export")
         if isinstance(gluon_model, str | Path):
             export = Path(gluon_model)
@@ -132,7 +132,9 @@ def save_model(
             kept = given if isinstance(input_example, nd.NDArray) else input_example
             wanted = flavor.Wanted(signature, kept, answers, wanted.environment, wanted.code_paths)
         made = Path(temporary, "model")
-        flavor.write(export, made, mlflow_model, links=True, wanted=wanted)
+        # What was made here for it alone need not be copied.
+        own = not isinstance(gluon_model, str | Path)
+        flavor.write(export, made, mlflow_model, links=own, wanted=wanted)
         made.rename(path)
 
 
@@ -273,6 +275,17 @@ def get_default_pip_requirements() -> list[str]:
 def get_default_conda_env() -> dict[str, Any]:
     """Return the conda environment that a model gets if none is given."""
     return environment.conda(environment.requirements())
+
+
+@contextmanager
+def _drafts(path: Path) -> Iterator[str]:
+    """Give a folder beside `path` in which it is made; say in a sentence where that cannot be."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".new-") as temporary:
+            yield temporary
+    except OSError as error:
+        raise GluonexpError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 def _array(example: Any) -> NDArray[Any] | None:

@@ -128,6 +128,20 @@ def test_a_network_is_logged_to_the_run_that_is_given_and_registered(net, store)
     np.testing.assert_array_equal(outputs(block), outputs(net))
 
 
+def test_where_nothing_can_be_written_is_told(net, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(GluonexpError, match="file/model: cannot be written: "):
+        mlflow_gluon.save_model(net, tmp_path / "file" / "model")
+
+
+def test_the_folder_of_an_export_is_copied(sequences, tmp_path):
+    mlflow_gluon.save_model(sequences[1] / "data", tmp_path / "m")
+    names = {path.name for path in (sequences[1] / "data").iterdir()}
+    assert {path.name for path in (tmp_path / "m/data").iterdir()} == names
+    copy = tmp_path / "m/data/model-0000.params"
+    assert not copy.samefile(sequences[1] / "data/model-0000.params")
+
+
 def test_a_name_is_given_once(net):
     with pytest.raises(GluonexpError, match="artifact_path and name are the same thing"):
         mlflow_gluon.log_model(net, "model", name="net")
@@ -518,6 +532,28 @@ class Centred(gluon.HybridBlock):
         return F.broadcast_sub(made, F.mean(made, axis=0, keepdims=True))
 
 
+class Noisy(gluon.HybridBlock):
+    """Answers that are drawn."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Dense(2)
+
+    def hybrid_forward(self, F, x):
+        return F.Dropout(self.inner(x), p=0.5, mode="always")
+
+
+class Shaped(gluon.HybridBlock):
+    """What only arrays can."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Dense(2)
+
+    def hybrid_forward(self, F, x):
+        return self.inner(x.reshape((x.shape[0], -1)))
+
+
 class Added(gluon.HybridBlock):
     """Two inputs."""
 
@@ -561,6 +597,8 @@ def uninitialized():
             "Centred answers an input otherwise when others are",
         ),
         (lambda: ready(Centred()), ROWS[:1], "Centred answers an input otherwise when"),
+        (lambda: ready(Noisy()), ROWS, "Noisy answers the same input otherwise at each call"),
+        (lambda: ready(Shaped()), ROWS, "written as a graph of one input: 'Symbol' object has no"),
         (lambda: ready(Added()), ROWS, "Added has no parameters: nothing to keep"),
         (lambda: ready(gluon.rnn.LSTM(3)), ROWS.reshape(5, 4, 3), "the first axis of input_exam"),
         (dense, {"a": ROWS}, "input_example is a dict, but the network takes one array"),

@@ -237,7 +237,8 @@ def _run(net: gluon.HybridBlock, inputs: NDArray[np.float32], device: Any) -> ND
             f"{type(net).__name__} has {len(made)} outputs, not one: wrap it in a HybridBlock "
             "that returns the one to keep"
         )
-    return np.atleast_1d(made.asnumpy())
+    outputs: NDArray[np.float32] = np.atleast_1d(made.asnumpy())
+    return outputs
 
 
 def _traced(net: gluon.HybridBlock) -> Network:

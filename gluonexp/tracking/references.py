@@ -235,7 +235,7 @@ def _roots(client: MlflowClient, ref: str) -> Iterator[str]:
     info = find_run(client, name).info
     yield f"{info.artifact_uri}/{path}".rstrip("/")
     for model in models_of(client, info.run_id):  # MLflow's own runs:/ID/NAME
-        if model.name == path:
+        if path in ("", model.name):
             yield str(model.artifact_location)
 
 

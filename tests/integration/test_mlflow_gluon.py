@@ -433,8 +433,14 @@ def test_a_network_that_takes_no_images_is_not_given_any(vectors, tmp_path, comm
     assert "Traceback" not in done.output
 
 
-def test_verify_takes_it_as_any_other(vectors):
-    done = CliRunner().invoke(main, ["verify", str(vectors[1])])
+@pytest.mark.parametrize("by", ["folder", "run"])
+def test_verify_takes_it_as_any_other(vectors, by):
+    ref = str(vectors[1])
+    if by == "run":
+        with mlflow.start_run() as run:
+            mlflow_gluon.log_model(vectors[1] / "data", "model")
+        ref = run.info.run_id
+    done = CliRunner().invoke(main, ["verify", ref])
     assert done.exit_code == 0, done.output
     assert "module and symbolblock equal the trained network" in " ".join(done.output.split())
 

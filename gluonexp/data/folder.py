@@ -272,7 +272,7 @@ def _visible(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def _is_image(entry: os.DirEntry[str]) -> bool:
-    is_named = Path(entry.name).suffix.lower() in SUFFIXES
+    is_named = os.path.splitext(entry.name)[1].lower() in SUFFIXES
     return is_named and _is(entry, os.DirEntry.is_file)
 
 

@@ -99,7 +99,8 @@ def adopt(
     changes: list[str] = []  # what was done, for people
     network, sigmoid = _read(symbol, params, output, changes)
     shape = _check_shapes(network, symbol, params, input_shape)
-    graph, outputs = heads.flat(Graph.from_symbol(network.symbol), shape, changes), shape[1]
+    graph = _ranged(Graph.from_symbol(network.symbol), steps, changes)
+    graph, outputs = heads.flat(graph, shape, changes), shape[1]
     if outputs == 1 and not sigmoid:
         raise GluonexpError(
             f"{symbol} gives one value for an image, and no sigmoid that would make it the "
@@ -190,6 +191,27 @@ def _read(
         for node in graph.nodes
     )
     return Network(to_symbol(replace(graph, nodes=tuple(nodes))), values), sigmoid
+
+
+def _ranged(graph: Graph, steps: Preprocessing, changes: list[str]) -> Graph:
+    """Let images be quantized by the range that they can have.
+
+    Without one MXNet takes that of the images which are given at once, and an image's answer
+    depends on the others.
+    """
+    mean, std = np.broadcast_arrays(steps.mean, steps.std)
+    low, high = float((-mean / std).min()), float(((1 - mean) / std).max())
+    given = {"min_calib_range": repr(low), "max_calib_range": repr(high), "out_type": "int8"}
+    nodes = list(graph.nodes)
+    for at, node in enumerate(nodes):
+        if node.op == "_contrib_quantize_v2" and "min_calib_range" not in node.attrs:
+            source = graph.nodes[node.inputs[0].node]
+            if source.op == VARIABLE and source.name == INPUT:
+                nodes[at] = replace(node, attrs={**node.attrs, **given})
+                changes.append(
+                    f"{node.name} quantizes all that images can be: {low:g} to {high:g}"
+                )
+    return replace(graph, nodes=tuple(nodes))
 
 
 def _names(symbol: sym.Symbol) -> set[str]:

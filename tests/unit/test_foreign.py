@@ -266,6 +266,23 @@ def test_an_answer_must_not_be_drawn(tmp_path):
     _refused(tmp_path, "changes from call to call: a layer draws at random", *pair)
 
 
+def test_images_are_quantized_by_the_range_they_can_have(tmp_path):
+    """MXNet's own is of the images that are given at once: others would change the answer."""
+    quantized = sym.contrib.quantize_v2(sym.var("data"), name="q")
+    back = sym.contrib.dequantize(*quantized)
+    pair = _saved(tmp_path / "old", sym.FullyConnected(back, num_hidden=4, name="fc"))
+    to = foreign.adopt(*pair, tmp_path / "export", **OPTIONS)
+    assert _changes(to) == ["q quantizes all that images can be: -2 to 2"]
+    values = {key[4:]: value.asnumpy() for key, value in nd.load(str(pair[1])).items()}
+    images = INPUTS.clip(-2, 2)
+    exact = images.reshape(len(images), -1) @ values["fc_weight"].T + values["fc_bias"]
+    most = (2 / 127 / 2) * np.abs(values["fc_weight"]).sum(axis=1)  # half a step for each value
+    for runtime in ("module", "symbolblock"):
+        network = runtimes.load(to, runtime)
+        assert (np.abs(network(images) - exact) <= most + 1e-3).all()
+        np.testing.assert_allclose(network(images[:1]), network(images)[:1], rtol=1e-4, atol=1e-4)
+
+
 def test_a_map_of_one_pixel_is_flattened(tmp_path):
     x = sym.Pooling(
         sym.Activation(sym.var("data"), act_type="relu"), global_pool=True, name="pool"

@@ -320,8 +320,7 @@ def write(
     else:
         if example is not None:
             made = infer_signature(example, wanted.answers)
-            if signature.whole and made.inputs.is_tensor_spec():
-                made.inputs = _anything()
+            _widen(made, signature)
         said = {"input": signature.to_json()["input"]}
     if wanted.signature is not False:
         model.signature = made if wanted.signature is None else wanted.signature
@@ -347,6 +346,21 @@ def write(
     )
     environment.write(path, wanted.environment)
     model.save(str(path / "MLmodel"))
+
+
+def _widen(made: ModelSignature, signature: ArraySignature) -> None:
+    """Let MLflow's signature, which is of an example, take whatever the network takes."""
+    from mlflow.types import Schema, TensorSpec
+
+    if not made.inputs.is_tensor_spec():  # a table
+        return
+    if signature.whole:
+        made.inputs = _anything()
+    elif signature.shape is not None and None in signature.shape:
+        (told,), (answer,) = made.inputs.inputs, made.outputs.inputs
+        shape = (-1, *(-1 if side is None else side for side in signature.shape))
+        made.inputs = Schema([TensorSpec(told.type, shape)])
+        made.outputs = Schema([TensorSpec(answer.type, (-1,) * len(answer.shape))])
 
 
 def _anything(name: str | None = None) -> Schema:

@@ -330,7 +330,12 @@ def _signature(
     if sides is None and given is not None:
         sides = given.inputs.shape[1:]
     whole = given is not None and given.whole
-    return ArraySignature(None if sides is None else tuple(sides), names, INPUT, whole)
+    made = ArraySignature(None if sides is None else tuple(sides), names, INPUT, whole)
+    if given is not None and not made.fits(given.inputs.shape):
+        raise GluonexpError(
+            f"input_example is {given.inputs.shape}, but {made.takes} are said to be taken"
+        )
+    return made
 
 
 def _check(folder: Path, signature: Signature | ArraySignature) -> None:

@@ -64,6 +64,7 @@ def save_model(
     classes: Sequence[str] | None = None,
     mean: float | Sequence[float] | None = None,
     std: float | Sequence[float] | None = None,
+    input_shape: Sequence[int | None] | None = None,
 ) -> None:
     """Save a network as an MLflow model, in a new folder.
 
@@ -95,6 +96,9 @@ def save_model(
         Of a network for images, what they are normalized with after they were scaled to [0, 1]: a
         number or one for each channel. With them `input_example` may also be what the network
         takes itself, (N, C, H, W) of float32.
+    input_shape
+        Of one input, if it is not always that of the `input_example`: ``(None, 64)`` for
+        sequences of any length.
 
     Raises
     ------
@@ -127,7 +131,7 @@ def save_model(
                 classes=classes,
                 mean=mean,
                 std=std,
-                sides=_sides(signature),
+                sides=_sides(signature) if input_shape is None else input_shape,
             )
             kept = given if isinstance(input_example, nd.NDArray) else input_example
             wanted = flavor.Wanted(signature, kept, answers, wanted.environment, wanted.code_paths)
@@ -155,6 +159,7 @@ def log_model(
     classes: Sequence[str] | None = None,
     mean: float | Sequence[float] | None = None,
     std: float | Sequence[float] | None = None,
+    input_shape: Sequence[int | None] | None = None,
     **kwargs: Any,
 ) -> ModelInfo:
     """Keep a network as a logged model of the active run, or of `run_id`.
@@ -205,6 +210,7 @@ def log_model(
         classes=classes,
         mean=mean,
         std=std,
+        input_shape=input_shape,
         **kwargs,
     )
     return info
@@ -311,5 +317,8 @@ def _sides(signature: ModelSignature | Literal[False] | None) -> tuple[int | Non
         return None
     if len(signature.inputs.inputs) != 1:
         return None
-    shape = signature.inputs.inputs[0].shape
+    (told,) = signature.inputs.inputs
+    if told.type.kind not in "fiub":  # of objects it tells nothing
+        return None
+    shape = told.shape
     return tuple(None if side < 0 else int(side) for side in shape[1:])

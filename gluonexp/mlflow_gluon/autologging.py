@@ -7,13 +7,10 @@ training. MLflow does not promise it to others; it is that of MLflow 3.17.2.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gluonexp.base.mx import gluon, nd
 from gluonexp.inference.flavor import FLAVOR_NAME
-
-if TYPE_CHECKING:
-    from mlflow.models import ModelSignature
 
 # So many inputs of the first batch are the example by which the model is proved.
 _EXAMPLES = 8
@@ -140,8 +137,8 @@ def _recorder(log: Any, log_models: bool, registered_model_name: str | None) -> 
                 mlflow_gluon.log_model(
                     estimator.net,
                     name="model",
-                    signature=self.seen.signature(),
                     input_example=self.seen.example,
+                    input_shape=self.seen.shape,
                     registered_model_name=registered_model_name,
                 )
 
@@ -153,7 +150,7 @@ class _Seen:
 
     def __init__(self) -> None:
         self.example: nd.NDArray | None = None
-        self._sides: tuple[int, ...] = ()
+        self._sides: tuple[int | None, ...] = ()
 
     def batch(self, batch: Any) -> None:
         """Look at a batch as a DataLoader gives it: (data, labels)."""
@@ -164,17 +161,12 @@ class _Seen:
             self.example, self._sides = data[:_EXAMPLES].copy(), data.shape[1:]
         elif len(data.shape) == len(self._sides) + 1:
             pairs = zip(self._sides, data.shape[1:], strict=True)
-            self._sides = tuple(side if side == other else -1 for side, other in pairs)
+            self._sides = tuple(side if side == other else None for side, other in pairs)
 
-    def signature(self) -> ModelSignature | None:
-        """Return MLflow's signature, where sides differ; else it follows from the example."""
-        from mlflow.models import ModelSignature
-        from mlflow.types import Schema, TensorSpec
-
-        if self.example is None or -1 not in self._sides:
-            return None
-        kind = self.example.asnumpy().dtype
-        return ModelSignature(Schema([TensorSpec(kind, (-1, *self._sides))]))
+    @property
+    def shape(self) -> tuple[int | None, ...] | None:
+        """Of one input; None if no batch was one of arrays."""
+        return None if self.example is None else self._sides
 
 
 def _parameters(estimator: Any) -> dict[str, Any]:

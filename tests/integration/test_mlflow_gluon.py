@@ -25,6 +25,7 @@ from gluonexp.base.mx import gluon, mx, nd, nn
 from gluonexp.cli import main
 from gluonexp.inference import flavor
 from gluonexp.inference.predict import Classifier, predict_samples
+from gluonexp.mlflow_gluon.autologging import _Seen
 from gluonexp.model_folder.signature import ArraySignature, Signature, read
 from gluonexp.verification import certificate, verify
 
@@ -270,9 +271,7 @@ def sequences(tmp_path_factory):
     net.initialize(mx.init.Xavier())
     words = RNG.integers(0, 20, (3, 7))
     folder = tmp_path_factory.mktemp("sequences") / "model"
-    signature = infer_signature(words)
-    signature.inputs = Schema([TensorSpec(np.dtype(np.int64), (-1, -1))])
-    mlflow_gluon.save_model(net, folder, input_example=words, signature=signature)
+    mlflow_gluon.save_model(net, folder, input_example=words, input_shape=(None,))
     return net, folder, words
 
 
@@ -321,6 +320,25 @@ def test_word_numbers_are_not_rounded_by_the_server(tmp_path):
     with pytest.raises(MlflowException, match=told):
         served(model, {"inputs": [[0, 1.7, 2, 3, 4]]})
     assert model.metadata.signature.inputs.inputs[0].type == np.dtype(object)
+
+
+def test_sides_of_any_length_are_in_the_signature(tmp_path):
+    net = nn.HybridSequential()
+    net.add(nn.Conv1D(2, 2), nn.GlobalMaxPool1D(), nn.Dense(3))
+    net.initialize(mx.init.Xavier())
+    mlflow_gluon.save_model(
+        net, tmp_path / "m", input_example=RNG.random((2, 4, 6)), input_shape=(4, None)
+    )
+    model = mlflow.pyfunc.load_model(str(tmp_path / "m"))
+    assert model.metadata.signature.inputs == Schema(
+        [TensorSpec(np.dtype(np.float64), (-1, 4, -1))]
+    )
+    for length in (6, 3):
+        rows = RNG.random((3, 4, length))
+        np.testing.assert_allclose(model.predict(rows), outputs(net, rows), rtol=1e-4)
+    told = infer_signature(ROWS[:, :5])
+    with pytest.raises(GluonexpError, match=r"input_example is \(5, 12\), but arrays \(N, 5\) "):
+        mlflow_gluon.save_model(dense(), tmp_path / "n", input_example=ROWS, signature=told)
 
 
 @pytest.fixture(scope="module")
@@ -903,13 +921,10 @@ def test_a_network_whose_layers_cannot_be_counted_has_the_other_parameters(recor
 
 
 def test_lengths_that_change_from_batch_to_batch_are_of_any_length():
-    from gluonexp.mlflow_gluon.autologging import _Seen
-
     seen = _Seen()
     seen.batch(None)
-    assert seen.signature() is None
+    assert seen.shape is None
     for length in (7, 5, 9):
         seen.batch([nd.zeros((10, length, 2)), nd.zeros(10)])
-    (inputs,) = seen.signature().inputs.inputs
-    assert (inputs.shape, inputs.type) == ((-1, -1, 2), np.float32)
+    assert seen.shape == (None, 2)
     assert seen.example.shape == (8, 7, 2)

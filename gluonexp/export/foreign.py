@@ -187,10 +187,19 @@ def _read(
             raise GluonexpError(f"{path}: {INPUT} is a parameter, not the input {name}")
     # Shapes, types and devices noted in variables are of the training that was.
     nodes = (
-        Node(VARIABLE, INPUT if node.name == name else node.name) if node.op == VARIABLE else node
+        Node(VARIABLE, INPUT if node.name == name else node.name)
+        if node.op == VARIABLE
+        else _single(node)
         for node in graph.nodes
     )
     return Network(to_symbol(replace(graph, nodes=tuple(nodes))), values), sigmoid
+
+
+def _single(node: Node) -> Node:
+    """Let a node make float32 where it made half or double precision, as the parameters are."""
+    if node.attrs.get("dtype") not in ("float16", "float64"):
+        return node
+    return replace(node, attrs={**node.attrs, "dtype": "float32"})
 
 
 def _ranged(graph: Graph, steps: Preprocessing, changes: list[str]) -> Graph:

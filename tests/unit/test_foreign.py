@@ -472,6 +472,20 @@ def test_half_precision_becomes_single(tmp_path):
     _assert_logits(to, net(nd.array(INPUTS)).asnumpy())
 
 
+def test_a_network_that_computed_in_half_precision_computes_in_single(tmp_path):
+    """As MXNet's own examples trained with ``--dtype float16``."""
+    pair = _saved(tmp_path / "old", sym.softmax(_body(), name="p"))
+    expected = _outputs(*pair)
+    half = _body().get_internals()["fc_output"]
+    half = half(data=sym.cast(sym.var("data"), "float16", name="down"))
+    sym.softmax(sym.cast(half, "float32", name="up"), name="p").save(str(pair[0]))
+    nd.save(str(pair[1]), {k: v.astype("float16") for k, v in nd.load(str(pair[1])).items()})
+    to = foreign.adopt(*pair, tmp_path / "export", **OPTIONS)
+    assert "float16 parameters are float32" in _changes(to)
+    found = softmax(runtimes.load(to, "module")(INPUTS))
+    np.testing.assert_allclose(found, expected, atol=0.02)
+
+
 def test_symbols_of_before_gluon(tmp_path):
     """MXNet 0.8 wrote `param` for `attrs`, no version, and no running statistics as nodes."""
     pair = _saved(tmp_path / "old", sym.SoftmaxOutput(_body(), name="softmax"))

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from gluonexp.sweep.outcomes import Summary
     from gluonexp.tracking.statuses import Ending
 
+# Hydra's options that the next word belongs to.
+WITH_VALUE = {"--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn"}
 # What a sweep tells its jobs, besides what the user typed.
 OF_SWEEPS = ("tracking.run_id=", "trainer.resume=", "sweep.")
 SWEEPERS = "hydra_plugins.gluonexp."  # ours; another sweeper's job is a run like any other
@@ -234,10 +236,12 @@ def start(command: str = "python -m gluonexp.run") -> None:
         print(help_text(command, arguments), end="")
         return
     # Hydra's parser wants its options before the overrides; people write them anywhere.
-    overrides = [
-        word for word in arguments if word[:1] in ("~", "+") or re.match(r"[^-][^=]*=", word)
-    ]
-    options = [word for word in arguments if word not in overrides]
+    options: list[str] = []
+    overrides: list[str] = []
+    for before, word in zip(["", *arguments], arguments, strict=False):
+        is_override = word[:1] in ("~", "+") or re.match(r"[^-][^=]*=", word)
+        of_hydra = before in WITH_VALUE or not is_override
+        (options if of_hydra else overrides).append(word)
     try:
         overrides = as_typed(overrides)
         if _typed(overrides, "sweep.resume"):

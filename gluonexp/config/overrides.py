@@ -83,9 +83,10 @@ def _as_typed(word: str) -> str:
         if is_text and "," not in value:
             # Hydra knows no ~; whoever reads a field of ours does.
             return start + quoted(os.path.expanduser(value) if key.startswith("hydra.") else value)
+        each = ", each of several texts in quotes of its own" if "," in value else ""
         raise CompactHydraException(
             f"{word}: Hydra's grammar does not take the value ({str(error).splitlines()[0]}); "
-            f"if a text is meant, type it as {in_shell(start + quoted(value))}"
+            f"if a text is meant, type it as {in_shell(start + quoted(value))}{each}"
         ) from None
     if _is_group(key) and isinstance(parsed._value, int | float):
         return start + quoted(value)

@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING, Final
 
 from gluonexp.base.errors import GluonexpError
+from gluonexp.base.text import in_shell
 from gluonexp.model_folder.names import NO_EXPORT, SIGNATURE
 from gluonexp.tracking.artifacts import Artifacts, of_run
 from gluonexp.tracking.logged_models import models_of
@@ -113,7 +113,7 @@ def fetch_export(client: MlflowClient, ref: str, dest: Path) -> Path:
             folder, first = root.local(""), ""
             if folder is None:
                 folder = Path("DIR", root.uri.rpartition("/")[2])
-                first = f"`mlflow artifacts download -u {quote(root.uri)} -d DIR`, then "
+                first = f"`mlflow artifacts download -u {in_shell(root.uri)} -d DIR`, then "
             raise GluonexpError(_former(ref, *(folder / name for name in _FORMER), first=first))
     if any(root.has("MLmodel") for root in roots):
         raise GluonexpError(_nothing(ref, foreign=True))
@@ -251,7 +251,7 @@ def _run_and_path(ref: str) -> tuple[str, str]:
 
 def _former(ref: str, symbol: Path, params: Path, *, first: str = "") -> str:
     """Say how a model of MLflow's former Gluon flavor, which knows of no images, is used."""
-    files = f"--symbol {quote(str(symbol))} --params {quote(str(params))}"
+    files = in_shell("--symbol", str(symbol), "--params", str(params))
     return (
         f"{ref}: a model of MLflow's former Gluon flavor, which does not say what images it "
         f"takes; make an export of it: {first}`gluonexp export {files} --input CxHxW --to NEW`, "

@@ -156,9 +156,11 @@ def _not_a_uri(uri: str) -> str:
     path = Path(uri.removeprefix("file://").removeprefix("file:")).expanduser().absolute()
     if path.suffix in (".db", ".sqlite", ".sqlite3") or path.is_file():
         return f"tracking.uri={uri} is a path; write {_SQLITE}{path}"
+    from gluonexp.config.overrides import typed  # Hydra: only where it is needed
+
     target = f"{_SQLITE}{path}/mlflow.db"
     return (
         f"tracking.uri={uri} names a folder: MLflow no longer writes its file store. For a new "
-        f"store use tracking.uri={target}; to keep the runs of an old one, first run "
+        f"store use {typed('tracking.uri', target)}; to keep the runs of an old one, first run "
         f"`{in_shell('mlflow', 'migrate-filestore', '--source', str(path), '--target', target)}`"
     )

@@ -20,6 +20,7 @@ from safetensors.numpy import load_file, save_file
 
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.files import DRAFT, draft, link_or_copy, sha256
+from gluonexp.config.overrides import typed
 from gluonexp.training.engine import Engine, State
 
 PARAMETERS: Final = "model.safetensors"
@@ -75,9 +76,10 @@ def read_meta(folder: Path) -> dict[str, Any]:
     try:
         meta: dict[str, Any] = json.loads((folder / META).read_text(encoding="utf-8"))
         if _OLD_PARAMETERS in meta["sha256"]:
+            instead = typed("model.weights", str(folder / _OLD_PARAMETERS))
             raise GluonexpError(
                 f"{folder}: a checkpoint of gluonexp 0.1, which resumes from it; this version can "
-                f"only start from its parameters (model.weights={folder / _OLD_PARAMETERS})"
+                f"only start from its parameters ({instead})"
             )
         for name, expected in meta["sha256"].items():
             if sha256(folder / name) != expected:

@@ -441,10 +441,14 @@ def test_a_wrong_key_is_answered_with_the_right_ones(told):
 
 
 def test_options_may_stand_between_overrides(tmp_path):
-    code, out, err = _finished(tmp_path, "model=mlp", "--cfg", "job", "optim.lr=0.5")
+    own = tmp_path / "my conf (a=1)" / "model" / "own.yaml"
+    own.parent.mkdir(parents=True)
+    own.write_text("_target_: own.net")
+    words = "model=own", "--cfg", "job", "--config-dir", "my conf (a=1)", "optim.lr=0.5"
+    code, out, err = _finished(tmp_path, *words)
     assert code == 0, err
     assert "lr: 0.5" in out
-    assert "gluonexp.models.mlp.mlp" in out
+    assert "own.net" in out
 
 
 @pytest.mark.parametrize(

@@ -250,11 +250,9 @@ def start(command: str = "python -m gluonexp.run") -> None:
     except (GluonexpError, HydraException) as error:
         sys.exit(str(error))
     sys.argv[1:] = options + overrides
-    hydra_private.set_default_sweeper(GRID)  # in this process; other applications keep theirs
-    from hydra_plugins.gluonexp.sweepers import RecordedSweeper  # Hydra has imported it by now
-
     try:
-        main()
+        with hydra_private.default_sweeper(GRID):  # other applications keep theirs
+            main()
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
@@ -262,6 +260,8 @@ def start(command: str = "python -m gluonexp.run") -> None:
         if ended.code == 1 and (hint := _hint(overrides)):
             print(f"\n{hint}", file=sys.stderr)
         raise
+    from hydra_plugins.gluonexp.sweepers import RecordedSweeper  # Hydra has imported it by now
+
     if RecordedSweeper.failed:
         sys.exit(1)
 

@@ -99,26 +99,18 @@ def _logging_kept() -> Iterator[None]:
         root.setLevel(level)
 
 
-def set_default_sweeper(node: Mapping[str, Any]) -> None:
-    """Let ``hydra/sweeper=basic``, Hydra's default, mean `node` in this process.
+@contextmanager
+def default_sweeper(node: Mapping[str, Any]) -> Iterator[None]:
+    """Let ``hydra/sweeper=basic``, Hydra's default, mean `node` for a while.
 
     Hydra stores its own node of that name when it first looks for plugins; of two nodes of a name
     the last one counts. A file ``hydra/sweeper/basic.yaml`` would do the same, with a warning each
     time. Without it ``-m`` starts Hydra's sweeper: every job runs, with no parent and no report.
     """
     Plugins.instance()
-    ConfigStore.instance().store(
-        group="hydra/sweeper", name="basic", node=dict(node), provider="gluonexp"
-    )
-
-
-@contextmanager
-def default_sweeper(node: Mapping[str, Any]) -> Iterator[None]:
-    """Do as `set_default_sweeper` does, for a while: another application has its own."""
-    Plugins.instance()
     store = ConfigStore.instance()
     before = store.load("hydra/sweeper/basic.yaml")
-    set_default_sweeper(node)
+    store.store(group="hydra/sweeper", name="basic", node=dict(node), provider="gluonexp")
     try:
         yield
     finally:

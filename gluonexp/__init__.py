@@ -1,9 +1,10 @@
 """gluonexp: tracked experiments for MXNet Gluon.
 
-Importing the package is cheap: it loads no NumPy, no Hydra, no MXNet. It does two things for the
-whole process: whoever imports MXNet from now on (also ``pickle``, in a worker process) finds the
-NumPy alias which MXNet 1.9.1 needs and NumPy 1.24 removed. Names under which modules were known
-before still lead to them (`gluonexp.base.aliases`).
+Importing the package is cheap: it loads no NumPy, no Hydra, no MXNet. It does three things for the
+whole process. Standard streams that are closed are opened again (`gluonexp.base`). Whoever imports
+MXNet from now on (also ``pickle``, in a worker process) finds the NumPy alias which MXNet 1.9.1
+needs and NumPy 1.24 removed. Names under which modules were known before still lead to them
+(`gluonexp.base.aliases`).
 """
 
 # This file must parse on every Python 3.7+, so that a wrong one is refused with a sentence.

@@ -36,6 +36,8 @@ GRACE: Final = 30.0
 # How often to look for a dead worker whose socket a child of its own still holds open (seconds).
 LOOK_AGAIN: Final = 1.0
 
+_FAULTS: Final = {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL}
+
 # What a worker starts with. Its path comes first: nothing shall be imported from the working
 # directory that the parent would not import from there. What is registered first for the exit is
 # called last: everything but the teardown of the interpreter is done then, which takes a second
@@ -48,7 +50,20 @@ from gluonexp.base.workers import work; work(int(sys.argv[1]))
 
 
 class WorkerDied(Exception):
-    """The process of a task ended before the task did: it was killed, or the task left it."""
+    """The process of a task ended before the task did: it was killed, or the task left it.
+
+    Attributes
+    ----------
+    crashed
+        Whether a fault in native code ended it.
+    """
+
+    def __init__(self, message: str, signum: int = 0) -> None:
+        super().__init__(message, signum)
+        self.crashed = signum in _FAULTS
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class TaskError(Exception):
@@ -218,7 +233,7 @@ class _Worker:
                 raise EOFError
             trace, data = self.connection.recv()
         except (EOFError, OSError):
-            return WorkerDied(self._how_it_died())
+            return self._how_it_died()
         try:
             outcome = cloudpickle.loads(data)
         except Exception:
@@ -227,15 +242,15 @@ class _Worker:
             outcome.__cause__ = _WorkerTraceback(f"\n{trace}")
         return outcome
 
-    def _how_it_died(self) -> str:
+    def _how_it_died(self) -> WorkerDied:
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(LOOK_AGAIN)  # its socket ends a moment before
         code = self.kill()
         process = f"its process (pid {self.process.pid})"
         if code >= 0:
-            return f"{process} ended with exit code {code}"
+            return WorkerDied(f"{process} ended with exit code {code}")
         name = next((f" ({known.name})" for known in signal.Signals if known == -code), "")
-        return f"{process} was killed by signal {-code}{name}"
+        return WorkerDied(f"{process} was killed by signal {-code}{name}", -code)
 
     def dead(self) -> bool:
         return self.process.poll() is not None

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from gluonexp import tracking
 from gluonexp.assembly import Data
+from gluonexp.base.streams import lasting
 from gluonexp.base.text import plain_console, tell
 from gluonexp.config.schema import Config
 from gluonexp.data.types import Split
@@ -68,6 +69,7 @@ class Result:
         return self.ending.objective
 
 
+@lasting()
 def run(
     config: Config,
     workdir: Path,

@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from gluonexp.base.errors import GluonexpError
+from gluonexp.base.streams import lasting
 from gluonexp.base.text import plain_console, short_keys
 from gluonexp.config.overrides import by_key
 from gluonexp.sweep import answer
@@ -48,6 +49,7 @@ class SweepPlan:
     is_group: IsGroup
 
 
+@lasting()
 def conduct(plan: SweepPlan, console: Console | None = None) -> Summary:
     """Run every point, record them under one parent run, and say which was best.
 

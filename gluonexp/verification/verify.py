@@ -240,8 +240,12 @@ def _unless_failed(outcome: Any, what: str) -> Any:
     """Return a task's outcome; raise where it failed."""
     if isinstance(outcome, GluonexpError):
         raise outcome
-    if isinstance(outcome, WorkerDied | TaskError):
-        raise GluonexpError(f"{what} failed, the files may be damaged: {outcome}") from None
+    if isinstance(outcome, WorkerDied):
+        # A fault of what reads them is a sign of that; SIGKILL (no memory) and an exit are none.
+        damaged = ", the files may be damaged" if outcome.crashed else ""
+        raise GluonexpError(f"{what} failed{damaged}: {outcome}") from None
+    if isinstance(outcome, TaskError):
+        raise GluonexpError(f"{what} failed: {outcome}") from None
     if isinstance(outcome, Exception):
         raise GluonexpError(f"{what} failed: {reason(outcome)}") from outcome
     return outcome

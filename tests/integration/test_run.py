@@ -416,6 +416,16 @@ def test_the_objective_is_the_best_of_the_history(compose, tmp_path):
     assert result.metrics["val/loss"] == result.objective
 
 
+def test_a_reader_that_goes_away_does_not_end_the_run(compose, tmp_path, monkeypatch):
+    """As with `| head -9`."""
+    nobody_reads, pipe = os.pipe()
+    os.close(nobody_reads)
+    with os.fdopen(pipe, "w", buffering=1) as broken, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", broken)
+        result = experiment.run(compose(*SMALL, "tracking=none", "trainer.epochs=1"), tmp_path)
+    assert result.ending.status == "FINISHED"
+
+
 def test_two_runs_of_one_seed_are_the_same_but_for_their_names(compose, tmp_path):
     uri = f"tracking.uri=sqlite:///{tmp_path}/mlruns/mlflow.db"
     config = compose(*SMALL, uri)

@@ -11,7 +11,7 @@ import pytest
 
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.mx import autograd, gluon, mx, nd, nn
-from gluonexp.base.workers import Workers
+from gluonexp.base.workers import WorkerDied, Workers
 from gluonexp.export import int8, symbol, uint8
 from gluonexp.export.onnx import convert
 from gluonexp.graph.graph import Graph
@@ -291,6 +291,9 @@ def test_a_process_that_dies_is_no_proof(fresh, pool):
 
     with pytest.raises(GluonexpError, match=r" failed, the files may be damaged: .*SIGABRT"):
         verify.certify(fresh, pool=Dying(1))
+    # How it ended otherwise says nothing of the files.
+    with pytest.raises(GluonexpError, match=r"^x: module failed: its process ended"):
+        verify._unless_failed(WorkerDied("its process ended with exit code 1"), "x: module")
 
 
 # Checking again.

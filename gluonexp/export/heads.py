@@ -12,14 +12,13 @@ from gluonexp.base.mx import sym
 from gluonexp.base.text import listed
 from gluonexp.graph.graph import VARIABLE, Graph, Node, Output
 
-# Heads with a loss, which take labels besides: how networks were trained before Gluon.
-_TRAINED: Final = {
+# Heads that turn logits into something else; the first input of each is the logits. The last five
+# take labels as well, which is how networks were trained before Gluon.
+_HEADS: Final = {
+    *("softmax", "log_softmax", "SoftmaxActivation", "sigmoid", "Activation"),
     *("SoftmaxOutput", "SVMOutput"),
     *("LinearRegressionOutput", "LogisticRegressionOutput", "MAERegressionOutput"),
 }
-
-# Heads that turn logits into something else; the first input of each is the logits.
-_HEADS: Final = _TRAINED | {"softmax", "log_softmax", "SoftmaxActivation", "sigmoid", "Activation"}
 
 _SIGMOIDS: Final = {"LogisticRegressionOutput", "sigmoid", "Activation"}
 
@@ -29,8 +28,7 @@ _AROUND: Final = {
     *("Cast", "Flatten", "amp_cast", "clip"),
 }
 
-# What a training gives besides, to be watched.
-_WATCHED: Final = {"BlockGrad", "MakeLoss", "make_loss"}
+_LOSSES: Final = {"MakeLoss", "make_loss"}
 
 
 def output(symbol: sym.Symbol, name: str | None, path: Path, changes: list[str]) -> Graph:
@@ -88,13 +86,14 @@ def _named(symbol: sym.Symbol, name: str, path: Path, changes: list[str]) -> Gra
 
 def _classifying(graph: Graph) -> int | None:
     """Return which output is trained to classify, the others being watched; None if unclear."""
-    kinds = [graph.nodes[head.node].op for head in graph.heads]
-    # The last: probabilities that are watched, beside a loss of the user's own.
-    for some in (_TRAINED, {*kinds} - _WATCHED, {"BlockGrad"}):
-        if found := [at for at, kind in enumerate(kinds) if kind in some]:
-            others = {*kinds[: found[0]], *kinds[found[0] + 1 :]}
-            return found[0] if others <= _WATCHED else None
-    return None
+    ends = [graph.nodes[head.node] for head in graph.heads]
+    real = [at for at, node in enumerate(ends) if node.op not in _LOSSES]
+    # Besides a head, or a loss of the user's own, others are watched.
+    heads = [at for at in real if _is_head(ends[at])]
+    watched = [at for at in real if ends[at].op == "BlockGrad"]
+    if len(heads) == 1 and len(heads) + len(watched) == len(real):
+        return heads[0]
+    return real[0] if len(real) == 1 else None
 
 
 def logits(graph: Graph, changes: list[str]) -> tuple[Graph, bool]:

@@ -339,6 +339,14 @@ def test_one_of_several_outputs_is_taken(tmp_path, symbol, output, said):
     _assert_logits(to, _outputs(*pair))
 
 
+def test_no_output_is_guessed(tmp_path):
+    """An embedding beside what is watched may be what is meant, or not."""
+    body = _body()
+    features = body.get_internals()["flat_output"]
+    pair = _saved(tmp_path / "old", sym.Group([features, sym.BlockGrad(body, name="held")]))
+    _refused(tmp_path, "2 outputs, not one: flat_output, held_output", *pair)
+
+
 @pytest.mark.parametrize(
     ("output", "said"),
     [

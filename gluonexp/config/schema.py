@@ -285,7 +285,7 @@ def to_config(composed: DictConfig) -> Config:
     GluonexpError
         A value is missing or out of its range, or nobody reads it; the message names the key.
     """
-    if OmegaConf.get_type(composed) is not Config:
+    if not issubclass(OmegaConf.get_type(composed) or dict, Config):
         raise GluonexpError(
             "this is not the configuration of gluonexp.run, but of another application: a sweep "
             "of that takes hydra/sweeper=basic, and a primary configuration of your own begins "

@@ -183,7 +183,8 @@ def _note(summary: Summary) -> str:
         state = "" if one.status == FINISHED else f"{one.status} "
         link = f"[{str(one.run_id)[:8]}](#/experiments/{summary.experiment_id}/runs/{one.run_id})"
         rank = ranks.get(one.job, "-")
-        lines.append(f"| {rank} | {state}`{one.name}` | {value} | {test} | {link} |")
+        name = one.name.replace("|", "\\|")
+        lines.append(f"| {rank} | {state}`{name}` | {value} | {test} | {link} |")
     if len(summary.outcomes) > NOTED:
         lines += ["", f"and {len(summary.outcomes) - NOTED} more in `sweep/results.csv`"]
     return "\n".join([*lines, "", "All of it: artifact `sweep/report.html`."])

@@ -19,9 +19,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
+from gluonexp.base import streams
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.imports import heavy_imports
-from gluonexp.base.text import plain_console, tell
+from gluonexp.base.text import not_utf8, plain_console, tell
 from gluonexp.config import hydra_private, keys, schema
 from gluonexp.config.overrides import as_typed, by_key, text_of, typed
 
@@ -171,6 +172,8 @@ def main(composed: DictConfig) -> "float | Ending | None":
     except GluonexpError as error:
         # Hydra prints this class as one message.
         raise CompactHydraException(f"{error}{_how_to_resume(workdir)}") from None
+    except UnicodeEncodeError as error:
+        raise CompactHydraException(not_utf8(error)) from None
     except KeyboardInterrupt:
         print(f"interrupted{_how_to_resume(workdir)}", file=sys.stderr)
         sys.exit(130)  # as a shell reports SIGINT
@@ -184,7 +187,7 @@ def _job_of_sweep(composed: DictConfig, workdir: Path, overrides: list[str]) -> 
     from gluonexp.tracking.statuses import FAILED, Ending
 
     own = [word for word in overrides if not word.startswith(OF_SWEEPS)]
-    with (workdir / "console.log").open("w", encoding="utf-8") as log:
+    with (workdir / "console.log").open("w", encoding="utf-8", errors="backslashreplace") as log:
         console = plain_console(file=log, width=100)
         try:
             return _train(composed, workdir, own, console).ending
@@ -231,6 +234,7 @@ def _how_to_resume(workdir: Path) -> str:
 
 def start(command: str = "python -m gluonexp.run") -> None:
     """Run what the command line says."""
+    streams.show_all()
     arguments = sys.argv[1:]
     if {"--help", "-h"} & set(arguments):
         print(help_text(command, arguments), end="")

@@ -82,7 +82,7 @@ def lock(target: Path | str, timeout: float = -1) -> FileLock:
         How long to wait, seconds; after that it raises `filelock.Timeout`, an `OSError`.
     """
     if isinstance(target, str):
-        key = hashlib.sha256(target.encode()).hexdigest()[:16]
+        key = hashlib.sha256(os.fsencode(target)).hexdigest()[:16]
         # A file for each user: they may not open those of others.
         target = Path(tempfile.gettempdir(), f"gluonexp-{os.getuid()}-{key}")
     return FileLock(target.with_name(f".{target.name}.lock"), timeout=timeout)

@@ -34,9 +34,18 @@ def open_all() -> None:
             setattr(sys, name, os.fdopen(nothing, "w" if descriptor else "r", encoding="utf-8"))
 
 
+def show_all() -> None:
+    """Print escaped what an output stream has no characters for, and names that are no UTF-8."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 @contextmanager
 def lasting() -> Iterator[None]:
     """Go on inside where standard output or error takes no more: drop what is printed.
+
+    What they have no characters for is escaped.
 
     The reader has gone (``| head``), the terminal has, or the disk that it is written to is full.
     Streams that are not the process's own, as in a notebook, stay as they are.
@@ -65,7 +74,7 @@ def _lasting(stream: io.TextIOWrapper) -> io.TextIOWrapper:
     return io.TextIOWrapper(
         io.BufferedWriter(raw) if isinstance(stream.buffer, io.BufferedWriter) else raw,
         encoding=stream.encoding,
-        errors=stream.errors,
+        errors="backslashreplace",
         line_buffering=stream.line_buffering,
         write_through=stream.write_through,
     )

@@ -89,6 +89,19 @@ def store_option(uri: str | None) -> str:
     return f" {in_shell('--tracking-uri', redact(uri))}" if uri else ""
 
 
+def readable(text: str) -> str:
+    """Return a text with what is no UTF-8 in it, as in names of files, escaped."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def not_utf8(error: UnicodeEncodeError) -> str:
+    """Say which name could not be written for what it is; raise another error as it is."""
+    name = re.search(r"\S*[\ud800-\udfff]\S*", error.object)
+    if name is None:
+        raise error
+    return f"{readable(name[0])}: this name is not UTF-8; rename it, or give another one"
+
+
 _NAMED = 5
 
 

@@ -9,7 +9,9 @@ from typing import Any
 import click
 
 from gluonexp import __version__
+from gluonexp.base import streams
 from gluonexp.base.errors import GluonexpError
+from gluonexp.base.text import not_utf8
 from gluonexp.cli.files import download, export
 from gluonexp.cli.models import evaluate, predict, verify
 from gluonexp.cli.options import URI, complete_overrides
@@ -22,10 +24,13 @@ class _Group(click.Group):
     """Shows a `GluonexpError` as one message, without a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        streams.show_all()
         try:
             return super().invoke(ctx)
         except GluonexpError as error:
             raise click.ClickException(str(error)) from None
+        except UnicodeEncodeError as error:
+            raise click.ClickException(not_utf8(error)) from None
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})

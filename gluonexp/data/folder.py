@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gluonexp.base.errors import GluonexpError
-from gluonexp.base.text import listed
+from gluonexp.base.text import listed, readable
 from gluonexp.data import memory
 from gluonexp.data.images import (
     MAX_PIXELS,
@@ -105,6 +105,12 @@ class ImageFolder:
                 "more. Point dataset.root (or GLUONEXP_DATA) at the folder that "
                 "holds train/<class>/ and test/<class>/, or <class>/"
             )
+        for name in classes:
+            if name != readable(name):
+                raise GluonexpError(
+                    f"{readable(str(train / name))}: the name of this class is not UTF-8, so it "
+                    "cannot be recorded; rename the folder"
+                )
         if test is not None and _folders(test) != classes:
             only_train = sorted(set(classes) - set(_folders(test)))
             only_test = sorted(set(_folders(test)) - set(classes))

@@ -14,6 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
+from gluonexp.base.text import readable
+
 BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 INK, GRAY, PALE = "#222222", "#6B6B6B", "#E4E4E4"
 DPI = 144
@@ -58,7 +60,7 @@ class Drawing(Figure):
         It is set smaller, down to 7 points, then the middle of `text` (of its first part, if there
         are two) is left out.
         """
-        head, tail = (text, "") if isinstance(text, str) else text
+        head, tail = map(readable, (text, "") if isinstance(text, str) else text)
         across, up = self.get_size_inches()
         drawn = self.text(left / across, bottom / up, "", color=color, **style)
         drawn.set_parse_math(False)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.processes import this_process
+from gluonexp.base.text import readable
 from gluonexp.tracking import internals
 from gluonexp.tracking.places import settle
 from gluonexp.tracking.store import ensure_experiment, open_store, reported
@@ -111,7 +112,8 @@ def create_run(
     seeded = random.getstate()
     random.seed()
     try:
-        run = client.create_run(experiment_id, tags=dict(tags), run_name=name)
+        known = None if name is None else readable(name)
+        run = client.create_run(experiment_id, tags=dict(tags), run_name=known)
         return str(run.info.run_id)
     finally:
         random.setstate(seeded)

@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.files import draft, lock
 from gluonexp.base.imports import heavy_imports
-from gluonexp.base.text import in_shell
+from gluonexp.base.text import in_shell, readable
 from gluonexp.tracking import internals
 from gluonexp.tracking.places import experiment_folder, settle
 from gluonexp.tracking.read.records import PRUNED_TAG
@@ -131,6 +131,10 @@ def ensure_experiment(client: MlflowClient, name: str, uri: str) -> str:
     """
     from mlflow.exceptions import MlflowException
 
+    if name != readable(name):
+        raise GluonexpError(
+            f"tracking.experiment={readable(name)} is not UTF-8: choose another name"
+        )
     database = sqlite_path(uri)
     location = None
     if database is not None:

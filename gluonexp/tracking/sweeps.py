@@ -21,6 +21,7 @@ from filelock import FileLock
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.files import lock
 from gluonexp.base.processes import lives, this_process
+from gluonexp.base.text import readable
 from gluonexp.tracking.artifacts import of_run
 from gluonexp.tracking.lifecycle import create_run, run_tags
 from gluonexp.tracking.logged_models import logged_model
@@ -163,9 +164,9 @@ class SweepRun:
         with reported(f"run {run_id} cannot be marked {ending.status}"):
             run = self.client.get_run(run_id)
             if "error" not in run.data.tags:
-                self.client.set_tag(run_id, "error", one_line(ending.reason, 500))
+                self.client.set_tag(run_id, "error", one_line(readable(ending.reason), 500))
                 if ending.trace:
-                    self.client.log_text(run_id, ending.trace, "error/traceback.txt")
+                    self.client.log_text(run_id, readable(ending.trace), "error/traceback.txt")
             if run.info.status in ("RUNNING", "SCHEDULED"):
                 self.client.set_terminated(run_id, ending.status)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, SupportsFloat
 
 from gluonexp.base.errors import GluonexpError
+from gluonexp.base.text import readable
 from gluonexp.tracking import internals
 from gluonexp.tracking.logged_models import log_model
 from gluonexp.tracking.registry import Registered, register
@@ -306,7 +307,7 @@ class MlflowTracker(Tracker):
         # What is meant for users says all by itself.
         name = "" if isinstance(error, GluonexpError) else f"{type(error).__name__}: "
         self.log_tags({"error": one_line(f"{name}{error}", 500)})
-        text = "".join(traceback.format_exception(error))
+        text = readable("".join(traceback.format_exception(error)))
         with reported(f"the traceback cannot be kept in run {self.run_id}"):
             self.client.log_text(self.run_id, text, "error/traceback.txt")
 

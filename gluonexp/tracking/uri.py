@@ -6,7 +6,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
 from gluonexp.base.errors import GluonexpError
-from gluonexp.base.text import in_shell
+from gluonexp.base.text import in_shell, readable
 from gluonexp.tracking.internals import VIEW_KEY
 
 _SQLITE = "sqlite:///"
@@ -143,6 +143,11 @@ def _resolve_sqlite(uri: str) -> str:
 
 
 def _checked(path: str) -> str:
+    if path != readable(path):
+        raise GluonexpError(
+            f"{readable(path)}: a store cannot be in a folder whose name is not UTF-8; rename "
+            "it, or name another place with tracking.uri=sqlite:////absolute/path/mlflow.db"
+        )
     # SQLAlchemy 2.1 decodes %XX in the path and 2.0 does not, so no spelling suits both.
     if "%" in path or "?" in path:
         raise GluonexpError(

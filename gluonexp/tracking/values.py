@@ -9,6 +9,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, SupportsFloat
 
+from gluonexp.base.text import readable
+
 # MLflow takes 250 and 6000 characters; a parameter longer than 500 is no longer read in a table,
 # servers before 2.8 refuse it, and the whole configuration is an artifact of the run.
 MAX_KEY = 250
@@ -87,8 +89,9 @@ def _text(value: Any) -> str:
 
 
 def _cut(text: str, limit: int) -> str:
-    """Return `text`, its end replaced by a digest of the whole where it is too long."""
+    """Return `text` in UTF-8, its end replaced by a digest of the whole where it is too long."""
+    text = readable(text)
     if len(text) <= limit:
         return text
-    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+    digest = hashlib.sha256(text.encode()).hexdigest()[:12]
     return f"{text[: limit - 15]}...{digest}"

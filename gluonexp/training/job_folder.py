@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from gluonexp.base.errors import GluonexpError
+from gluonexp.base.text import readable
 from gluonexp.tracking.statuses import RUNNING, Ending
 from gluonexp.training import checkpoint
 
@@ -63,6 +64,11 @@ def check(workdir: Path, resumed: Path | None) -> None:
     GluonexpError
         The message names it.
     """
+    if (name := str(workdir)) != readable(name):  # neither checkpoints nor MXNet's files
+        raise GluonexpError(
+            f"hydra.run.dir={readable(name)}: the job's folder cannot be written, for its name is "
+            "not UTF-8; rename it, or give the job another one"
+        )
     checkpoints, artifacts = workdir / CHECKPOINTS, workdir / ARTIFACTS
     foreign = [] if _holds(checkpoints, resumed) else list(_foreign(checkpoints))
     ours = checkpoints / _OWNER, artifacts / "config" / "resolved.yaml"

@@ -188,6 +188,18 @@ def test_without_images_its_own_examples(invoke):
     assert [line.split()[-1] for line in lines[1:]] == list("0123456789")
 
 
+def test_any_name_of_a_file_is_shown_and_drawn(trained, invoke, photos, tmp_path):
+    image = tmp_path / os.fsdecode(b"caf\xe9.png")
+    shutil.copy(photos[0], image)
+    plot = tmp_path / os.fsdecode(b"plot\xe9.png")
+    assert "caf\\udce9.png" in invoke("predict", "last", str(image), "--plot", str(plot)).stdout
+    assert plot.stat().st_size > 0
+    to = tmp_path / os.fsdecode(b"copy\xe9")
+    assert "checked" in invoke("download", "last", "config", "--to", str(to)).stdout
+    made = invoke("export", "last", "--to", str(tmp_path / os.fsdecode(b"net\xe9"))).stdout
+    assert made.startswith(f"written: {tmp_path}/net\\udce9\n")
+
+
 def test_the_table_for_programs_is_complete(trained, invoke, photos):
     rows = table(invoke("predict", "last", "photos", "--csv"))
     assert [row["image"] for row in rows] == sorted(photos)

@@ -1,5 +1,7 @@
 """Class folders of images, in both layouts, with everything people leave in them."""
 
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -89,6 +91,13 @@ def test_a_folder_under_the_root(published):
 def test_a_user_may_write_tilde(published, monkeypatch):
     monkeypatch.setenv("HOME", str(published.parent))
     assert ImageFolder(f"~/{published.name}", 4).spec().classes == ("cat", "dog")
+
+
+def test_a_class_whose_name_is_not_utf8_is_refused(flat):
+    (flat / os.fsdecode(b"caf\xe9")).mkdir()
+    told = r"caf\\udce9: the name of this class is not UTF-8.* rename the folder$"
+    with pytest.raises(GluonexpError, match=told):
+        ImageFolder(str(flat), size=8).spec()
 
 
 def test_a_broken_file_is_fatal_and_named(published):

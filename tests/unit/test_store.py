@@ -88,6 +88,11 @@ def test_what_cannot_be_a_store_is_refused_with_a_remedy(uri: str, remedy: str) 
         resolve_uri(uri)
 
 
+def test_a_folder_whose_name_is_not_utf8_is_refused() -> None:
+    with pytest.raises(GluonexpError, match=r"caf\\udce9/mlflow\.db: a store cannot be"):
+        resolve_uri(os.fsdecode(b"sqlite:////caf\xe9/mlflow.db"))
+
+
 def test_a_trailing_slash_does_not_count() -> None:
     assert resolve_uri("http://host:5000/") == "http://host:5000"
 

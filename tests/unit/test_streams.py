@@ -9,6 +9,7 @@ from contextlib import suppress
 
 import pytest
 
+from gluonexp.base import streams, text
 from gluonexp.base.streams import lasting
 
 CLOSED = """
@@ -83,6 +84,29 @@ def test_what_can_be_printed_is_and_waits_for_a_slow_reader(printing, capfd):
         stream.close()
         thread.join()
     assert got == ["before, " + ("x" * 9_999 + "\n") * 20]
+
+
+@pytest.mark.parametrize("charset", ["ascii", "latin-1", "utf-8"])
+def test_what_a_stream_has_no_characters_for_is_escaped(monkeypatch, tmp_path, charset):
+    name = os.fsdecode(b"caf\xe9 ") + "猫"
+    with (tmp_path / "out").open("w", encoding=charset) as out:
+        monkeypatch.setattr(sys, "stdout", out)
+        with lasting():
+            print(name)
+        streams.show_all()
+        print(name)
+    cat = "猫" if charset == "utf-8" else "\\u732b"
+    assert (tmp_path / "out").read_text(encoding=charset) == f"caf\\udce9 {cat}\n" * 2
+
+
+def test_a_name_that_cannot_be_written_is_told():
+    with pytest.raises(UnicodeEncodeError) as caught:
+        f"a folder {os.fsdecode(b'caf' + bytes([233]))} of images".encode()
+    assert text.not_utf8(caught.value).startswith("caf\\udce9: this name is not UTF-8")
+    with pytest.raises(UnicodeEncodeError) as caught:
+        "é".encode("ascii")
+    with pytest.raises(UnicodeEncodeError):  # is something else
+        text.not_utf8(caught.value)
 
 
 def test_streams_of_others_stay_as_they_are(monkeypatch):

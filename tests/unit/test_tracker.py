@@ -452,6 +452,21 @@ def test_what_could_not_be_written_is_told_at_the_end(client: MlflowClient, run_
     assert client.get_run(run_id).info.status == "FINISHED"  # what could be done was
 
 
+def test_names_that_are_no_utf8_are_recorded_escaped(uri: str, client: MlflowClient) -> None:
+    name = os.fsdecode(b"caf\xe9")
+    with pytest.raises(GluonexpError), start(uri, run_name=name) as tracker:
+        tracker.log_params({"root": name, "several": [name]})
+        tracker.log_tags({"folder": name})
+        raise GluonexpError(f"{name} cannot be read")
+    run = client.get_run(str(tracker.run_id))
+    assert run.info.run_name == "caf\\udce9"
+    assert run.data.params == {"root": "caf\\udce9", "several": '["caf\\udce9"]'}
+    assert run.data.tags["folder"] == "caf\\udce9"
+    assert run.data.tags["error"] == "caf\\udce9 cannot be read"
+    with pytest.raises(GluonexpError, match=r"^tracking\.experiment=caf\\udce9 is not UTF-8"):
+        ensure_experiment(client, name, uri)
+
+
 def test_a_lost_store_does_not_hide_why_the_run_failed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
+import numpy as np
+from numpy.typing import NDArray
+
 from gluonexp.assembly.targets import Constructor
 from gluonexp.base.device import device as chosen_device
 from gluonexp.base.errors import GluonexpError, reason
@@ -197,8 +200,12 @@ def check_images(
         values = {name: each.data(device) for name, each in net.collect_params().items()}
         return Graph.from_symbol(net(mx.sym.var("data"))), values
 
-    shape = steps.channels, steps.height, steps.width
-    if (mixed := images.flaw(net, graph, "data", shape, device)) is not None:
+    def run(given: NDArray[np.float32]) -> NDArray[np.float32]:
+        logits: NDArray[np.float32] = net(mx.nd.array(given, ctx=device)).asnumpy()
+        return logits
+
+    noise = images.noise((steps.channels, steps.height, steps.width))
+    if (mixed := images.flaw(run, graph, "data", noise)) is not None:
         raise GluonexpError(f"model: cannot be exported: {mixed}; export=none trains it without")
 
 

@@ -345,15 +345,15 @@ def _called(
     try:
         net = block(network.symbol, network.values, INPUT)
         net.hybridize()
-        noise = np.random.default_rng(0).standard_normal((2, *input_shape), np.float32)
+        noise = images.noise(input_shape)
         logits = net(nd.array(noise)).asnumpy()
         if np.isnan(logits).any():
             raise GluonexpError(f"{path} answers noise with nan: it, or {source.name}, is damaged")
         mixed = images.flaw(
-            net,
+            lambda given: net(nd.array(given)).asnumpy(),
             lambda: (Graph.from_symbol(network.symbol), network.values),
             INPUT,
-            input_shape,
+            noise,
         )
     except mx.MXNetError as error:
         raise GluonexpError(f"{path} cannot be run: {reason(error)}") from None

@@ -1,8 +1,9 @@
-"""Whether a network answers for each image by itself."""
+"""Whether a network answers for each image, or whatever else it takes, by itself."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -11,59 +12,85 @@ from numpy.typing import NDArray
 
 from gluonexp.base.mx import mx, nd
 from gluonexp.graph.graph import VARIABLE, Graph, Output
-from gluonexp.graph.symbols import block
+from gluonexp.graph.symbols import block, classic
 
 _TOLERANCE = 1e-3  # of the largest value; another number of images is summed in another order
 
+_MOST = 7  # inputs that are looked at
+
+
+def noise(shape: Sequence[int]) -> NDArray[np.float32]:
+    """Return two images (2, C, H, W) of noise, for `flaw`, of `shape` (C, H, W) each."""
+    return np.random.default_rng(0).standard_normal((2, *shape), np.float32)
+
 
 def flaw(
-    net: Callable[[nd.NDArray], nd.NDArray],
+    net: Callable[[NDArray[np.float32]], NDArray[np.float32]],
     graph: Callable[[], tuple[Graph, Mapping[str, nd.NDArray]]],
     name: str,
-    shape: Sequence[int],
-    device: mx.Context | None = None,
+    inputs: NDArray[np.float32],
+    what: str = "image",
 ) -> str | None:
-    """Say why a network's answer for an image is not that image's alone; None if it is.
+    """Say why a network's answer for an input is not that input's alone; None if it is.
 
-    Three noise images are scored together and alone. Such a network gives `predict` other answers
-    than a server, and no proof by samples holds for other images.
+    A few inputs and one of zeros are scored together and each alone: what goes through a batch in
+    its order leaves the first one's answer, or the last one's, as it is. Such a network gives
+    `predict` other answers than a server, and no proof by samples holds for other inputs.
 
     Parameters
     ----------
     net
-        Takes images (N, C, H, W) float32 as its input `name`, and gives (N, K).
+        Takes (N, ...) as its input `name`, and gives (N, ...).
     graph
         Gives its graph and the values in it: asked for only to name the layer.
-    shape
-        (C, H, W) of an image.
+    inputs
+        (N, ...), of which the first few are taken.
+    what
+        One of them is called.
     """
-    images = np.random.default_rng(0).normal(size=(3, *shape)).astype(np.float32)
-    given = nd.array(images, ctx=device or mx.cpu())
-    together, again, alone = (net(each).asnumpy() for each in (given, given, given[:1]))
+    given = np.concatenate([inputs[:_MOST], np.zeros_like(inputs[:1])])
+    together, again = net(given), net(given)
     if _differ(again, together):
         return "its answer changes from call to call: a layer draws at random when it predicts"
-    if not _differ(alone, together[:1]):
+    singles = range(len(given))
+    if not any(_differ(net(given[at : at + 1]), together[at : at + 1]) for at in singles):
         return None
-    network, values = graph()
-    layer = _first(network, values, name, images)
+    layer = None
+    with suppress(mx.MXNetError), classic():  # the network runs; its parts one by one need not
+        layer = _first(*graph(), name, given)
     return (
-        "its answer for an image depends on the other images that it is given with"
+        f"its answer for an {what} depends on the other {what}s that it is given with"
         f"{f', from layer {layer} on' if layer else ''}, as where it takes a mean over the batch"
     )
 
 
 def _first(
-    graph: Graph, values: Mapping[str, nd.NDArray], name: str, images: NDArray[np.float32]
+    graph: Graph, values: Mapping[str, nd.NDArray], name: str, inputs: NDArray[np.float32]
 ) -> str | None:
-    """Return the first layer, in the graph's order, where an image's answer is not its own."""
+    """Return the first layer, in the graph's order, where an input's answer is not its own."""
     layers = [at for at, node in enumerate(graph.nodes) if node.op != VARIABLE]
     inner = block(replace(graph, heads=tuple(map(Output, layers))), values, name)
-    alone, together = (_arrays(inner(nd.array(each))) for each in (images[:1], images))
-    for at, one, all_of_them in zip(layers, alone, together, strict=True):
-        rows = all_of_them[:1] if len(all_of_them) == len(images) else all_of_them
-        if rows.shape != one.shape or _differ(one, rows):
-            return f"{graph.nodes[at].name} ({graph.nodes[at].op})"
+    together = _arrays(inner(nd.array(inputs)))
+    alone = [_arrays(inner(nd.array(inputs[at : at + 1]))) for at in range(len(inputs))]
+    for at, made in enumerate(together):
+        if not all(_among(each[at], made, index, alone) for index, each in enumerate(alone)):
+            node = graph.nodes[layers[at]]
+            return f"{node.name} ({node.op})"
     return None
+
+
+def _among(
+    one: NDArray[np.float32], made: NDArray[np.float32], index: int, inputs: Sequence[object]
+) -> bool:
+    """Say whether `made` of all inputs holds `one`, which was made of number `index` alone."""
+    if one.ndim != made.ndim:
+        return False
+    axes = [axis for axis, (a, b) in enumerate(zip(one.shape, made.shape, strict=True)) if a != b]
+    if not axes:
+        return not _differ(made, one)
+    if len(axes) > 1 or made.shape[axes[0]] != len(inputs) * one.shape[axes[0]]:
+        return False
+    return not _differ(np.split(made, len(inputs), axis=axes[0])[index], one)
 
 
 def _arrays(outputs: Any) -> list[NDArray[np.float32]]:
@@ -71,5 +98,7 @@ def _arrays(outputs: Any) -> list[NDArray[np.float32]]:
 
 
 def _differ(found: NDArray[np.float32], expected: NDArray[np.float32]) -> bool:
-    largest = float(np.abs(expected).max(initial=0.0))
-    return not np.allclose(found, expected, rtol=0, atol=_TOLERANCE * largest, equal_nan=True)
+    largest = float(np.abs(expected[np.isfinite(expected)]).max(initial=0.0))
+    return found.shape != expected.shape or not np.allclose(
+        found, expected, rtol=0, atol=_TOLERANCE * largest, equal_nan=True
+    )

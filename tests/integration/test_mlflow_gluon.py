@@ -618,10 +618,11 @@ def uninitialized():
         (
             lambda: ready(Centred()),
             ROWS,
-            "Centred answers an input otherwise when others are",
+            "Centred: its answer for an input depends on the other inputs that it is given with, "
+            "from layer centred0_mean0 (mean) on",
         ),
-        (lambda: ready(Centred()), ROWS[:1], "Centred answers an input otherwise when"),
-        (lambda: ready(Noisy()), ROWS, "Noisy answers the same input otherwise at each call"),
+        (lambda: ready(Centred()), ROWS[:1], "Centred: its answer for an input depends on"),
+        (lambda: ready(Noisy()), ROWS, "Noisy: its answer changes from call to call: a layer d"),
         (lambda: ready(Shaped()), ROWS, "written as a graph of one input: 'Symbol' object has no"),
         (lambda: ready(Added()), ROWS, "Added has no parameters: nothing to keep"),
         (lambda: ready(gluon.rnn.LSTM(3)), ROWS.reshape(5, 4, 3), "the first axis of input_exam"),

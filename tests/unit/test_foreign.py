@@ -241,6 +241,15 @@ def test_any_other_single_output_is_no_classifier(tmp_path, head):
     _refused(tmp_path, "gives one value for an image, and no sigmoid", *pair)
 
 
+def _in_order(x):
+    """Return an RNN's output, of which the batch is the time."""
+    state, steps = sym.zeros((1, 1, 4)), sym.reshape(x, (0, 1, -1))
+    made = sym.RNN(
+        steps, sym.var("w"), state, state_size=4, num_layers=1, mode="rnn_relu", name="r"
+    )
+    return sym.reshape(made, (0, -1))
+
+
 @pytest.mark.parametrize(
     ("mixing", "layer"),
     [
@@ -252,8 +261,9 @@ def test_any_other_single_output_is_no_classifier(tmp_path, head):
             ),
             "e",
         ),
+        (_in_order, "r"),  # the first image's answer is its own
     ],
-    ids=["mean", "softmax", "slice"],
+    ids=["mean", "softmax", "slice", "order"],
 )
 def test_an_image_must_be_answered_by_itself(tmp_path, mixing, layer):
     pair = _saved(tmp_path / "old", mixing(_body()))

@@ -13,8 +13,10 @@ from gluonexp.base.device import device as chosen_device
 from gluonexp.base.errors import GluonexpError, reason
 from gluonexp.base.mx import gluon, mx, nn
 from gluonexp.base.seeds import engine_seed, seed_host
+from gluonexp.base.text import listed
 from gluonexp.config.schema import Config, DatasetConfig
 from gluonexp.data.types import Spec
+from gluonexp.export import heads
 from gluonexp.graph import images
 from gluonexp.graph.graph import Graph
 from gluonexp.model_folder.network import refusal
@@ -27,6 +29,15 @@ from gluonexp.weights.find import find
 # What gives probabilities; log_softmax does not: softmax of it is softmax.
 _PROBABILITIES: Final = {"softmax", "SoftmaxActivation", "SoftmaxOutput"}
 
+# What can give any value, and so a logit; and what only moves or scales a value.
+_LINEAR: Final = {
+    *("FullyConnected", "Convolution", "Deconvolution", "BatchNorm", "dot", "batch_dot"),
+    *("elemwise_add", "elemwise_sub", "broadcast_add", "broadcast_sub"),
+}
+_SCALED: Final = {
+    *("_plus_scalar", "_minus_scalar", "_mul_scalar", "_div_scalar", "broadcast_mul"),
+    *("Reshape", "Flatten", "squeeze", "expand_dims", "slice_axis", "mean", "Pooling", "Dropout"),
+}
 
 # What rooms without MXNet call a network and a device that they only hand on.
 Network: TypeAlias = nn.HybridBlock
@@ -129,8 +140,17 @@ def _gives_one(net: nn.HybridBlock, shape: tuple[int, ...]) -> bool | None:
     if made != [(shape[0], 1)]:
         return None
     graph = Graph.from_symbol(output)
-    last = graph.nodes[graph.heads[0].node]
-    return last.op == "sigmoid" or last.attrs.get("act_type") == "sigmoid"
+    last = node = heads.ending(graph)
+    if last.op in ("sigmoid", "hard_sigmoid") or last.attrs.get("act_type") == "sigmoid":
+        return True
+    while node.op in _SCALED and node.inputs:
+        node = graph.nodes[node.inputs[0].node]
+    if node.op not in _LINEAR:
+        raise GluonexpError(
+            f"model: gives one value for an image, which is what {node.name} ({node.op}) makes of "
+            "it: a probability must be a sigmoid's, a logit that of a layer with weights"
+        )
+    return False
 
 
 def note(net: nn.HybridBlock) -> str | None:
@@ -205,7 +225,13 @@ def check_images(
         return logits
 
     noise = images.noise((steps.channels, steps.height, steps.width))
-    if (mixed := images.flaw(run, graph, "data", noise)) is not None:
+    try:
+        mixed = images.flaw(run, graph, "data", noise)
+    except mx.MXNetError as error:
+        raise GluonexpError(
+            f"model: cannot be run on images {noise.shape}, float32: {reason(error)}"
+        ) from None
+    if mixed is not None:
         raise GluonexpError(f"model: cannot be exported: {mixed}; export=none trains it without")
 
 
@@ -259,8 +285,7 @@ def _infer_shapes(
             f"model: gives {outputs[0][1:]} values for each image; the data set has {classes} "
             "classes, so logits of that many are needed"
         )
-    graph = Graph.from_symbol(output)
-    if (last := graph.nodes[graph.heads[0].node]).op in _PROBABILITIES:
+    if (last := heads.ending(Graph.from_symbol(output))).op in _PROBABILITIES:
         raise GluonexpError(
             f"model: ends in {last.name} ({last.op}), but the loss and the export take "
             "logits and do that themselves: leave it out"
@@ -270,6 +295,11 @@ def _infer_shapes(
         raise GluonexpError(f"model: cannot be exported: {why}; export=none trains it without")
     names = [*output.list_arguments(), *output.list_auxiliary_states()]
     parameters = net.collect_params()
+    if idle := [k for k, p in parameters.items() if k not in names and p.grad_req != "null"]:
+        raise GluonexpError(
+            f"model: does not use {listed(idle)} for its answer, so that cannot be trained: leave "
+            "it out"
+        )
     for name, inferred in zip(names, [*arguments, *statistics], strict=True):
         if name in parameters:
             parameters[name].shape = inferred

@@ -96,6 +96,14 @@ def _classifying(graph: Graph) -> int | None:
     return real[0] if len(real) == 1 else None
 
 
+def ending(graph: Graph) -> Node:
+    """Return the last node but those that may stand around a head and change nothing."""
+    node = graph.nodes[graph.heads[0].node]
+    while node.op in _AROUND and node.inputs:
+        node = graph.nodes[node.inputs[0].node]
+    return node
+
+
 def logits(graph: Graph, changes: list[str]) -> tuple[Graph, bool]:
     """Return what the head at the end, if there is one, is of; say so in `changes`.
 

@@ -119,15 +119,55 @@ def _own(compose, units, function, classes):
     return net
 
 
-@pytest.mark.parametrize("sigmoid", [False, True])
-def test_one_output_is_two_classes(compose, sigmoid):
-    net = _own(compose, 1, lambda F, x: F.sigmoid(x) if sigmoid else x, classes=2)
+@pytest.mark.parametrize(
+    ("function", "sigmoid"),
+    [
+        (lambda F, x: x, False),
+        (lambda F, x: F.clip(x * 0.5, -9, 9), False),
+        (lambda F, x: F.sigmoid(x), True),
+        (lambda F, x: F.clip(F.sigmoid(x), 1e-6, 1 - 1e-6), True),
+    ],
+)
+def test_one_output_is_two_classes(compose, function, sigmoid):
+    net = _own(compose, 1, function, classes=2)
     assert "one output is taken for two classes" in networks.note(net)
     images = nd.random.normal(shape=(5, 1, 8, 8))
     one = net.net(images).asnumpy()[:, 0]
     p = one if sigmoid else 1 / (1 + np.exp(-one))
     found = nd.softmax(net(images)).asnumpy()
     np.testing.assert_allclose(found, np.stack([1 - p, p], axis=1), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [lambda F, x: 1 / (1 + F.exp(-x)), lambda F, x: F.relu(x), lambda F, x: (F.tanh(x) + 1) / 2],
+)
+def test_one_output_that_is_neither_a_logit_nor_a_sigmoid_is_refused(compose, function):
+    """As logits, values that are never negative would always be of the second class."""
+    with pytest.raises(GluonexpError, match="gives one value for an image, which is what own0_"):
+        _own(compose, 1, function, classes=2)
+
+
+def test_probabilities_are_refused_under_what_changes_nothing(compose):
+    with pytest.raises(GluonexpError, match="ends in own0_softmax0"):
+        _own(compose, 10, lambda F, x: F.clip(F.identity(F.softmax(x)), 0, 1), classes=10)
+
+
+def test_a_layer_that_is_not_used_is_named(compose):
+    net = Own(10, lambda F, x: x)
+    net.idle = nn.Dense(3, prefix="idle_")
+    config, spec = compose(), Spec(8, 8, 1, TEN)
+    steps = networks.preprocessing(config.dataset, spec)
+    with pytest.raises(GluonexpError, match="does not use idle_weight, idle_bias for its answer"):
+        networks.network(config, lambda classes: net, spec, steps)
+
+
+def test_half_precision_that_the_processor_cannot_compute_is_told(compose):
+    def half(F, x):
+        return F.cast(F.dot(F.cast(x, "float16"), F.ones((10, 10))), "float32")
+
+    with pytest.raises(GluonexpError, match="model: cannot be run on images"):
+        _own(compose, 10, half, classes=10)
 
 
 def test_one_output_of_three_classes_is_none(compose):

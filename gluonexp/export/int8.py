@@ -40,6 +40,10 @@ BATCH: Final = 32
 # Operators whose work is to multiply by weights: what there is to gain is in them.
 LAYERS: Final = {"Convolution", "Deconvolution", "FullyConnected"}
 
+# What MXNet quantizes and then cannot run: a product of signed and unsigned values, as in Swish,
+# and recurrent layers.
+_BROKEN: Final = ("elemwise_mul", "RNN")
+
 
 @dataclasses.dataclass(frozen=True)
 class Quantized:
@@ -146,6 +150,7 @@ def _quantized(network: Network, name: str, images: NDArray[np.float32]) -> gluo
                 quantize_mode="smart",
                 quantize_granularity="channel-wise",
                 exclude_layers=list(signed),
+                exclude_operators=list(_BROKEN),
                 calib_mode="naive",
                 calib_data=mx.io.NDArrayIter({name: images}, batch_size=min(BATCH, len(images))),
                 ctx=mx.cpu(),

@@ -234,6 +234,23 @@ def test_layers_that_cannot_be_quantized_stay_float_and_nothing_is_printed(tmp_p
     np.testing.assert_allclose(runtimes.load(folder, "int8")(images), expected, atol=0.1)
 
 
+def test_swish_and_recurrent_layers_stay_float(tmp_path):
+    mx.random.seed(0)
+    net = _network(
+        nn.Conv2D(4, 3),
+        nn.Swish(),
+        nn.HybridLambda(lambda F, x: F.reshape(x, (0, 0, -1))),
+        gluon.rnn.LSTM(4, layout="NTC"),
+        nn.Dense(3),
+    )
+    folder = _exported(net, tmp_path, (1, 8, 8), 3)
+    images = np.random.default_rng(0).normal(size=(40, 1, 8, 8)).astype(np.float32)
+    done = int8.quantize(folder, images)
+    assert done.kept_float == (net[4].name + "_fwd",)  # whose input has both signs
+    expected = net(nd.array(images)).asnumpy()
+    np.testing.assert_allclose(runtimes.load(folder, "int8")(images), expected, atol=0.02)
+
+
 def test_what_is_constant_has_a_range_too(tmp_path):
     net = _network(nn.Conv2D(4, 3, activation="relu"), nn.Flatten(), nn.Dense(3))
     net.initialize(mx.init.Zero(), force_reinit=True)

@@ -255,7 +255,8 @@ def start(command: str = "python -m gluonexp.run") -> None:
         sys.exit(str(error))
     sys.argv[1:] = options + overrides
     try:
-        with hydra_private.default_sweeper(GRID):  # other applications keep theirs
+        # Other applications keep theirs.
+        with hydra_private.default_sweeper(GRID), hydra_private.told_of_the_job_folder():
             main()
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -26,6 +26,15 @@ def user_cache() -> Path:
     return platformdirs.user_cache_path("gluonexp", appauthor=False)
 
 
+def obstacle(path: Path, error: OSError) -> str:
+    """Say why `path` cannot be made or written: what is in the way, else the system's reason."""
+    there = next(part for part in (path, *path.absolute().parents) if part.exists())
+    in_the_way = there != path or isinstance(error, FileExistsError | NotADirectoryError)
+    if in_the_way and not there.is_dir():
+        return f"{'it' if there == path else there} is no folder"
+    return error.strerror or str(error)
+
+
 def sha256(path: Path) -> str:
     """Return the SHA-256 of a file, hexadecimal."""
     with path.open("rb") as file:

@@ -11,6 +11,7 @@ import click
 from gluonexp import __version__
 from gluonexp.base import streams
 from gluonexp.base.errors import GluonexpError
+from gluonexp.base.files import obstacle
 from gluonexp.base.text import not_utf8
 from gluonexp.cli.files import download, export
 from gluonexp.cli.models import evaluate, predict, verify
@@ -29,6 +30,11 @@ class _Group(click.Group):
             return super().invoke(ctx)
         except GluonexpError as error:
             raise click.ClickException(str(error)) from None
+        except OSError as error:
+            if error.filename is None:
+                raise
+            path = Path(str(error.filename))
+            raise click.ClickException(f"{path} cannot be used: {obstacle(path, error)}") from None
         except UnicodeEncodeError as error:
             raise click.ClickException(not_utf8(error)) from None
 

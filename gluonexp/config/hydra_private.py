@@ -9,17 +9,23 @@ import logging
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Final
 
 import hydra
+from hydra._internal import hydra as application_module
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobRuntime
+from hydra.errors import CompactHydraException
 from hydra.types import TaskFunction
 from hydra.version import VersionBase
+from omegaconf import OmegaConf
+
+from gluonexp.base.files import obstacle
 
 # What an application of Hydra has one of.
 _STATE: Final = (GlobalHydra, HydraConfig, JobRuntime, VersionBase)
@@ -79,6 +85,41 @@ def multirun(config_name: str, task: TaskFunction, overrides: Sequence[str]) -> 
     assert ours is not None
     with _logging_kept():
         return ours.multirun(config_name, task, list(overrides))
+
+
+@contextmanager
+def job_folder(key: str, folder: Path) -> Iterator[None]:
+    """Say in a sentence why a folder, the value of `key`, cannot be made or written.
+
+    Raises
+    ------
+    CompactHydraException
+        Instead of an `OSError`.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise CompactHydraException(
+            f"{key}={folder} cannot be made or written ({obstacle(folder, error)}); start in "
+            f"another folder, or name one with {key}="
+        ) from None
+
+
+@contextmanager
+def told_of_the_job_folder() -> Iterator[None]:
+    """Let Hydra say so of the folder of a single job, before which none of our code is called."""
+    made = application_module.run_job
+
+    def run_job(**options: Any) -> JobReturn:
+        key = options["job_dir_key"]
+        with job_folder(key, Path(str(OmegaConf.select(options["config"], key)))):
+            return made(**options)  # what the job itself raises is in what it returns
+
+    application_module.run_job = run_job
+    try:
+        yield
+    finally:
+        application_module.run_job = made
 
 
 @contextmanager

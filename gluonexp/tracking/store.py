@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from gluonexp.base.errors import GluonexpError
-from gluonexp.base.files import draft, lock
+from gluonexp.base.files import draft, lock, obstacle
 from gluonexp.base.imports import heavy_imports
 from gluonexp.base.text import in_shell, readable
 from gluonexp.tracking import internals
@@ -273,8 +273,9 @@ def _ensure_database(database: Path) -> None:
                     _make_database(database)
         _check_schema(database)
     except (OSError, sqlite3.Error) as error:
+        reason = obstacle(database, error) if isinstance(error, OSError) else error
         raise GluonexpError(
-            f"{database}: the store cannot be made or read ({error}); name another place with "
+            f"{database}: the store cannot be made or read ({reason}); name another place with "
             "tracking.uri=sqlite:////absolute/path/mlflow.db"
         ) from error
 
@@ -330,7 +331,7 @@ def _try_writing(folder: Path) -> None:
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(b"x")
     except OSError as error:
-        raise GluonexpError(f"{folder} cannot be written: {error}") from error
+        raise GluonexpError(f"{folder} cannot be written: {obstacle(folder, error)}") from error
 
 
 @functools.cache

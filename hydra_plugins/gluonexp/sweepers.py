@@ -65,6 +65,7 @@ class RecordedSweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> Summary:
         """Run the sweep that `arguments` mean."""
         from gluonexp.base.errors import GluonexpError
+        from gluonexp.config import hydra_private
         from gluonexp.config.overrides import as_typed
         from gluonexp.sweep.conduct import SweepPlan, conduct
         from gluonexp.sweep.launching import StreamingLauncher, launched
@@ -81,8 +82,9 @@ class RecordedSweeper(Sweeper):
             launcher.start(self.count(overrides), _warm_up)  # while we prepare
         try:
             source = self.source(Composer(loader, self._config), overrides)
-            folder.mkdir(parents=True, exist_ok=True)
-            OmegaConf.save(self._config, folder / "multirun.yaml")
+            with hydra_private.job_folder("hydra.sweep.dir", folder):
+                folder.mkdir(parents=True, exist_ok=True)
+                OmegaConf.save(self._config, folder / "multirun.yaml")
             summary = conduct(
                 SweepPlan(
                     source=source,
@@ -94,8 +96,6 @@ class RecordedSweeper(Sweeper):
             )
         except GluonexpError as error:
             raise CompactHydraException(str(error)) from None
-        except FileExistsError as error:
-            raise CompactHydraException(f"hydra.sweep.dir={folder}: {error.strerror}") from None
         RecordedSweeper.failed = summary.problem is not None
         return summary
 

@@ -189,6 +189,14 @@ def test_without_images_its_own_examples(invoke):
     assert [line.split()[-1] for line in lines[1:]] == list("0123456789")
 
 
+def test_a_file_that_cannot_be_written_is_told(trained, invoke, photos, tmp_path):
+    (tmp_path / "file").touch()
+    told = invoke("predict", "last", photos[0], "--plot", "file/plot.png", status=1).stderr
+    assert told == "Error: file cannot be used: it is no folder\n"
+    told = invoke("predict", "last", photos[0], "--plot", "/proc/plot.png", status=1).stderr
+    assert told == "Error: /proc/plot.png cannot be used: No such file or directory\n"
+
+
 def test_any_name_of_a_file_is_shown_and_drawn(trained, invoke, photos, tmp_path):
     image = tmp_path / os.fsdecode(b"caf\xe9.png")
     shutil.copy(photos[0], image)

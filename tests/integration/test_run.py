@@ -389,6 +389,33 @@ def test_missing_data_are_named_and_fail_the_run(told, tmp_path):
     assert "Traceback" not in err
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            [],
+            r"hydra\.run\.dir=mlruns/hydra/\S+ cannot be made or written \(.*/mlruns is no folder",
+        ),
+        (["hydra.run.dir=mlruns"], r"hydra\.run\.dir=mlruns .* \(it is no folder\)"),
+        (["-m", "seed=0,1"], r"hydra\.sweep\.dir=mlruns/hydra/\S+ .* is no folder"),
+        (
+            ["hydra.run.dir=/proc/job"],
+            r"hydra\.run\.dir=/proc/job .* \(No such file or directory\)",
+        ),
+        (
+            ["hydra.run.dir=job"],
+            r"mlruns/mlflow\.db: the store cannot be made .*/mlruns is no folder",
+        ),
+    ],
+)
+def test_a_folder_that_cannot_be_made_is_told(told, tmp_path, words, message):
+    (tmp_path / "mlruns").touch()
+    code, err = told(*SMALL, *words)
+    assert code == 1
+    assert re.search(message, err)
+    assert "Traceback" not in err and "Errno" not in err
+
+
 def test_the_user_sees_warnings_and_the_log_keeps_them(told, tmp_path):
     (tmp_path / "mlruns" / "0").mkdir(parents=True)
     (tmp_path / "mlruns" / "0" / "meta.yaml").touch()

@@ -118,6 +118,7 @@ def adopt(
         )
     if len(names) != outputs:
         raise GluonexpError(f"{symbol} has {outputs} outputs, but {len(names)} classes are named")
+    graph = _noted(graph, network.values)
     net = _called(network._replace(symbol=to_symbol(graph)), symbol, params, input_shape)
     to.parent.mkdir(parents=True, exist_ok=True)
     origin = {"symbol": symbol.name, "params": params.name, "changes": changes}
@@ -302,15 +303,7 @@ def _check_shapes(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what is not inferred
-            arguments, _, statistics = symbol.infer_shape_partial(**known)
-            names = [*symbol.list_arguments(), *symbol.list_auxiliary_states()]
-            needed = zip(names, [*arguments, *statistics], strict=True)
-            wrong = [
-                f"{name} is {values[name].shape}, not {shape}"
-                for name, shape in needed
-                if name != INPUT and shape and min(shape) > 0 and shape != values[name].shape
-            ]
-            if wrong:
+            if wrong := _misfits(network, {**known, **_slopes(network)}):
                 raise GluonexpError(
                     f"{source} does not fit {path.name} with an input of {input_shape}: "
                     f"{listed(wrong)}"
@@ -336,6 +329,45 @@ def _check_shapes(
     if (unsafe := extents.flaw(symbol, image, values)) is not None:
         raise GluonexpError(f"{path}: refused: {unsafe}")
     return tuple(shape)
+
+
+def _slopes(network: Network) -> dict[str, tuple[int, ...]]:
+    """Return the slopes of PReLU layers that have one for all channels: no shape is inferred."""
+    nodes = Graph.from_symbol(network.symbol).nodes
+    slopes = {
+        nodes[node.inputs[1].node].name
+        for node in nodes
+        if node.op == "LeakyReLU" and len(node.inputs) > 1
+    }
+    return {
+        name: (1,) for name in slopes if name in network.values and network.values[name].size == 1
+    }
+
+
+def _misfits(network: Network, known: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """Say which parameters have other shapes than follow from the input's, as far as any do."""
+    symbol, values = network
+    try:
+        arguments, _, statistics = symbol.infer_shape_partial(**known)
+    except mx.MXNetError:  # not without the parameters' own shapes
+        return []
+    names = [*symbol.list_arguments(), *symbol.list_auxiliary_states()]
+    return [
+        f"{name} is {values[name].shape}, not {shape}"
+        for name, shape in zip(names, [*arguments, *statistics], strict=True)
+        if name != INPUT and shape and min(shape) > 0 and shape != values[name].shape
+    ]
+
+
+def _noted(graph: Graph, values: Mapping[str, nd.NDArray]) -> Graph:
+    """Note in variables their shapes, which do not all follow from the input's."""
+    nodes = (
+        replace(node, attrs={"__shape__": str(values[node.name].shape)})
+        if node.op == VARIABLE and node.name in values
+        else node
+        for node in graph.nodes
+    )
+    return replace(graph, nodes=tuple(nodes))
 
 
 def _called(

@@ -271,6 +271,18 @@ def test_an_image_must_be_answered_by_itself(tmp_path, mixing, layer):
     _refused(tmp_path, said, *pair)
 
 
+def test_shapes_that_do_not_follow_from_the_input_are_the_parameters_own(tmp_path):
+    """One slope for all channels, as Gluon's PReLU has it, and weights that are normalised."""
+    conv = sym.Convolution(sym.var("data"), kernel=(3, 3), num_filter=2, name="c")
+    slope = sym.var("slope", shape=(1,))
+    x = sym.Flatten(sym.LeakyReLU(conv, gamma=slope, act_type="prelu", name="p"))
+    size = int(np.prod(x.infer_shape(data=INPUTS.shape)[1][0][1:]))
+    weight = sym.L2Normalization(sym.var("weight", shape=(4, size)))
+    pair = _saved(tmp_path / "old", sym.dot(sym.L2Normalization(x), weight, transpose_b=True))
+    to = foreign.adopt(*pair, tmp_path / "export", **OPTIONS)
+    _assert_logits(to, _outputs(*pair))
+
+
 def test_an_answer_must_not_be_drawn(tmp_path):
     pair = _saved(tmp_path / "old", sym.Dropout(_body(), p=0.5, mode="always"))
     _refused(tmp_path, "changes from call to call: a layer draws at random", *pair)

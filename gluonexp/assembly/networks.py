@@ -123,6 +123,10 @@ def network(
         net = construct(classes=len(spec.classes))
         if not isinstance(net, gluon.HybridBlock):
             raise GluonexpError(f"model: {config.model['_target_']} returned no HybridBlock")
+        try:
+            net.collect_params()
+        except AssertionError as error:  # two parameters of one name
+            raise GluonexpError(f"model: {reason(error)}") from None
         shape, classes = (1, steps.channels, steps.height, steps.width), len(spec.classes)
         if classes == 2 and (probability := _gives_one(net, shape)) is not None:
             net = TwoClasses(net, probability)

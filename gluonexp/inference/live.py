@@ -75,6 +75,10 @@ def export(
             f"{type(net).__name__} cannot be kept: it must be a HybridBlock (for nn.Sequential "
             "write nn.HybridSequential), whose graph can be written to a file"
         )
+    try:
+        net.collect_params()
+    except AssertionError as error:  # two parameters of one name
+        raise GluonexpError(f"{type(net).__name__} cannot be kept: {reason(error)}") from None
     with classic():
         given = _given(example, mean, std)
     # By the user's semantics of arrays, for which the network was written.

@@ -605,12 +605,19 @@ def uninitialized():
     return net
 
 
+def twice():
+    net = nn.HybridSequential()
+    net.add(nn.Dense(2, prefix="twice_"), nn.Dense(2, prefix="twice_"))
+    return net
+
+
 @pytest.mark.parametrize(
     ("make", "example", "told"),
     [
         (lambda: ready(nn.Sequential()), None, "Sequential cannot be kept: it must be a HybridB"),
         (lambda: "no/such", None, "no/such: no export here"),
         (uninitialized, None, "HybridSequential is not initialized (bare_dense_weight): net.init"),
+        (twice, None, "HybridSequential cannot be kept: Cannot update self with"),
         (dense, None, "is not known yet: give input_example, or call the network once"),
         (lambda: ready(nn.Dense(2, in_units=12), "float16"), None, "is float16: net.cast('float3"),
         (spoilt, None, "_bias holds numbers that are not finite"),

@@ -162,6 +162,15 @@ def test_a_layer_that_is_not_used_is_named(compose):
         networks.network(config, lambda classes: net, spec, steps)
 
 
+def test_two_parameters_of_one_name_are_told(compose):
+    net = nn.HybridSequential()
+    net.add(nn.Dense(10, prefix="twice_"), nn.Dense(10, prefix="twice_"))
+    config, spec = compose(), Spec(8, 8, 1, TEN)
+    steps = networks.preprocessing(config.dataset, spec)
+    with pytest.raises(GluonexpError, match=r"^model: .* same name 'twice_weight'"):
+        networks.network(config, lambda classes: net, spec, steps)
+
+
 def test_half_precision_that_the_processor_cannot_compute_is_told(compose):
     def half(F, x):
         return F.cast(F.dot(F.cast(x, "float16"), F.ones((10, 10))), "float32")

@@ -117,9 +117,9 @@ def plain_console(**options: Any) -> Console:
 
     `options` are those of `rich.console.Console`.
     """
-    from rich.console import Console
+    from gluonexp.base.console import PlainConsole
 
-    return Console(markup=False, emoji=False, highlight=False, **options)
+    return PlainConsole(markup=False, emoji=False, highlight=False, **options)
 
 
 def tell(console: Console, text: str | Text) -> None:

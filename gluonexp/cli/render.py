@@ -11,6 +11,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 
+from gluonexp.base.console import LEAST
 from gluonexp.base.text import listed, plain_console, tell
 from gluonexp.compare.machine import write_json
 from gluonexp.inference.evaluate import Evaluation
@@ -47,7 +48,7 @@ def _ranked(console: Console, answers: Sequence[Prediction], top: int) -> None:
         tell(console, f"{_title(answer)}{true}")
         table = Table(box=None, show_header=False, pad_edge=False)
         table.add_column(justify="right", no_wrap=True, min_width=len(str(len(rows))) + 3)
-        table.add_column(overflow="fold", width=max(1, min(width, console.width - 16)))
+        table.add_column(overflow="fold", width=max(1, min(width, max(LEAST, console.width) - 16)))
         table.add_column(justify="right", no_wrap=True)
         for rank, (name, probability) in enumerate(rows, 1):
             table.add_row(f"{rank}.", name, f"{probability:.4f}")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import hydra
-from hydra._internal import hydra as application_module
+from hydra._internal import hydra as _runner
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -30,6 +30,7 @@ from gluonexp.base.files import obstacle
 # What an application of Hydra has one of.
 _STATE: Final = (GlobalHydra, HydraConfig, JobRuntime, VersionBase)
 _LOCK: Final = threading.RLock()
+_RUNNER: Final[Any] = _runner  # whose function is replaced
 
 
 def state() -> Any:
@@ -108,18 +109,19 @@ def job_folder(key: str, folder: Path) -> Iterator[None]:
 @contextmanager
 def told_of_the_job_folder() -> Iterator[None]:
     """Let Hydra say so of the folder of a single job, before which none of our code is called."""
-    made = application_module.run_job
+    made = _RUNNER.run_job
 
     def run_job(**options: Any) -> JobReturn:
         key = options["job_dir_key"]
         with job_folder(key, Path(str(OmegaConf.select(options["config"], key)))):
-            return made(**options)  # what the job itself raises is in what it returns
+            done: JobReturn = made(**options)  # what the job itself raises is in it
+            return done
 
-    application_module.run_job = run_job
+    _RUNNER.run_job = run_job
     try:
         yield
     finally:
-        application_module.run_job = made
+        _RUNNER.run_job = made
 
 
 @contextmanager

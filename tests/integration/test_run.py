@@ -419,7 +419,8 @@ def test_a_folder_that_cannot_be_made_is_told(told, tmp_path, words, message):
 def test_the_user_sees_warnings_and_the_log_keeps_them(told, tmp_path):
     (tmp_path / "mlruns" / "0").mkdir(parents=True)
     (tmp_path / "mlruns" / "0" / "meta.yaml").touch()
-    code, err = told(*SMALL, "hydra.run.dir=job", f"tracking.run_id={'e' * 32}")  # there is none
+    run = f"tracking.run_id={'e' * 32}"  # there is none
+    code, err = told(*SMALL, "hydra.run.dir=job", run, "hydra/job_logging=none")
     assert code == 1
     assert err.count("warning: ") == err.count("MLflow's old file store") == 1
     assert "MLflow's old file store" in (tmp_path / "job" / "run.log").read_text()

@@ -297,6 +297,8 @@ def image_files(paths: Sequence[str | Path]) -> list[Path]:
     for path in map(Path, paths):
         found = [path] if path.exists() else _matching(path)
         for each in found:
+            if each.exists() and not (each.is_dir() or each.is_file()):  # a pipe would wait
+                raise GluonexpError(f"{each}: neither a file nor a folder")
             files += _images_below(each, alone=len(found) == 1) if each.is_dir() else [each]
     return files
 

@@ -325,10 +325,12 @@ def test_the_true_class_is_the_folder_whatever_its_name(trained, invoke, photos,
         ("photos/c", "photos/c: no such image or folder"),
         ("photos/*.gif", "photos/*.gif: nothing matches this pattern"),
         ("empty", "empty: no images"),
+        ("pipe.png", "pipe.png: neither a file nor a folder"),
     ],
 )
 def test_a_path_without_images_is_told(invoke, photos, tmp_path, given, message):
     (tmp_path / "empty").mkdir()
+    os.mkfifo(tmp_path / "pipe.png")
     result = invoke("predict", "last", photos[0], given, "--csv", status=1)
     assert message in result.stderr
     assert result.stdout == ""

@@ -7,6 +7,7 @@ training. MLflow does not promise it to others; it is that of MLflow 3.17.2.
 
 from __future__ import annotations
 
+from functools import wraps
 from typing import Any
 
 from gluonexp.base.mx import gluon, nd
@@ -47,30 +48,9 @@ def autolog(
     registered_model_name
         The network is registered as a new version of this model, if given.
     """
-    from mlflow.utils.autologging_utils import autologging_integration
-
-    # MLflow reads the arguments by the names that they have here.
-    integration = autologging_integration(FLAVOR_NAME)  # type: ignore[no-untyped-call]
-    integration(_patch)(
-        log_models=log_models,
-        disable=disable,
-        exclusive=exclusive,
-        disable_for_unsupported_versions=disable_for_unsupported_versions,
-        silent=silent,
-        registered_model_name=registered_model_name,
-    )
-
-
-def _patch(
-    log_models: bool = True,
-    disable: bool = False,
-    exclusive: bool = False,
-    disable_for_unsupported_versions: bool = False,
-    silent: bool = False,
-    registered_model_name: str | None = None,
-) -> None:
+    given = locals()
     import mlflow
-    from mlflow.utils.autologging_utils import batch_metrics_logger
+    from mlflow.utils.autologging_utils import autologging_integration, batch_metrics_logger
     from mlflow.utils.autologging_utils.safety import safe_patch
 
     def fit(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -81,8 +61,13 @@ def _patch(
             args, kwargs = _with_handler(recorder, args, kwargs)
             return original(self, *args, **kwargs)
 
-    estimator = gluon.contrib.estimator.Estimator
-    safe_patch(FLAVOR_NAME, estimator, "fit", fit, manage_run=True)  # type: ignore[no-untyped-call]
+    @wraps(autolog)  # MLflow reads the arguments from the signature, and keeps their values
+    def patch(**_: Any) -> None:
+        estimator = gluon.contrib.estimator.Estimator
+        safe_patch(FLAVOR_NAME, estimator, "fit", fit, manage_run=True)  # type: ignore[no-untyped-call]
+
+    integration = autologging_integration(FLAVOR_NAME)  # type: ignore[no-untyped-call]
+    integration(patch)(**given)
 
 
 def _with_handler(

@@ -9,12 +9,12 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
-
-import platformdirs
-from filelock import FileLock, Timeout
+from typing import IO, TYPE_CHECKING
 
 from gluonexp.base.text import say
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 _BLOCK = 1 << 20  # bytes
 _POINTER = b"version https://git-lfs.github.com/spec/"  # so begins what stands for a file in git
@@ -23,6 +23,8 @@ DRAFT = ".new-"  # so begins the name of a folder that holds a draft
 
 def user_cache() -> Path:
     """Return the folder of what can be had again, of this user, without creating it."""
+    import platformdirs
+
     return platformdirs.user_cache_path("gluonexp", appauthor=False)
 
 
@@ -90,6 +92,8 @@ def lock(target: Path | str, timeout: float = -1) -> FileLock:
     timeout
         How long to wait, seconds; after that it raises `filelock.Timeout`, an `OSError`.
     """
+    from filelock import FileLock
+
     if isinstance(target, str):
         key = hashlib.sha256(os.fsencode(target)).hexdigest()[:16]
         # A file for each user: they may not open those of others.
@@ -102,7 +106,7 @@ def held(lock: FileLock, doing: str) -> Iterator[None]:
     """Hold `lock`; if another process has it, say that one which is `doing` is waited for."""
     try:
         lock.acquire(timeout=0)
-    except Timeout:
+    except TimeoutError:
         say(f"waiting for another process that {doing}")
         lock.acquire()
     try:

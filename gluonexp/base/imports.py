@@ -3,11 +3,12 @@
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from importlib.metadata import PackageNotFoundError, version
 
 
 def installed(*packages: str) -> dict[str, str]:
     """Return the versions of those of `packages` that are installed, by their names on PyPI."""
+    from importlib.metadata import PackageNotFoundError, version
+
     found = {}
     for package in packages:
         with suppress(PackageNotFoundError):

@@ -209,6 +209,24 @@ class ExportConfig:
 
 
 @dataclass
+class FeaturesConfig:
+    """What is frozen is computed once: what computes it, and where its output is kept."""
+
+    # auto: where the frozen front of the network is a good part of its arithmetic; on: or refuse.
+    cache: str = _chosen("auto", "auto", "on", "off")
+    # null: the user's cache folder
+    folder: str | None = None
+    # What all that is kept there may take; the least recently used goes first.
+    budget_gb: float = _ranged(20.0, low=0, above=True)
+    # auto: openvino where it is installed, else mxnet; what it came to is recorded.
+    engine: str = _chosen("auto", "auto", "mxnet", "openvino")
+    # Of the arithmetic; bfloat16 is openvino's, on processors that have it.
+    precision: str = _chosen("float32", "float32", "bfloat16")
+    # Of what is kept.
+    dtype: str = _chosen("float32", "float32", "float16")
+
+
+@dataclass
 class BuildConfig:
     """Which packages besides gluonexp a ``_target_`` may name."""
 
@@ -259,6 +277,7 @@ class Config:
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
+    features: FeaturesConfig = field(default_factory=FeaturesConfig)
     build: BuildConfig = field(default_factory=BuildConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)
 

@@ -108,8 +108,8 @@ def data(config: Config, source: Source) -> Data:
         return _data(config, source.spec(), source.load())
     except MemoryError as error:
         raise GluonexpError(
-            f"dataset {config.dataset.name}: its images, and a copy of what is trained on, do not "
-            f"fit into memory: {error}; take smaller or fewer ones"
+            f"dataset {config.dataset.name}: its images do not fit into memory: {error}; take "
+            "smaller or fewer ones"
         ) from None
 
 

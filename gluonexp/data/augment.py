@@ -35,7 +35,12 @@ Augment = Callable[[NDArray[np.uint8], np.random.Generator], NDArray[np.uint8] |
 
 def none() -> Augment:
     """Return the augmentation that changes nothing and draws nothing."""
-    return lambda images, rng: images
+    return unchanged
+
+
+def unchanged(images: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Return `images`."""
+    return images
 
 
 def flip_crop(flip: bool = True, pad: int = 4) -> Augment:

@@ -93,7 +93,8 @@ def carve(
 ) -> tuple[Split, Split | None]:
     """Carve a validation split from `split`, stratified by class.
 
-    The two parts are disjoint, together they are `split`, and each keeps data-set order.
+    The two parts are disjoint, together they are `split`, and each keeps data-set order. They are
+    views: no image is copied.
 
     Parameters
     ----------
@@ -114,8 +115,7 @@ def carve(
     marks = held_out(split.labels, fraction, seed, key)
     if fraction == 0:
         return split, None
-    train = Split(split.images[~marks], split.labels[~marks])
-    return train, Split(split.images[marks], split.labels[marks])
+    return split.select(np.flatnonzero(~marks)), split.select(np.flatnonzero(marks))
 
 
 def thinned(split: Split, fraction: float, seed: int) -> Split:
@@ -144,4 +144,4 @@ def thinned(split: Split, fraction: float, seed: int) -> Split:
             f"largest has {largest} of the {len(split)} training samples: use {enough}1 to train "
             "on all"
         )
-    return Split(split.images[~marks], split.labels[~marks])
+    return split.select(np.flatnonzero(~marks))

@@ -1,7 +1,9 @@
 """The plain types that data sources hand to the rest of gluonexp."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +27,56 @@ class Spec:
     classes: tuple[str, ...]
 
 
+class Selection:
+    """Some rows of an array, which may be a memory map; nothing is copied until it is asked for.
+
+    Parameters
+    ----------
+    array
+        (M, ...) of any type; of another selection, what that has chosen.
+    rows
+        (N,) indices into `array`, in the order that the selection has them.
+    """
+
+    def __init__(self, array: NDArray[Any] | Selection, rows: NDArray[np.intp]) -> None:
+        self.array, among = whole(array)
+        self.rows = rows if among is None else among[rows]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, ...), as of an array."""
+        return (len(self.rows), *self.array.shape[1:])
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type of its values."""
+        return self.array.dtype
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, chosen: Any) -> Any:
+        """Return a copy of the rows that an index, a slice or an array of them chooses."""
+        return self.array[self.rows[chosen]]
+
+    def __array__(self, dtype: Any = None) -> NDArray[Any]:
+        """Return a copy of all rows: for NumPy's functions."""
+        return np.asarray(self.array[self.rows], dtype=dtype)
+
+    def take(self, chosen: NDArray[np.intp], axis: int = 0) -> NDArray[Any]:
+        """Return a copy of these rows; `axis` is 0."""
+        return self.array.take(self.rows[chosen], axis=axis)
+
+
+Rows: TypeAlias = "NDArray[Any] | Selection"
+"""Samples along the first axis: an array, or some rows of one."""
+
+
+def whole(rows: Rows) -> tuple[NDArray[Any], NDArray[np.intp] | None]:
+    """Return the array behind `rows`, and which of it they are; None: all, in order."""
+    return (rows.array, rows.rows) if isinstance(rows, Selection) else (rows, None)
+
+
 @dataclass(frozen=True)
 class Split:
     """Images and labels of one split, in data-set order.
@@ -32,16 +84,21 @@ class Split:
     Attributes
     ----------
     images
-        (N, H, W, C) uint8.
+        (N, H, W, C) uint8; what is carved from a published split is a `Selection` of it. Behind
+        the frozen front of a network they are its features, (N, ...) float32 or float16.
     labels
         (N,) int64, each in [0, number of classes).
     """
 
-    images: NDArray[np.uint8]
+    images: Rows
     labels: NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def select(self, rows: NDArray[np.intp]) -> Split:
+        """Return these samples, without a copy of their images."""
+        return Split(Selection(self.images, rows), self.labels[rows])
 
 
 @dataclass(frozen=True)
@@ -51,7 +108,8 @@ class Batch:
     Attributes
     ----------
     images
-        (n, H, W, C) uint8; without augmentation perhaps a view of the split, not to be written to.
+        (n, H, W, C) uint8, or features as of a `Split`; without augmentation perhaps a view of the
+        split, not to be written to.
     labels
         (n,) int64.
     others
@@ -60,7 +118,7 @@ class Batch:
         (n,) float32 in [1/2, 1], how much of each image is its own; None where nothing is blended.
     """
 
-    images: NDArray[np.uint8]
+    images: NDArray[Any]
     labels: NDArray[np.int64]
     others: NDArray[np.int64]
     share: NDArray[np.float32] | None = None

@@ -167,6 +167,15 @@ class Graph:
         nodes = (replace(self.nodes[at], inputs=moved(self.nodes[at].inputs)) for at in kept)
         return replace(self, nodes=tuple(nodes), heads=moved(heads))
 
+    def behind(self, output: Output, name: str) -> Graph:
+        """Return the part that computes the heads from `output`, which is its input `name`.
+
+        Other outputs of the same node are not to be needed for that.
+        """
+        nodes = list(self.nodes)
+        nodes[output.node] = Node(VARIABLE, name)
+        return replace(self, nodes=tuple(nodes)).prefix(*self.heads)
+
 
 def _graph(data: Any, deepest: int) -> Graph:
     """Return the graph that JSON describes; of other JSON it raises what reading it raises."""

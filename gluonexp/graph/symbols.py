@@ -10,6 +10,15 @@ from gluonexp.graph.graph import Graph
 from gluonexp.graph.rewrite import flattened, uniquely_named
 
 
+def traced(net: gluon.HybridBlock) -> sym.Symbol:
+    """Return what `net` makes of its input ``data`` as a symbol, the same for each call.
+
+    It does not change the names of networks that are made later.
+    """
+    with mx.name.NameManager():
+        return net(sym.var("data"))
+
+
 def to_symbol(graph: Graph) -> sym.Symbol:
     """Return the graph as a symbol.
 

@@ -13,6 +13,7 @@ from matplotlib.colors import PowerNorm
 from matplotlib.patches import Rectangle
 from numpy.typing import ArrayLike, NDArray
 
+from gluonexp.data.types import Rows
 from gluonexp.report.drawing import BLUE, GRAY, GREEN, INK, ORANGE, PALE, RED, Drawing, short
 
 WIDTH = 10.0  # inches, of every grid of pictures
@@ -20,7 +21,7 @@ MOST_CLASSES = 100  # that are named in a picture: more are neither legible nor 
 
 
 def sample_grid(
-    images: NDArray[np.uint8],
+    images: Rows,
     labels: NDArray[np.int64],
     classes: Sequence[str],
     path: Path,
@@ -192,7 +193,7 @@ def _shares(
 
 
 def worst_mistakes(
-    images: NDArray[np.uint8],
+    images: Rows,
     labels: NDArray[np.int64],
     predicted: NDArray[np.int64],
     probability: ArrayLike,

@@ -76,10 +76,11 @@ class Fit:
 
     Attributes
     ----------
+    train, evaluations
+        What is trained on, and evaluated after each epoch. A callback may put features in their
+        place, once it has told the engine.
     epoch, step
         Both counted from 0; `step` over the whole run, the number of updates made.
-    samples
-        Of the training split.
     metrics
         Of the epoch that just ended, by `split/name`.
     history
@@ -90,7 +91,8 @@ class Fit:
 
     engine: Engine
     settings: Settings
-    samples: int
+    train: Split
+    evaluations: Mapping[str, Split]
     epoch: int = 0
     step: int = 0
     lr: float = 0.0
@@ -102,6 +104,11 @@ class Fit:
     def learner(self) -> Engine:
         """The engine, as callbacks called it before there was more than one."""
         return self.engine
+
+    @property
+    def samples(self) -> int:
+        """How many are trained on in an epoch."""
+        return len(self.train)
 
     @property
     def epochs(self) -> int:
@@ -158,7 +165,7 @@ def fit(
         clipped also `optim/grad_norm`, the mean of their norms before.
     """
     history = [dict(row) for row in settings.history]
-    state = Fit(engine, settings, len(train), epoch=max(len(history) - 1, 0), history=history)
+    state = Fit(engine, settings, train, evaluations, max(len(history) - 1, 0), history=history)
     state.step = len(history) * state.steps_per_epoch
     if history:
         state.metrics = {key: value for key, value in history[-1].items() if key != "epoch"}
@@ -167,22 +174,22 @@ def fit(
             ended.callback(callback.fit_end, state)
         _each(callbacks, "fit_start", state)
         for state.epoch in range(len(history), settings.epochs):
-            _train_epoch(state, train, callbacks)
-            for name, split in evaluations.items():
+            _train_epoch(state, callbacks)
+            for name, split in state.evaluations.items():
                 state.metrics |= engine.evaluate(split, settings.batch_size).named(name)
             state.history.append({"epoch": state.epoch, **state.metrics})
             _each(callbacks, "epoch_end", state)
     return state
 
 
-def _train_epoch(state: Fit, train: Split, callbacks: Sequence[Callback]) -> None:
+def _train_epoch(state: Fit, callbacks: Sequence[Callback]) -> None:
     engine, settings, issued = state.engine, state.settings, deque[Pending]()
     rng = seed_host(settings.seed, state.epoch)
     engine.seed(settings.seed, state.epoch)
     engine.reset()
     _each(callbacks, "epoch_start", state)
     started = time.perf_counter()
-    for batch in batches(train, settings.batch_size, rng=rng, augment=settings.augment):
+    for batch in batches(state.train, settings.batch_size, rng=rng, augment=settings.augment):
         state.lr = settings.schedule(state.step)
         issued.append(engine.step(batch, state.lr))
         state.step += 1

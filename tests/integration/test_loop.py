@@ -330,7 +330,9 @@ def test_what_is_not_finite_is_not_kept(engine, tmp_path):
     name = next(iter(state.values))
     state.values[name][...] = np.nan
     trained.load(state, optimizer=False)
-    fit = loop.Fit(trained, _settings(trained, tmp_path), 1, metrics={"train/loss": 1.0})
+    fit = loop.Fit(
+        trained, _settings(trained, tmp_path), _split(1), {}, metrics={"train/loss": 1.0}
+    )
     with pytest.raises(GluonexpError, match=f"diverged: {name} is not finite after epoch 0"):
         callbacks.Checkpoint("val/acc", "max").epoch_end(fit)
     assert not list(tmp_path.iterdir())

@@ -23,7 +23,7 @@ def test_the_parts_are_the_whole_in_order_and_every_class_still_trains(labels, f
     split = numbered(labels)
     # 8 samples of at most 5 classes: some class has 2, of which a quarter rounds to one.
     train, val = carve(split, fraction, seed)
-    train_at, val_at = train.images.ravel(), val.images.ravel()
+    train_at, val_at = np.ravel(train.images), np.ravel(val.images)
     assert sorted([*train_at, *val_at]) == list(range(len(labels)))
     for part, at in ((train, train_at), (val, val_at)):
         assert list(at) == sorted(at)
@@ -31,6 +31,19 @@ def test_the_parts_are_the_whole_in_order_and_every_class_still_trains(labels, f
     for label in set(labels):
         size = labels.count(label)
         assert np.sum(val.labels == label) == min(int(fraction * size + 0.5), size - 1)
+
+
+def test_the_parts_are_views_and_so_is_a_part_of_a_part():
+    split = numbered([0, 1] * 20)
+    part, val = carve(split, 0.25, seed=3)
+    again = thinned(part, 0.5, seed=3)
+    assert part.images.array is val.images.array is again.images.array is split.images
+    chosen = np.array([4, 1, 1])
+    wanted = np.asarray(again.images)[chosen]
+    for found in (again.images[chosen], again.images.take(chosen), again.select(chosen).images[:]):
+        assert np.array_equal(found, wanted)
+    assert again.images.shape == (len(again), *split.images.shape[1:])
+    assert np.array_equal(again.images[2], np.asarray(again.images)[2])
 
 
 @given(LABELS, st.integers(0, 2**32 - 1))

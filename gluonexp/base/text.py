@@ -66,6 +66,14 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def in_bytes(size: float) -> str:
+    """Return a size as people say it: ``176 bytes``, ``31 MB``, ``1.8 GB``."""
+    for unit, count in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= count:
+            return f"{size / count:,.{0 if size >= 10 * count else 1}f} {unit}"
+    return f"{size:.0f} bytes"
+
+
 def redact(text: str) -> str:
     """Hide user names and passwords in the addresses of a text, ``//user:password@host``."""
     return re.sub(r"://[^/\s@]+@", "://***@", text)

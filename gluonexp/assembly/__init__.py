@@ -7,8 +7,9 @@ the functions after it call them once what they need (classes, steps per epoch) 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,18 @@ from gluonexp.data.split import carve, thinned
 from gluonexp.data.types import Samples, Source, Spec, Split
 from gluonexp.engines.mxnet import optimizers
 from gluonexp.engines.mxnet.engine import MXNetEngine
+from gluonexp.features import compute
+from gluonexp.features import outlook as outlooks
+from gluonexp.features.front import Front
+from gluonexp.features.kept import Recipe
+from gluonexp.features.outlook import Outlook
+from gluonexp.features.shortcut import Shortcut
+from gluonexp.freeze import FreezePlan
 from gluonexp.model_folder.signature import Preprocessing
+from gluonexp.models.outline import Outline
+from gluonexp.models.work import Work
+from gluonexp.tracking import Tracker
+from gluonexp.training.engine import Engine
 from gluonexp.training.loop import Callback
 from gluonexp.training.schedules import Schedule
 
@@ -140,6 +152,58 @@ def engine(
     block = networks.preprocess(steps, spec)
     rule, longest = components.optimizer, config.optim.clip_norm
     return MXNetEngine(net, block, components.loss, rule, device, longest)
+
+
+def outlook(
+    config: Config,
+    components: Components,
+    net: networks.Network,
+    layers: Outline,
+    plan: FreezePlan,
+    steps: Preprocessing,
+    device: networks.Device,
+) -> Outlook:
+    """Return what of `net`, frozen as `plan` says, need be computed only once.
+
+    Raises
+    ------
+    GluonexpError
+        ``features`` asks for what is not there.
+    """
+    on_cpu = device.device_type == "cpu"
+    work = Work(net)
+    return outlooks.outlook(work, layers, plan, config, steps, components.augment, on_cpu=on_cpu)
+
+
+def shortcut(
+    outlook: Outlook,
+    engine: Engine,
+    net: networks.Network,
+    steps: Preprocessing,
+    spec: Spec,
+    device: networks.Device,
+    tracker: Tracker,
+    say: Callable[[str], None],
+) -> Shortcut:
+    """Return what lets `engine` train from features where `outlook` has a frozen front."""
+    image, settings = (spec.height, spec.width, spec.channels), outlook.settings
+    block, name = networks.preprocess(steps, spec), getattr(net, "zoo_name", type(net).__name__)
+
+    def recipe(front: Front) -> Recipe:
+        graph = outlook.graph.prefix(front.end)
+        return Recipe(
+            front=front,
+            settings=settings,
+            key={
+                "front": compute.fingerprint(graph, net),
+                "preprocessing": steps.to_json(),
+                **compute.arithmetic(settings, str(device)),
+            },
+            stream=partial(compute.stream, graph, net, block, image, device, settings),
+            title=f"{front.layers} of {front.of} layers of {name}",
+        )
+
+    return Shortcut(engine, outlook, recipe, tracker, say)
 
 
 def schedule(config: Config, components: Components, train_size: int) -> Schedule:

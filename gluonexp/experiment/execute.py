@@ -20,6 +20,7 @@ from gluonexp.data.types import Split
 from gluonexp.experiment import exporting, lr_find, record, show
 from gluonexp.experiment.opening import OpenRun, opened
 from gluonexp.export import formats
+from gluonexp.features.shortcut import TRAIN, TrainBehind
 from gluonexp.inference.predict import softmax
 from gluonexp.sweep import pruning
 from gluonexp.tracking import Tracker
@@ -108,6 +109,7 @@ def run(
             run.settings,
             callbacks=[
                 Unfreezing(run.frozen, say=partial(tell, console)),
+                TrainBehind(run.shortcut),
                 Track(tracker, config.trainer.log_every),
                 ShowProgress(console),
                 StopOnDivergence(),
@@ -160,7 +162,10 @@ def run(
 def _find_lr(config: Config, workdir: Path, overrides: Sequence[str], console: Console) -> Result:
     """Search a learning rate instead of training; no checkpoint, no test, nothing exported."""
     with opened(config, workdir, overrides, console) as run:
-        curve = lr_find.search(run.engine, run.data.train, run.settings, config.trainer.lr_find)
+        found = run.shortcut.enter(0, {TRAIN: run.data.train})
+        train = run.data.train if found is None else found[TRAIN]
+        curve = lr_find.search(run.engine, train, run.settings, config.trainer.lr_find)
+        run.shortcut.leave()
         title = f"Learning rates on {run.data.title}"
         suggestion = lr_find.record(curve, run.artifacts, run.tracker, title)
     show.suggestion(console, suggestion)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -16,9 +17,11 @@ from gluonexp.base.text import tell
 from gluonexp.config.schema import Config
 from gluonexp.data.types import Spec
 from gluonexp.experiment import record, resume, show
+from gluonexp.features.shortcut import Shortcut
 from gluonexp.freeze import FreezePlan
 from gluonexp.model_folder.signature import Preprocessing
 from gluonexp.models.layers import outline
+from gluonexp.models.outline import Outline
 from gluonexp.tracking import Tracker, tracked_run
 from gluonexp.tracking.statuses import Ending
 from gluonexp.training import job_folder, loop
@@ -39,6 +42,8 @@ class OpenRun:
         What `engine` trains.
     frozen
         Releases and audits what the freeze policy holds.
+    shortcut
+        Lets `engine` train from features where they need be computed only once.
     macs
         Multiply-accumulates of the network for one image (forward).
     settings
@@ -54,6 +59,7 @@ class OpenRun:
     net: networks.Network
     engine: Engine
     frozen: Frozen
+    shortcut: Shortcut
     macs: int
     data: Data
     settings: loop.Settings
@@ -104,19 +110,21 @@ def opened(
 
     networks.seed(config.seed)
     net = networks.network(config, components.model, spec, steps)
-    plan = _planned(config, net, steps)
+    layers, plan = _planned(config, net, steps)
     pretrained = networks.initialize(
         config, net, spec, device, None if before is None else before.pretrained(config)
     )
     if pretrained is not None and pretrained.adapted:  # strides have moved, and so has the work
-        plan = _planned(config, net, steps)
+        layers, plan = _planned(config, net, steps)
     config = networks.pinned(config, pretrained)
     networks.check_images(config, net, steps, device)
     engine = assembly.engine(config, components, net, steps, spec, device)
     engine.freeze(plan)
     frozen = Frozen(engine, plan)
+    outlook = assembly.outlook(config, components, net, layers, plan, steps, device)
+    config = replace(config, features=outlook.settings)  # a repetition computes the same
     show.weights(console, pretrained, plan)
-    show.plan(console, plan)
+    show.plan(console, plan, outlook)
     if (text := networks.note(net)) is not None:
         show.note(console, text)
     origin = provenance(config.build.allow)
@@ -172,6 +180,9 @@ def opened(
             net=net,
             engine=engine,
             frozen=frozen,
+            shortcut=assembly.shortcut(
+                outlook, engine, net, steps, spec, device, tracker, partial(tell, console)
+            ),
             macs=plan.macs,
             data=data,
             settings=settings,
@@ -181,6 +192,8 @@ def opened(
         )
 
 
-def _planned(config: Config, net: networks.Network, steps: Preprocessing) -> FreezePlan:
-    shape = steps.channels, steps.height, steps.width
-    return freeze.plan(outline(net, shape), config.freeze, config.trainer.epochs)
+def _planned(
+    config: Config, net: networks.Network, steps: Preprocessing
+) -> tuple[Outline, FreezePlan]:
+    layers = outline(net, (steps.channels, steps.height, steps.width))
+    return layers, freeze.plan(layers, config.freeze, config.trainer.epochs)

@@ -80,6 +80,7 @@ def parameters(
     named = asdict(settings)
     # These say where and under which name a run is kept, not what it computes.
     del named["tracking"], named["build"], named["sweep"]
+    del named["features"]["folder"], named["features"]["budget_gb"]
     came_from = {} if pretrained is None else {"weights": asdict(pretrained)}
     return {
         **named,

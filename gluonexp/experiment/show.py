@@ -14,6 +14,7 @@ from gluonexp.assembly import Data
 from gluonexp.assembly.networks import Pretrained
 from gluonexp.base.text import store_option, tell
 from gluonexp.config.overrides import typed
+from gluonexp.features.outlook import Outlook
 from gluonexp.freeze import FreezePlan, FreezeRow
 from gluonexp.models.outline import STATISTICS
 from gluonexp.tracking.registry import Registered
@@ -38,7 +39,7 @@ def weights(console: Console, pretrained: Pretrained | None, plan: FreezePlan) -
     tell(console, f"weights: {pretrained.title}{digest}; taken: {pretrained.taken}")
 
 
-def plan(console: Console, plan: FreezePlan) -> None:
+def plan(console: Console, plan: FreezePlan, outlook: Outlook | None = None) -> None:
     """Print how each parameter trains; of a deep network, layers that train alike in one line."""
     rows = plan.rows
     deep = len(rows) > LONGEST_PLAN
@@ -69,6 +70,8 @@ def plan(console: Console, plan: FreezePlan) -> None:
     tell(console, f"{len(rows)} parameters: {', '.join(parts)}")
     for text in plan.notes:
         note(console, text)
+    if outlook is not None and (line := outlook.sentence()) is not None:
+        tell(console, line)
 
 
 def _alike(rows: Sequence[FreezeRow]) -> list[tuple[str, list[FreezeRow]]]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from gluonexp.base.mx import gluon, mx, nd, sym
-from gluonexp.graph.graph import Graph
+from gluonexp.graph.graph import Graph, Output
 from gluonexp.graph.rewrite import flattened, uniquely_named
 
 
@@ -17,6 +17,27 @@ def traced(net: gluon.HybridBlock) -> sym.Symbol:
     """
     with mx.name.NameManager():
         return net(sym.var("data"))
+
+
+def behind(net: gluon.HybridBlock, output: Output) -> gluon.SymbolBlock:
+    """Return what `net` computes from an output of its graph on, as a compiled block.
+
+    It has the network's own parameters, not copies. What is changed in the layers afterwards, such
+    as by which statistics one normalizes, is not changed in the block.
+
+    Parameters
+    ----------
+    output
+        Of the graph of `traced`; no other output of its node may be needed.
+    """
+    graph = Graph.from_symbol(traced(net))
+    name = "features"
+    while name in {node.name for node in graph.nodes}:
+        name += "_"
+    rest = to_symbol(graph.behind(output, name))
+    block = gluon.SymbolBlock(rest, sym.var(name, dtype="float32"), params=net.collect_params())
+    block.hybridize(static_alloc=True, static_shape=True)
+    return block
 
 
 def to_symbol(graph: Graph) -> sym.Symbol:

@@ -37,7 +37,7 @@ class Work:
         input_shape
             Of one image, (C, H, W).
         """
-        made = shapes(self._symbol, {"data": (1, *input_shape)})
+        made = self.shapes(input_shape)
         work = [0] * len(self.graph.nodes)
         for at, node in enumerate(self.graph.nodes):
             if node.op in ("Convolution", "FullyConnected"):
@@ -47,6 +47,10 @@ class Work:
                 each = math.prod(made[weight.node][weight.index][1:])
                 work[at] = math.prod(made[at][0]) * each
         return work
+
+    def shapes(self, input_shape: Sequence[int]) -> list[list[tuple[int, ...]]]:
+        """Return the shape of each output of each node, for one image (C, H, W)."""
+        return shapes(self._symbol, {"data": (1, *input_shape)})
 
     def before(self) -> list[tuple[str, frozenset[str]]]:
         """Return the running mean of each BatchNorm node and all variables that lead to it."""

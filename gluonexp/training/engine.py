@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from gluonexp.data.types import Batch, Split
 from gluonexp.freeze import FreezePlan
+from gluonexp.graph.graph import Output
 
 
 class Pending(Protocol):
@@ -86,6 +87,19 @@ class Engine(Protocol):
 
     def reset(self, sums: Mapping[str, NDArray[Any]] | None = None) -> None:
         """Start the running scores from nothing, or from a state's `sums`."""
+
+    def start(self, behind: Output | None) -> None:
+        """Take what the network gives at an output of its graph in place of images.
+
+        From now on `step`, `evaluate` and `logits` get features, and compute what lies behind
+        that output only; None: images again. What is released meanwhile learns from then on.
+
+        Parameters
+        ----------
+        behind
+            Of the graph that `gluonexp.graph.symbols.traced` gives; no other output of its node
+            may be needed. What lies before it must not learn.
+        """
 
     def step(self, batch: Batch, lr: float) -> Pending:
         """Move the parameters once, at the learning rate `lr`; nothing here waits."""

@@ -184,10 +184,10 @@ def fit(
 
 def _train_epoch(state: Fit, callbacks: Sequence[Callback]) -> None:
     engine, settings, issued = state.engine, state.settings, deque[Pending]()
-    rng = seed_host(settings.seed, state.epoch)
+    _each(callbacks, "epoch_start", state)
+    rng = seed_host(settings.seed, state.epoch)  # whatever a callback drew
     engine.seed(settings.seed, state.epoch)
     engine.reset()
-    _each(callbacks, "epoch_start", state)
     started = time.perf_counter()
     for batch in batches(state.train, settings.batch_size, rng=rng, augment=settings.augment):
         state.lr = settings.schedule(state.step)

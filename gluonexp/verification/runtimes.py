@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -281,3 +282,58 @@ def by_openvino(content: bytes) -> Loaded:
     compiled = core.compile_model(core.read_model(content), "CPU", settings)
     # Copies, for it uses the memory of its outputs again.
     return lambda inputs: [np.array(output) for output in compiled([inputs]).values()]
+
+
+def stream_by_openvino(
+    content: bytes, precision: str
+) -> Callable[[Iterable[NDArray[Any]]], Iterator[NDArray[np.float32]]]:
+    """Run an ONNX model in OpenVINO on batch after batch, several at a time, in their order.
+
+    What it yields is memory that is used again for a later batch.
+
+    Parameters
+    ----------
+    precision
+        Of the arithmetic: ``float32`` or ``bfloat16``.
+
+    Raises
+    ------
+    GluonexpError
+        The processor has no bfloat16.
+    """
+    import openvino
+
+    core = openvino.Core()
+    if precision == "bfloat16" and "BF16" not in core.get_property(
+        "CPU", "OPTIMIZATION_CAPABILITIES"
+    ):
+        raise GluonexpError(
+            "features.precision=bfloat16: this processor has no bfloat16; take float32"
+        )
+    settings: dict[str, Any] = {
+        "INFERENCE_NUM_THREADS": threads(),
+        "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[precision],
+        "PERFORMANCE_HINT": "THROUGHPUT",
+    }
+    compiled = core.compile_model(core.read_model(content), "CPU", settings)
+    most = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
+
+    def run(batches: Iterable[NDArray[Any]]) -> Iterator[NDArray[np.float32]]:
+        free = [compiled.create_infer_request() for _ in range(most)]
+        running: deque[Any] = deque()
+
+        def finished() -> Any:
+            request = running.popleft()
+            request.wait()
+            free.append(request)
+            return request.get_output_tensor(0).data
+
+        for batch in batches:
+            if not free:
+                yield finished()
+            running.append(free.pop())
+            running[-1].start_async([batch])
+        while running:
+            yield finished()
+
+    return run

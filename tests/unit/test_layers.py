@@ -22,6 +22,7 @@ FLOORS = (
     "mlflow_gluon",
     "inference",
     "assembly",
+    "features",
     "verification",
     "export",
     "engines",

@@ -17,6 +17,8 @@ from gluonexp.data.types import Batch, Split
 from gluonexp.engines.mxnet import freezing
 from gluonexp.engines.mxnet.optimizers import slot_names
 from gluonexp.freeze import FreezePlan
+from gluonexp.graph import symbols
+from gluonexp.graph.graph import Output
 from gluonexp.training.engine import Scores, State
 
 
@@ -117,6 +119,9 @@ class MXNetEngine:
         self.net, self.preprocess, self.loss, self.device = net, preprocess, loss, device
         self.trainer = gluon.Trainer(net.collect_params(), optimizer)
         self.clip_norm = clip_norm
+        # What takes features, and of which output; None: the whole network, which takes images.
+        self._behind: nn.HybridBlock | None = None
+        self._output: Output | None = None
         self.reset()
 
     def seed(self, seed: int, epoch: int, step: int = 0) -> None:
@@ -127,19 +132,33 @@ class MXNetEngine:
         """Start the running scores from nothing, or from a state's `sums`."""
         self._sums = Sums(self.device, sums)
 
+    def start(self, behind: Output | None) -> None:
+        """Take the features at this output of the graph in place of images; None: images."""
+        self.sync()
+        self._output = behind
+        self._behind = None if behind is None else symbols.behind(self.net, behind)
+
     def put(
-        self, images: NDArray[np.uint8], labels: NDArray[np.int64]
+        self, images: NDArray[Any], labels: NDArray[np.int64]
     ) -> tuple[nd.NDArray, nd.NDArray]:
-        """Return the network's input (N, C, H, W) and the labels (N,) float32 on the device."""
-        pixels = nd.array(images, ctx=self.device, dtype="uint8")
-        return self.preprocess(pixels), nd.array(labels, ctx=self.device, dtype="float32")
+        """Return the network's input, or the features, and the labels (N,) on the device."""
+        targets = nd.array(labels, ctx=self.device, dtype="float32")
+        if self._behind is not None:
+            return nd.array(images, ctx=self.device, dtype="float32"), targets
+        return self.preprocess(nd.array(images, ctx=self.device, dtype="uint8")), targets
+
+    def forward(self, inputs: nd.NDArray) -> nd.NDArray:
+        """Return the logits (N, K) of what `put` gives."""
+        block = self.net if self._behind is None else self._behind
+        logits: nd.NDArray = block(inputs)
+        return logits
 
     def step(self, batch: Batch, lr: float) -> IssuedStep:
         """Move the parameters once, at the learning rate `lr`; nothing here waits."""
         self.trainer.set_learning_rate(lr)
         inputs, targets = self.put(batch.images, batch.labels)
         with autograd.record():
-            logits = self.net(inputs)
+            logits = self.forward(inputs)
             losses = self.loss(logits, targets)
             if batch.share is not None:
                 share = nd.array(batch.share, ctx=self.device)
@@ -183,7 +202,7 @@ class MXNetEngine:
         sums = Sums(self.device)
         for batch in batches(split, batch_size):
             inputs, targets = self.put(batch.images, batch.labels)
-            logits = self.net(inputs)
+            logits = self.forward(inputs)
             sums.add(self.loss(logits, targets), logits, targets)
         return sums.read()
 
@@ -192,7 +211,7 @@ class MXNetEngine:
         parts = []
         for batch in batches(split, batch_size):
             inputs, _ = self.put(batch.images, batch.labels)
-            parts.append(self.net(inputs).asnumpy())  # device sync
+            parts.append(self.forward(inputs).asnumpy())  # device sync
         return np.concatenate(parts)
 
     def losses(
@@ -265,6 +284,7 @@ class MXNetEngine:
     def release(self, names: Collection[str]) -> None:
         """Train these frozen parameters, and move these frozen statistics, from now on."""
         freezing.release(self.net, names)
+        self.start(self._output)  # its block normalizes as the layers did when it was made
 
     def digests(self, names: Collection[str]) -> dict[str, str]:
         """Return the sha256 of the value of each of these parameters (device sync)."""

@@ -14,7 +14,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from errno import EDQUOT, EFBIG, ENOSPC
 from pathlib import Path
 from typing import IO, Any, Final
@@ -173,11 +173,28 @@ class ArrayCache:
                 array_entry.remove(folder)
         return idle
 
+    def remove_drafts(self) -> None:
+        """Remove what killed processes left; nothing of one that lives."""
+        if any(self.folder.glob(f"{DRAFT}*")):
+            with self._said(0), self._alone():
+                self._remove_drafts()
+
+    def _alone(self) -> AbstractContextManager[None]:
+        """Let no other process begin a draft."""
+        return held(lock(self.folder / "room"), "makes room in the cache")
+
+    def _remove_drafts(self) -> None:
+        for draft in self.folder.glob(f"{DRAFT}*"):
+            ours = NAME.match(draft.name.removeprefix(DRAFT))
+            with ExitStack() as stack:
+                if ours and array_entry.idle(draft, stack):
+                    array_entry.delete(draft)
+
     def _begin(
         self, stack: ExitStack, target: Path, shape: Sequence[int], dtype: str, size: int
     ) -> tuple[Path, IO[bytes], np.memmap[Any, Any]]:
         """Begin a draft, for which there is room now; it goes with `stack`, unless renamed."""
-        with held(lock(self.folder / "room"), "makes room in the cache"):
+        with self._alone():
             self._make_room(size)
             draft = Path(tempfile.mkdtemp(prefix=f"{DRAFT}{target.name}-", dir=self.folder))
             stack.callback(shutil.rmtree, draft, ignore_errors=True)
@@ -187,11 +204,7 @@ class ArrayCache:
 
     def _make_room(self, size: int) -> None:
         """Remove what killed processes left, and as many entries as `size` more bytes need."""
-        for draft in self.folder.glob(f"{DRAFT}*"):
-            ours = NAME.match(draft.name.removeprefix(DRAFT))
-            with ExitStack() as stack:
-                if ours and array_entry.idle(draft, stack):
-                    array_entry.delete(draft)
+        self._remove_drafts()
         drafts = [array_entry.size_of(draft) for draft in self.folder.glob(f"{DRAFT}*")]
         kept = self.entries()
         left = self.budget - sum(drafts) - sum(entry.size for entry in kept)

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from rich.console import Console
     from rich.text import Text
 
@@ -64,6 +66,12 @@ def duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min {rest:02d} s"
     return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def moment(time: datetime, now: datetime) -> str:
+    """Return a time for a table, in this place's time: the day and minute, or the year and day."""
+    local = time.astimezone()
+    return local.strftime("%m-%d %H:%M" if local.year == now.year else "%Y-%m-%d")
 
 
 def in_bytes(size: float) -> str:

@@ -13,6 +13,7 @@ from gluonexp.base import streams
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.files import obstacle
 from gluonexp.base.text import not_utf8
+from gluonexp.cli.cache import cache
 from gluonexp.cli.files import download, export
 from gluonexp.cli.models import evaluate, predict, verify
 from gluonexp.cli.options import URI, complete_overrides
@@ -53,6 +54,7 @@ def main() -> None:
     gluonexp evaluate last                   how good is it, at which classes?
     gluonexp verify last                     is it still what was trained?
     gluonexp download last export --to .     copy its files here
+    gluonexp cache list                      what is computed once, and kept
     gluonexp doctor                          is this machine ready?
 
     Completion: eval "$(_GLUONEXP_COMPLETE=bash_source gluonexp)" (or zsh_source, fish_source).
@@ -95,5 +97,5 @@ def doctor(tracking_uri: str | None, relocate: bool) -> None:
     sys.exit(1 if any(check.ok is False for check in found) else 0)
 
 
-for command in (runs, compare, ui, predict, evaluate, verify, export, download):
+for command in (runs, compare, ui, predict, evaluate, verify, export, download, cache):
     main.add_command(command)

@@ -16,10 +16,11 @@ from rich.text import Text
 from gluonexp import tracking
 from gluonexp.base import device, provenance
 from gluonexp.base import mx as door
+from gluonexp.base.arrays import ArrayCache, default_folder
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.files import user_cache
 from gluonexp.base.imports import installed
-from gluonexp.base.text import plain_console
+from gluonexp.base.text import in_bytes, plain_console
 from gluonexp.data.root import data_root
 
 _Found = tuple[bool | None, str] | tuple[bool | None, str, str]  # `Check` without the name
@@ -68,6 +69,7 @@ def checks(tracking_uri: str | None = None) -> list[Check]:
         "store": lambda: _store(tracking_uri),
         "data": _data,
         "weights": _weights,
+        "cache": _cache,
         "disk": _disk,
         "extras": _extras,
     }
@@ -184,6 +186,16 @@ def _weights() -> _Found:
     if not held:
         return None, "none but the bundled; model.weights=imagenet downloads some"
     return True, "; ".join(held)
+
+
+def _cache() -> _Found:
+    """Say what is computed once and kept."""
+    folder = default_folder()
+    kept = ArrayCache(folder, 0).entries()
+    if not kept:
+        return None, f"nothing is kept in {folder}"
+    size = in_bytes(sum(one.size for one in kept))
+    return True, f"{len(kept)} in {folder}, {size}"
 
 
 def _disk() -> _Found:

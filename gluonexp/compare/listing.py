@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gluonexp.base.better import best_of
-from gluonexp.base.text import digits, duration
+from gluonexp.base.text import digits, duration, moment
 from gluonexp.compare.columns import SHORT_ID, Column
 from gluonexp.compare.comparison import DEFAULT_METRIC, direction
 from gluonexp.tracking.read.records import RunRecord
@@ -61,7 +61,7 @@ def render(console: Console, reader: Reader, runs: Sequence[RunRecord]) -> None:
         Column("name", [_named(run, sizes) for run in runs], folds=True),
         *([Column("experiment", [run.experiment for run in runs], folds=True)] if several else []),
         Column("status", [run.status for run in runs]),
-        Column("started", [_started(run.start, now) for run in runs]),
+        Column("started", [moment(run.start, now) for run in runs]),
         Column("took", [_took(run, now) for run in runs], is_number=True),
         Column(metrics[0] if len(metrics) == 1 else "best", best, is_number=True),
         *([Column("test/acc", tests, is_number=True)] if set(tests) != {"-"} else []),
@@ -104,11 +104,6 @@ def _named(run: RunRecord, sizes: Mapping[str, int]) -> str:
     if run.run_id in sizes:
         kind = f"{kind} of {sizes[run.run_id]}"
     return f"{run.name} ({kind})" if kind else run.name
-
-
-def _started(start: datetime, now: datetime) -> str:
-    local = start.astimezone()
-    return local.strftime("%m-%d %H:%M" if local.year == now.year else "%Y-%m-%d")
 
 
 def _took(run: RunRecord, now: datetime) -> str:

@@ -19,6 +19,7 @@ from gluonexp.config.schema import FeaturesConfig
 from gluonexp.data.types import Rows, Selection, Split, whole
 from gluonexp.features.compute import BATCH, Stream
 from gluonexp.features.front import Front
+from gluonexp.training.callbacks import TEST_CURVE
 
 KIND: Final = "features"
 
@@ -82,7 +83,8 @@ def features(
     for base, parts in _published(splits):
         rows = _needed(base, parts.values())
         images: Rows = base if rows is None else Selection(base, rows)
-        kept = _kept(recipe, images, " and ".join(parts), held, say)
+        label = " and ".join("test" if name == TEST_CURVE else name for name in parts)
+        kept = _kept(recipe, images, label, held, say)
         for name, mine in parts.items():
             if rows is not None:
                 assert mine is not None  # none of them is all of `base`

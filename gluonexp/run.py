@@ -7,6 +7,7 @@ job, so that ``--help``, ``--cfg job`` and completion answer at once.
 import os
 import re
 import sys
+import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from rich.console import Console
 from gluonexp.base import streams
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.imports import heavy_imports
+from gluonexp.base.processes import process_start
 from gluonexp.base.text import not_utf8, plain_console, tell
 from gluonexp.config import hydra_private, keys, schema
 from gluonexp.config.overrides import as_typed, by_key, text_of, typed
@@ -168,7 +170,7 @@ def main(composed: DictConfig) -> "float | Ending | None":
     if not OmegaConf.is_missing(job.job, "num") and job.sweeper._target_.startswith(SWEEPERS):
         return _job_of_sweep(composed, workdir, overrides)
     try:
-        return _train(composed, workdir, overrides).objective
+        return _train(composed, workdir, overrides, started=process_start()).objective
     except GluonexpError as error:
         # Hydra prints this class as one message.
         raise CompactHydraException(f"{error}{_how_to_resume(workdir)}") from None
@@ -201,8 +203,14 @@ def _job_of_sweep(composed: DictConfig, workdir: Path, overrides: list[str]) -> 
 
 
 def _train(
-    composed: DictConfig, workdir: Path, overrides: list[str], console: Console | None = None
+    composed: DictConfig,
+    workdir: Path,
+    overrides: list[str],
+    console: Console | None = None,
+    started: float | None = None,
 ) -> "experiment.Result":
+    """Run one job, whose start-up counts from `started`; None: from here, as of one of several."""
+    started = time.monotonic() if started is None else started
     keys.check(cast(DictConfig, HydraConfig.get()), "hydra.")
     sources = HydraConfig.get().runtime.config_sources
     folders = [Path(source.path) for source in sources if source.schema == "file"]
@@ -210,7 +218,7 @@ def _train(
     with heavy_imports():
         from gluonexp import experiment
 
-    return experiment.run(config, workdir, overrides, console)
+    return experiment.run(config, workdir, overrides, console, started)
 
 
 def _config(

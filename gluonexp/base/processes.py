@@ -1,7 +1,11 @@
-"""Which process this is, and whether one of this host still runs."""
+"""Which process this is, since when, and whether one of this host still runs."""
 
 import os
+import time
 from pathlib import Path
+
+# What there is to go by where the system does not say when this process started.
+_IMPORTED = time.monotonic()
 
 
 def this_process() -> str:
@@ -17,6 +21,19 @@ def lives(process: str) -> bool:
     """
     number = process.partition("@")[0]
     return number.isdigit() and _process(int(number)) == process
+
+
+def process_start() -> float:
+    """Return when this process started, on the clock of `time.monotonic` (seconds).
+
+    Where the system does not say (macOS) it is the moment this module was imported.
+    """
+    try:
+        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+        since_boot = int(fields[19]) / os.sysconf("SC_CLK_TCK")  # time asleep counts there
+        return time.monotonic() - (time.clock_gettime(time.CLOCK_BOOTTIME) - since_boot)
+    except (OSError, AttributeError):
+        return _IMPORTED
 
 
 def _process(pid: int) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -76,6 +77,7 @@ def run(
     workdir: Path,
     overrides: Sequence[str] = (),
     console: Console | None = None,
+    started: float | None = None,
 ) -> Result:
     """Train, evaluate, export and record what `config` says.
 
@@ -85,6 +87,8 @@ def run(
         The job's folder, for checkpoints, and for artifacts until they are recorded.
     overrides
         What the user typed, for the record.
+    started
+        When the job began, on the clock of `time.monotonic` (seconds); None: now.
 
     Raises
     ------
@@ -93,8 +97,9 @@ def run(
         and SIGTERM end it KILLED; the checkpoints stay in `workdir` then.
     """
     console = console or plain_console()
+    started = time.monotonic() if started is None else started
     if config.trainer.lr_find.steps:
-        return _find_lr(config, workdir, overrides, console)
+        return _find_lr(config, workdir, overrides, console, started)
     # 1. The network, its pretrained weights and freeze policy; the tracked run; the data.
     formats.check(config.export)
     with ExitStack() as proofs, opened(config, workdir, overrides, console) as run:
@@ -102,6 +107,7 @@ def run(
         tracker, artifacts = run.tracker, run.artifacts
 
         # 2. The epochs; what was frozen has not moved.
+        _started(run, console, started)
         fit = loop.fit(
             engine,
             data.train,
@@ -159,19 +165,33 @@ def run(
     return Result(tracker.run_id, metrics, fit.history, workdir, ending)
 
 
-def _find_lr(config: Config, workdir: Path, overrides: Sequence[str], console: Console) -> Result:
+def _find_lr(
+    config: Config, workdir: Path, overrides: Sequence[str], console: Console, started: float
+) -> Result:
     """Search a learning rate instead of training; no checkpoint, no test, nothing exported."""
     with opened(config, workdir, overrides, console) as run:
+<<<<<<< Updated upstream
         found = run.shortcut.enter(0, {TRAIN: run.data.train})
         train = run.data.train if found is None else found[TRAIN]
         curve = lr_find.search(run.engine, train, run.settings, config.trainer.lr_find)
         run.shortcut.leave()
+=======
+        _started(run, console, started)
+        curve = lr_find.search(run.engine, run.data.train, run.settings, config.trainer.lr_find)
+>>>>>>> Stashed changes
         title = f"Learning rates on {run.data.title}"
         suggestion = lr_find.record(curve, run.artifacts, run.tracker, title)
     show.suggestion(console, suggestion)
     ending = Ending(FINISHED)
     run.leave(console, ending, usable=False)
     return Result(run.tracker.run_id, {"lr_find/suggestion": suggestion}, [], workdir, ending)
+
+
+def _started(run: OpenRun, console: Console, started: float) -> None:
+    """Record and say how long it took until the first step of training."""
+    seconds = time.monotonic() - started
+    run.tracker.log_metrics({"time/startup_s": seconds}, step=0)
+    tell(console, f"first batch after {seconds:.1f} s")
 
 
 def _audit(frozen: Frozen, console: Console, tracker: Tracker) -> None:

@@ -216,6 +216,7 @@ def test_a_learning_rate_is_searched_instead_of_trained(train, capsys):
     assert run.info.status == "FINISHED"
     lr = result.metrics["lr_find/suggestion"]
     assert run.data.metrics["lr_find/suggestion"] == lr
+    assert run.data.metrics["time/startup_s"] > 0
     assert f"optim.lr={lr:.3g}" in capsys.readouterr().out
     curve = pd.read_csv(artifact(run, "lr_find/curve.csv"))
     assert curve["lr"].is_monotonic_increasing

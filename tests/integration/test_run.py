@@ -127,6 +127,9 @@ def test_metrics_are_those_of_the_epochs(tracked):
     assert len(client.get_metric_history(run.info.run_id, "test/acc")) == 1
     assert len(client.get_metric_history(run.info.run_id, "batch/loss")) == 4 * 21 // 10
     assert run.data.metrics["test/acc"] > 0.8
+    (startup,) = client.get_metric_history(run.info.run_id, "time/startup_s")
+    assert startup.step == 0
+    assert f"first batch after {startup.value:.1f} s" in tracked[1]
 
 
 def test_predictions_are_in_order_and_are_the_reported_accuracy(tracked, compose):

@@ -3,16 +3,31 @@
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 
-from gluonexp.base.processes import lives, this_process
+from gluonexp.base.processes import lives, process_start, this_process
 
 
 def test_this_process_lives_and_its_number_with_another_start_does_not() -> None:
     assert lives(this_process())
     assert this_process().partition("@")[0] == str(os.getpid())
     assert not lives(f"{os.getpid()}@1")
+
+
+def test_this_process_has_started_before_it_asks() -> None:
+    code = (
+        "import time\n"
+        "from gluonexp.base.processes import process_start\n"
+        "print(process_start(), time.monotonic())"
+    )
+    before = time.monotonic()
+    printed = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True)
+    start, asked = map(float, printed.stdout.split())
+    tick = 1 / os.sysconf("SC_CLK_TCK")  # seconds
+    assert process_start() < before
+    assert before - tick <= start <= asked
 
 
 @pytest.mark.parametrize("text", ["", "nobody", "-1@3"])

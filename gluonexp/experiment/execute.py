@@ -170,15 +170,11 @@ def _find_lr(
 ) -> Result:
     """Search a learning rate instead of training; no checkpoint, no test, nothing exported."""
     with opened(config, workdir, overrides, console) as run:
-<<<<<<< Updated upstream
         found = run.shortcut.enter(0, {TRAIN: run.data.train})
         train = run.data.train if found is None else found[TRAIN]
+        _started(run, console, started)
         curve = lr_find.search(run.engine, train, run.settings, config.trainer.lr_find)
         run.shortcut.leave()
-=======
-        _started(run, console, started)
-        curve = lr_find.search(run.engine, run.data.train, run.settings, config.trainer.lr_find)
->>>>>>> Stashed changes
         title = f"Learning rates on {run.data.title}"
         suggestion = lr_find.record(curve, run.artifacts, run.tracker, title)
     show.suggestion(console, suggestion)

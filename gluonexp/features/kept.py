@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -61,16 +60,16 @@ class Recipe:
 
 
 def features(
-    recipe: Recipe, splits: Mapping[str, Split], held: ExitStack, say: Callable[[str], None]
+    recipe: Recipe, splits: Mapping[str, Split], say: Callable[[str], None]
 ) -> dict[str, Split]:
     """Return each split with features in the place of its images, as views of memory maps.
+
+    What is kept is in use, and not removed, as long as one of them lives.
 
     Parameters
     ----------
     splits
         By name. Those that are parts of one published split share its features.
-    held
-        Keeps what is returned from being removed, until it is closed.
     say
         Takes a line on what takes long.
 
@@ -84,7 +83,7 @@ def features(
         rows = _needed(base, parts.values())
         images: Rows = base if rows is None else Selection(base, rows)
         label = " and ".join("test" if name == TEST_CURVE else name for name in parts)
-        kept = _kept(recipe, images, label, held, say)
+        kept = _kept(recipe, images, label, say)
         for name, mine in parts.items():
             if rows is not None:
                 assert mine is not None  # none of them is all of `base`
@@ -117,9 +116,7 @@ def _needed(
     return None if len(rows) >= _WHOLE_FROM * len(base) else rows
 
 
-def _kept(
-    recipe: Recipe, images: Rows, label: str, held: ExitStack, say: Callable[[str], None]
-) -> NDArray[Any]:
+def _kept(recipe: Recipe, images: Rows, label: str, say: Callable[[str], None]) -> NDArray[Any]:
     """Return the features (N, ...) of `images`."""
     count, what = len(images), f"{len(images):,} images ({label})"
 
@@ -132,15 +129,13 @@ def _kept(
         say(f"computed in {seconds:.1f} s, {count / seconds:,.0f} images/s")
         return {"title": f"{recipe.title}, {what}", "seconds": round(seconds, 3)}
 
-    entry = held.enter_context(
-        recipe.cache.entry(
-            KIND,
-            {**recipe.key, "images": _digest(images)},
-            (count, *recipe.front.shape),
-            recipe.settings.dtype,
-            fill,
-            f"computes the features of {what}",
-        )
+    entry = recipe.cache.get(
+        KIND,
+        {**recipe.key, "images": _digest(images)},
+        (count, *recipe.front.shape),
+        recipe.settings.dtype,
+        fill,
+        f"computes the features of {what}",
     )
     if not entry.made:
         say(f"features of {what} are from the cache")

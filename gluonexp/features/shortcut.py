@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -60,7 +59,6 @@ class Shortcut:
     ) -> None:
         self._engine, self._outlook, self._recipe = engine, outlook, recipe
         self._tracker, self._say = tracker, say
-        self._held = ExitStack()
         self._front: Front | None = None  # what the engine is behind
 
     def enter(self, epoch: int, splits: Mapping[str, Split]) -> dict[str, Split] | None:
@@ -90,7 +88,6 @@ class Shortcut:
             found = self._proved(front, splits)
         except (NoCache, Differs, Unexportable) as error:
             self._engine.start(None)
-            self._held.close()
             self._say(f"features: {error}; every epoch computes them again")
             self._tracker.log_tags({TAG: f"not used: {error}"})
             return dict(splits)
@@ -99,16 +96,15 @@ class Shortcut:
         return found
 
     def leave(self) -> None:
-        """Let the engine take images again, and the cache remove what nobody else uses."""
+        """Let the engine take images again."""
         if self._front is not None:
             self._engine.start(None)
             self._front = None
-        self._held.close()
 
     def _proved(self, front: Front, splits: Mapping[str, Split]) -> dict[str, Split]:
         """Return the splits with features, by which the engine gives the network's own logits."""
         recipe = self._recipe(front)
-        found = kept.features(recipe, splits, self._held, self._say)
+        found = kept.features(recipe, splits, self._say)
         rows = spread(splits[TRAIN].labels, _IMAGES)
         live = self._engine.logits(splits[TRAIN].select(rows), _IMAGES)
         self._engine.start(front.end)
@@ -147,9 +143,14 @@ class TrainBehind(Callback):
         """Put features into the place of images, or images back."""
         found = self._shortcut.enter(fit.epoch, self._images)
         if found is not None:
-            fit.train = found[TRAIN]
-            fit.evaluations = {name: found[name] for name in fit.evaluations}
+            self._put(fit, found)
 
     def fit_end(self, fit: Fit) -> None:
-        """Let the engine take images again."""
+        """Go back to images, so that nothing has the features in use any more."""
         self._shortcut.leave()
+        if self._images:
+            self._put(fit, self._images)
+
+    def _put(self, fit: Fit, splits: Mapping[str, Split]) -> None:
+        fit.train = splits[TRAIN]
+        fit.evaluations = {name: splits[name] for name in fit.evaluations}

@@ -30,6 +30,7 @@ from gluonexp.training import checkpoint, job_folder, loop
 from gluonexp.training.callbacks import (
     TEST_CURVE,
     ShowProgress,
+    StartUp,
     StopOnDivergence,
     Track,
     Unfreezing,
@@ -107,7 +108,6 @@ def run(
         tracker, artifacts = run.tracker, run.artifacts
 
         # 2. The epochs; what was frozen has not moved.
-        _started(run, console, started)
         fit = loop.fit(
             engine,
             data.train,
@@ -116,6 +116,7 @@ def run(
             callbacks=[
                 Unfreezing(run.frozen, say=partial(tell, console)),
                 TrainBehind(run.shortcut),
+                StartUp(tracker, started, say=partial(tell, console)),
                 Track(tracker, config.trainer.log_every),
                 ShowProgress(console),
                 StopOnDivergence(),
@@ -172,7 +173,7 @@ def _find_lr(
     with opened(config, workdir, overrides, console) as run:
         found = run.shortcut.enter(0, {TRAIN: run.data.train})
         train = run.data.train if found is None else found[TRAIN]
-        _started(run, console, started)
+        StartUp(run.tracker, started, say=partial(tell, console)).over()
         curve = lr_find.search(run.engine, train, run.settings, config.trainer.lr_find)
         run.shortcut.leave()
         title = f"Learning rates on {run.data.title}"
@@ -181,13 +182,6 @@ def _find_lr(
     ending = Ending(FINISHED)
     run.leave(console, ending, usable=False)
     return Result(run.tracker.run_id, {"lr_find/suggestion": suggestion}, [], workdir, ending)
-
-
-def _started(run: OpenRun, console: Console, started: float) -> None:
-    """Record and say how long it took until the first step of training."""
-    seconds = time.monotonic() - started
-    run.tracker.log_metrics({"time/startup_s": seconds}, step=0)
-    tell(console, f"first batch after {seconds:.1f} s")
 
 
 def _audit(frozen: Frozen, console: Console, tracker: Tracker) -> None:

@@ -52,6 +52,35 @@ class Track(Callback):
         self._tracker.flush()
 
 
+class StartUp(Callback):
+    """Record and say, once, how long it took from the start of the job to its first batch.
+
+    Parameters
+    ----------
+    started
+        On the clock of `time.monotonic` (seconds).
+    say
+        Takes one line.
+    """
+
+    def __init__(self, tracker: Tracker, started: float, say: Callable[[str], None]) -> None:
+        self._tracker = tracker
+        self._started: float | None = started
+        self._say = say
+
+    def epoch_start(self, fit: Fit) -> None:
+        """Count until here, in the first epoch that is trained."""
+        self.over()
+
+    def over(self) -> None:
+        """Count until now, unless it has been counted."""
+        if self._started is None:
+            return
+        seconds, self._started = time.monotonic() - self._started, None
+        self._tracker.log_metrics({"time/startup_s": seconds}, step=0)
+        self._say(f"first batch after {seconds:.1f} s")
+
+
 class Unfreezing(Callback):
     """Release frozen parameters when the epoch begins that the freeze policy states.
 

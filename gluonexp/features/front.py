@@ -14,8 +14,10 @@ from gluonexp.graph.graph import VARIABLE, Graph, Node, Output
 
 INPUT: Final = "data"
 
-# They draw random numbers, or may: what a user's own operator does is not known.
-_RANDOM: Final = ("_random_", "_sample_", "_npi_", "_shuffle", "_contrib_dgl_", "Custom")
+_RANDOM: Final = ("_random_", "_sample_", "_image_random_", "_shuffle", "_contrib_dgl_")
+
+# Of NumPy's operators some do; what a user's own does is not known.
+_UNKNOWN: Final = ("_npi_", "Custom")
 
 # What belongs to the layer before it, and is not counted as one.
 _ACTIVATIONS: Final = ("Activation", "LeakyReLU", "relu", "sigmoid", "tanh", "clip")
@@ -56,7 +58,7 @@ def find(
     graph: Graph,
     frozen: Collection[str],
     macs: Sequence[int],
-    shapes: Sequence[Sequence[tuple[int, ...]]],
+    shapes: Sequence[tuple[int, ...] | None],
     names: Mapping[str, str],
 ) -> Front | str:
     """Return the frozen front of a network, or why there is none, as a sentence.
@@ -70,7 +72,7 @@ def find(
     macs
         Multiply-accumulates of each node.
     shapes
-        Of each output of each node, for a single image.
+        Of what each node gives for an image; None where that is not by image.
     names
         What people call the parameters, by their names in the graph.
     """
@@ -79,7 +81,7 @@ def find(
     ends = [
         at
         for at in _bottlenecks(graph)
-        if stops[at] is None and graph.nodes[at].op != VARIABLE and shapes[at][0][:1] == (1,)
+        if stops[at] is None and graph.nodes[at].op != VARIABLE and shapes[at] is not None
     ]
     if not ends:
         return stop or "no single layer leads from its front to the rest"
@@ -87,7 +89,7 @@ def find(
     total = sum(macs)
     return Front(
         end=Output(ends[-1]),
-        shape=tuple(shapes[ends[-1]][0][1:]),
+        shape=shapes[ends[-1]] or (),
         layers=_layers(graph.nodes[at] for at in inside),
         of=_layers(graph.nodes),
         work=sum(macs[at] for at in inside) / max(1, total),
@@ -98,10 +100,13 @@ def find(
 def _stops(graph: Graph, frozen: Collection[str], names: Mapping[str, str]) -> list[str | None]:
     """Say for each node why its value may differ between two epochs; None: it does not.
 
-    What only depends on such a node has the empty sentence.
+    What only gets its data from such a node has the empty sentence.
     """
     stops: list[str | None] = []
-    for node in graph.nodes:
+    of_image: set[int] = set()
+    for at, node in enumerate(graph.nodes):
+        if node.name == INPUT or any(source.node in of_image for source in node.inputs):
+            of_image.add(at)
         if node.op == VARIABLE:
             still = node.name == INPUT or node.name in frozen
             stops.append(None if still else f"{names.get(node.name, node.name)} learns")
@@ -109,10 +114,14 @@ def _stops(graph: Graph, frozen: Collection[str], names: Mapping[str, str]) -> l
         data, *others = [stops[source.node] for source in node.inputs] or [None]
         if _is_random(node):
             stops.append(f"{node.name} ({node.op}) draws at random")
+        elif _may_vary(node):
+            stops.append(f"{node.name} ({node.op}) may give something else each time")
         elif data is None and "BatchNorm" in node.op and None not in others[2:]:
-            stops.append(f"{node.name} normalizes by each batch")
+            mean = graph.nodes[node.inputs[3].node].name  # data, gamma, beta, mean, variance
+            layer = names.get(mean, node.name).removesuffix(".running_mean")
+            stops.append(f"{layer} normalizes by each batch")
         elif moved := [why for why in (data, *others) if why is not None]:
-            stops.append(max(moved) if data is None else "")
+            stops.append(max(moved) if data is None or at not in of_image else "")
         else:
             stops.append(None)
     return stops
@@ -136,12 +145,16 @@ def _is_random(node: Node) -> bool:
         return float(attrs.get("p", 0)) > 0
     if node.op == "LeakyReLU":
         return attrs.get("act_type") == "rrelu"
-    return node.op.startswith(_RANDOM) or any(inner.op == "Dropout" for inner in _inside(node))
+    inside = (inner for graph in node.subgraphs for inner in graph.nodes)
+    return node.op.startswith(_RANDOM) or any(_is_random(inner) for inner in inside)
 
 
-def _inside(node: Node) -> Iterator[Node]:
-    for graph in node.subgraphs:
-        yield from graph.walk()
+def _may_vary(node: Node) -> bool:
+    """Whether nobody can tell that an operator gives the same each time."""
+    inside = (inner for graph in node.subgraphs for inner in graph.nodes)
+    return node.op.startswith(_UNKNOWN) or any(
+        "BatchNorm" in inner.op or _may_vary(inner) for inner in inside
+    )
 
 
 def _bottlenecks(graph: Graph) -> list[int]:

@@ -136,7 +136,7 @@ def _fronts(
         name = str(config.augment["_target_"]).rpartition(".")[2]
         return {0: f"augment={name} draws at random"}
     shape = steps.channels, steps.height, steps.width
-    macs, shapes = work.by_node(shape), work.shapes(shape)
+    macs, shapes = work.by_node(shape), work.by_image(shape)
     names = {p.global_name: name for name, p in outline.parameters.items()}
     fronts: dict[int, Front | str] = {}
     epochs = config.trainer.epochs

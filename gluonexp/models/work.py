@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from gluonexp.base.mx import nn
+from gluonexp.base.mx import mx, nn
 from gluonexp.graph.graph import VARIABLE, Graph, Output
 from gluonexp.graph.symbols import shapes, traced
 
@@ -48,9 +48,24 @@ class Work:
                 work[at] = math.prod(made[at][0]) * each
         return work
 
-    def shapes(self, input_shape: Sequence[int]) -> list[list[tuple[int, ...]]]:
-        """Return the shape of each output of each node, for one image (C, H, W)."""
-        return shapes(self._symbol, {"data": (1, *input_shape)})
+    def shapes(self, input_shape: Sequence[int], images: int = 1) -> list[list[tuple[int, ...]]]:
+        """Return the shape of each output of each node, for images (C, H, W)."""
+        return shapes(self._symbol, {"data": (images, *input_shape)})
+
+    def by_image(self, input_shape: Sequence[int]) -> list[tuple[int, ...] | None]:
+        """Return the shape of what each node gives for an image, by the position of the node.
+
+        None where the first axis of what it gives is not that of the images.
+        """
+        try:
+            one, two = (self.shapes(input_shape, images) for images in (1, 2))
+        except mx.MXNetError:  # it takes a single image
+            return [None] * len(self.graph.nodes)
+        found: list[tuple[int, ...] | None] = []
+        for (mine, *_), (theirs, *_) in zip(one, two, strict=True):
+            rest = mine[1:]
+            found.append(rest if (mine, theirs) == ((1, *rest), (2, *rest)) else None)
+        return found
 
     def before(self) -> list[tuple[str, frozenset[str]]]:
         """Return the running mean of each BatchNorm node and all variables that lead to it."""

@@ -46,6 +46,17 @@ def pytest_collection() -> Iterator[None]:
     gc.freeze()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_cache_of_mine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Let what is computed once be kept in a folder of these tests, not in the user's cache."""
+    mine = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        if "MPLCONFIGDIR" not in os.environ:  # where matplotlib has its list of fonts
+            patch.setenv("MPLCONFIGDIR", str(Path(mine, "matplotlib")))
+        yield
+
+
 @pytest.fixture
 def compose() -> Callable[..., Config]:
     """Compose a configuration as the command line would: ``compose("optim=sgd", "seed=1")``."""

@@ -127,6 +127,8 @@ def _composed(
         _check_target(composed, _CONSTRUCTORS[section], leaves, str(recorded))
         referring = references(composed)
         for key, value in leaves.items():
+            if referring.get(key, "").startswith("${features."):
+                continue  # where this machine keeps what it computes is no matter of the record
             OmegaConf.update(composed, key, value, force_add=True)
         refer(composed, referring)
     if shape is not None:

@@ -20,7 +20,8 @@ from gluonexp.config.schema import Config
 # Texts among the arguments of constructors; the typed fields say themselves what they are.
 TEXT_ARGUMENTS: Final = (
     *("dataset.source.root", "dataset.source.folder", "dataset.source.title"),
-    *("dataset.source.note", "model.weights", "model.sha256", "model.backbone"),
+    *("dataset.source.note", "dataset.source.cache_folder"),
+    *("model.weights", "model.sha256", "model.backbone"),
     *("hydra.sweeper.study", "hydra.sweeper.journal"),
 )
 _QUOTED: Final = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*\"""")

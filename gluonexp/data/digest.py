@@ -8,6 +8,8 @@ import numpy as np
 
 from gluonexp.data.types import Split
 
+_AT_ONCE = 256  # images
+
 
 def digest(classes: Sequence[str], splits: Mapping[str, Split]) -> str:
     """Return the sha256 over class names and, split by split, shapes, every pixel and every label.
@@ -20,7 +22,7 @@ def digest(classes: Sequence[str], splits: Mapping[str, Split]) -> str:
     classes
         Class names in label order.
     splits
-        By name, such as ``train`` and ``test``; contiguous images are hashed without a copy.
+        By name, such as ``train`` and ``test``; at most a few images are copied at a time.
 
     Returns
     -------
@@ -31,6 +33,8 @@ def digest(classes: Sequence[str], splits: Mapping[str, Split]) -> str:
     sha256 = hashlib.sha256(json.dumps([list(classes), header]).encode())
     for name in header:
         split = splits[name]
-        sha256.update(np.ascontiguousarray(split.images).data)
+        for start in range(0, len(split), _AT_ONCE):
+            part = split.images[start : start + _AT_ONCE]
+            sha256.update(np.ascontiguousarray(part).data)
         sha256.update(np.ascontiguousarray(split.labels, dtype="<i8").data)
     return sha256.hexdigest()

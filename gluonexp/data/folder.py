@@ -9,19 +9,22 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from gluonexp.base.arrays import ArrayCache, NoCache, default_folder
 from gluonexp.base.errors import GluonexpError
-from gluonexp.base.text import listed, readable
-from gluonexp.data import memory
-from gluonexp.data.images import (
-    MAX_PIXELS,
-    SUFFIXES,
-    TooLargeImageError,
-    UnreadableImageError,
-    decode_all,
-)
+from gluonexp.base.text import listed, readable, say
+from gluonexp.config.schema import FeaturesConfig
+from gluonexp.data import decoded, memory
+from gluonexp.data.decoded import Decoding
+from gluonexp.data.images import MAX_PIXELS, SUFFIXES, TooLargeImageError, UnreadableImageError
 from gluonexp.data.root import data_root
 from gluonexp.data.split import held_out
 from gluonexp.data.types import Samples, Spec, Split
+
+# Fewer images are decoded in less time than it takes to have them on the disk for good.
+KEPT_FROM = 256
+KEPT_FROM_BYTES = 8 << 20
+
+_LESS = "choose a smaller dataset.resize, or fewer images"
 
 TEST_SEED = 0  # fixed, so that the test split does not change with the run's own seed
 
@@ -36,7 +39,9 @@ class ImageFolder:
     BMP files are read (`gluonexp.data.images.decode` says how). Hidden files and folders are
     passed over silently; anything else is left out and counted in the notes.
 
-    Every image is kept in memory: samples x size x size x channels bytes.
+    Images are decoded once: as long as their files stay as they are, what was decoded is read from
+    a cache, and takes no memory. A few images, and all where it cannot be kept, are decoded into
+    memory each time: samples x size x size x channels bytes.
 
     Parameters
     ----------
@@ -58,6 +63,12 @@ class ImageFolder:
         Where the images are under `root`; by default `root` itself.
     note
         A sentence that belongs to every result on this data.
+    cache
+        ``off`` keeps nothing of what is decoded.
+    cache_folder
+        Where it is kept; None means the user's cache.
+    cache_gb
+        What all that is kept there may take, GB.
     """
 
     root: str | None
@@ -69,6 +80,9 @@ class ImageFolder:
     folder: str | None = None
     note: str | None = None
     max_pixels: int = MAX_PIXELS
+    cache: Literal["auto", "on", "off"] = "auto"
+    cache_folder: str | None = None
+    cache_gb: float = FeaturesConfig.budget_gb
 
     def spec(self) -> Spec:
         """Read the class names off the folders, and count the images; no file is opened.
@@ -77,7 +91,8 @@ class ImageFolder:
         ------
         GluonexpError
             If an argument makes no sense, the folder is missing or not laid out as described,
-            train and test have different classes, or the images take more memory than there is.
+            train and test have different classes, or the images take more memory than there is,
+            and more than may be kept.
         """
         if self.size is None or self.size < 1:
             raise GluonexpError(
@@ -126,7 +141,8 @@ class ImageFolder:
             for name in classes
             for entry in _visible(split / name)
         )
-        memory.check(count, spec, "choose a smaller dataset.resize, or fewer images")
+        if self.cache == "off" or memory.needed(count, spec) > self.cache_gb * 1e9:
+            memory.check(count, spec, _LESS)
         return spec
 
     def load(self) -> Samples:
@@ -141,6 +157,7 @@ class ImageFolder:
         spec = self.spec()
         train_folder, test_folder = self._layout()
         notes = [self.note] if self.note else []
+        said: set[str] = set()
         for name in ("val", "valid", "validation"):
             if test_folder is not None and (train_folder.parent / name).is_dir():
                 notes.append(f"{name}/ is not used: dataset.val_fraction carves from train/")
@@ -153,11 +170,14 @@ class ImageFolder:
         else:
             test = _list(test_folder, spec.classes, notes)
         return Samples(
-            train=self._decode(train, spec, "train", notes),
-            test=self._decode(test, spec, "test", notes) if test.paths else None,
-            title=self.title or self._base().resolve().name,
+            train=self._decode(train, spec, "train", notes, said),
+            test=self._decode(test, spec, "test", notes, said) if test.paths else None,
+            title=self._title(),
             notes=tuple(notes),
         )
+
+    def _title(self) -> str:
+        return self.title or self._base().resolve().name
 
     def _base(self) -> Path:
         if self.folder is not None:
@@ -188,18 +208,12 @@ class ImageFolder:
             )
         return base, None
 
-    def _decode(self, files: "_Files", spec: Spec, name: str, notes: list[str]) -> Split:
+    def _decode(
+        self, files: "_Files", spec: Spec, name: str, notes: list[str], said: set[str]
+    ) -> Split:
         """Decode one split; what was left out goes to `notes`."""
         try:
-            images, broken = decode_all(
-                files.paths,
-                spec.height,
-                spec.width,
-                spec.channels,
-                skip_broken=self.on_error == "skip",
-                title=f"reading {name} images",
-                max_pixels=self.max_pixels,
-            )
+            images, broken = self._images(files, spec, name, said)
         except TooLargeImageError as error:
             raise GluonexpError(
                 f"{error}. Allow more with dataset.source.max_pixels=N, or leave such files out "
@@ -223,7 +237,31 @@ class ImageFolder:
             f"{name}: {len(broken)} of {len(files.paths)} images cannot be read and are left out"
             f"{examples}."
         )
-        return Split(np.delete(images, broken, axis=0), labels)
+        return Split(images, files.labels).select(np.delete(np.arange(len(images)), broken))
+
+    def _images(
+        self, files: "_Files", spec: Spec, name: str, said: set[str]
+    ) -> tuple[NDArray[np.uint8], list[int]]:
+        """Return the images of one split, and which could not be decoded."""
+        how = Decoding(
+            *(spec.height, spec.width, spec.channels), self.on_error == "skip", self.max_pixels
+        )
+        count = len(files.paths)
+        size = memory.needed(count, spec)
+        if self.cache != "off" and (count >= KEPT_FROM or size >= KEPT_FROM_BYTES):
+            base = self._base()
+            folder = Path(self.cache_folder).expanduser() if self.cache_folder else None
+            cache = ArrayCache(folder or default_folder(), self.cache_gb * 1e9)
+            title = f"{self._title()}: {name}, {'x'.join(map(str, how.image))}"
+            try:
+                return decoded.kept(files.paths, base, how, cache, f"{name} images", title)
+            except NoCache as error:
+                if str(error) not in said:
+                    say(f"{error}. Images are decoded into memory")
+                said.add(str(error))
+        memory.check(count, spec, _LESS)
+        images = np.zeros((count, *how.image), dtype=np.uint8)
+        return images, decoded.decode_all(files.paths, how, images, f"reading {name} images")
 
 
 @dataclass(frozen=True)
@@ -243,14 +281,15 @@ def _list(folder: Path, classes: Sequence[str], notes: list[str]) -> _Files:
     counts: list[int] = []
     others: list[str] = []
     for class_name in classes:
-        visible = _visible(folder / class_name)
+        inside = folder / class_name
+        visible = _visible(inside)
         names = [entry.name for entry in visible if _is_image(entry)]
         if not names:
             raise GluonexpError(
-                f"{folder / class_name} holds no JPEG, PNG, WebP or BMP file: put images of "
+                f"{inside} holds no JPEG, PNG, WebP or BMP file: put images of "
                 f"class {class_name} there, or remove the folder"
             )
-        paths += [folder / class_name / name for name in names]
+        paths += [inside / name for name in names]
         counts.append(len(names))
         left = {entry.name for entry in visible}.difference(names)
         others += [f"{class_name}/{name}" for name in left]

@@ -1,12 +1,9 @@
 """Image files to uint8 arrays: the one decoder, for data sets and for prediction alike."""
 
-import os
 import re
 import struct
 import warnings
 import zlib
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,7 +13,6 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.files import pointer
-from gluonexp.base.progress import counting_bar
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
@@ -47,12 +43,6 @@ _TURNS = {
 # Of damaged EXIF, which does not matter, and of sizes, of which there is a sentence here.
 warnings.filterwarnings("ignore", module=r"PIL\.TiffImagePlugin")
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-
-_CHUNK = 256  # files a task
-# Mean file size, bytes, from which threads pay: below it the interpreter lock is most of the
-# work, and two threads decode 32x32 images at 0.6 times the rate of one.
-_THREADS_FROM = 12_000
-_MAX_THREADS = 8
 
 
 class UnreadableImageError(GluonexpError):
@@ -151,73 +141,3 @@ def _to_mode(image: Image.Image, mode: str) -> Image.Image:
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image).convert(mode)
     return image.convert(mode)
-
-
-def decode_all(
-    paths: Sequence[Path],
-    height: int,
-    width: int,
-    channels: int,
-    *,
-    skip_broken: bool,
-    title: str,
-    max_pixels: int = MAX_PIXELS,
-) -> tuple[NDArray[np.uint8], list[int]]:
-    """Decode many files, in threads where that is faster; a bar on a terminal.
-
-    Parameters
-    ----------
-    paths
-        N files.
-    height, width, channels, max_pixels
-        As for `decode`.
-    skip_broken
-        Whether a file that cannot be decoded is left out, or raises.
-    title
-        In front of the bar.
-
-    Returns
-    -------
-    images
-        (N, height, width, channels) uint8; what belongs to a broken file is undefined.
-    broken
-        Positions in `paths` that could not be decoded, ascending.
-
-    Raises
-    ------
-    UnreadableImageError
-        For the first broken file, unless `skip_broken`.
-    """
-    images = np.empty((len(paths), height, width, channels), dtype=np.uint8)
-
-    def work(start: int) -> list[int]:
-        broken = []
-        for index in range(start, min(start + _CHUNK, len(paths))):
-            try:
-                images[index] = decode(
-                    paths[index], height, width, channels, max_pixels=max_pixels
-                )
-            except UnreadableImageError:
-                if not skip_broken:
-                    raise
-                broken.append(index)
-        return broken
-
-    starts = range(0, len(paths), _CHUNK)
-    broken: list[int] = []
-    threads = _threads(paths)
-    with counting_bar() as bar, ThreadPoolExecutor(threads) as pool:
-        task = bar.add_task(title, total=len(paths))
-        done = pool.map(work, starts) if threads > 1 else map(work, starts)
-        for start, found in zip(starts, done, strict=True):
-            broken += found
-            bar.update(task, completed=start + _CHUNK)
-    return images, broken
-
-
-def _threads(paths: Sequence[Path]) -> int:
-    """Choose by the mean size of a sample of the files; 1 means a plain loop."""
-    sample = paths[:: len(paths) // 64 + 1]
-    sizes = [path.stat().st_size for path in sample if path.exists()]
-    large = sum(sizes) >= _THREADS_FROM * len(sizes)
-    return min(os.cpu_count() or 1, _MAX_THREADS) if large else 1

@@ -5,6 +5,11 @@ from gluonexp.base.errors import GluonexpError
 from gluonexp.data.types import Spec
 
 
+def needed(count: int, spec: Spec) -> int:
+    """Return how much memory `count` images of `spec` take, bytes."""
+    return count * spec.height * spec.width * spec.channels
+
+
 def check(count: int, spec: Spec, remedy: str) -> None:
     """Refuse `count` images of `spec` if they take more memory than there is.
 
@@ -18,9 +23,9 @@ def check(count: int, spec: Spec, remedy: str) -> None:
     GluonexpError
         They do not fit.
     """
-    needed, left = count * spec.height * spec.width * spec.channels, memory.available()
-    if left is not None and needed > left:
+    size, left = needed(count, spec), memory.available()
+    if left is not None and size > left:
         raise GluonexpError(
             f"{count:,} images of {spec.height}x{spec.width}x{spec.channels} take "
-            f"{needed / 2**30:,.1f} GiB of memory, where {left / 2**30:,.1f} are left: {remedy}"
+            f"{size / 2**30:,.1f} GiB of memory, where {left / 2**30:,.1f} are left: {remedy}"
         )

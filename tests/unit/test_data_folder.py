@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from gluonexp.base.errors import GluonexpError
+from gluonexp.data import decoded, folder, memory
 from gluonexp.data.folder import ImageFolder
 
 
@@ -37,8 +38,9 @@ def flat(tmp_path):
 
 
 def values(split):
-    assert (split.images == split.images[:, :1, :1, :1]).all()
-    return split.images[:, 0, 0, 0].tolist()
+    images = np.asarray(split.images)
+    assert (images == images[:, :1, :1, :1]).all()
+    return images[:, 0, 0, 0].tolist()
 
 
 def test_train_and_test_folders(published):
@@ -262,3 +264,107 @@ def test_a_validation_folder_is_not_used_and_that_is_said(published):
     assert len(after.train) == len(before.train)
     assert before.notes == ()
     assert after.notes == ("valid/ is not used: dataset.val_fraction carves from train/",)
+
+
+@pytest.fixture
+def keeping(published, tmp_path, monkeypatch):
+    """Return a source that keeps even a few images, and what asks whether it decoded any."""
+    monkeypatch.setattr(folder, "KEPT_FROM", 1)
+    opened = []
+    one = decoded.Decoding.one
+    monkeypatch.setattr(
+        decoded.Decoding, "one", lambda how, path: [opened.append(path), one(how, path)][1]
+    )
+
+    def load(**arguments):
+        opened.clear()
+        given = {"size": 4, "cache_folder": str(tmp_path / "arrays"), **arguments}
+        return ImageFolder(str(published), **given).load(), len(opened)
+
+    return load
+
+
+def test_images_are_decoded_once(keeping, published, tmp_path):
+    first, opened = keeping()
+    again, opened_again = keeping()
+    assert (opened, opened_again) == (7, 0)
+    for samples in (first, again):
+        assert values(samples.train) == [3, 4, 5, 1, 2] and values(samples.test) == [6, 7]
+        assert not samples.train.images.flags.writeable  # a map of the file
+    moved = published.rename(tmp_path / "moved")
+    assert ImageFolder(str(moved), 4, cache_folder=str(tmp_path / "arrays")).load()
+    kept = sorted(path.name for path in (tmp_path / "arrays").iterdir() if path.name[0] != ".")
+    assert len(kept) == 2 and kept[0].startswith("images-")
+
+
+def touch(folder):
+    os.utime(folder / "000.png", (1, 1))
+
+
+def add_one(folder):
+    add(folder, 3, 4, 5, 6)
+
+
+def rename(folder):
+    (folder / "000.png").rename(folder / "0.png")
+
+
+def grow(folder):
+    path = folder / "000.png"
+    times = path.stat().st_mtime_ns
+    path.write_bytes(path.read_bytes() + b"more")
+    os.utime(path, ns=(times, times))
+
+
+@pytest.mark.parametrize("change", [touch, add_one, rename, grow], ids=lambda one: one.__name__)
+def test_a_changed_file_is_decoded_anew_with_its_split(keeping, published, change):
+    keeping()
+    change(published / "train" / "cat")
+    samples, opened = keeping()
+    assert opened == len(samples.train) and len(samples.test) == 2
+
+
+@pytest.mark.parametrize(
+    "other", [{"size": 5}, {"channels": 1}, {"max_pixels": 10**6}, {"on_error": "skip"}], ids=str
+)
+def test_another_decoding_is_kept_apart(keeping, other):
+    keeping()
+    assert keeping(**other)[1] == 7
+    assert keeping()[1] == keeping(**other)[1] == 0
+
+
+def test_which_files_were_broken_is_kept_too(keeping, published):
+    (published / "train" / "cat" / "001.png").write_bytes(b"\x89PNG broken")
+    first, opened = keeping(on_error="skip")
+    again, opened_again = keeping(on_error="skip")
+    assert (opened, opened_again) == (7, 0)
+    assert values(first.train) == values(again.train) == [3, 5, 1, 2]
+    assert first.notes == again.notes and "1 of 5 images" in first.notes[0]
+    assert first.train.images.array is not None  # chosen of the map, not copied
+    with pytest.raises(GluonexpError, match=r"cat/001\.png.*on_error=skip"):
+        keeping()
+
+
+def test_without_a_cache_images_are_decoded_each_time(keeping, tmp_path):
+    assert [keeping(cache="off")[1] for _ in range(2)] == [7, 7]
+    assert not (tmp_path / "arrays").exists()
+
+
+def test_where_nothing_can_be_kept_it_is_said_once_and_goes_on(keeping, tmp_path, capsys):
+    (tmp_path / "arrays").touch()
+    samples, opened = keeping()
+    assert opened == 7 and values(samples.test) == [6, 7]
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "is no folder" in said and "into memory" in said
+    assert keeping(cache_gb=1e-7, cache_folder=str(tmp_path / "small"))[1] == 7
+    assert "features.budget_gb allows 100 bytes" in capsys.readouterr().err
+
+
+def test_images_that_are_kept_may_be_more_than_memory(keeping, monkeypatch):
+    monkeypatch.setattr(memory.memory, "available", lambda: 100)
+    samples, _ = keeping()
+    assert values(samples.train) == [3, 4, 5, 1, 2]
+    with pytest.raises(GluonexpError, match="7 images of 4x4x3 take"):
+        keeping(cache="off")
+    with pytest.raises(GluonexpError, match="7 images of 4x4x3 take"):
+        keeping(cache_gb=1e-7)

@@ -3,6 +3,7 @@
 import io
 import struct
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from gluonexp.base.errors import GluonexpError
-from gluonexp.data.images import UnreadableImageError, decode, decode_all
+from gluonexp.data import decoded
+from gluonexp.data.decoded import Decoding, decode_all
+from gluonexp.data.images import UnreadableImageError, decode
 
 PIXELS = np.random.default_rng(0).integers(0, 256, size=(6, 4, 3), dtype=np.uint8)
 # Smooth, so that JPEG changes little.
@@ -269,14 +272,32 @@ def test_many_files_keep_their_order_and_broken_ones_are_found(tmp_path, side):
     paths = [tmp_path / f"{index}.bmp" for index in range(len(expected))]
     for path, pixels in zip(paths, expected, strict=True):
         Image.fromarray(pixels).save(path)
-    images, broken = decode_all(paths, side, side, 3, skip_broken=False, title="reading")
+    images = np.zeros_like(expected)
+    how = Decoding(side, side, 3)
+    assert decode_all(paths, how, images, "reading") == []
     assert np.array_equal(images, expected)
-    assert broken == []
     gone = [3, 7, len(paths) - 1]
     for index in gone:
         paths[index].write_bytes(b"BM")
-    images, broken = decode_all(paths, side, side, 3, skip_broken=True, title="reading")
-    assert broken == gone
+    assert decode_all(paths, replace(how, skip_broken=True), images, "reading") == gone
     assert np.array_equal(np.delete(images, gone, 0), np.delete(expected, gone, 0))
     with pytest.raises(UnreadableImageError, match=r"/3\.bmp"):
-        decode_all(paths, side, side, 3, skip_broken=False, title="reading")
+        decode_all(paths, how, images, "reading")
+
+
+def test_processes_decode_as_a_loop_does(tmp_path, monkeypatch):
+    monkeypatch.setattr(decoded, "_PROCESSES_FROM", 1)
+    monkeypatch.setattr(decoded, "cores", lambda: 2)
+    paths = [tmp_path / f"{index}.bmp" for index in range(600)]
+    for index, path in enumerate(paths):
+        Image.new("L", (2, 2), index % 256).save(path)
+    paths[300].write_bytes(b"BM")
+    paths[599].write_bytes(b"BM")
+    how = Decoding(2, 2, 1, skip_broken=True)
+    images = np.lib.format.open_memmap(tmp_path / "a.npy", "w+", np.uint8, (600, 2, 2, 1))
+    assert decode_all(paths, how, images, "reading") == [300, 599]
+    expected = np.arange(600) % 256
+    expected[[300, 599]] = 0
+    assert (images[:, 0, 0, 0] == expected).all()
+    with pytest.raises(UnreadableImageError, match=r"/300\.bmp"):
+        decode_all(paths, replace(how, skip_broken=False), images, "reading")

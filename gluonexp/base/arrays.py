@@ -222,9 +222,8 @@ class ArrayCache:
                 allowed = f"features.budget_gb allows {in_bytes(self.budget)}{in_use}"
                 raise self._no_room(size, f"{allowed}; set it higher")
             if size > free:
-                raise self._no_room(
-                    size, f"{in_bytes(MARGIN)} of its disk stay free; {_ELSEWHERE}"
-                )
+                stays = f"its disk is to keep {in_bytes(MARGIN)} free"
+                raise self._no_room(size, f"{stays}; {_ELSEWHERE}")
             for folder in doomed:
                 array_entry.remove(folder)
 

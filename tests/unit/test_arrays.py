@@ -190,7 +190,7 @@ def test_more_than_the_budget_is_refused_before_anything_goes(cache):
 
 def test_a_disk_with_little_room_is_left_alone(cache, monkeypatch):
     monkeypatch.setattr(arrays, "MARGIN", 10**18)
-    with pytest.raises(NoRoom, match="of its disk stay free"):
+    with pytest.raises(NoRoom, match="its disk is to keep"):
         get(cache, fill=never)
 
 

@@ -68,19 +68,6 @@ class ArrayCache:
         self.folder = folder
         self.budget = budget
 
-    @contextmanager
-    def entry(
-        self,
-        kind: str,
-        key: Mapping[str, Any],
-        shape: Sequence[int],
-        dtype: str,
-        fill: Fill,
-        doing: str,
-    ) -> Iterator[Entry]:
-        """Yield what `get` returns."""
-        yield self.get(kind, key, shape, dtype, fill, doing)
-
     def get(
         self,
         kind: str,

@@ -349,6 +349,14 @@ def test_what_is_typed_reaches_what_refers_to_it(recorded):
     assert settings(path, []).dataset.source["size"] == 32
 
 
+def test_where_images_are_kept_is_not_taken_from_a_record(recorded):
+    path = recorded("dataset=image_folder", "features.folder=/elsewhere", "features.cache=off")
+    source = settings(path, []).dataset.source
+    assert (source["cache"], source["cache_folder"]) == ("auto", None)
+    typed = settings(path, ["dataset.source.cache_folder=/here"]).dataset.source
+    assert typed["cache_folder"] == "/here"
+
+
 def test_only_images_of_any_size_get_that_of_the_model(recorded):
     shape = (9, 9, 1)
     fitted = settings(None, ["dataset=image_folder"], shape).dataset

@@ -54,12 +54,6 @@ def test_an_array_is_computed_once(cache):
     assert visible(cache) == [first.folder.name]
 
 
-def test_as_a_context(cache):
-    arguments = ("images", {}, SHAPE, "uint8", fill, "reads images")
-    with cache.entry(*arguments) as entry:
-        assert entry.made and entry.array.dtype == np.uint8
-
-
 @pytest.mark.parametrize(
     "other",
     [{"key": {"of": "b"}}, {"kind": "images"}, {"shape": (3, 4)}, {"dtype": "float16"}],

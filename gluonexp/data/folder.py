@@ -112,6 +112,11 @@ class ImageFolder:
             raise GluonexpError(
                 f"dataset.source.max_pixels must be at least 1, got {self.max_pixels}"
             )
+        if self.cache not in ("auto", "on", "off"):  # what YAML makes of off is false
+            raise GluonexpError(
+                f"dataset.source.cache must be auto, on or off (in quotes in a file), "
+                f"got {self.cache}"
+            )
         train, test = self._layout()
         classes = _folders(train)
         if len(classes) < 2:

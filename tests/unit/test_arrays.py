@@ -291,6 +291,7 @@ def test_what_is_said_of_an_entry_without_reading_it(cache):
     assert ArrayCache(cache.folder / "none", 1).entries() == []
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="nothing tells")
 def test_no_memory_is_taken_for_an_array(cache):
     """Neither while it is made nor when it is opened and verified."""
 

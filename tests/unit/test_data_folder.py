@@ -245,6 +245,7 @@ def test_a_missing_folder_names_the_setting(tmp_path):
         ({"channels": None}, r"dataset\.channels must be 1 or 3.* got null"),
         ({"max_pixels": 0}, r"dataset\.source\.max_pixels must be at least 1"),
         ({"on_error": "ignore"}, r"on_error must be fail or skip"),
+        ({"cache": False}, r"cache must be auto, on or off \(in quotes in a file\), got False"),
     ],
 )
 def test_arguments_that_make_no_sense_are_refused(published, arguments, message):

@@ -275,6 +275,14 @@ def usable_cores() -> int | None:
     return len(siblings) if quota == "max" else min(len(siblings), -(-int(quota) // int(period)))
 
 
+def threads() -> int:
+    """Return how many threads to compute with: as many as MXNet takes."""
+    try:
+        return max(1, int(os.environ["OMP_NUM_THREADS"].split(",")[0]))
+    except (KeyError, ValueError):
+        return usable_cores() or 1
+
+
 @contextmanager
 def _settings() -> Iterator[None]:
     """Set what is read while MXNet is imported; the user's own values win, children inherit none.

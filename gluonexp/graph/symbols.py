@@ -19,11 +19,8 @@ def traced(net: gluon.HybridBlock) -> sym.Symbol:
         return net(sym.var("data"))
 
 
-def behind(net: gluon.HybridBlock, output: Output) -> gluon.SymbolBlock:
-    """Return what `net` computes from an output of its graph on, as a compiled block.
-
-    It has the network's own parameters, not copies. What is changed in the layers afterwards, such
-    as by which statistics one normalizes, is not changed in the block.
+def rest(net: gluon.HybridBlock, output: Output) -> tuple[Graph, str]:
+    """Return what `net` computes from an output of its graph on, and the name of its input.
 
     Parameters
     ----------
@@ -34,8 +31,18 @@ def behind(net: gluon.HybridBlock, output: Output) -> gluon.SymbolBlock:
     name = "features"
     while name in {node.name for node in graph.nodes}:
         name += "_"
-    rest = to_symbol(graph.behind(output, name))
-    block = gluon.SymbolBlock(rest, sym.var(name, dtype="float32"), params=net.collect_params())
+    return graph.behind(output, name), name
+
+
+def behind(net: gluon.HybridBlock, output: Output) -> gluon.SymbolBlock:
+    """Return the same as a compiled block, of the network's own parameters, not copies.
+
+    What is changed in the layers afterwards, such as by which statistics one normalizes, is not
+    changed in the block.
+    """
+    graph, name = rest(net, output)
+    entry = sym.var(name, dtype="float32")
+    block = gluon.SymbolBlock(to_symbol(graph), entry, params=net.collect_params())
     block.hybridize(static_alloc=True, static_shape=True)
     return block
 

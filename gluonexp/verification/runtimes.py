@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 
 from gluonexp.base.errors import GluonexpError, reason
 from gluonexp.base.imports import installed
-from gluonexp.base.mx import installed_wheels, mx, nd, usable_cores
+from gluonexp.base.mx import installed_wheels, mx, nd, threads
 from gluonexp.base.text import listed
 from gluonexp.graph.symbols import block
 from gluonexp.model_folder import extents, guard
@@ -216,14 +215,6 @@ def versions(name: str) -> dict[str, str]:
     if name not in _LIBRARIES:
         return installed_wheels() or {"mxnet": mx.__version__}  # a build of one's own
     return installed(_LIBRARIES[name])
-
-
-def threads() -> int:
-    """Return how many threads to compute with: as many as MXNet takes."""
-    try:
-        return max(1, int(os.environ["OMP_NUM_THREADS"].split(",")[0]))
-    except (KeyError, ValueError):
-        return usable_cores() or 1
 
 
 def as_module(network: Network, image: mx.io.DataDesc) -> Loaded:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gluonexp.base.errors import GluonexpError
+from gluonexp.base.mx import threads
 from gluonexp.model_folder import guard, samples
 from gluonexp.model_folder.names import FILES, IMAGE_RUNTIMES, SAMPLES, SIGNATURE
 from gluonexp.model_folder.preprocess import Preprocess
@@ -93,7 +94,7 @@ def score(folder: Path, names: Sequence[str]) -> dict[str, Score]:
             mean=tuple((sums / values).tolist()),
             rms=tuple(np.sqrt(squares / values).tolist()),
             images_per_second=statistics.median(rates[name]),
-            threads=runtimes.threads(),
+            threads=threads(),
             versions=runtimes.versions(name),
         )
         for name in names

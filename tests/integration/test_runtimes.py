@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from gluonexp.base.errors import GluonexpError
-from gluonexp.base.mx import autograd, gluon, mx, nd, nn
+from gluonexp.base.mx import autograd, gluon, mx, nd, nn, threads
 from gluonexp.data.digits import Digits
 from gluonexp.export import symbol
 from gluonexp.export.onnx import convert
@@ -292,11 +292,11 @@ def test_versions_are_those_of_the_libraries():
 
 
 def test_as_many_threads_as_mxnet_takes(monkeypatch):
-    assert runtimes.threads() == 1
+    assert threads() == 1
     monkeypatch.setenv("OMP_NUM_THREADS", "3,2")
-    assert runtimes.threads() == 3
+    assert threads() == 3
     monkeypatch.delenv("OMP_NUM_THREADS")
-    assert runtimes.threads() >= 1
+    assert threads() >= 1
 
 
 @pytest.mark.parametrize("name", RUNTIMES)

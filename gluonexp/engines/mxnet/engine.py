@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from gluonexp.base.seeds import engine_seed
 from gluonexp.data.batches import batches
 from gluonexp.data.types import Batch, Split
 from gluonexp.engines.mxnet import freezing
+from gluonexp.engines.mxnet.dense import DenseRest, dense_rest
 from gluonexp.engines.mxnet.optimizers import slot_names
 from gluonexp.freeze import FreezePlan
 from gluonexp.graph import symbols
@@ -122,11 +124,16 @@ class MXNetEngine:
         # What takes features, and of which output; None: the whole network, which takes images.
         self._behind: nn.HybridBlock | None = None
         self._output: Output | None = None
+        self._dense: DenseRest | None = None  # what computes it in MXNet's place
+        self._seed = 0
         self.reset()
 
     def seed(self, seed: int, epoch: int, step: int = 0) -> None:
         """Seed MXNet's generators: it cannot save their state, so each epoch starts anew."""
-        mx.random.seed(engine_seed(seed, epoch, step))
+        self._seed = engine_seed(seed, epoch, step)
+        mx.random.seed(self._seed)
+        if self._dense is not None:
+            self._dense.seed(self._seed)
 
     def reset(self, sums: Mapping[str, NDArray[Any]] | None = None) -> None:
         """Start the running scores from nothing, or from a state's `sums`."""
@@ -137,38 +144,57 @@ class MXNetEngine:
         self.sync()
         self._output = behind
         self._behind = None if behind is None else symbols.behind(self.net, behind)
+        self._dense = None
+        if behind is not None and self.device.device_type == "cpu":
+            self._dense = dense_rest(*symbols.rest(self.net, behind), self.trainer)
+        if self._dense is not None:
+            self._dense.seed(self._seed)
 
-    def put(
-        self, images: NDArray[Any], labels: NDArray[np.int64]
-    ) -> tuple[nd.NDArray, nd.NDArray]:
-        """Return the network's input, or the features, and the labels (N,) on the device."""
+    def put(self, images: NDArray[Any], labels: NDArray[np.int64]) -> tuple[Any, nd.NDArray]:
+        """Return what `forward` takes, and the labels (N,) on the device."""
         targets = nd.array(labels, ctx=self.device, dtype="float32")
+        if self._dense is not None:
+            return images, targets
         if self._behind is not None:
             return nd.array(images, ctx=self.device, dtype="float32"), targets
         return self.preprocess(nd.array(images, ctx=self.device, dtype="uint8")), targets
 
-    def forward(self, inputs: nd.NDArray) -> nd.NDArray:
+    def forward(self, inputs: Any) -> nd.NDArray:
         """Return the logits (N, K) of what `put` gives."""
+        if self._dense is not None:
+            return nd.array(self._dense.logits(inputs), ctx=self.device)
         block = self.net if self._behind is None else self._behind
         logits: nd.NDArray = block(inputs)
         return logits
 
     def step(self, batch: Batch, lr: float) -> IssuedStep:
-        """Move the parameters once, at the learning rate `lr`; nothing here waits."""
+        """Move the parameters once, at the learning rate `lr`; MXNet is not waited for."""
         self.trainer.set_learning_rate(lr)
         inputs, targets = self.put(batch.images, batch.labels)
-        with autograd.record():
-            logits = self.forward(inputs)
-            losses = self.loss(logits, targets)
-            if batch.share is not None:
-                share = nd.array(batch.share, ctx=self.device)
-                others = nd.array(batch.others, ctx=self.device, dtype="float32")
-                losses = share * losses + (1 - share) * self.loss(logits, others)
-        losses.backward()
-        norm = None if self.clip_norm is None else self._clip(self.clip_norm, len(batch))
-        self.trainer.step(len(batch))  # the true size, also of a short last batch
+        loss = partial(self._losses, batch, targets)
+        clip = None
+        if self.clip_norm is not None:
+            clip = partial(self._clip, self.clip_norm, len(batch))
+        if self._dense is not None:
+            losses, logits, norm = self._dense.step(inputs, loss, clip)
+        else:
+            with autograd.record():
+                logits = self.forward(inputs)
+                losses = loss(logits)
+            losses.backward()
+            norm = None if clip is None else clip()
+            self.trainer.step(len(batch))  # the true size, also of a short last batch
         self._sums.add(losses, logits, targets, norm)
         return IssuedStep(losses)
+
+    def _losses(self, batch: Batch, targets: nd.NDArray, logits: nd.NDArray) -> nd.NDArray:
+        """Return the losses (N,) of a batch, given its labels (N,) and its logits (N, K)."""
+        losses = self.loss(logits, targets)
+        if batch.share is None:
+            return losses
+        share = nd.array(batch.share, ctx=self.device)
+        others = nd.array(batch.others, ctx=self.device, dtype="float32")
+        return share * losses + (1 - share) * self.loss(logits, others)
 
     def _clip(self, longest: float, samples: int) -> nd.NDArray:
         """Shorten the gradients, sums over `samples`; return the mean's norm before, shape (1,).

@@ -132,7 +132,7 @@ def clear(kind: str | None, unused: float | None, yes: bool, folder: Path | None
         click.confirm(f"remove {_arrays(len(chosen))} from {store.folder}, {size}?", abort=True)
     stays = [one for one in chosen if not store.remove(one.folder)]
     size = in_bytes(sum(one.size for one in chosen if one not in stays))
-    in_use = f"; {_arrays(len(stays))} in use stay" if stays else ""
+    in_use = f"; in use, and left: {len(stays)}" if stays else ""
     click.echo(f"{store.folder}: {_arrays(len(chosen) - len(stays))} removed, {size}{in_use}")
 
 

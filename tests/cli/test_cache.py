@@ -72,7 +72,7 @@ def test_clear_asks_and_removes_what_is_idle(store, invoke):
     asked = invoke("clear", typed="n\n")
     assert asked.exit_code == 1 and "remove 2 arrays from" in asked.output and folder.exists()
     done = invoke("clear", "--yes")
-    assert done.output.endswith("1 array removed, 1.1 kB; 1 array in use stay\n")
+    assert done.output.endswith("1 array removed, 1.1 kB; in use, and left: 1\n")
     assert held.folder.exists() and not folder.exists()
 
 

@@ -225,7 +225,7 @@ def test_the_gluon_parameters_load_as_gluon_parameters(tracked, compose):
     networks.initialize(config, net, spec, mx.cpu())
     net.load_parameters(str(_artifact(tracked, "checkpoint/model.params")))
     data = assembly.data(config, plan.source)
-    inputs = mx.nd.array(data.test.images.transpose(0, 3, 1, 2) / 255)
+    inputs = mx.nd.array(data.test.images[:].transpose(0, 3, 1, 2) / 255)
     right = (net(inputs).asnumpy().argmax(1) == data.test.labels).mean()
     assert right == pytest.approx(tracked[3].data.metrics["test/acc"])
 

@@ -1,6 +1,6 @@
 # make demo   a tracked run on real data, offline, in a fresh .venv
 # make test   linter, types and tests
-# make bench  throughput against a bare loop and the tutorial's loop
+# make bench  against the tutorials' loops, PyTorch and Lightning; QUICK=1: in 5 minutes
 #
 # PYTHON=/path/to/python chooses the interpreter of .venv; without it, the first that runs and is
 # 3.10, 3.11 or 3.12 (a name on PATH may be a shim which does not run).
@@ -21,8 +21,8 @@ test: $(VENV)/.installed-dev
 	$(BIN)/mypy
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile --durations=10
 
-bench: $(VENV)/.installed-cpu
-	$(BIN)/python experiments/throughput/bench.py
+bench: $(VENV)/.installed-dev
+	$(BIN)/python experiments/throughput/bench.py $(if $(QUICK),--quick)
 
 clean:
 	rm -rf $(VENV) dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,208 +1,137 @@
-"""Images per second of three loops over one network, timed in one process, in turns.
+"""gluonexp against the tutorials' loops, PyTorch and Lightning, in one process tree, in turns.
 
-bare      the network, loss and Trainer on batches already in memory as float32: nothing else
-gluonexp  gluonexp.training.loop.fit: bytes to batches, metrics, MLflow tracking, checkpoints
-tutorial  DataLoader with a per-sample transform, and `asscalar` after every batch
+Each side has a process of its own and waits while another is measured. The machine may be noisy:
+what counts is the ratio within a round; the tables show its median and its range over the rounds.
 
-The machine is shared and noisy: what counts is the ratio within a round, where the loops ran one
-right after the other; the table shows its median over the rounds.
-
-usage: python experiments/throughput/bench.py [--rounds N] [--images N] [--data fashion|synthetic]
+usage: python experiments/throughput/bench.py [--quick] [--only cnn,alexnet,startup] [--csv FILE]
 """
 
+from __future__ import annotations
+
 import argparse
-import statistics
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
+import alexnet
+import material
+import startup
+from results import Row, machine, row, show, write
 from rich.console import Console
-from rich.table import Table
+from sides import Missing, start
 
-from gluonexp import assembly, run
-from gluonexp.assembly import networks
-from gluonexp.base.mx import autograd, gluon, mx, nd
-from gluonexp.config.schema import TrackingConfig
-from gluonexp.data.batches import batches
-from gluonexp.data.types import Split
-from gluonexp.tracking import tracked_run
-from gluonexp.training import callbacks, loop
+PARTS = ("cnn", "alexnet", "startup")
 
 
-def network(config, plan, spec):
-    networks.seed(config.seed)
-    steps = networks.preprocessing(config.dataset, spec)
-    net = networks.network(config, plan.model, spec, steps)
-    networks.initialize(config, net, spec, mx.cpu())
-    return net, assembly.engine(config, plan, net, steps, spec, mx.cpu())
-
-
-def bare(config, plan, spec, train):
-    """Return a function that trains one epoch and returns its seconds."""
-    net, engine = network(config, plan, spec)
-    ready = [
-        engine.put(batch.images, batch.labels)
-        for batch in batches(train, config.trainer.batch_size)
-    ]
-    nd.waitall()
-
-    def epoch():
-        started = time.perf_counter()
-        for inputs, labels in ready:
-            with autograd.record():
-                losses = engine.loss(net(inputs), labels)
-            losses.backward()
-            engine.trainer.step(len(labels))
-        nd.waitall()
-        return time.perf_counter() - started
-
-    return epoch
-
-
-class Clock(loop.Callback):
-    """Notes when epochs start, so that all that happens between two of them counts."""
-
-    def __init__(self):
-        self.starts = []
-
-    def epoch_start(self, fit):
-        self.starts.append(time.perf_counter())
-
-
-def ours(config, plan, spec, train, folder):
-    """Return a function that runs two epochs and returns the seconds between their starts."""
-
-    def epoch():
-        _, engine = network(config, plan, spec)
-        schedule = assembly.schedule(config, plan, len(train))
-        clock = Clock()
-        uri = f"sqlite:///{folder}/mlflow.db"
-        with tracked_run(TrackingConfig(uri=uri, experiment="bench")) as tracker:
-            loop.fit(
-                engine,
-                train,
-                {},
-                loop.Settings(
-                    epochs=2,
-                    batch_size=config.trainer.batch_size,
-                    seed=config.seed,
-                    schedule=schedule,
-                    workdir=folder,
-                    augment=plan.augment,
-                ),
-                callbacks=[
-                    clock,
-                    callbacks.Track(tracker, config.trainer.log_every),
-                    callbacks.ShowProgress(Console(quiet=True)),
-                    callbacks.StopOnDivergence(),
-                    *plan.callbacks,
-                ],
-            )
-        return clock.starts[1] - clock.starts[0]
-
-    return epoch
-
-
-def tutorial(config, plan, spec, train):
-    """Return a function that trains one epoch the tutorial's way and returns its seconds."""
-    net, _ = network(config, plan, spec)
-    trainer = gluon.Trainer(net.collect_params(), "adam", {"learning_rate": config.optim.lr})
-    loss = gluon.loss.SoftmaxCrossEntropyLoss()
-    images = nd.array(train.images, dtype="uint8")
-    dataset = gluon.data.ArrayDataset(images, train.labels.astype(np.float32))
-    to_tensor = gluon.data.vision.transforms.ToTensor()
-    loader = gluon.data.DataLoader(
-        dataset.transform_first(to_tensor), config.trainer.batch_size, shuffle=True
-    )
-
-    def epoch():
-        total, accuracy = 0.0, mx.metric.Accuracy()
-        started = time.perf_counter()
-        for inputs, labels in loader:
-            with autograd.record():
-                logits = net(inputs)
-                losses = loss(logits, labels)
-            losses.backward()
-            trainer.step(len(labels))
-            total += losses.mean().asscalar()
-            accuracy.update(labels, logits)
-        return time.perf_counter() - started
-
-    return epoch
-
-
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--images", type=int, default=60_000)
-    parser.add_argument("--data", choices=["auto", "fashion", "synthetic"], default="auto")
-    parser.add_argument("--csv", type=Path, help="write the table here too")
+    parser.add_argument("--quick", action="store_true", help="in 5 minutes, by few rounds")
+    parser.add_argument("--only", default=",".join(PARTS), help="of cnn, alexnet, startup")
+    parser.add_argument("--csv", type=Path, help="write the rows here too")
     options = parser.parse_args()
 
-    config = run.compose("experiment=fashion_mnist_cnn", "device=cpu")
-    plan = assembly.components(config)
-    spec = plan.source.spec()
-    title, train = load(config, plan, options)
-    train = Split(train.images[: options.images], train.labels[: options.images])
+    console, started = Console(), time.monotonic()
 
-    with tempfile.TemporaryDirectory() as folder:
-        loops = {
-            "bare": bare(config, plan, spec, train),
-            "gluonexp": ours(config, plan, spec, train, Path(folder)),
-            "tutorial": tutorial(config, plan, spec, train),
-        }
-        seconds = {name: [] for name in loops}
-        for _ in range(options.rounds):
-            for name, epoch in loops.items():
-                seconds[name].append(epoch())
+    def say(text: str) -> None:
+        minutes, seconds = divmod(int(time.monotonic() - started), 60)
+        console.print(f"{minutes:02d}:{seconds:02d}  {text}", highlight=False)
 
-    rates = {name: len(train) / statistics.median(values) for name, values in seconds.items()}
-    ratios = {
-        name: [other / own for other, own in zip(values, seconds["gluonexp"], strict=True)]
-        for name, values in seconds.items()
+    quick = options.quick
+    work: dict[str, Callable[[Path], Iterator[Row]]] = {
+        "cnn": lambda folder: cnn(folder, *((3, 10_000) if quick else (15, 30_000)), say),
+        "alexnet": lambda folder: alexnet.compare(
+            folder, alexnet.Sizes(*((2, 640, 320) if quick else (5, 1_280, 640))), say
+        ),
+        "startup": lambda folder: start_up(folder, quick, say),
     }
-    table = pd.DataFrame(
-        {
-            "loop": list(rates),
-            "images_per_s": [round(rate) for rate in rates.values()],
-            "gluonexp_over_it": [round(statistics.median(r), 3) for r in ratios.values()],
-            "lowest": [round(min(r), 3) for r in ratios.values()],
-            "highest": [round(max(r), 3) for r in ratios.values()],
-        }
-    )
-    shown = Table(
-        title=f"{title}, {len(train):,} images, batch {config.trainer.batch_size}, "
-        f"median of {options.rounds} rounds",
-        title_justify="left",
-    )
-    for column in ("loop", "images/s", "gluonexp / loop", "rounds", "asked for"):
-        shown.add_column(column, justify="left" if column == "loop" else "right")
-    asked = {"bare": ">= 0.93", "gluonexp": "", "tutorial": ">= 1.3"}
-    for row in table.itertuples():
-        spread = f"{row.lowest:.3f} to {row.highest:.3f}"
-        ratio = f"{row.gluonexp_over_it:.3f}"
-        shown.add_row(row.loop, f"{row.images_per_s:,}", ratio, spread, asked[row.loop])
-    Console().print(shown)
-    if options.csv:
-        table.to_csv(options.csv, index=False)
+    rows = machine()
+    for name in options.only.split(","):
+        with tempfile.TemporaryDirectory() as folder:
+            measured = list(work[name](Path(folder)))
+        show(console, measured)
+        rows += measured
+        if options.csv:
+            write(options.csv, rows)
+    say("done")
 
 
-def load(config, plan, options):
-    """Return Fashion-MNIST where it is at hand, and else images of its size."""
-    if options.data != "synthetic":
-        from gluonexp.data.root import data_root
+def cnn(folder: Path, rounds: int, images: int, say: Callable[[str], None]) -> Iterator[Row]:
+    """Compare an epoch of the small network."""
+    title, pixels, labels = material.small(images)
+    say(f"small CNN: {title}, {images:,} images an epoch")
+    places = {
+        "mxnet": ("cnn:SmallCnn", pixels, labels),
+        "torch": ("eager:EagerCnn", pixels, labels),
+        "lightning": ("with_lightning:LightningCnn", pixels, labels, folder),
+    }
+    sides, missing = start(places, folder)
+    times: dict[str, list[float]] = {}
+    shares, beyond = [], []
+    steps = sides["mxnet"].call("steps")
+    for at in range(rounds):
+        say(f"small CNN: round {at + 1} of {rounds}")
+        bare = sides["mxnet"].call("bare")
+        ours, tracking = sides["mxnet"].call("ours")
+        seconds = {"bare loop": bare, "tutorial": sides["mxnet"].call("tutorial")}
+        if "torch" in sides:
+            seconds["PyTorch float32"] = sides["torch"].call("epoch", "float32")
+            seconds["PyTorch bfloat16"] = sides["torch"].call("epoch", "bfloat16")
+        if "lightning" in sides and at < 3:
+            seconds["Lightning, MLFlowLogger"] = sides["lightning"].call("epoch")
+        times.setdefault("gluonexp", []).append(ours)
+        for name, value in seconds.items():
+            times.setdefault(name, []).append(value)
+        shares.append(100 * tracking / ours)
+        beyond.append(1000 * (ours - bare) / steps)
+    for side in sides.values():
+        side.close()
+    part, name, note = "small CNN", "epoch", f"{title}, {images:,} images, {rounds} rounds"
+    yield row(part, name, "", "gluonexp", times["gluonexp"], "s", note=note)
+    for side, values in times.items():
+        if side != "gluonexp":
+            ratios = [a / b for a, b in zip(values, times["gluonexp"], strict=False)]
+            asked = {"bare loop": ">= 0.93", "tutorial": ">= 1.3"}.get(side, "")
+            yield row(part, name, "", side, ratios, "x", asked, "the side's time over gluonexp's")
+    for side, why in missing.items():
+        yield Row(part, name, "", side, None, "", note=f"not measured: {why}")
+    note = f"{steps} steps an epoch, metrics, tracking and checkpoint included"
+    yield row(part, "step", "", "beyond the bare loop", beyond, "ms", note=note)
+    yield row(part, "tracking", "", "gluonexp", shares, "% of an epoch", "<= 1 %")
 
-        if (
-            options.data == "fashion"
-            or (data_root(config.dataset.root) / "fashion-mnist").exists()
-        ):
-            data = assembly.data(config, plan.source)
-            return data.title, data.train
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, size=(options.images, 28, 28, 1), dtype=np.uint8)
-    return "random images", Split(images, rng.integers(0, 10, size=options.images))
+
+def start_up(folder: Path, quick: bool, say: Callable[[str], None]) -> Iterator[Row]:
+    """Compare the time from the command to the first batch."""
+    part, rounds = "start-up: from the command to the first batch", 1 if quick else 3
+    digits, light, why = [], [], ""
+    for at in range(rounds):
+        say(f"start-up: round {at + 1} of {rounds}")
+        digits.append(startup.digits(folder))
+        if not why:
+            try:
+                light.append(startup.lightning(folder))
+            except Missing as error:
+                why = str(error)
+    yield row(part, "small CNN, made-up images", "", "gluonexp", digits, "s")
+    if light:
+        yield row(part, "small CNN, made-up images", "", "Lightning, MLFlowLogger", light, "s")
+    else:
+        yield Row(part, "", "", "Lightning, MLFlowLogger", None, "", note=f"not measured: {why}")
+    name = "AlexNet on CIFAR-10 (JPEG)"
+    if quick:
+        yield Row(part, name, "", "gluonexp", None, "", note="not measured by --quick")
+        return
+    say("start-up: all features of CIFAR-10 are computed once")
+    try:
+        times = startup.second_run(folder, "bfloat16")
+    except Missing as error:
+        yield Row(part, name, "", "gluonexp", None, "", note=f"not measured: {error}")
+        return
+    first, second, made_up = times["first"], times["second"], times["synthetic"]
+    yield row(part, name, "bfloat16", "gluonexp, first run", [first], "s")
+    yield row(part, name, "bfloat16", "gluonexp, second run", [second], "s")
+    more, note = second - made_up, "second run against dataset=synthetic"
+    yield row(part, name, "bfloat16", "gluonexp", [more], "s more", "<= 3 s", note)
 
 
 if __name__ == "__main__":

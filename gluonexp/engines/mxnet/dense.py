@@ -311,7 +311,9 @@ class DenseRest:
                 ),
             )
 
-        self._team.each(part, _slices(len(values), _ROWS))
+        # A bias is not worth waking another thread.
+        width = _ROWS if values.ndim > 1 else len(values)
+        self._team.each(part, _slices(len(values), width))
 
     def _keep(self, name: str, given: Floats, slope: Floats) -> None:
         """Write a parameter's gradient to where MXNet expects it."""

@@ -16,7 +16,8 @@ _RENAMED = {
 class AdamW(mx.optimizer.Optimizer):
     """Adam with decoupled weight decay (Loshchilov & Hutter, 2019, algorithm 2).
 
-    MXNet 1.9.1 has the operator but no optimizer for it.
+    MXNet 1.9.1 has an operator for it, but no optimizer. On a CPU that operator uses one thread;
+    Adam's does the same after the decay in a third of its time.
     """
 
     def __init__(
@@ -39,21 +40,21 @@ class AdamW(mx.optimizer.Optimizer):
         """Take one step on `weight` in place."""
         self._update_count(index)
         count = self._index_update_count[index]
-        # The operator computes w -= eta * (lr * m / (sqrt(v) + epsilon) + wd * w): with eta as the
-        # learning rate, its `lr` is left to carry the correction of the moments' bias.
+        lr, decay = self._get_lr(index), self._get_lr(index) * self._get_wd(index)
         correction = math.sqrt(1 - self.beta2**count) / (1 - self.beta1**count)
-        nd.contrib.adamw_update(
+        if decay:
+            weight *= 1 - decay
+        nd.adam_update(
             weight,
             grad,
             *state,
-            nd.full((1,), self.rescale_grad, ctx=weight.context),
             out=weight,
-            lr=correction,
-            eta=self._get_lr(index),
-            wd=self._get_wd(index),
+            lr=lr * correction,
             beta1=self.beta1,
             beta2=self.beta2,
             epsilon=self.epsilon,
+            wd=0.0,
+            rescale_grad=self.rescale_grad,
         )
 
 

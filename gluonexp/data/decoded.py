@@ -58,7 +58,12 @@ class Decoding:
 
 
 def kept(
-    paths: Sequence[Path], root: Path, how: Decoding, cache: ArrayCache, what: str, title: str
+    paths: Sequence[str | Path],
+    root: Path,
+    how: Decoding,
+    cache: ArrayCache,
+    what: str,
+    title: str,
 ) -> tuple[NDArray[np.uint8], list[int]]:
     """Decode files once: as long as they stay as they are, a map of what was decoded is returned.
 
@@ -97,7 +102,7 @@ def kept(
     return np.asarray(entry.array), entry.notes["broken"]
 
 
-def _listing(paths: Iterable[Path], root: Path) -> str:
+def _listing(paths: Iterable[str | Path], root: Path) -> str:
     """Return a digest of the files' names, sizes and times."""
     found = hashlib.sha256()
     skip = len(os.fsencode(root)) + 1
@@ -112,7 +117,7 @@ def _listing(paths: Iterable[Path], root: Path) -> str:
 
 
 def decode_all(
-    paths: Sequence[Path], how: Decoding, images: NDArray[np.uint8], title: str
+    paths: Sequence[str | Path], how: Decoding, images: NDArray[np.uint8], title: str
 ) -> list[int]:
     """Decode many files, in threads or processes where that is faster; a bar on a terminal.
 
@@ -151,7 +156,7 @@ def decode_all(
 
 
 def _by_threads(
-    threads: int, paths: Sequence[Path], how: Decoding, images: NDArray[np.uint8]
+    threads: int, paths: Sequence[str | Path], how: Decoding, images: NDArray[np.uint8]
 ) -> Generator[tuple[int, list[int]], None, None]:
     """Decode part by part; yield where each begins, and which of it are broken."""
 
@@ -167,7 +172,7 @@ def _by_threads(
 
 
 def _by_processes(
-    processes: int, paths: Sequence[Path], how: Decoding, images: "np.memmap[Any, Any]"
+    processes: int, paths: Sequence[str | Path], how: Decoding, images: "np.memmap[Any, Any]"
 ) -> Generator[tuple[int, list[int]], None, None]:
     """Do the same in processes, which write into the file that `images` maps."""
     failed: dict[int, UnreadableImageError] = {}
@@ -212,9 +217,9 @@ def _decode(paths: Sequence[str | Path], how: Decoding, images: NDArray[np.uint8
     return broken
 
 
-def _threads(paths: Sequence[Path]) -> int:
+def _threads(paths: Sequence[str | Path]) -> int:
     """Choose by the mean size of a sample of the files; 1 means a plain loop."""
     sample = paths[:: len(paths) // 64 + 1]
-    sizes = [path.stat().st_size for path in sample if path.exists()]
+    sizes = [os.path.getsize(path) for path in sample if os.path.exists(path)]
     large = sum(sizes) >= _THREADS_FROM * len(sizes)
     return min(os.cpu_count() or 1, _MAX_THREADS) if large else 1

@@ -273,7 +273,7 @@ class ImageFolder:
 class _Files:
     """The image files of one split, in data-set order."""
 
-    paths: list[Path]
+    paths: list[str]
     labels: NDArray[np.int64]
 
     def where(self, marks: NDArray[np.bool_]) -> "_Files":
@@ -282,7 +282,7 @@ class _Files:
 
 def _list(folder: Path, classes: Sequence[str], notes: list[str]) -> _Files:
     """List the images of every class; what is left out goes to `notes`."""
-    paths: list[Path] = []
+    paths: list[str] = []
     counts: list[int] = []
     others: list[str] = []
     for class_name in classes:
@@ -294,7 +294,7 @@ def _list(folder: Path, classes: Sequence[str], notes: list[str]) -> _Files:
                 f"{inside} holds no JPEG, PNG, WebP or BMP file: put images of "
                 f"class {class_name} there, or remove the folder"
             )
-        paths += [inside / name for name in names]
+        paths += [f"{inside}/{name}" for name in names]
         counts.append(len(names))
         left = {entry.name for entry in visible}.difference(names)
         others += [f"{class_name}/{name}" for name in left]

@@ -52,7 +52,7 @@ Measured = dict[tuple[str, str], Costs]
 def compare(folder: Path, sizes: Sizes, say: Callable[[str], None]) -> Iterator[Row]:
     """Measure all sides in turns; yield the rows."""
     part = folder / "part"
-    title = material.part(part, 2 * sizes.train, sizes.test)
+    title = material.part(part, 2 * sizes.train, sizes.test)  # gluonexp is fast: twice as many
     say(f"AlexNet: {title}, {sizes.sentence()}")
     weights = folder / "weights.npz"
     ours, _ = start({OURS: ("ours:Ours", part, folder)}, folder)
@@ -110,7 +110,7 @@ def _round(sides: dict[str, Side], sizes: Sizes, bfloat16: bool) -> Measured:
         found[OURS, setting] = Costs(test=score, read=read, **features, **head)
 
     read = ours.call("read")
-    features = ours.call("compute", "float32", train)
+    features = ours.call("compute", "float32")
     seconds, scored = tutorial.call("train", 0.0, train), tutorial.call("test", test)
     found[TUTORIAL, plain] = Costs(seconds, scored)
     mine(plain, features, "float32")
@@ -121,7 +121,7 @@ def _round(sides: dict[str, Side], sizes: Sizes, bfloat16: bool) -> Measured:
         seconds = light.call("train", 0.0, train)
         found[LIGHTNING, plain] = Costs(seconds, light.call("test", test))
     found[TUTORIAL, momentum] = Costs(tutorial.call("train", 0.9, train), scored)
-    quick = ours.call("compute", "bfloat16", 2 * train) if bfloat16 else None
+    quick = ours.call("compute", "bfloat16") if bfloat16 else None
     mine(momentum, features, "bfloat16")
     if torch:
         eager(momentum, "float32", 0.9)

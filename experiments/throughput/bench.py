@@ -41,7 +41,7 @@ def main() -> None:
     work: dict[str, Callable[[Path], Iterator[Row]]] = {
         "cnn": lambda folder: cnn(folder, *((3, 10_000) if quick else (15, 30_000)), say),
         "alexnet": lambda folder: alexnet.compare(
-            folder, alexnet.Sizes(*((2, 640, 320) if quick else (5, 1_280, 640))), say
+            folder, alexnet.Sizes(*((2, 512, 256) if quick else (5, 1_280, 640))), say
         ),
         "startup": lambda folder: start_up(folder, quick, say),
     }

@@ -94,14 +94,15 @@ class Ours:
         seconds = time.perf_counter() - started
         return seconds / (len(samples.train) + len(samples.test))
 
-    def compute(self, precision: str, images: int) -> dict[str, float]:
-        """Compute the features of so many training images, and enter them again.
+    def compute(self, precision: str) -> dict[str, float]:
+        """Compute the features of the training images, and find them again.
 
         Returns
         -------
         dict
             Seconds: `start` and `again` for a run, `once` and `again_image` for an image.
         """
+        images = len(self.runs[precision].data.train)
         few, few_again = self._entered(precision, FEW)
         many, many_again = self._entered(precision, images)
         more = images - FEW
@@ -132,7 +133,7 @@ class Ours:
             opened.shortcut.leave()
         return times[0], times[1]
 
-    def train(self, precision: str, epochs: int = 4) -> dict[str, float]:
+    def train(self, precision: str, epochs: int = 3) -> dict[str, float]:
         """Train behind the frozen front; return the seconds of an image, and of an epoch's end."""
         opened, clock = self.runs[precision], Clock()
         splits = {"train": opened.data.train, "test": opened.data.test}

@@ -134,7 +134,7 @@ class Costs:
     test
         An image of the test split.
     read
-        An image, in each run: before anything else, where it is not read while training.
+        An image, in the first run only: decoding it, where that is not done while training.
     once
         An image, in the first run only: its features.
     start
@@ -157,7 +157,7 @@ class Costs:
     def seconds(self, epochs: int, runs: int = 1, data: Data = WHOLE) -> float:
         """Return the time of so many runs, from the first image read to the last one scored."""
         images = data.train + data.test
-        first = self.start + images * self.once
+        first = self.start + images * (self.read + self.once)
         later = self.again + images * self.again_image
-        run = images * self.read + epochs * (data.train * self.train + self.epoch)
-        return first + (runs - 1) * later + runs * (run + data.test * self.test)
+        run = epochs * (data.train * self.train + self.epoch) + data.test * self.test
+        return first + (runs - 1) * later + runs * run

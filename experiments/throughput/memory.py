@@ -97,7 +97,8 @@ def main() -> None:
         console.print(
             f"{images:,} images, {epochs} epochs: {growth:+,.0f} MB since the first step "
             f"(at most {GROWTH:,.0f}); {drift:,.0f} MB between epochs from the {SETTLED + 1}th on "
-            f"(at most {DRIFT:,.0f})"
+            f"(at most {DRIFT:,.0f})",
+            soft_wrap=True,
         )
         failed |= growth > GROWTH or drift > DRIFT
     raise SystemExit(failed)

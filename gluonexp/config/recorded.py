@@ -102,6 +102,8 @@ def with_typed(
     merged.tracking.uri, merged.tracking.run_id = composed.tracking.uri, None
     merged.build = composed.build
     merged.tracking.backend, merged.sweep = composed.tracking.backend, SweepConfig()
+    for name in ("folder", "budget_gb"):  # of this machine
+        merged.features[name] = composed.features[name]
     OmegaConf.set_struct(merged, False)
     typed = OmegaConf.to_container(composed)  # with its interpolations
     for word in overrides:

@@ -12,6 +12,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from gluonexp.base.errors import GluonexpError, reason
 from gluonexp.base.mx import gluon, mx, nd, nn
 from gluonexp.config.schema import FeaturesConfig
 from gluonexp.export.onnx import convert
@@ -56,6 +57,8 @@ def stream(
     ------
     Unexportable
         ONNX, through which OpenVINO reads it, cannot express an operator.
+    CannotRun
+        OpenVINO cannot load it.
     GluonexpError
         The processor has no bfloat16.
     """
@@ -81,7 +84,13 @@ def _by_openvino(
     network = Network(symbols.to_symbol(symbols.plain(composed, shapes)), known)
     with tempfile.TemporaryDirectory() as folder:
         written = convert.write(network, Path(folder), image, dtype="uint8")
-        return runtimes.stream_by_openvino(written.read_bytes(), precision)
+        content = written.read_bytes()
+    try:
+        return runtimes.stream_by_openvino(content, precision)
+    except GluonexpError:
+        raise
+    except Exception as error:  # whatever it raises
+        raise runtimes.CannotRun(f"OpenVINO cannot load the front: {reason(error)}") from None
 
 
 def _by_mxnet(

@@ -7,7 +7,7 @@ same: it need be computed only once.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from gluonexp.graph.graph import VARIABLE, Graph, Node, Output
@@ -46,7 +46,7 @@ class Front:
     layers: int
     of: int
     work: float
-    stop: str
+    stop: str = field(compare=False)  # two fronts that end alike are one
 
     def sentence(self) -> str:
         """Say how much it is."""

@@ -86,7 +86,8 @@ def outlook(
     GluonexpError
         ``features`` asks for what is not there: an engine, a precision of it, or a front.
     """
-    settings = _settled(config.features, on_cpu)
+    off = config.features.cache == "off"
+    settings = config.features if off else _settled(config.features, on_cpu)
     fronts = _fronts(work, outline, plan, config, steps, augment) if _holds(plan) else {}
     first = fronts.get(0, "the freeze policy freezes nothing")
     if settings.cache == "on" and isinstance(first, str):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gluonexp.base.arrays import NoCache
 from gluonexp.base.errors import GluonexpError
@@ -19,13 +20,16 @@ from gluonexp.features.kept import Recipe
 from gluonexp.features.outlook import Outlook
 from gluonexp.training.engine import Engine
 from gluonexp.training.loop import Callback, Fit
+from gluonexp.verification.runtimes import CannotRun
 
 if TYPE_CHECKING:
     from gluonexp.tracking import Tracker
 
-# How many images the gate compares, and how far their logits may be apart, as a share of the
-# largest logit: by the precision of the arithmetic, and by that of what is kept.
+# How many images of the training split the gate compares, and of each other one; and how far
+# their logits may be apart, as a share of the largest logit: by the precision of the arithmetic,
+# and by that of what is kept.
 _IMAGES: Final = 32
+_OTHERS: Final = 8
 LIMITS: Final = {"float32": 1e-4, "float16": 5e-3, "bfloat16": 5e-2}
 
 TRAIN: Final = "train"
@@ -86,7 +90,7 @@ class Shortcut:
         self._front, started = front, time.perf_counter()
         try:
             found = self._proved(front, splits)
-        except (NoCache, Differs, Unexportable) as error:
+        except (NoCache, Differs, Unexportable, CannotRun) as error:
             self._engine.start(None)
             self._say(f"features: {error}; every epoch computes them again")
             self._tracker.log_tags({TAG: f"not used: {error}"})
@@ -105,27 +109,41 @@ class Shortcut:
         """Return the splits with features, by which the engine gives the network's own logits."""
         recipe = self._recipe(front)
         found = kept.features(recipe, splits, self._say)
-        rows = spread(splits[TRAIN].labels, _IMAGES)
-        live = self._engine.logits(splits[TRAIN].select(rows), _IMAGES)
+        chosen = {
+            name: spread(split.labels, _IMAGES if name == TRAIN else _OTHERS)
+            for name, split in splits.items()
+        }
+        live = self._logits(splits, chosen)
         self._engine.start(front.end)
-        behind = self._engine.logits(found[TRAIN].select(rows), _IMAGES)
+        behind = self._logits(found, chosen)
         settings = recipe.settings
         limit = max(LIMITS[settings.precision], LIMITS[settings.dtype])
+        of = f"{recipe.title} ({settings.engine}, {settings.precision})"
+        if not live.any():
+            raise Differs(f"those of {of} cannot be proved right: all logits of the network are 0")
         difference = float(np.abs(behind - live).max() / np.abs(live).max())
         if not difference <= limit:  # so written that NaN is one too
             raise Differs(
-                f"those of {recipe.title} ({settings.engine}, {settings.precision}) lead to "
-                f"logits that differ by {difference:.1e} from the network's, where {limit:.0e} "
-                "is allowed"
+                f"those of {of} lead to logits that differ by {difference:.1e} from the "
+                f"network's, where {limit:.0e} is allowed"
             )
         self._tracker.log_tags(
             {
                 TAG: f"{front.sentence()}; {settings.engine}, {settings.precision}, kept as "
-                f"{settings.dtype}; logits of {len(rows)} images within {difference:.1e} of the "
+                f"{settings.dtype}; logits of {len(live)} images within {difference:.1e} of the "
                 f"network's (limit {limit:.0e})"
             }
         )
         return found
+
+    def _logits(
+        self, splits: Mapping[str, Split], chosen: Mapping[str, NDArray[np.intp]]
+    ) -> NDArray[np.float32]:
+        parts = [
+            self._engine.logits(splits[name].select(rows), _IMAGES)
+            for name, rows in chosen.items()
+        ]
+        return np.concatenate(parts)
 
 
 class TrainBehind(Callback):

@@ -10,6 +10,7 @@ from gluonexp.engines.mxnet import optimizers
 from gluonexp.engines.mxnet.blas import Team, gemm
 from gluonexp.engines.mxnet.dense import Dense, DenseRest, Dropout, Relu, dense_rest, read
 from gluonexp.engines.mxnet.engine import MXNetEngine
+from gluonexp.engines.mxnet.memory import Memory
 from gluonexp.graph.graph import Graph, Output
 from gluonexp.graph.symbols import traced
 
@@ -90,6 +91,15 @@ def test_a_product_that_cannot_be_in_place_is_refused():
     for out in (np.ones((5, 4), np.float32), np.ones((5, 4), np.float32).T, np.ones((4, 5))):
         with pytest.raises(ValueError, match=r"into|contiguous"):
             gemm(out, a, b)
+
+
+def test_the_memory_of_a_large_array_is_its_own_and_keeps_its_values():
+    array = nd.arange(3_000_000).reshape((3, 1_000_000))
+    array.wait_to_read()
+    view = Memory().view(array)
+    np.testing.assert_array_equal(view, np.arange(3_000_000, dtype=np.float32).reshape(3, -1))
+    view[1, 2] = -1
+    assert array[1, 2].asscalar() == -1
 
 
 def test_an_error_in_a_thread_is_raised_where_it_was_asked_for():

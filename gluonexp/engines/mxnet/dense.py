@@ -6,7 +6,6 @@ at them, or goes on with them, sees no difference.
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import takewhile
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from gluonexp.base.mx import autograd, gluon, mx, nd, threads
 from gluonexp.engines.mxnet import rules
 from gluonexp.engines.mxnet.blas import Floats, Team, gemm
+from gluonexp.engines.mxnet.memory import Memory
 from gluonexp.graph.graph import VARIABLE, Graph, Node
 
 _ROWS: Final = 512  # of a weight, that a thread computes with at once
@@ -143,7 +143,7 @@ class DenseRest:
         self._index = {name: indices[name] for name in _parameters(layers)}
         self._parameters = {n: trainer._params[index] for n, index in self._index.items()}
         self._rule = rules.rule(trainer._optimizer)
-        self._team = Team(workers)
+        self._team, self._memory = Team(workers), Memory()
         sizes = [_ROWS * parameter.shape[-1] for parameter in self._parameters.values()]
         self._spare = np.empty((workers, 2, max(sizes)), np.float32)
         self.seed(0)
@@ -202,7 +202,7 @@ class DenseRest:
     def _attach(self) -> None:
         """Find the parameters' memory: MXNet lays weights out anew when it predicts."""
         nd.waitall()  # device sync
-        self._values = {name: _view(p.data()) for name, p in self._parameters.items()}
+        self._values = {name: self._memory.view(p.data()) for name, p in self._parameters.items()}
 
     def _forward(
         self, features: NDArray[Any], *, training: bool
@@ -291,7 +291,7 @@ class DenseRest:
         index, optimizer = self._index[name], self.trainer._optimizer
         optimizer._update_count(index)
         lr, wd = optimizer._get_lr(index), optimizer._get_wd(index)
-        values, kept = self._values[name], [*map(_view, self._kept(index))]
+        values, kept = self._values[name], [*map(self._memory.view, self._kept(index))]
         rule = self._rule
         assert rule is not None
 
@@ -318,7 +318,7 @@ class DenseRest:
     def _keep(self, name: str, given: Floats, slope: Floats) -> None:
         """Write a parameter's gradient to where MXNet expects it."""
         parameter = self._parameters[name]
-        into = _view(parameter.grad())
+        into = self._memory.view(parameter.grad())
 
         def part(rows: slice, _: int) -> None:
             _gradient(into[rows], given, slope[rows])(into[rows], 1.0, 0.0)
@@ -358,10 +358,3 @@ def _gradient(part: Floats, given: Floats, slope: Floats) -> rules.Gradient:
 
 def _slices(size: int, width: int) -> list[slice]:
     return [slice(start, start + width) for start in range(0, size, width)]
-
-
-def _view(array: nd.NDArray) -> Floats:
-    """Return an array's own memory, in the order of its indices; nothing may be at work on it."""
-    address = ctypes.POINTER(ctypes.c_float)()
-    mx.base.check_call(mx.base._LIB.MXNDArrayGetData(array.handle, ctypes.byref(address)))
-    return np.ctypeslib.as_array(address, array.shape)

@@ -103,7 +103,7 @@ def dense_rest(
 ) -> DenseRest | None:
     """Return what trains such a graph of the input `name`; None: MXNet has to."""
     layers = read(graph, name)
-    if layers is None:
+    if layers is None or rules.rule(trainer._optimizer) is None:
         return None
     for each in (trainer._params[trainer._param2idx[n]] for n in _parameters(layers)):
         here = each.list_ctx() == [mx.cpu()] and each.grad_req in ("write", "null")
@@ -142,7 +142,10 @@ class DenseRest:
         indices = trainer._param2idx
         self._index = {name: indices[name] for name in _parameters(layers)}
         self._parameters = {n: trainer._params[index] for n, index in self._index.items()}
-        self._rule = rules.rule(trainer._optimizer)
+        rule = rules.rule(trainer._optimizer)
+        if rule is None:
+            raise ValueError(f"{type(trainer._optimizer).__name__}: there is no rule for it")
+        self._rule: rules.Rule = rule
         self._team, self._memory = Team(workers), Memory()
         sizes = [_ROWS * parameter.shape[-1] for parameter in self._parameters.values()]
         self._spare = np.empty((workers, 2, max(sizes)), np.float32)
@@ -163,8 +166,7 @@ class DenseRest:
         self,
         features: NDArray[Any],
         loss: Callable[[nd.NDArray], nd.NDArray],
-        clip: Callable[[], nd.NDArray] | None = None,
-    ) -> tuple[nd.NDArray, nd.NDArray, nd.NDArray | None]:
+    ) -> tuple[nd.NDArray, nd.NDArray]:
         """Move the parameters once, at the trainer's learning rate (device sync).
 
         Parameters
@@ -173,18 +175,15 @@ class DenseRest:
             Shape (N, ...).
         loss
             Takes logits (N, K) to a loss for each sample (N,).
-        clip
-            Called when the gradients of the sum of losses are in their arrays, to change them.
 
         Returns
         -------
-        losses, logits, clipped
-            Shapes (N,) and (N, K), from before the update; and what `clip` has returned.
+        losses, logits
+            Shapes (N,) and (N, K), from before the update.
         """
-        trainer, samples = self.trainer, len(features)
-        trainer._check_and_rescale_grad(trainer._scale / samples)
+        trainer = self.trainer
+        trainer._check_and_rescale_grad(trainer._scale / len(features))
         self._attach()
-        folded = self._rule is not None and clip is None
         with self._team.alone():
             outputs = self._forward(features, training=True)
             logits = nd.array(outputs[-1][0].T, dtype="float32")
@@ -192,12 +191,8 @@ class DenseRest:
             with autograd.record():
                 losses = loss(logits)
             losses.backward()
-            self._backward(outputs, np.ascontiguousarray(logits.grad.asnumpy().T), folded)
-        if folded:
-            return losses, logits, None
-        clipped = clip() if clip else None
-        trainer.step(samples)
-        return losses, logits, clipped
+            self._backward(outputs, np.ascontiguousarray(logits.grad.asnumpy().T))
+        return losses, logits
 
     def _attach(self) -> None:
         """Find the parameters' memory: MXNet lays weights out anew when it predicts."""
@@ -245,16 +240,14 @@ class DenseRest:
         self,
         outputs: list[tuple[Floats, Floats | None]],
         slope: Floats,
-        folded: bool,
     ) -> None:
-        """Move each parameter that learns, or else leave its gradient to MXNet.
+        """Move each parameter that learns.
 
         Parameters
         ----------
         slope
             Of the sum of losses, at the logits: (K, N).
         """
-        learn = self._update if folded else self._keep
         learns = [
             [name for name in layer.parameters if self._parameters[name].grad_req != "null"]
             if isinstance(layer, Dense)
@@ -268,7 +261,7 @@ class DenseRest:
                 # Before the weight moves.
                 below = self._below(layer, slope) if number > lowest else slope
                 for name in learns[number]:
-                    learn(name, outputs[number][0], slope)
+                    self._update(name, outputs[number][0], slope)
                 slope = below
             elif mask is not None:
                 slope *= mask
@@ -292,13 +285,11 @@ class DenseRest:
         optimizer._update_count(index)
         lr, wd = optimizer._get_lr(index), optimizer._get_wd(index)
         values, kept = self._values[name], [*map(self._memory.view, self._kept(index))]
-        rule = self._rule
-        assert rule is not None
 
         def part(rows: slice, thread: int) -> None:
             weight = values[rows]
             one, two = (room[: weight.size].reshape(weight.shape) for room in self._spare[thread])
-            rule(
+            self._rule(
                 optimizer,
                 rules.Part(
                     weight,
@@ -314,17 +305,6 @@ class DenseRest:
         # A bias is not worth waking another thread.
         width = _ROWS if values.ndim > 1 else len(values)
         self._team.each(part, _slices(len(values), width))
-
-    def _keep(self, name: str, given: Floats, slope: Floats) -> None:
-        """Write a parameter's gradient to where MXNet expects it."""
-        parameter = self._parameters[name]
-        into = self._memory.view(parameter.grad())
-
-        def part(rows: slice, _: int) -> None:
-            _gradient(into[rows], given, slope[rows])(into[rows], 1.0, 0.0)
-
-        self._team.each(part, _slices(len(into), _ROWS))
-        parameter.data()._fresh_grad = True
 
     def _kept(self, index: int) -> tuple[nd.NDArray, ...]:
         """Return what the optimizer keeps of a parameter, made at its first update as by MXNet."""

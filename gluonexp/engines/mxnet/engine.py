@@ -145,7 +145,7 @@ class MXNetEngine:
         self._output = behind
         self._behind = None if behind is None else symbols.behind(self.net, behind)
         self._dense = None
-        if behind is not None and self.device.device_type == "cpu":
+        if behind is not None and self.device.device_type == "cpu" and self.clip_norm is None:
             self._dense = dense_rest(*symbols.rest(self.net, behind), self.trainer)
         if self._dense is not None:
             self._dense.seed(self._seed)
@@ -172,17 +172,16 @@ class MXNetEngine:
         self.trainer.set_learning_rate(lr)
         inputs, targets = self.put(batch.images, batch.labels)
         loss = partial(self._losses, batch, targets)
-        clip = None
-        if self.clip_norm is not None:
-            clip = partial(self._clip, self.clip_norm, len(batch))
+        norm = None
         if self._dense is not None:
-            losses, logits, norm = self._dense.step(inputs, loss, clip)
+            losses, logits = self._dense.step(inputs, loss)
         else:
             with autograd.record():
                 logits = self.forward(inputs)
                 losses = loss(logits)
             losses.backward()
-            norm = None if clip is None else clip()
+            if self.clip_norm is not None:
+                norm = self._clip(self.clip_norm, len(batch))
             self.trainer.step(len(batch))  # the true size, also of a short last batch
         self._sums.add(losses, logits, targets, norm)
         return IssuedStep(losses)

@@ -64,7 +64,7 @@ class Known(mx.init.Initializer):
 class Tiny(nn.HybridBlock):
     """A front of two blocks that has its values, and a rest with BatchNorm and dropout."""
 
-    def __init__(self, classes, dropout=0.0, more=0.0, scale=0.05):
+    def __init__(self, classes, dropout=0.0, more=0.0, scale=0.05, dense=False):
         super().__init__(prefix="")
         self.front = nn.HybridSequential(prefix="front_")
         self.rest = nn.HybridSequential(prefix="rest_")
@@ -76,7 +76,8 @@ class Tiny(nn.HybridBlock):
                     block.add(nn.BatchNorm(), nn.Activation("relu"))
                 self.front.add(block)
         with self.rest.name_scope():
-            self.rest.add(nn.Conv2D(4, 3), nn.BatchNorm(), nn.Activation("relu"))
+            if not dense:
+                self.rest.add(nn.Conv2D(4, 3), nn.BatchNorm(), nn.Activation("relu"))
             self.rest.add(nn.Dropout(dropout), nn.Dense(8, activation="relu"))
             last = mx.init.Uniform(scale) if scale else mx.init.Zero()
             self.rest.add(nn.Dense(classes, weight_initializer=last))
@@ -261,6 +262,8 @@ FOUND = "features of 100 images (train and val) are from the cache"
     ("overrides", "values", "tolerance"),
     [
         (["optim=sgd"], {"optim__momentum": 0.9}, 1e-4),
+        (["optim=sgd"], {"optim__momentum": 0.9, "model__dense": True}, 1e-4),
+        (["optim=sgd"], {"optim__weight_decay": 0.01, "model__dense": True}, 1e-4),
         (["optim=adam"], {"optim__lr": 0.005}, 1e-4),
         (["optim=sgd"], {"optim__clip_norm": 0.1, "model__more": 1.5}, 1e-4),
         pytest.param(
@@ -268,7 +271,7 @@ FOUND = "features of 100 images (train and val) are from the cache"
             marks=OPENVINO,
         ),
     ],
-    ids=["sgd", "adam", "clipped", "openvino"],
+    ids=["sgd", "dense", "plain dense", "adam", "clipped", "openvino"],
 )  # fmt: skip
 def test_cached_training_is_live_training(train, overrides, values, tolerance):
     results, losses = [], []
@@ -593,12 +596,13 @@ def test_a_front_becomes_shorter_and_goes_as_it_is_released(train):
     ]
 
 
-def test_resumed_in_the_middle_is_as_if_never_stopped(train):
-    whole, _ = train(*GRADUAL)
-    for after in (1, 3, 5):
-        first, _ = train(*GRADUAL, trainer__epochs=after)
+@pytest.mark.parametrize("dense", [False, True])
+def test_resumed_in_the_middle_is_as_if_never_stopped(train, dense):
+    whole, _ = train(*GRADUAL, model__dense=dense)
+    for after in (1, 3) if dense else (1, 3, 5):
+        first, _ = train(*GRADUAL, trainer__epochs=after, model__dense=dense)
         last = str(first.folder / "checkpoints" / "last")
-        resumed, said = train(*GRADUAL, trainer__resume=last)
+        resumed, said = train(*GRADUAL, trainer__resume=last, model__dense=dense)
         alike(resumed, whole, 1e-6)
         found = len(lines(said, "features of 100 images (train and val) are from the cache"))
         assert found == {1: 2, 3: 1, 5: 0}[after]

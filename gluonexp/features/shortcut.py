@@ -92,8 +92,10 @@ class Shortcut:
             found = self._proved(front, splits)
         except (NoCache, Differs, Unexportable, CannotRun) as error:
             self._engine.start(None)
-            self._say(f"features: {error}; every epoch computes them again")
-            self._tracker.log_tags({TAG: f"not used: {error}"})
+            without = isinstance(error, (Unexportable, CannotRun))
+            why = f"{error}; features.engine=mxnet needs no ONNX" if without else str(error)
+            self._say(f"features: {why}; every epoch computes them again")
+            self._tracker.log_tags({TAG: f"not used: {why}"})
             return dict(splits)
         seconds = {"time/features_s": time.perf_counter() - started}
         self._tracker.log_metrics(seconds, step=epoch)

@@ -562,7 +562,8 @@ def test_what_openvino_cannot_load_is_no_end_of_the_run(look, monkeypatch):
 
     monkeypatch.setattr(compute.convert, "write", write)
     found, said = look(features__engine="openvino")
-    assert lines(said, "features: OpenVINO cannot load the front: ", "; every epoch computes")
+    (line,) = lines(said, "features: OpenVINO cannot load the front: ")
+    assert line.endswith("; features.engine=mxnet needs no ONNX; every epoch computes them again")
     assert found["train"].images.dtype == np.uint8
 
 
@@ -681,10 +682,8 @@ SWEPT = [
 ]
 
 
-@pytest.mark.parametrize("launcher", ["basic", "processes"])
-def test_the_second_point_of_a_sweep_computes_nothing(kept, launcher):
-    more = ["hydra.launcher.n_jobs=2"] if launcher == "processes" else []
-    summary = app.sweep(*SWEPT, f"hydra/launcher={launcher}", *more, f"features.folder={kept}")
+def test_the_second_point_of_a_sweep_computes_nothing(kept):
+    summary = app.sweep(*SWEPT, f"features.folder={kept}")
     assert [outcome.status for outcome in summary.outcomes] == ["FINISHED"] * 2
     said = "".join(log.read_text() for log in Path().rglob("console.log"))
     assert said.count("computing the features of 100 images") == 1, said
@@ -699,9 +698,9 @@ def test_features_take_no_memory(look, kept):
         status = Path("/proc/self/status").read_text()
         return int(status.split("RssAnon:")[1].split()[0]) / 1024  # MB
 
-    wide = {"dataset__source__size": 52, "dataset__source__train": 4000, "trainer__epochs": 2}
+    wide = {"dataset__source__size": 52, "dataset__source__train": 2000, "trainer__epochs": 2}
     look(**wide | {"dataset__source__train": 64})
     before = anonymous()
     look(**wide)
-    (size,) = [s for e in entries(kept) if (s := (e / "array.npy").stat().st_size / 2**20) > 100]
+    (size,) = [s for e in entries(kept) if (s := (e / "array.npy").stat().st_size / 2**20) > 50]
     assert anonymous() - before < size / 4, size

@@ -531,7 +531,7 @@ def agree(net, found, inputs):
 
 
 @pytest.mark.filterwarnings("ignore:Parameter .* is not used by any computation")
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(drawn())
 def test_a_front_and_what_is_behind_it_are_the_network(drawing):
     program, states = drawing

@@ -74,7 +74,7 @@ def compare(folder: Path, sizes: Sizes, say: Callable[[str], None]) -> Iterator[
     finally:
         for side in sides.values():
             side.close()
-    note = f"{title}, {sizes.rounds} rounds; {sizes.sentence()}; features by {engine}"
+    note = f"{title}, rounds: {sizes.rounds}; {sizes.sentence()}; features by {engine}"
     yield Row(TOTALS, "all", "", "", None, "", note=note)
     yield from _totals(rounds)
     yield from _rates(rounds)

@@ -9,6 +9,7 @@ usage: python experiments/throughput/bench.py [--quick] [--only cnn,alexnet,star
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -26,12 +27,13 @@ PARTS = ("cnn", "alexnet", "startup")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="in 5 minutes, by few rounds")
+    parser.add_argument("--quick", action="store_true", help="in 5 minutes: a round of each, or three")
     parser.add_argument("--only", default=",".join(PARTS), help="of cnn, alexnet, startup")
     parser.add_argument("--csv", type=Path, help="write the rows here too")
     options = parser.parse_args()
 
-    console, started = Console(), time.monotonic()
+    width = None if sys.stdout.isatty() else 140  # columns, also in a log
+    console, started = Console(width=width), time.monotonic()
 
     def say(text: str) -> None:
         minutes, seconds = divmod(int(time.monotonic() - started), 60)
@@ -41,7 +43,7 @@ def main() -> None:
     work: dict[str, Callable[[Path], Iterator[Row]]] = {
         "cnn": lambda folder: cnn(folder, *((3, 10_000) if quick else (15, 30_000)), say),
         "alexnet": lambda folder: alexnet.compare(
-            folder, alexnet.Sizes(*((2, 512, 256) if quick else (5, 1_280, 640))), say
+            folder, alexnet.Sizes(*((1, 640, 320) if quick else (5, 1_280, 640))), say
         ),
         "startup": lambda folder: start_up(folder, quick, say),
     }
@@ -86,7 +88,7 @@ def cnn(folder: Path, rounds: int, images: int, say: Callable[[str], None]) -> I
         beyond.append(1000 * (ours - bare) / steps)
     for side in sides.values():
         side.close()
-    part, name, note = "small CNN", "epoch", f"{title}, {images:,} images, {rounds} rounds"
+    part, name, note = "small CNN", "epoch", f"{title}, {images:,} images, rounds: {rounds}"
     yield row(part, name, "", "gluonexp", times["gluonexp"], "s", note=note)
     for side, values in times.items():
         if side != "gluonexp":

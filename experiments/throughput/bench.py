@@ -27,7 +27,7 @@ PARTS = ("cnn", "alexnet", "startup")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="in 5 minutes: a round of each, or three")
+    parser.add_argument("--quick", action="store_true", help="few rounds, in 5 minutes")
     parser.add_argument("--only", default=",".join(PARTS), help="of cnn, alexnet, startup")
     parser.add_argument("--csv", type=Path, help="write the rows here too")
     options = parser.parse_args()

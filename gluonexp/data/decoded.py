@@ -105,7 +105,7 @@ def kept(
 def _listing(paths: Iterable[str | Path], root: Path) -> str:
     """Return a digest of the files' names, sizes and times."""
     found = hashlib.sha256()
-    skip = len(os.fsencode(root)) + 1
+    skip = len(os.fsencode(root / "_")) - 1  # of "." the paths have nothing
     for path in paths:
         name = os.fsencode(path)
         try:

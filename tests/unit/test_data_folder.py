@@ -277,15 +277,15 @@ def keeping(published, tmp_path, monkeypatch):
         decoded.Decoding, "one", lambda how, path: [opened.append(path), one(how, path)][1]
     )
 
-    def load(**arguments):
+    def load(root=published, **arguments):
         opened.clear()
         given = {"size": 4, "cache_folder": str(tmp_path / "arrays"), **arguments}
-        return ImageFolder(str(published), **given).load(), len(opened)
+        return ImageFolder(str(root), **given).load(), len(opened)
 
     return load
 
 
-def test_images_are_decoded_once(keeping, published, tmp_path):
+def test_images_are_decoded_once(keeping, published, tmp_path, monkeypatch):
     first, opened = keeping()
     again, opened_again = keeping()
     assert (opened, opened_again) == (7, 0)
@@ -293,7 +293,8 @@ def test_images_are_decoded_once(keeping, published, tmp_path):
         assert values(samples.train) == [3, 4, 5, 1, 2] and values(samples.test) == [6, 7]
         assert not samples.train.images.flags.writeable  # a map of the file
     moved = published.rename(tmp_path / "moved")
-    assert ImageFolder(str(moved), 4, cache_folder=str(tmp_path / "arrays")).load()
+    monkeypatch.chdir(moved)
+    assert keeping(moved)[1] == keeping(".")[1] == 0
     kept = sorted(path.name for path in (tmp_path / "arrays").iterdir() if path.name[0] != ".")
     assert len(kept) == 2 and kept[0].startswith("images-")
 

@@ -12,7 +12,6 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from gluonexp.base.errors import GluonexpError, reason
 from gluonexp.base.mx import gluon, mx, nd, nn
 from gluonexp.config.schema import FeaturesConfig
 from gluonexp.export.onnx import convert
@@ -58,7 +57,7 @@ def stream(
     Unexportable
         ONNX, through which OpenVINO reads it, cannot express an operator.
     CannotRun
-        OpenVINO cannot load it.
+        OpenVINO cannot load it, or a batch of it.
     GluonexpError
         The processor has no bfloat16.
     """
@@ -85,12 +84,7 @@ def _by_openvino(
     with tempfile.TemporaryDirectory() as folder:
         written = convert.write(network, Path(folder), image, dtype="uint8")
         content = written.read_bytes()
-    try:
-        return runtimes.stream_by_openvino(content, precision)
-    except GluonexpError:
-        raise
-    except Exception as error:  # whatever it raises
-        raise runtimes.CannotRun(f"OpenVINO cannot load the front: {reason(error)}") from None
+    return runtimes.stream_by_openvino(content, precision)
 
 
 def _by_mxnet(

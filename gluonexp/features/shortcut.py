@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from gluonexp.base.arrays import NoCache
 from gluonexp.base.errors import GluonexpError
+from gluonexp.base.text import in_shell
 from gluonexp.data.split import spread
 from gluonexp.data.types import Split
 from gluonexp.export.onnx.convert import Unexportable
@@ -94,7 +95,7 @@ class Shortcut:
             self._engine.start(None)
             without = isinstance(error, (Unexportable, CannotRun))
             why = f"{error}; features.engine=mxnet needs no ONNX" if without else str(error)
-            self._say(f"features: {why}; every epoch computes them again")
+            self._say(f"features are not used: {why}. Every epoch computes all layers")
             self._tracker.log_tags({TAG: f"not used: {why}"})
             return dict(splits)
         seconds = {"time/features_s": time.perf_counter() - started}
@@ -120,14 +121,16 @@ class Shortcut:
         behind = self._logits(found, chosen)
         settings = recipe.settings
         limit = max(LIMITS[settings.precision], LIMITS[settings.dtype])
-        of = f"{recipe.title} ({settings.engine}, {settings.precision})"
         if not live.any():
-            raise Differs(f"those of {of} cannot be proved right: all logits of the network are 0")
+            raise Differs("they cannot be proved right, as all logits of the network are 0")
         difference = float(np.abs(behind - live).max() / np.abs(live).max())
         if not difference <= limit:  # so written that NaN is one too
+            folder = f" {in_shell('--folder', settings.folder)}" if settings.folder else ""
             raise Differs(
-                f"those of {of} lead to logits that differ by {difference:.1e} from the "
-                f"network's, where {limit:.0e} is allowed"
+                f"those of {recipe.title} ({settings.engine}, {settings.precision}) lead to "
+                f"logits that differ by {difference:.1e} from the network's, where {limit:.0e} is "
+                "allowed; to have them computed anew: "
+                f"gluonexp cache clear --kind features{folder}"
             )
         self._tracker.log_tags(
             {

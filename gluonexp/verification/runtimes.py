@@ -291,6 +291,8 @@ def stream_by_openvino(
     ------
     GluonexpError
         The processor has no bfloat16.
+    CannotRun
+        OpenVINO cannot load the model; what it returns raises it where a batch cannot be run.
     """
     import openvino
 
@@ -306,8 +308,11 @@ def stream_by_openvino(
         "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[precision],
         "PERFORMANCE_HINT": "THROUGHPUT",
     }
-    compiled = core.compile_model(core.read_model(content), "CPU", settings)
-    most = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
+    try:
+        compiled = core.compile_model(core.read_model(content), "CPU", settings)
+        most = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
+    except Exception as error:  # whatever it raises
+        raise CannotRun(f"OpenVINO cannot load it: {reason(error)}", "openvino") from None
 
     def run(batches: Iterable[NDArray[Any]]) -> Iterator[NDArray[np.float32]]:
         free = [compiled.create_infer_request() for _ in range(most)]
@@ -315,7 +320,10 @@ def stream_by_openvino(
 
         def finished() -> Any:
             request = running.popleft()
-            request.wait()
+            try:
+                request.wait()
+            except Exception as error:
+                raise CannotRun(f"OpenVINO cannot run it: {reason(error)}", "openvino") from None
             free.append(request)
             return request.get_output_tensor(0).data
 

@@ -417,9 +417,8 @@ def test_features_that_lead_elsewhere_are_refused_by_name(train, kept, of, chang
     tracked = ["tracking=mlflow"] if of == 30 else []
     result, said = train(*tracked, tracking__uri=uri, **more)
     why = "those of 4 of 9 layers of Tiny (mxnet, float32) lead to logits that differ by "
-    assert lines(
-        said, f"features: {why}", "from the network's, where 1e-04 is allowed; every epoch"
-    )
+    remedy = f"anew: gluonexp cache clear --kind features --folder {kept}. Every epoch"
+    assert lines(said, f"not used: {why}", "from the network's, where 1e-04 is allowed", remedy)
     if tracked:
         tags = tracking.open_store(uri).get_run(result.run_id).data.tags
         assert tags["gluonexp.features"].startswith(f"not used: {why}")
@@ -429,7 +428,7 @@ def test_features_that_lead_elsewhere_are_refused_by_name(train, kept, of, chang
 def test_where_the_network_says_nothing_yet_nothing_is_proved(look):
     """A last layer that begins with zeros: any features would give its logits."""
     found, said = look(model__scale=0.0)
-    assert lines(said, "cannot be proved right: all logits of the network are 0; every epoch")
+    assert lines(said, "not used: they cannot be proved right, as all logits of the network are 0")
     assert found["train"].images.dtype == np.uint8
 
 
@@ -438,11 +437,11 @@ def test_what_cannot_be_kept_is_said_and_the_run_goes_on(train, kept, problem):
     live, _ = train(features__cache="off")
     if problem == "budget":
         result, said = train(features__budget_gb=1e-6)
-        assert lines(said, "features: ", "no room for 26 kB more", "budget_gb", "every epoch")
+        assert lines(said, "not used: ", "no room for 26 kB more", "budget_gb", "Every epoch")
     else:
         kept.write_text("a file")
         result, said = train(features__cache="on")
-        assert lines(said, "features: ", str(kept), "features.folder", "every epoch")
+        assert lines(said, "not used: ", str(kept), "features.folder", "Every epoch")
     assert result.ending.status == "FINISHED"
     alike(result, live)
 
@@ -474,7 +473,7 @@ def test_ctrl_c_while_features_are_computed_leaves_nothing(train, kept, where, t
     more = {"dataset__source__kind": "list", "dataset__source__train": 5000}
     with pytest.raises(KeyboardInterrupt):
         train("tracking=mlflow", tracking__uri=uri, dataset__source__interrupted=where, **more)
-    assert not kept.exists() or entries(kept) == [] == [*kept.glob(".draft*")]
+    assert not kept.exists() or entries(kept) == [] == [*kept.glob(".new-*")]
     client = tracking.open_store(uri)
     (run,) = client.search_runs(["1"])
     assert run.info.status == "KILLED"
@@ -562,8 +561,8 @@ def test_what_openvino_cannot_load_is_no_end_of_the_run(look, monkeypatch):
 
     monkeypatch.setattr(compute.convert, "write", write)
     found, said = look(features__engine="openvino")
-    (line,) = lines(said, "features: OpenVINO cannot load the front: ")
-    assert line.endswith("; features.engine=mxnet needs no ONNX; every epoch computes them again")
+    (line,) = lines(said, "features are not used: OpenVINO cannot load it: ")
+    assert line.endswith("features.engine=mxnet needs no ONNX. Every epoch computes all layers")
     assert found["train"].images.dtype == np.uint8
 
 

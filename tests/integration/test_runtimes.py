@@ -468,3 +468,26 @@ def test_a_network_that_one_file_cannot_hold_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(convert, "LARGEST", 1000)  # the real limit is two thousand million
     with pytest.raises(convert.Unexportable, match=r"no ONNX: the parameters take 0\.00 GB"):
         write_onnx(tmp_path)
+
+
+def test_batches_that_openvino_cannot_run_are_one_error():
+    """A reshape that suits two images and no others: known only when three come."""
+    helper, floats = onnx_library.helper, onnx_library.TensorProto.FLOAT
+    shape = onnx_library.numpy_helper.from_array(np.array([2, 3]), "shape")
+    graph = helper.make_graph(
+        [helper.make_node("Reshape", ["data", "shape"], ["made"])],
+        "graph",
+        [helper.make_tensor_value_info("data", floats, ["N", 3])],
+        [helper.make_tensor_value_info("made", floats, [2, 3])],
+        [shape],
+    )
+    opset = helper.make_opsetid("", 13)
+    content = helper.make_model(graph, opset_imports=[opset], ir_version=8).SerializeToString()
+    run = runtimes.stream_by_openvino(content, "float32")
+    images = np.arange(6, dtype=np.float32).reshape(2, 3)
+    found = [made.copy() for made in run([images, images + 1])]
+    np.testing.assert_array_equal(found, [images, images + 1])
+    with pytest.raises(runtimes.CannotRun, match=r"^OpenVINO cannot run it: "):
+        [*run([images, np.zeros((3, 3), np.float32)])]
+    with pytest.raises(runtimes.CannotRun, match=r"^OpenVINO cannot load it: "):
+        runtimes.stream_by_openvino(b"no model", "float32")

@@ -1,16 +1,19 @@
 """Dense layers trained in the parameters' own memory: MXNet's results, whatever it costs less."""
 
+import threading
+
 import numpy as np
 import pytest
 
 from gluonexp.base.mx import autograd, gluon, mx, nd, nn
 from gluonexp.data.batches import batches
 from gluonexp.data.types import Split
-from gluonexp.engines.mxnet import optimizers
+from gluonexp.engines.mxnet import blas, optimizers
 from gluonexp.engines.mxnet.blas import Team, gemm
 from gluonexp.engines.mxnet.dense import Dense, DenseRest, Dropout, Relu, dense_rest, read
 from gluonexp.engines.mxnet.engine import MXNetEngine
 from gluonexp.engines.mxnet.memory import Memory
+from gluonexp.engines.mxnet.recorded import Recorded
 from gluonexp.graph.graph import Graph, Output
 from gluonexp.graph.symbols import traced
 
@@ -57,8 +60,12 @@ def mxnet_step(net, trainer, features, labels):
     return losses.asnumpy()
 
 
+def predicted(rest, features):
+    return rest.logits(rest.put(features)).asnumpy()
+
+
 def step(rest, features, labels):
-    return rest.step(features, lambda logits: LOSS(logits, labels))[0].asnumpy()
+    return rest.step(rest.put(features), lambda logits: LOSS(logits, labels))[0].asnumpy()
 
 
 def values(net):
@@ -108,6 +115,23 @@ def test_an_error_in_a_thread_is_raised_where_it_was_asked_for():
 
     with pytest.raises(ZeroDivisionError):
         Team(3).each(work, range(6))
+
+
+def test_an_interrupt_waits_for_the_other_threads():
+    """Nobody else may use, or free, the memory that they still write to."""
+    both, done = threading.Barrier(2, timeout=100), []
+
+    def work(job, thread):
+        both.wait()
+        if thread == 0:
+            raise KeyboardInterrupt
+        for _ in range(100):
+            gemm(np.empty((64, 64), np.float32), *2 * [np.ones((64, 64), np.float32)])
+        done.append(job)
+
+    with pytest.raises(KeyboardInterrupt):
+        Team(2).each(work, range(2))
+    assert done
 
 
 def test_a_chain_of_dense_layers_is_read_from_the_graph():
@@ -168,6 +192,17 @@ def test_an_optimizer_whose_kernel_is_fast_is_left_to_mxnet(name):
         name, options["clip_gradient"] = "sgd", 1.0
     trainer = gluon.Trainer(net.collect_params(), optimizers.optimizer(name, **options))
     assert dense_rest(Graph.from_symbol(traced(net)), "data", trainer) is None
+
+
+def test_without_the_product_of_scipy_all_is_left_to_mxnet(monkeypatch):
+    def other():
+        raise RuntimeError("this SciPy's sgemm takes other arguments")
+
+    net = head()
+    given = Graph.from_symbol(traced(net)), "data", gluon.Trainer(net.collect_params(), "sgd")
+    assert dense_rest(*given) is not None
+    monkeypatch.setattr(blas, "_sgemm", other)
+    assert dense_rest(*given) is None
 
 
 RULES = {
@@ -250,8 +285,8 @@ def test_a_prediction_by_mxnet_in_between_does_no_harm():
         features, labels = batch(number)
         mxnet_step(net, trainer, features, labels)
         step(dense, features, labels)
-        predicted = other(nd.array(FEATURES))  # lays weights out anew
-        np.testing.assert_allclose(dense.logits(FEATURES), predicted.asnumpy(), atol=1e-5)
+        wanted = other(nd.array(FEATURES)).asnumpy()  # lays weights out anew
+        np.testing.assert_allclose(predicted(dense, FEATURES), wanted, atol=1e-5)
     assert_same(net, other)
 
 
@@ -263,7 +298,7 @@ def test_the_number_of_threads_changes_nothing():
         dense = rest(net, trainer, workers)
         for number in range(3):
             step(dense, *batch(number))
-        found.append([*values(net), dense.logits(FEATURES)])
+        found.append([*values(net), predicted(dense, FEATURES)])
     for one, two in zip(*found, strict=True):
         np.testing.assert_array_equal(one, two)
 
@@ -275,7 +310,7 @@ def test_dropout_keeps_the_mean_and_depends_on_the_seed_alone():
 
     def logits(seed):
         dense.seed(seed)
-        return dense.step(ones, lambda logits: logits.sum(axis=1))[1].asnumpy()
+        return dense.step(dense.put(ones), lambda logits: logits.sum(axis=1))[1].asnumpy()
 
     first = logits(1)
     np.testing.assert_array_equal(logits(1), first)
@@ -284,7 +319,7 @@ def test_dropout_keeps_the_mean_and_depends_on_the_seed_alone():
     kept = first * 0.75
     np.testing.assert_allclose(kept, kept.round(), atol=1e-4)
     np.testing.assert_allclose(kept.var(), 10 * 0.75 * 0.25, rtol=0.15)
-    np.testing.assert_array_equal(dense.logits(ones), np.full((4000, 1), 10))
+    np.testing.assert_array_equal(predicted(dense, ones), np.full((4000, 1), 10))
 
 
 def test_what_is_not_finite_shows_in_the_loss_and_nowhere_else():
@@ -320,7 +355,7 @@ def engine(clip_norm, start):
         nodes = Graph.from_symbol(traced(net)).nodes
         front = next(at for at, node in enumerate(nodes) if node.op == "Convolution")
         found.start(Output(front))
-        assert (found._dense is None) == (clip_norm is not None)
+        assert isinstance(found._computation, Recorded if clip_norm else DenseRest)
     return found, Split(inputs, LABELLED)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -61,7 +61,10 @@ class Team:
 
         helpers = range(1, min(self.size, len(jobs)))
         others = [self._others.submit(share, thread) for thread in helpers]
-        share(0)
+        try:
+            share(0)
+        finally:
+            wait(others)  # they compute in memory that is the caller's
         for other in others:
             other.result()
 
@@ -105,6 +108,15 @@ def _operand(array: Floats) -> tuple[bytes, Any, Any]:
     else:
         raise ValueError(f"{array.dtype} of strides {array.strides}: nothing is contiguous")
     return flag, array.ctypes.data, ctypes.byref(ctypes.c_int(step))
+
+
+def usable() -> bool:
+    """Whether the SciPy that is installed has the function that `gemm` calls."""
+    try:
+        _sgemm()
+    except (ImportError, AttributeError, KeyError, RuntimeError):
+        return False
+    return True
 
 
 @cache

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gluonexp.base.mx import autograd, gluon, mx, nd, threads
-from gluonexp.engines.mxnet import rules
+from gluonexp.engines.mxnet import blas, rules
 from gluonexp.engines.mxnet.blas import Floats, Team, gemm
 from gluonexp.engines.mxnet.memory import Memory
 from gluonexp.graph.graph import VARIABLE, Graph, Node
@@ -103,7 +103,7 @@ def dense_rest(
 ) -> DenseRest | None:
     """Return what trains such a graph of the input `name`; None: MXNet has to."""
     layers = read(graph, name)
-    if layers is None or rules.rule(trainer._optimizer) is None:
+    if layers is None or rules.rule(trainer._optimizer) is None or not blas.usable():
         return None
     for each in (trainer._params[trainer._param2idx[n]] for n in _parameters(layers)):
         here = each.list_ctx() == [mx.cpu()] and each.grad_req in ("write", "null")
@@ -118,7 +118,7 @@ def _parameters(layers: Iterable[Layer]) -> list[str]:
 
 
 class DenseRest:
-    """Trains a chain of layers in the memory of its Gluon parameters.
+    """Implements `Computation` for a chain of layers, in the memory of its Gluon parameters.
 
     The same numbers come out of any number of threads.
 
@@ -155,59 +155,47 @@ class DenseRest:
         """Let dropout from here on depend on this number alone."""
         self._random = np.random.default_rng(seed)
 
-    def logits(self, features: NDArray[Any]) -> Floats:
-        """Return the logits (N, K) of features (N, ...) in prediction mode (device sync)."""
+    def put(self, features: NDArray[Any]) -> Floats:
+        """Return features (N, ...) as vectors (N, inputs)."""
+        return np.ascontiguousarray(features, np.float32).reshape(len(features), -1)
+
+    def logits(self, inputs: Floats) -> nd.NDArray:
+        """Return the logits (N, K) of vectors (N, inputs) in prediction mode (device sync)."""
         self._attach()
         with self._team.alone():
-            *_, (logits, _) = self._forward(features, training=False)
-        return np.ascontiguousarray(logits.T)
+            *_, (logits, _) = self._forward(inputs, training=False)
+        return nd.array(logits.T, dtype="float32")
 
     def step(
         self,
-        features: NDArray[Any],
+        inputs: Floats,
         loss: Callable[[nd.NDArray], nd.NDArray],
-    ) -> tuple[nd.NDArray, nd.NDArray]:
-        """Move the parameters once, at the trainer's learning rate (device sync).
-
-        Parameters
-        ----------
-        features
-            Shape (N, ...).
-        loss
-            Takes logits (N, K) to a loss for each sample (N,).
-
-        Returns
-        -------
-        losses, logits
-            Shapes (N,) and (N, K), from before the update.
-        """
+    ) -> tuple[nd.NDArray, nd.NDArray, None]:
+        """Move the parameters once, at the trainer's learning rate (device sync)."""
         trainer = self.trainer
-        trainer._check_and_rescale_grad(trainer._scale / len(features))
+        trainer._check_and_rescale_grad(trainer._scale / len(inputs))
         self._attach()
         with self._team.alone():
-            outputs = self._forward(features, training=True)
+            outputs = self._forward(inputs, training=True)
             logits = nd.array(outputs[-1][0].T, dtype="float32")
             logits.attach_grad()
             with autograd.record():
                 losses = loss(logits)
             losses.backward()
             self._backward(outputs, np.ascontiguousarray(logits.grad.asnumpy().T))
-        return losses, logits
+        return losses, logits, None
 
     def _attach(self) -> None:
         """Find the parameters' memory: MXNet lays weights out anew when it predicts."""
         nd.waitall()  # device sync
         self._values = {name: self._memory.view(p.data()) for name, p in self._parameters.items()}
 
-    def _forward(
-        self, features: NDArray[Any], *, training: bool
-    ) -> list[tuple[Floats, Floats | None]]:
-        """Return the features and what each layer makes of them (units, N), and dropout's masks.
+    def _forward(self, inputs: Floats, *, training: bool) -> list[tuple[Floats, Floats | None]]:
+        """Return the inputs and what each layer makes of them (units, N), and dropout's masks.
 
         What a Dense layer has made, the next layers change in place.
         """
-        flat = np.ascontiguousarray(features, np.float32).reshape(len(features), -1)
-        given, place, mask = flat.T, None, None
+        given, place, mask = inputs.T, None, None
         outputs: list[tuple[Floats, Floats | None]] = [(given, mask)]
         for layer in self.layers:
             mask = None

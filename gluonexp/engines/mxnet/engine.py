@@ -11,13 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gluonexp.base.errors import GluonexpError
-from gluonexp.base.mx import autograd, gluon, mx, nd, nn
+from gluonexp.base.mx import gluon, mx, nd, nn
 from gluonexp.base.seeds import engine_seed
 from gluonexp.data.batches import batches
 from gluonexp.data.types import Batch, Split
 from gluonexp.engines.mxnet import freezing
-from gluonexp.engines.mxnet.dense import DenseRest, dense_rest
+from gluonexp.engines.mxnet.dense import dense_rest
 from gluonexp.engines.mxnet.optimizers import slot_names
+from gluonexp.engines.mxnet.recorded import Computation, Recorded
 from gluonexp.freeze import FreezePlan
 from gluonexp.graph import symbols
 from gluonexp.graph.graph import Output
@@ -121,19 +122,15 @@ class MXNetEngine:
         self.net, self.preprocess, self.loss, self.device = net, preprocess, loss, device
         self.trainer = gluon.Trainer(net.collect_params(), optimizer)
         self.clip_norm = clip_norm
-        # What takes features, and of which output; None: the whole network, which takes images.
-        self._behind: nn.HybridBlock | None = None
-        self._output: Output | None = None
-        self._dense: DenseRest | None = None  # what computes it in MXNet's place
         self._seed = 0
+        self.start(None)
         self.reset()
 
     def seed(self, seed: int, epoch: int, step: int = 0) -> None:
         """Seed MXNet's generators: it cannot save their state, so each epoch starts anew."""
         self._seed = engine_seed(seed, epoch, step)
         mx.random.seed(self._seed)
-        if self._dense is not None:
-            self._dense.seed(self._seed)
+        self._computation.seed(self._seed)
 
     def reset(self, sums: Mapping[str, NDArray[Any]] | None = None) -> None:
         """Start the running scores from nothing, or from a state's `sums`."""
@@ -142,47 +139,31 @@ class MXNetEngine:
     def start(self, behind: Output | None) -> None:
         """Take the features at this output of the graph in place of images; None: images."""
         self.sync()
-        self._output = behind
-        self._behind = None if behind is None else symbols.behind(self.net, behind)
-        self._dense = None
-        if behind is not None and self.device.device_type == "cpu" and self.clip_norm is None:
-            self._dense = dense_rest(*symbols.rest(self.net, behind), self.trainer)
-        if self._dense is not None:
-            self._dense.seed(self._seed)
+        self._behind = behind
+        self._computation = self._from(behind)
+        self._computation.seed(self._seed)
+
+    def _from(self, behind: Output | None) -> Computation:
+        if behind is None:
+            return Recorded(self.net, self.preprocess, self.trainer, self.device, self.clip_norm)
+        if self.device.device_type == "cpu" and self.clip_norm is None:
+            dense = dense_rest(*symbols.rest(self.net, behind), self.trainer)
+            if dense is not None:
+                return dense
+        block = symbols.behind(self.net, behind)
+        return Recorded(block, None, self.trainer, self.device, self.clip_norm)
 
     def put(self, images: NDArray[Any], labels: NDArray[np.int64]) -> tuple[Any, nd.NDArray]:
-        """Return what `forward` takes, and the labels (N,) on the device."""
+        """Return what the network takes, and the labels (N,) on the device."""
         targets = nd.array(labels, ctx=self.device, dtype="float32")
-        if self._dense is not None:
-            return images, targets
-        if self._behind is not None:
-            return nd.array(images, ctx=self.device, dtype="float32"), targets
-        return self.preprocess(nd.array(images, ctx=self.device, dtype="uint8")), targets
-
-    def forward(self, inputs: Any) -> nd.NDArray:
-        """Return the logits (N, K) of what `put` gives."""
-        if self._dense is not None:
-            return nd.array(self._dense.logits(inputs), ctx=self.device)
-        block = self.net if self._behind is None else self._behind
-        logits: nd.NDArray = block(inputs)
-        return logits
+        return self._computation.put(images), targets
 
     def step(self, batch: Batch, lr: float) -> IssuedStep:
         """Move the parameters once, at the learning rate `lr`; MXNet is not waited for."""
         self.trainer.set_learning_rate(lr)
         inputs, targets = self.put(batch.images, batch.labels)
         loss = partial(self._losses, batch, targets)
-        norm = None
-        if self._dense is not None:
-            losses, logits = self._dense.step(inputs, loss)
-        else:
-            with autograd.record():
-                logits = self.forward(inputs)
-                losses = loss(logits)
-            losses.backward()
-            if self.clip_norm is not None:
-                norm = self._clip(self.clip_norm, len(batch))
-            self.trainer.step(len(batch))  # the true size, also of a short last batch
+        losses, logits, norm = self._computation.step(inputs, loss)
         self._sums.add(losses, logits, targets, norm)
         return IssuedStep(losses)
 
@@ -194,21 +175,6 @@ class MXNetEngine:
         share = nd.array(batch.share, ctx=self.device)
         others = nd.array(batch.others, ctx=self.device, dtype="float32")
         return share * losses + (1 - share) * self.loss(logits, others)
-
-    def _clip(self, longest: float, samples: int) -> nd.NDArray:
-        """Shorten the gradients, sums over `samples`; return the mean's norm before, shape (1,).
-
-        What is not finite in them stays so or becomes NaN: the next loss shows it.
-        """
-        gradients = [p.grad() for p in self.trainer._params if p.grad_req != "null"]
-        flat = [gradient.reshape(-1) for gradient in gradients]
-        # multi_sum_sq and norm add one by one in float32: of AlexNet's largest layer they lose 9 %
-        # of the sum, where BLAS is 0.07 % off.
-        norm = nd.add_n(*[nd.dot(vector, vector) for vector in flat]).sqrt() / samples
-        scale = nd.minimum(longest / norm, 1)
-        for gradient in gradients:
-            gradient *= scale
-        return norm
 
     def running(self) -> Scores:
         """Return the scores of the training batches since `reset` (device sync)."""
@@ -227,7 +193,7 @@ class MXNetEngine:
         sums = Sums(self.device)
         for batch in batches(split, batch_size):
             inputs, targets = self.put(batch.images, batch.labels)
-            logits = self.forward(inputs)
+            logits = self._computation.logits(inputs)
             sums.add(self.loss(logits, targets), logits, targets)
         return sums.read()
 
@@ -236,7 +202,7 @@ class MXNetEngine:
         parts = []
         for batch in batches(split, batch_size):
             inputs, _ = self.put(batch.images, batch.labels)
-            parts.append(self.forward(inputs).asnumpy())  # device sync
+            parts.append(self._computation.logits(inputs).asnumpy())  # device sync
         return np.concatenate(parts)
 
     def losses(
@@ -309,7 +275,7 @@ class MXNetEngine:
     def release(self, names: Collection[str]) -> None:
         """Train these frozen parameters, and move these frozen statistics, from now on."""
         freezing.release(self.net, names)
-        self.start(self._output)  # its block normalizes as the layers did when it was made
+        self.start(self._behind)  # its block normalizes as the layers did when it was made
 
     def digests(self, names: Collection[str]) -> dict[str, str]:
         """Return the sha256 of the value of each of these parameters (device sync)."""

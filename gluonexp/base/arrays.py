@@ -68,6 +68,12 @@ class ArrayCache:
         self.folder = folder
         self.budget = budget
 
+    @classmethod
+    def configured(cls, folder: str | None, budget_gb: float) -> ArrayCache:
+        """Return that of ``features.folder`` (by default the user's) and ``budget_gb``."""
+        where = Path(folder).expanduser() if folder else default_folder()
+        return cls(where, budget_gb * 1e9)
+
     def get(
         self,
         kind: str,

@@ -137,10 +137,11 @@ def clear(kind: str | None, unused: float | None, yes: bool, folder: Path | None
 
 
 def _opened(folder: Path | None) -> ArrayCache:
-    from gluonexp.base.arrays import ArrayCache, default_folder
+    from gluonexp.base.arrays import ArrayCache
     from gluonexp.config.schema import FeaturesConfig
 
-    store = ArrayCache(folder or default_folder(), FeaturesConfig().budget_gb * 1e9)
+    named = None if folder is None else str(folder)
+    store = ArrayCache.configured(named, FeaturesConfig.budget_gb)
     store.remove_drafts()
     return store
 

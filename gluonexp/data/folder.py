@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from gluonexp.base.arrays import ArrayCache, NoCache, default_folder
+from gluonexp.base.arrays import ArrayCache, NoCache
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.text import listed, readable, say
 from gluonexp.config.schema import FeaturesConfig
@@ -255,8 +255,7 @@ class ImageFolder:
         size = memory.needed(count, spec)
         if self.cache != "off" and (count >= KEPT_FROM or size >= KEPT_FROM_BYTES):
             base = self._base()
-            folder = Path(self.cache_folder).expanduser() if self.cache_folder else None
-            cache = ArrayCache(folder or default_folder(), self.cache_gb * 1e9)
+            cache = ArrayCache.configured(self.cache_folder, self.cache_gb)
             title = f"{self._title()}: {name}, {'x'.join(map(str, how.image))}"
             try:
                 return decoded.kept(files.paths, base, how, cache, f"{name} images", title)

@@ -6,13 +6,12 @@ import hashlib
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gluonexp.base.arrays import ArrayCache, default_folder
+from gluonexp.base.arrays import ArrayCache
 from gluonexp.base.progress import counting_bar
 from gluonexp.config.schema import FeaturesConfig
 from gluonexp.data.types import Rows, Selection, Split, whole
@@ -52,11 +51,7 @@ class Recipe:
     @property
     def cache(self) -> ArrayCache:
         """Where they are kept."""
-        folder = self.settings.folder
-        return ArrayCache(
-            default_folder() if folder is None else Path(folder).expanduser(),
-            self.settings.budget_gb * 1e9,
-        )
+        return ArrayCache.configured(self.settings.folder, self.settings.budget_gb)
 
 
 def features(

@@ -312,3 +312,11 @@ def test_no_memory_is_taken_for_an_array(cache):
 
 def ones(array):
     array[:] = 1
+
+
+@pytest.mark.parametrize("none", [None, ""])
+def test_where_no_folder_is_named_it_is_the_users(none, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert ArrayCache.configured(none, 2).folder == arrays.default_folder()
+    named = ArrayCache.configured("~/arrays", 2)
+    assert (named.folder, named.budget) == (Path("/home/me/arrays"), 2e9)

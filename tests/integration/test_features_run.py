@@ -702,4 +702,4 @@ def test_features_take_no_memory(look, kept):
     before = anonymous()
     look(**wide)
     (size,) = [s for e in entries(kept) if (s := (e / "array.npy").stat().st_size / 2**20) > 50]
-    assert anonymous() - before < size / 4, size
+    assert anonymous() - before < size / 2, size  # what a batch takes, but no copy

@@ -1,5 +1,6 @@
 """Packages: which are installed, and the large ones imported sooner."""
 
+import atexit
 import gc
 import sys
 from collections.abc import Iterator
@@ -34,5 +35,6 @@ def heavy_imports() -> Iterator[None]:
         # Only then: what a later job of this process leaves behind is to be found.
         if len(sys.modules) - before > _HEAVY:
             gc.freeze()
+            atexit.register(gc.unfreeze)  # the interpreter takes things down in its usual order
         if enabled:
             gc.enable()

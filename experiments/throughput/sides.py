@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from importlib import import_module
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +82,7 @@ def start(places: Mapping[str, tuple[Any, ...]], folder: Path) -> Started:
 
 def _make(place: str, log: str, arguments: tuple[Any, ...]) -> None:
     global _made
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(descriptor, stream)
@@ -89,6 +92,11 @@ def _make(place: str, log: str, arguments: tuple[Any, ...]) -> None:
     except Exception as error:  # not installed, or it does not load
         raise Missing(f"{type(error).__name__}: {error}") from None
     _made = getattr(imported, name)(*arguments)
+
+
+def _end_with_parent() -> None:
+    wait([parent_process().sentinel])
+    os._exit(1)
 
 
 def _call(method: str, arguments: tuple[Any, ...]) -> Any:

@@ -135,7 +135,7 @@ def opened(target: Path, touch: bool = True) -> Entry | None:
             raise Damaged(f"{ARRAY} is not what was written")
         try:
             array = mapped(file, meta["shape"], np.dtype(meta["dtype"]))
-        except ValueError:
+        except (ValueError, TypeError, KeyError):  # the last two: what is recorded is none
             raise Damaged(f"{ARRAY} is not of the recorded shape and type") from None
         if touch:
             with suppress(OSError):  # a disk that cannot be written

@@ -98,7 +98,7 @@ def verify(remove: bool, folder: Path | None) -> None:
 
 
 @cache.command()
-@click.option("--kind", metavar="KIND", help="Only those: features or images.")
+@click.option("--kind", type=click.Choice(["features", "images"]), help="Only those.")
 @click.option(
     "--unused",
     type=click.FloatRange(0),

@@ -84,6 +84,7 @@ def test_clear_by_kind_and_by_age(store, invoke):
     assert (features.exists(), images.exists(), old.exists()) == (True, True, False)
     invoke("clear", "--kind", "images", typed="y\n")
     assert (features.exists(), images.exists()) == (True, False)
+    assert "'feature' is not one of" in invoke("clear", "--kind", "feature").output
 
 
 def test_what_a_killed_process_left_goes(store, invoke):

@@ -1,5 +1,6 @@
 """Arrays that are computed once: made, found again, verified, removed to make room."""
 
+import hashlib
 import io
 import json
 import os
@@ -13,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gluonexp.base import arrays
+from gluonexp.base import array_entry, arrays
 from gluonexp.base.arrays import ArrayCache, NoCache, NoRoom
 
 SHAPE = (4, 3)
@@ -126,6 +127,18 @@ def test_a_damaged_entry_is_said_and_made_again(cache, capsys, spoil):
     assert f"{folder} is damaged (" in said and said.count("\n") == 1
     assert not get(cache, fill=never).made
     assert not [name for name in visible(cache) if name.startswith(".new")]
+
+
+@pytest.mark.parametrize("other", [{"dtype": "thing"}, {"dtype": None}, {"shape": 7}], ids=str)
+def test_a_foreign_entry_that_agrees_with_itself_is_damaged(cache, other):
+    folder = get(cache).folder
+    meta = {**json.loads((folder / "meta.json").read_text()), **other}
+    del meta["digest"]
+    meta["digest"] = hashlib.sha256(array_entry._canonical(meta)).hexdigest()
+    identity = {name: meta[name] for name in ("kind", "key", "shape", "dtype")}
+    folder = folder.rename(cache.folder / array_entry.name_of(identity))
+    (folder / "meta.json").write_text(json.dumps(meta))
+    assert cache.verify(folder) == "array.npy is not of the recorded shape and type"
 
 
 def test_no_pickle_is_opened(cache):

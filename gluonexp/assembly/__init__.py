@@ -188,6 +188,7 @@ def shortcut(
     """Return what lets `engine` train from features where `outlook` has a frozen front."""
     image, settings = (spec.height, spec.width, spec.channels), outlook.settings
     block, name = networks.preprocess(steps, spec), getattr(net, "zoo_name", type(net).__name__)
+    how = f"{settings.engine}, {settings.precision}"
 
     def recipe(front: Front) -> Recipe:
         graph = outlook.graph.prefix(front.end)
@@ -200,7 +201,7 @@ def shortcut(
                 **compute.arithmetic(settings, str(device)),
             },
             stream=partial(compute.stream, graph, net, block, image, device, settings),
-            title=f"{front.layers} of {front.of} layers of {name}",
+            title=f"{front.layers} of {front.of} layers of {name} ({how})",
         )
 
     return Shortcut(engine, outlook, recipe, tracker, say)

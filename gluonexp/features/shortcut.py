@@ -127,9 +127,8 @@ class Shortcut:
         if not difference <= limit:  # so written that NaN is one too
             folder = f" {in_shell('--folder', settings.folder)}" if settings.folder else ""
             raise Differs(
-                f"those of {recipe.title} ({settings.engine}, {settings.precision}) lead to "
-                f"logits that differ by {difference:.1e} from the network's, where {limit:.0e} is "
-                "allowed; to have them computed anew: "
+                f"those of {recipe.title} lead to logits that differ by {difference:.1e} from the "
+                f"network's, where {limit:.0e} is allowed; to have them computed anew: "
                 f"gluonexp cache clear --kind features{folder}"
             )
         self._tracker.log_tags(

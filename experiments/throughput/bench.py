@@ -29,6 +29,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="few rounds, in 5 minutes")
     parser.add_argument("--only", default=",".join(PARTS), help="of cnn, alexnet, startup")
+    parser.add_argument("--rounds", type=int, help="of the small CNN; 15, or 3 with --quick")
+    parser.add_argument("--images", type=int, help="of its epoch; 30,000, or 10,000")
     parser.add_argument("--csv", type=Path, help="write the rows here too")
     options = parser.parse_args()
 
@@ -40,8 +42,10 @@ def main() -> None:
         console.print(f"{minutes:02d}:{seconds:02d}  {text}", highlight=False)
 
     quick = options.quick
+    rounds = options.rounds or (3 if quick else 15)
+    images = options.images or (10_000 if quick else 30_000)
     work: dict[str, Callable[[Path], Iterator[Row]]] = {
-        "cnn": lambda folder: cnn(folder, *((3, 10_000) if quick else (15, 30_000)), say),
+        "cnn": lambda folder: cnn(folder, rounds, images, say),
         "alexnet": lambda folder: alexnet.compare(
             folder, alexnet.Sizes(*((1, 640, 320) if quick else (5, 1_280, 640))), say
         ),

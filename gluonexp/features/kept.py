@@ -17,15 +17,13 @@ from gluonexp.config.schema import FeaturesConfig
 from gluonexp.data.types import Rows, Selection, Split, whole
 from gluonexp.features.compute import BATCH, Stream
 from gluonexp.features.front import Front
-from gluonexp.training.callbacks import TEST_CURVE
+from gluonexp.training.callbacks import LINE_SECONDS, TEST_CURVE
 
 KIND: Final = "features"
 
 # From this share of a published split on, all of it is computed: another validation split, or
 # another seed, is then only another choice of its rows.
 _WHOLE_FROM: Final = 0.5
-
-_LINE_SECONDS: Final = 30.0  # between two lines on progress where there is no terminal
 
 
 @dataclass(frozen=True)
@@ -161,7 +159,7 @@ def _compute(
             now = time.perf_counter()
             rate = f"{done / (now - started):,.0f} images/s"
             bar.update(task, completed=done, description=f"features of {label}, {rate}")
-            if bar.disable and now - spoken > _LINE_SECONDS:
+            if bar.disable and now - spoken > LINE_SECONDS:
                 spoken = now
                 say(f"  {done:,} of {len(images):,}, {rate}")
 

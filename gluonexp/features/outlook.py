@@ -34,7 +34,7 @@ class Outlook:
         Of the whole network.
     fronts
         By the first epoch that has it, ascending, from 0 on; or why that epoch has none, a
-        sentence. Without any the freeze policy freezes nothing.
+        sentence. Empty where the freeze policy freezes nothing, and nothing is to be said.
     settings
         ``features``, its engine settled.
     """
@@ -86,22 +86,35 @@ def outlook(
     GluonexpError
         ``features`` asks for what is not there: an engine, a precision of it, or a front.
     """
-    off = config.features.cache == "off"
-    settings = config.features if off else _settled(config.features, on_cpu)
-    fronts = _fronts(work, outline, plan, config, steps, augment) if _holds(plan) else {}
-    first = fronts.get(0, "the freeze policy freezes nothing")
-    if settings.cache == "on" and isinstance(first, str):
+    wanted = config.features
+    settings = wanted if wanted.cache == "off" else _settled(wanted, on_cpu)
+    if any(row.state == "frozen" for row in plan.rows if row.parameter in plan.audited):
+        why = _refused(config, augment)
+        shape = steps.channels, steps.height, steps.width
+        fronts = {0: why} if why else _fronts(work, outline, plan, config, shape)
+    else:
+        fronts = {0: "the freeze policy freezes nothing"}
+    first = fronts[0]
+    if isinstance(first, Front):
+        return Outlook(work.graph, fronts, settings)
+    if wanted.cache == "on":
         raise GluonexpError(
             f"features.cache=on: nothing of the network can be computed once, {first}; "
             "features.cache=auto trains it all the same"
         )
-    if isinstance(first, str):  # nothing is to be pinned
-        settings = config.features
-    return Outlook(work.graph, fronts, settings)
+    if not any(rule.state == "frozen" for rule in config.freeze.rules):
+        fronts = {}  # nobody asked for it
+    return Outlook(work.graph, fronts, wanted)
 
 
-def _holds(plan: FreezePlan) -> bool:
-    return any(row.state == "frozen" for row in plan.rows if row.parameter in plan.audited)
+def _refused(config: Config, augment: Augment) -> str | None:
+    """Say why nothing can be computed once, whatever the network is."""
+    if config.features.cache == "off":
+        return "features.cache=off"
+    if augment is not unchanged:
+        name = str(config.augment["_target_"]).rpartition(".")[2]
+        return f"augment={name} draws at random"
+    return None
 
 
 def _settled(wanted: FeaturesConfig, on_cpu: bool) -> FeaturesConfig:
@@ -128,15 +141,9 @@ def _fronts(
     outline: Outline,
     plan: FreezePlan,
     config: Config,
-    steps: Preprocessing,
-    augment: Augment,
-) -> dict[int, Front | str]:
-    if config.features.cache == "off":
-        return {0: "features.cache=off"}
-    if augment is not unchanged:
-        name = str(config.augment["_target_"]).rpartition(".")[2]
-        return {0: f"augment={name} draws at random"}
-    shape = steps.channels, steps.height, steps.width
+    shape: tuple[int, int, int],
+) -> Mapping[int, Front | str]:
+    """Return the front of each epoch, for images of this shape (C, H, W)."""
     macs, shapes = work.by_node(shape), work.by_image(shape)
     names = {p.global_name: name for name, p in outline.parameters.items()}
     fronts: dict[int, Front | str] = {}

@@ -263,16 +263,34 @@ def by_onnxruntime(content: bytes) -> Loaded:
 
 def by_openvino(content: bytes) -> Loaded:
     """Run an ONNX model in OpenVINO, on the CPU."""
+    compiled = _compiled(content, "float32", "LATENCY")
+    # Copies, for it uses the memory of its outputs again.
+    return lambda inputs: [np.array(output) for output in compiled([inputs]).values()]
+
+
+def _compiled(content: bytes, precision: str, hint: str) -> Any:
+    """Return OpenVINO's compiled model.
+
+    Raises
+    ------
+    GluonexpError
+        The processor has no bfloat16.
+    """
     import openvino
 
     core = openvino.Core()
+    able = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if precision == "bfloat16" and "BF16" not in able:
+        raise GluonexpError(
+            "features.precision=bfloat16: this processor has no bfloat16; take float32"
+        )
     settings: dict[str, Any] = {
         "INFERENCE_NUM_THREADS": threads(),
-        "INFERENCE_PRECISION_HINT": "f32",  # its own choice is bfloat16, where the CPU has that
+        # Its own choice is bfloat16, where the CPU has that.
+        "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[precision],
+        "PERFORMANCE_HINT": hint,
     }
-    compiled = core.compile_model(core.read_model(content), "CPU", settings)
-    # Copies, for it uses the memory of its outputs again.
-    return lambda inputs: [np.array(output) for output in compiled([inputs]).values()]
+    return core.compile_model(core.read_model(content), "CPU", settings)
 
 
 def stream_by_openvino(
@@ -294,23 +312,11 @@ def stream_by_openvino(
     CannotRun
         OpenVINO cannot load the model; what it returns raises it where a batch cannot be run.
     """
-    import openvino
-
-    core = openvino.Core()
-    if precision == "bfloat16" and "BF16" not in core.get_property(
-        "CPU", "OPTIMIZATION_CAPABILITIES"
-    ):
-        raise GluonexpError(
-            "features.precision=bfloat16: this processor has no bfloat16; take float32"
-        )
-    settings: dict[str, Any] = {
-        "INFERENCE_NUM_THREADS": threads(),
-        "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[precision],
-        "PERFORMANCE_HINT": "THROUGHPUT",
-    }
     try:
-        compiled = core.compile_model(core.read_model(content), "CPU", settings)
+        compiled = _compiled(content, precision, "THROUGHPUT")
         most = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
+    except GluonexpError:
+        raise
     except Exception as error:  # whatever it raises
         raise CannotRun(f"OpenVINO cannot load it: {reason(error)}", "openvino") from None
 

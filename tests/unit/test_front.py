@@ -185,6 +185,7 @@ def test_what_is_in_the_way_is_said(zoo):
         return zoo("alexnet", "features", *more).sentence()
 
     assert sentence("features.cache=off") == "computed once: nothing, features.cache=off"
+    assert zoo("resnet18_v2", "none").sentence() is None  # but for a beta of its own
     with pytest.raises(
         GluonexpError,
         match=r"^features\.cache=on: nothing of the network can be computed once, the freeze "

@@ -76,6 +76,8 @@ def features(
         rows = _needed(base, parts.values())
         images: Rows = base if rows is None else Selection(base, rows)
         label = " and ".join("test" if name == TEST_CURVE else name for name in parts)
+        if sum(len(splits[name]) for name in parts) < len(images):
+            label += " among them"
         kept = _kept(recipe, images, label, say)
         for name, mine in parts.items():
             if rows is not None:

@@ -284,8 +284,10 @@ def threads() -> int:
 
 
 @contextmanager
-def _settings() -> Iterator[None]:
-    """Set what is read while MXNet is imported; the user's own values win, children inherit none.
+def openmp() -> Iterator[None]:
+    """Set what is read while a library that brings OpenMP, such as MXNet, is imported.
+
+    The user's own values win, and children inherit none.
 
     OpenMP's threads may spin for about ten microseconds before they sleep. Left alone they spin
     for milliseconds, and where a neighbour needs the core too, the spinning thread keeps the
@@ -338,7 +340,7 @@ def _import() -> None:
     try:
         with (
             heavy_imports(),
-            _settings(),
+            openmp(),
             _hidden("sklearn"),
             _hidden("scipy.stats"),
             warnings.catch_warnings(),

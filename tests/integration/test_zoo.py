@@ -6,7 +6,7 @@ import pytest
 from gluonexp import assembly, freeze
 from gluonexp.assembly import networks
 from gluonexp.base.mx import mx, nd
-from gluonexp.engines.mxnet import freezing
+from gluonexp.engines import freezing
 from gluonexp.models.finetune import zoo_names
 from gluonexp.models.layers import outline
 

@@ -15,7 +15,7 @@ from gluonexp.base.mx import gluon, mx, nd, nn
 from gluonexp.base.seeds import engine_seed
 from gluonexp.data.batches import batches
 from gluonexp.data.types import Batch, Split
-from gluonexp.engines.mxnet import freezing
+from gluonexp.engines import freezing
 from gluonexp.engines.mxnet.dense import dense_rest
 from gluonexp.engines.mxnet.optimizers import slot_names
 from gluonexp.engines.mxnet.recorded import Computation, Recorded

@@ -1,0 +1,1 @@
+"""The PyTorch engine: the network that Gluon defines, lowered once and trained by PyTorch."""

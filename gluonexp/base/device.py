@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from gluonexp.base import mx as door
@@ -84,3 +85,23 @@ def unusable(gpu: door.Gpu) -> str:
         f"the wheels of MXNet 1.9.1 have code for compute capability {low} to {high}, not for "
         f"{gpu}; use NVIDIA's container nvidia/mxnet:24.06-py3"
     )
+
+
+def has_code(built: Sequence[str], capability: tuple[int, int]) -> bool:
+    """Tell whether a CUDA library runs on a GPU of this compute capability.
+
+    Parameters
+    ----------
+    built
+        What it holds, as PyTorch lists it: machine code (``sm_80``, for all 8.x from 8.0 on), or
+        PTX (``compute_90``), of which the driver makes code for whatever is newer.
+    """
+    major, minor = capability
+    for name in built:
+        kind, _, digits = name.partition("_")
+        built_major, built_minor = divmod(int(re.sub(r"\D", "", digits) or 0), 10)
+        if kind == "sm" and built_major == major and built_minor <= minor:
+            return True
+        if kind == "compute" and (built_major, built_minor) <= (major, minor):
+            return True
+    return False

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
+from importlib.util import find_spec
 from pathlib import Path
 
 from rich.console import Console
@@ -22,6 +23,7 @@ from gluonexp.base.files import user_cache
 from gluonexp.base.imports import installed
 from gluonexp.base.text import in_bytes, plain_console
 from gluonexp.data.root import data_root
+from gluonexp.engines.torch import library
 
 _Found = tuple[bool | None, str] | tuple[bool | None, str, str]  # `Check` without the name
 
@@ -65,6 +67,7 @@ def checks(tracking_uri: str | None = None) -> list[Check]:
         "libraries": _libraries,
         "MXNet": _mxnet,
         "devices": _devices,
+        "PyTorch": _torch,
         "MLflow": _mlflow,
         "store": lambda: _store(tracking_uri),
         "data": _data,
@@ -140,6 +143,62 @@ def _devices() -> _Found:
     if gpus and auto.device_type == "cpu":
         return None, detail, device.unusable(gpus[0])
     return True, detail if gpus else f"{detail}; no NVIDIA GPU"
+
+
+def _torch() -> _Found:
+    """Say on what PyTorch, which engine=torch trains by, can compute."""
+    if not (found := installed("torch")):
+        return None, "not installed; engine=torch needs it", library.INSTALL
+    if (wheel := door.gpu_wheel()) and (cuda := _torch_cuda()):
+        return (
+            None,
+            f"{found['torch']} for CUDA {cuda}, whose libraries share no process with {wheel}",
+            f"`pip uninstall -y {wheel}`, then `{door.INSTALL_CPU}`: engine=torch has the GPU "
+            "then; or keep the two in separate environments",
+        )
+    try:
+        library.load()
+    except GluonexpError as error:  # the main job does without it
+        return None, str(error)
+    import torch
+
+    cpu = f"CPU with {torch.get_num_threads()} threads, {_bfloat16()}"
+    if torch.version.cuda is None:
+        detail = f"{torch.__version__} without CUDA; {cpu}"
+        if door.gpus():
+            return None, detail, "a build with CUDA for the GPU: https://pytorch.org/get-started"
+        return True, detail
+    built = torch.cuda.get_arch_list()
+    detail = f"{torch.__version__} for CUDA {torch.version.cuda} ({' '.join(built)}); {cpu}"
+    without = [gpu for gpu in door.gpus() if not device.has_code(built, gpu.capability)]
+    if without:
+        return None, f"{detail}; no code for {without[0]}", "another build of PyTorch"
+    return True, f"{detail}; GPUs it has code for: {len(door.gpus())}"
+
+
+def _torch_cuda() -> str | None:
+    """Return the version of CUDA that PyTorch was built for; it is not imported."""
+    spec = find_spec("torch")
+    if spec is None or spec.origin is None:
+        return None
+    try:
+        text = Path(spec.origin).with_name("version.py").read_text(encoding="utf-8")
+    except OSError:
+        return None
+    found = re.search(r"^cuda\b[^=]*=\s*['\"]([\d.]+)", text, re.MULTILINE)
+    return found[1] if found else None
+
+
+def _bfloat16() -> str:
+    """Say how the processor computes in bfloat16."""
+    import torch
+
+    able: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
+    if able.get("amx_bf16"):
+        return "bfloat16 by AMX"
+    if torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return "bfloat16"
+    return "no bfloat16"
 
 
 def _mlflow() -> _Found:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from gluonexp.base.mx import nd, nn, sym
+from gluonexp.graph import structure
 from gluonexp.graph.symbols import plain, to_symbol
 from gluonexp.model_folder.names import MODEL, paths
 from gluonexp.model_folder.network import Network
@@ -45,7 +46,8 @@ def export(net: nn.HybridBlock, folder: Path, signature: Signature) -> Network:
     found = {name: each.data(each.list_ctx()[0]) for name, each in net.collect_params().items()}
     values = {name: found[name] for name in symbol.list_inputs() if name in found}
     shapes = {name: value.shape for name, value in values.items()}
-    symbol = to_symbol(plain(symbol, {**shapes, signature.input: signature.shape}))
+    read_right = plain(symbol, {**shapes, signature.input: signature.shape})
+    symbol = to_symbol(structure.noted(read_right, net))
     symbol.save(str(graph))
     for path, target in zip(paths(folder, draft), paths(folder, MODEL), strict=True):
         path.replace(target)

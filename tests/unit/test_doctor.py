@@ -1,5 +1,6 @@
 """The real checks, in an environment made good or bad."""
 
+import importlib.machinery
 import io
 import os
 import subprocess
@@ -8,7 +9,11 @@ import sys
 import pytest
 from rich.console import Console
 
+from gluonexp.base import device
+from gluonexp.base import mx as door
 from gluonexp.cli.doctor import Check, checks, render
+
+doctor = sys.modules["gluonexp.cli.doctor"]  # the command has this name too
 
 
 @pytest.fixture(autouse=True)
@@ -96,3 +101,56 @@ def test_each_check_is_one_line_whatever_it_says():
         "FAIL  three  gone  -> pip install 'gluonexp[cpu]'",
         "-     four   [bold]",
     ]
+
+
+def test_pytorch_that_is_missing_is_one_optional_line(monkeypatch):
+    monkeypatch.setattr(doctor, "installed", lambda *packages: {})
+    assert doctor._torch() == (
+        None,
+        "not installed; engine=torch needs it",
+        "pip install 'gluonexp[torch]'",
+    )
+
+
+def test_what_pytorch_can_compute_on(monkeypatch):
+    torch = pytest.importorskip("torch")
+    looked = found()["PyTorch"]
+    assert looked.ok and looked.detail.startswith(torch.__version__)
+    assert "CPU with 1 threads, " in looked.detail and "bfloat16" in looked.detail
+    gpu = door.Gpu("NVIDIA H200", (9, 0))
+    monkeypatch.setattr(door, "gpus", lambda: [gpu])
+    assert "https://pytorch.org" in doctor._torch()[2]
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_75", "sm_90"])
+    assert doctor._torch()[1].endswith("; GPUs it has code for: 1")
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_75", "sm_86"])
+    assert doctor._torch()[1].endswith(f"no code for {gpu}")
+
+
+def test_two_sets_of_cuda_libraries_are_said_to_share_no_process(monkeypatch, tmp_path):
+    pytest.importorskip("torch")
+    monkeypatch.setattr(door, "gpu_wheel", lambda: "mxnet-cu112")
+    assert doctor._torch()[0] is True  # of PyTorch without CUDA
+    package = tmp_path / "torch"
+    package.mkdir()
+    (package / "version.py").write_text("cuda: Optional[str] = '12.8'\n")
+    spec = importlib.machinery.ModuleSpec("torch", None, origin=str(package / "__init__.py"))
+    monkeypatch.setattr(doctor, "find_spec", lambda name: spec)
+    ok, detail, remedy = doctor._torch()
+    assert ok is None and "CUDA 12.8, whose libraries share no process with mxnet-cu112" in detail
+    assert remedy.startswith("`pip uninstall -y mxnet-cu112`, then `pip install 'gluonexp[cpu]'`")
+
+
+@pytest.mark.parametrize(
+    ("built", "usable"),
+    [
+        (["sm_80"], True),
+        (["sm_89"], False),
+        (["sm_75", "sm_90a"], False),
+        (["compute_75"], True),
+        (["sm_75", "compute_90"], False),
+        ([], False),
+    ],
+)
+def test_code_is_for_its_generation_and_ptx_for_all_later_ones(built, usable):
+    assert device.has_code(built, (8, 6)) is usable

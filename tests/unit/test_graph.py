@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gluonexp.base.mx import gluon, mx, nd, nn, sym
+from gluonexp.graph import structure
 from gluonexp.graph.graph import VARIABLE, Graph, Node, Output
 from gluonexp.graph.rewrite import flattened, uniquely_named
 from gluonexp.graph.symbols import block, to_symbol
@@ -174,3 +175,22 @@ def test_what_holds_of_every_graph(graph):
     assert len({*operators, *variables}) == len(operators) + len({*variables})
     assert len({*graph.names}) == len(graph.nodes)
     assert flattened(graph, [[4] * 3] * len(graph.nodes)) == graph  # no dense layer
+
+
+def test_structural_names_are_noted_and_travel_with_the_graph(twice):
+    net, symbol = twice
+    graph = structure.noted(Graph.from_symbol(symbol), net)
+    found = structure.structural_names(Graph.from_symbol(to_symbol(graph)))
+    assert found["twice_dense0_weight"] == "dense.weight"
+    assert found["twice_batchnorm0_running_var"] == "norm.running_var"
+    assert {*found} == {*net.collect_params()}
+    x = nd.array(np.random.default_rng(0).normal(size=(2, 4)))
+    values = {name: p.data() for name, p in net.collect_params().items()}
+    np.testing.assert_array_equal(block(graph, values)(x).asnumpy(), net(x).asnumpy())
+
+
+def test_a_structural_name_that_two_variables_have_is_none():
+    nodes = [Node(VARIABLE, name, attrs={"__structure__": "a.weight"}) for name in "ab"]
+    nodes.append(Node(VARIABLE, "c", attrs={"__structure__": "c.weight"}))
+    graph = Graph((*nodes, Node("add_n", "sum", (Output(0), Output(1), Output(2)))), (Output(3),))
+    assert structure.structural_names(graph) == {"c": "c.weight"}

@@ -12,11 +12,16 @@ from gluonexp.base.mx import openmp, threads
 INSTALL = "pip install 'gluonexp[torch]'"
 
 
-def load() -> None:
+def load(who: str = "engine=torch", instead: str = "engine=mxnet") -> None:
     """Import PyTorch, and let it compute with as many threads as MXNet.
 
     Each library brings an OpenMP of its own. Only one of them computes at a time, and the threads
     of the other sleep after some microseconds.
+
+    Parameters
+    ----------
+    who, instead
+        What asks for it, and what to take where it is missing, for the message.
 
     Raises
     ------
@@ -29,12 +34,10 @@ def load() -> None:
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
-        raise GluonexpError(
-            f"engine=torch: PyTorch is not installed: {INSTALL}, or engine=mxnet"
-        ) from None
+        raise GluonexpError(f"{who}: PyTorch is not installed: {INSTALL}, or {instead}") from None
     except (ImportError, OSError, RuntimeError) as error:
         raise GluonexpError(
-            f"engine=torch: PyTorch does not load: {reason(error)}; reinstall it: {INSTALL} "
-            "--force-reinstall, or take engine=mxnet"
+            f"{who}: PyTorch does not load: {reason(error)}; reinstall it: {INSTALL} "
+            f"--force-reinstall, or take {instead}"
         ) from None
     torch.set_num_threads(threads())

@@ -13,6 +13,11 @@ def this_process() -> str:
     return _process(os.getpid()) or str(os.getpid())
 
 
+def parent_process() -> str:
+    """Return the same of the process that started this one."""
+    return _process(os.getppid()) or str(os.getppid())
+
+
 def lives(process: str) -> bool:
     """Say whether the process of this host that was `this_process` still runs.
 

@@ -2,10 +2,10 @@
 
 import os
 
-from gluonexp.tracking.lifecycle import tracked_run
+from gluonexp.tracking.lifecycle import end_lost, tracked_run
 from gluonexp.tracking.places import WORKDIR, Stray, relocate, strays
 from gluonexp.tracking.read.records import CERTIFICATE_TAG, PRUNED_TAG
-from gluonexp.tracking.store import KIND, ensure_experiment, find_run, open_store, probe
+from gluonexp.tracking.store import KIND, TORCHRUN, ensure_experiment, find_run, open_store, probe
 from gluonexp.tracking.tracker import Tracker, UsedData
 from gluonexp.tracking.uri import existing
 
@@ -17,10 +17,12 @@ __all__ = [
     "CERTIFICATE_TAG",
     "KIND",
     "PRUNED_TAG",
+    "TORCHRUN",
     "WORKDIR",
     "Stray",
     "Tracker",
     "UsedData",
+    "end_lost",
     "ensure_experiment",
     "existing",
     "find_run",

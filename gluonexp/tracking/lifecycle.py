@@ -22,7 +22,7 @@ from gluonexp.tracking.places import settle
 from gluonexp.tracking.store import ensure_experiment, open_store, reported
 from gluonexp.tracking.tracker import MlflowTracker, Status, Tracker
 from gluonexp.tracking.uri import displayed, resolve_uri
-from gluonexp.tracking.values import sanitised, tag_text
+from gluonexp.tracking.values import one_line, sanitised, tag_text
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -103,6 +103,20 @@ def tracked_run(
             signals.defer()
             atexit.unregister(tracker.close)
             _close(tracker, status, failure)
+
+
+def end_lost(uri: str | None, run_id: str, reason: str) -> None:
+    """End a run FAILED whose own process was killed, for that `reason`.
+
+    Raises
+    ------
+    GluonexpError
+        The store does not answer.
+    """
+    client = open_store(resolve_uri(uri))
+    with reported(f"run {run_id} cannot be marked FAILED"):
+        client.set_tag(run_id, "error", one_line(readable(reason), 500))
+        client.set_terminated(run_id, "FAILED")
 
 
 def create_run(

@@ -47,6 +47,9 @@ _TIMEOUT_S = 5
 # The tag of runs that end with an answer, not with a model: searches, sweeps.
 KIND = "gluonexp.kind"
 
+# The tag of runs that torchrun started: its job, the same for the run of a restart.
+TORCHRUN = "gluonexp.torchrun"
+
 
 @contextmanager
 def reported(doing: str) -> Iterator[None]:

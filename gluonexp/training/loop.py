@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from gluonexp.base.seeds import seed_host
 from gluonexp.data.augment import Augment
@@ -17,10 +17,14 @@ from gluonexp.data.types import Split
 from gluonexp.tracking.statuses import FINISHED, Ending
 from gluonexp.training.engine import Engine, Pending
 from gluonexp.training.schedules import Schedule
+from gluonexp.training.team import ALONE, Team
 
 # How many steps Python may be ahead of the device. Without a bound the whole epoch would be
 # queued (memory, and a progress bar that lies); waiting for an old step leaves no gap.
 RUN_AHEAD = 4
+
+# The hooks that may stop training.
+_DECISIVE: Final = ("fit_start", "epoch_end")
 
 
 class StopFit(Exception):
@@ -57,6 +61,8 @@ class Settings:
         These epochs were a whole run, which this one trains further.
     identity
         What training that resumes from here must have in common with this one, by key.
+    team
+        The processes that train together. Where rank 0 stops after an epoch, all do.
     """
 
     epochs: int
@@ -68,6 +74,7 @@ class Settings:
     history: Sequence[Mapping[str, float]] = ()
     extends: bool = False
     identity: Mapping[str, Any] = field(default_factory=dict)
+    team: Team = ALONE
 
 
 @dataclass
@@ -217,8 +224,11 @@ def _each(callbacks: Sequence[Callback], hook: str, state: Fit) -> None:
             getattr(callback, hook)(state)
         except StopFit as reason:
             stops.append(reason)
-    if stops:
-        # One that has come to its own end as well is a whole run.
-        stop = min(stops, key=lambda stop: stop.status != FINISHED)
-        state.ending = Ending(stop.status, reason=str(stop))
-        raise stop
+    # One that has come to its own end as well is a whole run.
+    stop = min(stops, key=lambda stop: stop.status != FINISHED, default=None)
+    ending = None if stop is None else Ending(stop.status, reason=str(stop))
+    if hook in _DECISIVE:
+        ending = state.settings.team.tell(ending)
+    if ending is not None:
+        state.ending = ending
+        raise StopFit(ending.reason, ending.status)

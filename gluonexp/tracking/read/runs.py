@@ -75,6 +75,10 @@ class Reader:
         (run,) = self.fetch([parent])
         return self._store.select(Query(tags={PARENT: run.run_id}))
 
+    def tagged(self, key: str, value: str) -> list[RunRecord]:
+        """Return the runs with this tag, the newest first."""
+        return self._store.select(Query(tags={key: value}, newest_first=True))
+
     def parent(self, ref: str) -> RunRecord:
         """Return the parent run of a sweep; ``last`` is the sweep that was begun last."""
         parent = self._parent(ref)

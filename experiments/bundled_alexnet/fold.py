@@ -16,7 +16,7 @@ from pretrain import CONVOLUTIONS, RECIPE, alexnet_bn
 from safetensors.numpy import save_file
 
 from gluonexp import assembly, tracking
-from gluonexp.assembly import networks
+from gluonexp.assembly import engines, networks
 from gluonexp.base.mx import mx, nd, nn
 from gluonexp.models.finetune import alexnet_ft
 from gluonexp.run import compose
@@ -95,7 +95,7 @@ def _accuracy(net: nn.HybridBlock, config, plan, split) -> float:
     spec = plan.source.spec()
     steps = networks.preprocessing(config.dataset, spec)
     net.hybridize(static_alloc=True, static_shape=True)
-    return assembly.engine(config, plan, net, steps, spec, mx.cpu()).evaluate(split, 64).acc
+    return engines.engine(config, plan, net, steps, spec, mx.cpu()).evaluate(split, 64).acc
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import numpy as np
 from ours import QUIET, Clock
 
 from gluonexp import assembly, run
-from gluonexp.assembly import networks
+from gluonexp.assembly import engines, networks
 from gluonexp.base.mx import autograd, gluon, mx, nd
 from gluonexp.config.schema import TrackingConfig
 from gluonexp.data.batches import batches
@@ -114,7 +114,7 @@ class SmallCnn:
         steps = networks.preprocessing(self.config.dataset, self.spec)
         net = networks.network(self.config, self.plan.model, self.spec, steps)
         networks.initialize(self.config, net, self.spec, mx.cpu())
-        return net, assembly.engine(self.config, self.plan, net, steps, self.spec, mx.cpu())
+        return net, engines.engine(self.config, self.plan, net, steps, self.spec, mx.cpu())
 
     def _loop_bare(self) -> Callable[[], float]:
         net, engine = self._network()

@@ -89,14 +89,14 @@ def show(console: Console, rows: Sequence[Row]) -> None:
         console.print(table)
 
 
-def machine() -> list[Row]:
-    """Return what the numbers were measured on, and when."""
+def machine(script: str = "experiments/throughput/bench.py") -> list[Row]:
+    """Return what the numbers were measured on, by which script, and when."""
     facts = {
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
         "processor": _processor(),
         "cores": str(os.cpu_count()),
         "python": platform.python_version(),
-        "written by": "experiments/throughput/bench.py",
+        "written by": script,
     }
     for package in PACKAGES:
         try:

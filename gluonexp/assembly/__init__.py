@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -17,14 +17,12 @@ import numpy as np
 from gluonexp.assembly import networks
 from gluonexp.assembly.targets import Constructor, constructor, resolve
 from gluonexp.base.errors import GluonexpError
-from gluonexp.base.mx import gluon, mx
+from gluonexp.base.mx import gluon
 from gluonexp.config.schema import Config
 from gluonexp.data.augment import Augment
 from gluonexp.data.digest import digest
 from gluonexp.data.split import carve, thinned
 from gluonexp.data.types import Samples, Source, Spec, Split
-from gluonexp.engines.mxnet import optimizers
-from gluonexp.engines.mxnet.engine import MXNetEngine
 from gluonexp.features import compute
 from gluonexp.features import outlook as outlooks
 from gluonexp.features.front import Front
@@ -49,7 +47,6 @@ class Components:
     augment: Augment
     model: Constructor
     loss: gluon.loss.Loss
-    optimizer: mx.optimizer.Optimizer
     scheduler: Constructor
     callbacks: list[Callback]
 
@@ -100,15 +97,11 @@ def components(config: Config) -> Components:
     scheduler = constructor(config.scheduler, "scheduler", allow, provided=arguments)
     # Tried here, where a wrong value is still cheap; `schedule` knows the steps.
     scheduler(base_lr=config.optim.lr, steps_per_epoch=1, epochs=config.trainer.epochs)
-    settings = asdict(config.optim)
-    for name in ("decay_bias_and_norm", "clip_norm"):  # not the optimizer's: see `engine`
-        del settings[name]
     return Components(
         source=made(config.dataset.source, "dataset.source"),
         augment=made(config.augment, "augment"),
         model=constructor(config.model, "model", allow, provided=("classes",)),
         loss=made(config.loss, "loss"),
-        optimizer=optimizers.optimizer(**settings),
         scheduler=scheduler,
         callbacks=callbacks,
     )
@@ -135,23 +128,6 @@ def _data(config: Config, spec: Spec, samples: Samples) -> Data:
     train = thinned(train, config.dataset.train_fraction, config.seed)
     found = digest(spec.classes, published)
     return Data(spec.classes, train, val, samples.test, samples.title, samples.notes, found)
-
-
-def engine(
-    config: Config,
-    components: Components,
-    net: networks.Network,
-    steps: Preprocessing,
-    spec: Spec,
-    device: networks.Device,
-) -> MXNetEngine:
-    """Return what trains `net`, which has its values, on images of `spec`."""
-    components.loss.hybridize(static_alloc=True, static_shape=True)
-    if not config.optim.decay_bias_and_norm:
-        optimizers.exempt_bias_and_norm(net)
-    block = networks.preprocess(steps, spec)
-    rule, longest = components.optimizer, config.optim.clip_norm
-    return MXNetEngine(net, block, components.loss, rule, device, longest)
 
 
 def outlook(

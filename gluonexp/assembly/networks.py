@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gluonexp.assembly.targets import Constructor
-from gluonexp.base.device import device as chosen_device
 from gluonexp.base.errors import GluonexpError, reason
 from gluonexp.base.mx import gluon, mx, nn
 from gluonexp.base.seeds import engine_seed, seed_host
@@ -42,11 +41,6 @@ _SCALED: Final = {
 # What rooms without MXNet call a network and a device that they only hand on.
 Network: TypeAlias = nn.HybridBlock
 Device: TypeAlias = mx.Context
-
-
-def device(config: Config) -> Device:
-    """Return where `config` computes; see `gluonexp.base.device.device`."""
-    return chosen_device(config.device)
 
 
 def seed(seed: int) -> None:

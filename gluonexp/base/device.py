@@ -23,8 +23,7 @@ def device(name: str) -> mx.Context:
     GluonexpError
         If the name is none of these, or the GPU it asks for cannot be used.
     """
-    if not re.fullmatch(r"auto|cpu|gpu(:\d+)?", name):
-        raise GluonexpError(f"device={name} is none of auto, cpu, gpu, gpu:N (N from 0)")
+    named(name)
     from gluonexp.base.mx import mx
 
     if name == "cpu":
@@ -34,6 +33,12 @@ def device(name: str) -> mx.Context:
     gpus = door.gpus() if cuda or name != "auto" else []
     ordinal = choose_gpu(name, cuda=cuda, wheel=wheel, gpus=gpus)
     return mx.cpu() if ordinal is None else mx.gpu(ordinal)
+
+
+def named(name: str) -> None:
+    """Refuse what is no name of a device, whichever library is to compute there."""
+    if not re.fullmatch(r"auto|cpu|gpu(:\d+)?", name):
+        raise GluonexpError(f"device={name} is none of auto, cpu, gpu, gpu:N (N from 0)")
 
 
 def choose_gpu(name: str, *, cuda: bool, wheel: bool, gpus: list[door.Gpu]) -> int | None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -21,7 +20,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from gluonexp.base.errors import GluonexpError
-from gluonexp.config import keys
+from gluonexp.config import combinations, keys
 
 
 def _ranged(
@@ -209,6 +208,19 @@ class ExportConfig:
 
 
 @dataclass
+class EngineConfig:
+    """What computes a training step; but for `name` it is torch's."""
+
+    name: str = _chosen("mxnet", "mxnet", "torch")
+    # Of products and convolutions while training; parameters and evaluation are float32.
+    precision: str = _chosen("float32", "float32", "bfloat16")
+    compile: bool = False
+    # On a GPU: only algorithms that repeat bit for bit; products may be rounded to TensorFloat-32.
+    deterministic: bool = False
+    tf32: bool = False
+
+
+@dataclass
 class FeaturesConfig:
     """What is frozen is computed once: what computes it, and where its output is kept."""
 
@@ -265,6 +277,7 @@ class Config:
 
     seed: int = _ranged(0, low=0, below=2**31)
     device: str = "auto"
+    engine: EngineConfig = field(default_factory=EngineConfig)
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     augment: dict[str, Any] = MISSING
     model: dict[str, Any] = MISSING
@@ -317,39 +330,7 @@ def to_config(composed: DictConfig) -> Config:
     config = OmegaConf.to_object(composed)
     assert isinstance(config, Config)
     _check(config, "")
-    if config.freeze.decay > 1:
-        raise GluonexpError(f"freeze.decay={config.freeze.decay}: at most 1")
-    search = config.trainer.lr_find
-    if 0 < search.steps < 50:
-        raise GluonexpError(f"trainer.lr_find.steps={search.steps}: at least 50 make a curve")
-    if search.end <= search.start:
-        raise GluonexpError(
-            f"trainer.lr_find.end={search.end:g}: must be above "
-            f"trainer.lr_find.start={search.start:g}"
-        )
-    if search.steps and config.trainer.resume is not None:
-        raise GluonexpError("trainer.resume: trainer=lr_find starts anew; leave one of them out")
-    names = {"sweep.register": config.sweep.register, "export.register": config.export.register}
-    for key, name in names.items():
-        if name is not None and not re.fullmatch(r"[^/:]+", name):
-            raise GluonexpError(f"{key}={name}: a model's name has no '/' and no ':'")
-    if config.export.register is not None:
-        if config.tracking.backend == "none" or not config.export.enabled:
-            raise GluonexpError(
-                f"export.register={config.export.register}: there is nothing to register with "
-                "tracking=none or export=none"
-            )
-        if search.steps:
-            raise GluonexpError("export.register: trainer=lr_find trains no model to register")
-    dataset = config.dataset
-    if dataset.train_fraction > 1:
-        raise GluonexpError(f"dataset.train_fraction={dataset.train_fraction}: at most 1")
-    if dataset.channels not in (None, 1, 3):
-        raise GluonexpError(f"dataset.channels={dataset.channels}: choose 1, 3 or null")
-    if not all(map(math.isfinite, dataset.mean)):
-        raise GluonexpError(f"dataset.mean={dataset.mean}: every value must be a finite number")
-    if not all(0 < value < math.inf for value in dataset.std):
-        raise GluonexpError(f"dataset.std={dataset.std}: every value must be above 0")
+    combinations.check(config)
     return config
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from gluonexp import assembly, freeze, tracking
-from gluonexp.assembly import Components, Data, networks
+from gluonexp.assembly import Components, Data, engines, networks
 from gluonexp.base.provenance import provenance
 from gluonexp.base.text import tell
 from gluonexp.config.schema import Config
@@ -100,13 +100,15 @@ def opened(
     """
     before = resume.earlier(config)
     job_folder.check(workdir, None if before is None else before.folder)
-    device = networks.device(config)
+    device = engines.device(config)
     components = assembly.components(config)
     spec = components.source.spec()
     steps = networks.preprocessing(config.dataset, spec)
     shared = resume.settings(config, steps)
+    switch = None
     if before is not None:
         before.check(shared)
+        switch = before.switch(config, overrides)
 
     networks.seed(config.seed)
     net = networks.network(config, components.model, spec, steps)
@@ -118,7 +120,7 @@ def opened(
         layers, plan = _planned(config, net, steps)
     config = networks.pinned(config, pretrained)
     networks.check_images(config, net, steps, device)
-    engine = assembly.engine(config, components, net, steps, spec, device)
+    engine = engines.engine(config, components, net, steps, spec, device)
     engine.freeze(plan)
     frozen = Frozen(engine, plan)
     outlook = assembly.outlook(config, components, net, layers, plan, steps, device)
@@ -130,7 +132,7 @@ def opened(
     origin = provenance(config.build.allow)
 
     artifacts = workdir / job_folder.ARTIFACTS
-    tags = record.tags(origin, overrides, str(device))
+    tags = record.tags(origin, overrides, engine.where)
     tags[tracking.WORKDIR] = str(workdir.resolve())  # where its checkpoints are
     if config.trainer.lr_find.steps:
         tags[tracking.KIND] = "lr_find"
@@ -160,6 +162,7 @@ def opened(
             identity={
                 **shared,
                 **read,
+                "engine": resume.engine(config),
                 "epochs": config.trainer.epochs,
                 "classes": list(spec.classes),
                 "pretrained": None if pretrained is None else asdict(pretrained),
@@ -169,9 +172,12 @@ def opened(
         if before is not None:
             before.restore(engine, workdir)
             tell(console, before.sentence())
-            record.resumed(tracker, before)
+            record.resumed(tracker, before, switch)
+            if switch is not None:
+                show.note(console, switch)
             for note in before.notes(config, components, settings, len(data.train)):
                 show.note(console, note)
+        record.proof(tracker, engine, data.train)
         yield OpenRun(
             config=config,
             components=components,

@@ -19,13 +19,15 @@ from gluonexp.base.files import sha256
 from gluonexp.base.provenance import Provenance
 from gluonexp.base.text import in_shell, redact
 from gluonexp.config.schema import Config
-from gluonexp.data.types import Split
+from gluonexp.data.split import spread
+from gluonexp.data.types import Batch, Split
 from gluonexp.experiment.resume import Earlier
 from gluonexp.freeze import FreezePlan
 from gluonexp.inference.predict import folder_names
 from gluonexp.report import plots
 from gluonexp.tracking import Tracker, UsedData
 from gluonexp.training import checkpoint as checkpoints
+from gluonexp.training.engine import Engine
 from gluonexp.training.job_folder import CHECKPOINTS
 
 # MXNet's own format, which any MXNet program reads.
@@ -33,6 +35,9 @@ GLUON_PARAMETERS = "model.params"
 
 # One example image a class, for at most so many classes.
 EXAMPLES = 20
+
+# Images on which an engine proves itself: more make rounding no clearer.
+PROOF = 16
 
 
 def config(folder: Path, settings: Config, overrides: Sequence[str], origin: Provenance) -> None:
@@ -160,14 +165,22 @@ def checkpoint(folder: Path, net: Network, workdir: Path) -> None:
     (target / checkpoints.META).write_text(text + "\n", encoding="utf-8")
 
 
-def resumed(tracker: Tracker, before: Earlier) -> None:
-    """Record the epochs of the earlier training, and where they are from."""
+def proof(tracker: Tracker, engine: Engine, train: Split) -> None:
+    """Let the engine prove itself on a few training images, and record what was found."""
+    chosen = train.select(spread(train.labels, PROOF))
+    tracker.log_tags(engine.prove(Batch(chosen.images[:], chosen.labels, chosen.labels)))
+
+
+def resumed(tracker: Tracker, before: Earlier, switch: str | None) -> None:
+    """Record the epochs of the earlier training, where they are from, and a switch of engines."""
     for row in before.history:
         metrics = {key: value for key, value in row.items() if key != "epoch"}
         tracker.log_metrics(metrics, step=int(row["epoch"]))
     earlier = before.owner.run_id
     source = str(before.folder) if earlier in (None, tracker.run_id) else earlier
     tracker.log_tags({"gluonexp.resumed_from": source})
+    if switch is not None:
+        tracker.log_tags({"gluonexp.engine.switch": switch})
 
 
 def datasets(tracker: Tracker, settings: Config, data: Data) -> None:

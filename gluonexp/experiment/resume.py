@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from gluonexp import assembly
 from gluonexp.assembly import Components
 from gluonexp.assembly.networks import Pretrained
 from gluonexp.base.errors import GluonexpError
+from gluonexp.config.overrides import by_key
 from gluonexp.config.schema import Config
 from gluonexp.model_folder.signature import Preprocessing
 from gluonexp.training import checkpoint, job_folder, loop
@@ -21,6 +22,9 @@ from gluonexp.training.job_folder import Owner
 
 # What says where the first parameters came from: the checkpoint has those that followed.
 ORIGIN = ("weights", "sha256")
+
+# What trained before there was a choice.
+_REFERENCE: Final = {"name": "mxnet", "precision": "float32"}
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,24 @@ class Earlier:
         for key, value in now.items():
             if (before := self.identity.get(key)) != value:
                 raise self._differs(*_innermost(key, before, value))
+
+    def switch(self, config: Config, overrides: Sequence[str]) -> str | None:
+        """Say that another engine trains on than has so far; None where none does.
+
+        Raises
+        ------
+        GluonexpError
+            It was not asked for by name, in the overrides.
+        """
+        before, now = self.identity.get("engine", _REFERENCE), engine(config)
+        if before == now:
+            return None
+        if not any(key.partition(".")[0] == "engine" for key in by_key(overrides)):
+            raise GluonexpError(
+                f"trainer.resume={self.folder}: {_named(before)} has trained it; go on with "
+                f"{_typed(before)}, or let another engine go on by name, with {_typed(now)}"
+            )
+        return f"{_named(before)} has trained so far, {_named(now)} goes on"
 
     def pretrained(self, config: Config) -> Pretrained | None:
         """Return where the parameters first came from, unless `config` asks for others.
@@ -134,6 +156,21 @@ def earlier(config: Config) -> Earlier | None:
             f"{'at least as many' if owner.unfinished else 'more'} with trainer.epochs=N"
         )
     return Earlier(folder, meta["identity"], history, owner)
+
+
+def engine(config: Config) -> dict[str, Any]:
+    """Return what decides which arithmetic trains; another may go on, by name."""
+    return {"name": config.engine.name, "precision": config.engine.precision}
+
+
+def _named(engine: Mapping[str, Any]) -> str:
+    return f"engine={engine['name']} in {engine['precision']}"
+
+
+def _typed(engine: Mapping[str, Any]) -> str:
+    precision = engine["precision"]
+    words = [f"engine={engine['name']}"]
+    return " ".join(words if precision == "float32" else [*words, f"engine.precision={precision}"])
 
 
 def settings(config: Config, steps: Preprocessing) -> dict[str, Any]:

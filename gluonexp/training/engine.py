@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from gluonexp.base.errors import GluonexpError
 from gluonexp.data.types import Batch, Split
 from gluonexp.freeze import FreezePlan
 from gluonexp.graph.graph import Output
@@ -78,9 +79,57 @@ class State:
     updates: Mapping[str, int] = field(default_factory=dict)
     sums: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
+    def check(self, shapes: Mapping[str, tuple[int, ...]], kinds: Collection[str] | None) -> None:
+        """Refuse the state of another network, or of another optimizer.
+
+        Parameters
+        ----------
+        shapes
+            Of the network's parameters and statistics, by name.
+        kinds
+            Of what its optimizer keeps; None: that is not looked at.
+
+        Raises
+        ------
+        GluonexpError
+            The message names what differs.
+        """
+        theirs = _shapes(self.values)
+        for name in {**shapes, **theirs}:
+            if shapes.get(name) != theirs.get(name):
+                raise GluonexpError(
+                    f"a checkpoint of another network: {name} is {theirs.get(name) or 'missing'} "
+                    f"there and {shapes.get(name) or 'missing'} here"
+                )
+        if kinds is None:
+            return
+        updated = {name: shapes.get(name) for name in self.updates}
+        wanted = dict.fromkeys(kinds, updated) if updated else {}
+        found = {kind: _shapes(by_name) for kind, by_name in self.slots.items()}
+        if wanted != found or None in updated.values():
+            raise GluonexpError("saved with another optimizer than this one")
+
 
 class Engine(Protocol):
     """A network with all that training it needs, on one device."""
+
+    @property
+    def where(self) -> str:
+        """The device, as its library calls it."""
+
+    def prove(self, batch: Batch) -> Mapping[str, str]:
+        """Show on a real batch, before the first step, that it trains as MXNet does.
+
+        Returns
+        -------
+        Mapping
+            What was found, for the record: tags. Nothing of the engine has changed.
+
+        Raises
+        ------
+        GluonexpError
+            It does not, and the message names the layer.
+        """
 
     def seed(self, seed: int, epoch: int, step: int = 0) -> None:
         """Let the random numbers from here on (dropout) depend on these three alone."""
@@ -144,6 +193,10 @@ class Engine(Protocol):
 
     def publish(self) -> None:
         """Put the values into the Gluon network, for export; waits."""
+
+
+def _shapes(arrays: Mapping[str, NDArray[Any]]) -> dict[str, tuple[int, ...]]:
+    return {name: array.shape for name, array in arrays.items()}
 
 
 def score(engine: Engine, logits: NDArray[np.float32], labels: NDArray[np.int64]) -> Scores:

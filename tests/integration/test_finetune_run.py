@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from gluonexp import assembly, experiment, tracking
-from gluonexp.assembly import networks
+from gluonexp.assembly import engines, networks
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.mx import mx
 from gluonexp.inference.predict import Classifier, softmax
@@ -120,7 +120,7 @@ def test_a_run_goes_on_from_an_earlier_one_with_the_same_logits(settings, train,
 
     data = assembly.data(config, plan.source)
     split = data.test
-    logits = assembly.engine(config, plan, net, steps, spec, mx.cpu()).logits(split, 32)
+    logits = engines.engine(config, plan, net, steps, spec, mx.cpu()).logits(split, 32)
     ended = pd.read_csv(artifact(earlier, "predictions/test.csv"))
     assert (ended["predicted"] == logits.argmax(axis=1)).all()
     np.testing.assert_allclose(softmax(logits).max(axis=1), ended["probability"], atol=1e-6)

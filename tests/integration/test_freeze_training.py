@@ -1,6 +1,7 @@
 """What is frozen stays bit for bit as it was, and the rest moves: real training in miniature."""
 
 import itertools
+from functools import partial
 
 import numpy as np
 import pytest
@@ -8,10 +9,11 @@ import pytest
 from gluonexp import freeze
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.mx import autograd, gluon, mx, nd, nn
-from gluonexp.config.schema import FreezeConfig, FreezeRule, Unfreeze
+from gluonexp.config.schema import EngineConfig, FreezeConfig, FreezeRule, Unfreeze
 from gluonexp.data.types import Split
 from gluonexp.engines.mxnet import optimizers
 from gluonexp.engines.mxnet.engine import MXNetEngine
+from gluonexp.engines.torch import library
 from gluonexp.model_folder.preprocess import Preprocess
 from gluonexp.model_folder.signature import Preprocessing
 from gluonexp.models.layers import outline
@@ -339,6 +341,7 @@ class Snapshots(loop.Callback):
         self.taken = []
 
     def fit_start(self, fit):
+        fit.engine.publish()
         self.taken.append(values(fit.engine.net))
 
     epoch_end = fit_start
@@ -347,7 +350,7 @@ class Snapshots(loop.Callback):
 class Run:
     """A fresh network under a policy, and all that training it needs."""
 
-    def __init__(self, compose, name, policy=GRADUAL):
+    def __init__(self, compose, trained_by, name, policy=GRADUAL):
         self.net = ready(tiny(), IMAGE)
         self.plan = planned(self.net, IMAGE, policy)
         self.said = []
@@ -355,7 +358,15 @@ class Run:
         steps = Preprocessing(6, 6, 1, (0.0,), (1.0,))
         block = Preprocess(steps, (6, 6, 1))
         loss = gluon.loss.SoftmaxCrossEntropyLoss()
-        self.engine = MXNetEngine(self.net, block, loss, optimizer(config), mx.cpu())
+        if trained_by == "torch":
+            library.load()
+            from gluonexp.engines.torch.device import device
+            from gluonexp.engines.torch.engine import TorchEngine
+
+            settings, image, place = EngineConfig("torch"), (6, 6, 1), device("cpu")
+            self.engine = TorchEngine(self.net, block, image, loss, config, settings, place)
+        else:
+            self.engine = MXNetEngine(self.net, block, loss, optimizer(config), mx.cpu())
         self.engine.freeze(self.plan)
         self.frozen = Frozen(self.engine, self.plan)
         self.snapshots = Snapshots()
@@ -394,9 +405,22 @@ class Run:
         return checkpoint.load(workdir / "checkpoints" / "last", self.engine, optimizer=True)
 
 
+@pytest.fixture(params=["mxnet", "torch"])
+def trains(compose, request):
+    """Make a `Run` of an optimizer and a policy."""
+    return partial(Run, compose, request.param)
+
+
+def add_one(engine, name):
+    """Write to a parameter, as faulty code could."""
+    state = engine.state()
+    state.values[name][0] += 1
+    engine.load(state, optimizer=False)
+
+
 @pytest.mark.parametrize("name", ["sgd", "adam"])
-def test_each_block_moves_from_exactly_its_epoch_on(compose, tmp_path, name):
-    run = Run(compose, name)
+def test_each_block_moves_from_exactly_its_epoch_on(trains, tmp_path, name):
+    run = trains(name)
     run.fit(tmp_path, epochs=5)
     taken = run.snapshots.taken
     assert [moved(*pair) for pair in itertools.pairwise(taken)] == MOVING
@@ -409,14 +433,14 @@ def test_each_block_moves_from_exactly_its_epoch_on(compose, tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam"])
-def test_resumed_in_any_phase_equals_uninterrupted(compose, tmp_path, name):
-    whole = Run(compose, name)
+def test_resumed_in_any_phase_equals_uninterrupted(trains, tmp_path, name):
+    whole = trains(name)
     whole.fit(tmp_path / "whole", epochs=5)
     for behind in (1, 2, 3, 4):
         folder = tmp_path / str(behind)
-        first = Run(compose, name)
+        first = trains(name)
         first.fit(folder, epochs=behind)
-        second = Run(compose, name)
+        second = trains(name)
         second.fit(folder, 5, second.resume(folder))
         assert first.said + second.said == whole.said
         assert moved(whole.snapshots.taken[-1], values(second.net)) == set()
@@ -429,38 +453,38 @@ class Moves(loop.Callback):
 
     def batch_end(self, fit):
         if fit.epoch == 0:
-            fit.engine.net.backbone[0].weight.data()[0] += 1
+            add_one(fit.engine, "backbone.0.weight")
 
 
-def test_resumed_training_is_audited_from_its_very_beginning(compose, tmp_path):
+def test_resumed_training_is_audited_from_its_very_beginning(trains, tmp_path):
     policy = FreezeConfig("", FROZEN_BACKBONE)
-    first = Run(compose, "sgd", policy)
+    first = trains("sgd", policy)
     first.fit(tmp_path, 2, None, Moves())
     message = r"^frozen, but changed during training: backbone\.0\.weight;"
     with pytest.raises(GluonexpError, match=message):
         first.frozen.audit()
-    second = Run(compose, "sgd", policy)
+    second = trains("sgd", policy)
     with pytest.raises(GluonexpError, match=message):
         second.fit(tmp_path, 3, second.resume(tmp_path))
     assert second.snapshots.taken == []  # before anything is trained
 
 
 def test_resumed_training_may_start_from_other_values_than_the_network_it_is_loaded_into(
-    compose, tmp_path
+    trains, tmp_path
 ):
-    first, second, third = (Run(compose, "sgd", FreezeConfig("", FROZEN_BACKBONE)) for _ in "123")
-    first.net.backbone[0].weight.data()[0] += 1  # as if its weights came from elsewhere
+    first, second, third = (trains("sgd", FreezeConfig("", FROZEN_BACKBONE)) for _ in "123")
+    add_one(first.engine, "backbone.0.weight")  # as if its weights came from elsewhere
     first.frozen = Frozen(first.engine, first.plan)
     first.fit(tmp_path, 1)
     second.fit(tmp_path, 2, second.resume(tmp_path))
     third.fit(tmp_path, 3, third.resume(tmp_path))  # the digests go from checkpoint to checkpoint
     assert third.frozen.audit() == len(first.frozen.digests)
-    assert third.frozen.digests == first.frozen.digests != Run(compose, "sgd").frozen.digests
+    assert third.frozen.digests == first.frozen.digests != trains("sgd").frozen.digests
 
 
-def test_fresh_training_is_audited_from_when_the_policy_was_applied(compose, tmp_path):
-    run = Run(compose, "sgd", FreezeConfig("", FROZEN_BACKBONE))
-    run.net.backbone[0].weight.data()[0] += 1
+def test_fresh_training_is_audited_from_when_the_policy_was_applied(trains, tmp_path):
+    run = trains("sgd", FreezeConfig("", FROZEN_BACKBONE))
+    add_one(run.engine, "backbone.0.weight")
     run.fit(tmp_path, 1, {"history": (), "identity": {"frozen": None}})
     with pytest.raises(GluonexpError, match=r"backbone\.0\.weight"):
         run.frozen.audit()

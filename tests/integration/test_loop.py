@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gluonexp import assembly
-from gluonexp.assembly import networks
+from gluonexp.assembly import engines, networks
 from gluonexp.base import better
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.mx import gluon, mx, nn
@@ -32,6 +32,13 @@ def _network(classes):
     return net
 
 
+def _plain(classes):
+    """Return the same without dropout, which no two engines draw alike."""
+    net = _network(classes)
+    net[4]._rate = 0.0
+    return net
+
+
 def _linear(classes):
     net = nn.HybridSequential()
     with net.name_scope():
@@ -39,19 +46,21 @@ def _linear(classes):
     return net
 
 
-@pytest.fixture
-def engine(compose):
+@pytest.fixture(params=["mxnet", "torch"])
+def engine(compose, request):
     """Make a fresh engine for the network above, with its schedule."""
 
-    def made(*overrides, network=_network):
-        config = compose("dataset=synthetic", "trainer.batch_size=16", *overrides)
+    def made(*overrides, network=_network, name=request.param):
+        fixed = f"engine={name}", "device=cpu", "dataset=synthetic", "trainer.batch_size=16"
+        config = compose(*fixed, *overrides)
+        engines.device(config)
         plan = assembly.components(config)
         spec = assembly.Spec(6, 6, 1, ("a", "b", "c"))
         steps = networks.preprocessing(config.dataset, spec)
         networks.seed(config.seed)
         net = networks.network(config, network, spec, steps)
         networks.initialize(config, net, spec, mx.cpu())
-        engine = assembly.engine(config, plan, net, steps, spec, mx.cpu())
+        engine = engines.engine(config, plan, net, steps, spec, mx.cpu())
         engine.schedule = assembly.schedule(config, plan, 70)
         return engine
 
@@ -74,7 +83,7 @@ def _step(engine, split):
 
 
 def _weights(engine):
-    mx.nd.waitall()
+    engine.publish()
     return {
         name: parameter.data().asnumpy()
         for name, parameter in engine.net._collect_params_with_prefix().items()
@@ -121,6 +130,27 @@ def test_resumed_equals_uninterrupted(engine, tmp_path, optim):
     assert _timeless(resumed) == _timeless(expected)
     for name, value in _weights(straight).items():
         np.testing.assert_array_equal(value, _weights(second)[name])
+
+
+@pytest.mark.parametrize("optim", ["sgd", "nag", "adam", "adamw", "rmsprop", "adagrad"])
+def test_either_engine_goes_on_from_a_checkpoint_of_the_other(engine, tmp_path, optim):
+    """As the one that wrote it would have gone on, but for rounding."""
+    chosen = f"optim={optim}", "optim.lr=0.01", "optim.weight_decay=0.01"
+    first = engine(*chosen, network=_plain)
+    half = _fit(first, tmp_path, epochs=2)
+    checkpoint.save(tmp_path / "half", first.state(), {"history": half.history})
+    going = {}
+    for name in ("mxnet", "torch"):
+        going[name] = engine(*chosen, network=_plain, name=name)
+        history = checkpoint.load(tmp_path / "half", going[name], optimizer=True)["history"]
+        _fit(going[name], tmp_path, epochs=4, history=history)
+    one, other = (trained.state() for trained in going.values())
+    assert one.updates == other.updates
+    for kind, values in {"": one.values, **one.slots}.items():
+        theirs = other.slots[kind] if kind else other.values
+        for name, value in values.items():
+            scale = np.abs(value).max()
+            np.testing.assert_allclose(theirs[name], value, rtol=0, atol=1e-4 * scale)
 
 
 def test_statistics_in_a_checkpoint_are_those_of_the_last_step(engine, tmp_path):
@@ -192,6 +222,7 @@ def test_clipping_knows_of_trained_parameters_only(engine):
     split, trained = _split(23), engine(*chosen, network=_linear)
     before, (weight, _) = _weights(trained), _mean_gradient(trained, split)
     trained.net._collect_params_with_prefix()["1.bias"].grad_req = "null"
+    trained.start(None)  # takes notice
     fit = _step(trained, split)
     norm = np.sqrt((weight**2).sum())
     assert fit.metrics["optim/grad_norm"] == pytest.approx(norm, rel=1e-5)

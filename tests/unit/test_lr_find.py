@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from gluonexp import assembly
-from gluonexp.assembly import networks
+from gluonexp.assembly import engines, networks
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.mx import gluon, mx, nd, nn
 from gluonexp.config.schema import LrFindConfig
@@ -59,7 +59,7 @@ def digits():
         net = networks.network(config, plan.model, spec, steps)
         networks.initialize(config, net, spec, mx.cpu())
         data = assembly.data(config, plan.source)
-        return assembly.engine(config, plan, net, steps, spec, mx.cpu()), data.train
+        return engines.engine(config, plan, net, steps, spec, mx.cpu()), data.train
 
     return made
 

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gluonexp import assembly
+from gluonexp.assembly import engines
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.mx import autograd, gluon, mx, nd, nn
 from gluonexp.data.types import Spec
@@ -69,9 +70,8 @@ def test_adagrad_is_the_published_rule_with_decoupled_weight_decay():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_configured_optimizer_is_made_with_its_values(compose, name):
-    made = assembly.components(
-        compose(f"optim={name}", "optim.lr=0.0625", "optim.weight_decay=0.5")
-    ).optimizer
+    config = compose(f"optim={name}", "optim.lr=0.0625", "optim.weight_decay=0.5")
+    made = engines.optimizer(config.optim)
     assert made.learning_rate == 0.0625
     assert made.wd == 0.5
 
@@ -95,7 +95,7 @@ def _decayed(compose, name, exempt):
     parameters["4.weight"].grad_req = parameters["4.bias"].grad_req = "null"
     components = assembly.components(config)
     steps, spec = Preprocessing(5, 5, 3, (0.0,), (1.0,)), Spec(5, 5, 3, ("a", "b", "c"))
-    engine = assembly.engine(config, components, net, steps, spec, mx.cpu())
+    engine = engines.engine(config, components, net, steps, spec, mx.cpu())
     for _ in range(2):
         with autograd.record():
             loss = (net(images) * 0).sum()

@@ -14,7 +14,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from gluonexp import assembly
-from gluonexp.assembly import networks
+from gluonexp.assembly import engines, networks
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.mx import mx, nn
 from gluonexp.data.types import Split
@@ -442,7 +442,7 @@ def fit(compose, tmp_path):
         net = networks.network(config, network, spec, steps)
         networks.initialize(config, net, spec, mx.cpu())
         components = assembly.components(config)
-        engine = assembly.engine(config, components, net, steps, spec, mx.cpu())
+        engine = engines.engine(config, components, net, steps, spec, mx.cpu())
         if history:
             checkpoint.load(tmp_path / "checkpoints" / "last", engine, optimizer=True)
         rng = np.random.default_rng(0)

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gluonexp.base.errors import GluonexpError
 from gluonexp.base.mx import gluon, mx, nd, nn
 from gluonexp.base.seeds import engine_seed
 from gluonexp.data.batches import batches
@@ -126,6 +125,15 @@ class MXNetEngine:
         self.start(None)
         self.reset()
 
+    @property
+    def where(self) -> str:
+        """The device, as MXNet calls it."""
+        return str(self.device)
+
+    def prove(self, batch: Batch) -> dict[str, str]:
+        """Return nothing: this engine is what others are compared with."""
+        return {}
+
     def seed(self, seed: int, epoch: int, step: int = 0) -> None:
         """Seed MXNet's generators: it cannot save their state, so each epoch starts anew."""
         self._seed = engine_seed(seed, epoch, step)
@@ -233,7 +241,8 @@ class MXNetEngine:
     def load(self, state: State, *, optimizer: bool) -> None:
         """Take over the values of a state, and with `optimizer` what the optimizer keeps."""
         parameters = self._parameters()
-        self._check(state, parameters, optimizer)
+        shapes = {name: parameter.shape for name, parameter in parameters.items()}
+        state.check(shapes, slot_names(self.trainer._optimizer) if optimizer else None)
         self.sync()
         for name, parameter in parameters.items():
             # As an NDArray: after a prediction oneDNN holds weights in a layout of its own, and
@@ -251,22 +260,6 @@ class MXNetEngine:
             updater.states[index], updater.states_synced[index] = kept, True
             rule._index_update_count[index] = count
         rule.num_update = max([rule.num_update, *state.updates.values()])
-
-    def _check(self, state: State, parameters: Mapping[str, Any], optimizer: bool) -> None:
-        shapes, theirs = _shapes(parameters), _shapes(state.values)
-        for name in shapes | theirs:
-            if shapes.get(name) != theirs.get(name):
-                raise GluonexpError(
-                    f"a checkpoint of another network: {name} is {theirs.get(name) or 'missing'} "
-                    f"there and {shapes.get(name) or 'missing'} here"
-                )
-        if not optimizer:
-            return
-        updated = {name: shapes.get(name) for name in state.updates}
-        wanted = dict.fromkeys(slot_names(self.trainer._optimizer), updated) if updated else {}
-        found = {kind: _shapes(by_name) for kind, by_name in state.slots.items()}
-        if wanted != found or not set(updated) <= set(self._names().values()):
-            raise GluonexpError("saved with another optimizer than this one")
 
     def freeze(self, plan: FreezePlan) -> None:
         """Train as `plan` says when training begins."""
@@ -297,10 +290,6 @@ class MXNetEngine:
         """Return the structural name of each of the trainer's parameters, by its index there."""
         structural = {id(p): name for name, p in self._parameters().items()}
         return {index: structural[id(p)] for index, p in enumerate(self.trainer._params)}
-
-
-def _shapes(arrays: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    return {name: array.shape for name, array in arrays.items()}
 
 
 def _arrays(kept: Any) -> Iterator[nd.NDArray]:

@@ -1,0 +1,72 @@
+"""The engine of a run: what trains its network, and where."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from gluonexp.assembly import networks
+from gluonexp.base.device import device as of_mxnet
+from gluonexp.base.device import named
+from gluonexp.base.mx import mx, nn
+from gluonexp.config.schema import Config, OptimConfig
+from gluonexp.data.types import Spec
+from gluonexp.engines.mxnet import optimizers
+from gluonexp.engines.mxnet.engine import MXNetEngine
+from gluonexp.model_folder.signature import Preprocessing
+from gluonexp.training.engine import Engine
+
+if TYPE_CHECKING:
+    from gluonexp.assembly import Components
+
+
+def device(config: Config) -> networks.Device:
+    """Return where MXNet computes; PyTorch, where it trains, has a device of its own.
+
+    Raises
+    ------
+    GluonexpError
+        The device cannot be used, or PyTorch is not installed.
+    """
+    if config.engine.name == "mxnet":
+        return of_mxnet(config.device)
+    named(config.device)
+    from gluonexp.engines.torch import library
+
+    library.load()
+    from gluonexp.engines.torch.device import device
+
+    device(config.device)
+    return mx.cpu()
+
+
+def engine(
+    config: Config,
+    components: Components,
+    net: nn.HybridBlock,
+    steps: Preprocessing,
+    spec: Spec,
+    device: networks.Device,
+) -> Engine:
+    """Return what trains `net`, which has its values, on images of `spec`."""
+    loss = components.loss
+    loss.hybridize(static_alloc=True, static_shape=True)
+    if not config.optim.decay_bias_and_norm:
+        optimizers.exempt_bias_and_norm(net)
+    block, longest = networks.preprocess(steps, spec), config.optim.clip_norm
+    if config.engine.name == "mxnet":
+        return MXNetEngine(net, block, loss, optimizer(config.optim), device, longest)
+    from gluonexp.engines.torch.device import device as of_torch
+    from gluonexp.engines.torch.engine import TorchEngine
+
+    image = (spec.height, spec.width, spec.channels)
+    settings, place = config.engine, of_torch(config.device)
+    return TorchEngine(net, block, image, loss, config.optim, settings, place)
+
+
+def optimizer(config: OptimConfig) -> mx.optimizer.Optimizer:
+    """Return MXNet's optimizer."""
+    settings = asdict(config)
+    for name in ("decay_bias_and_norm", "clip_norm"):  # not the optimizer's, but the engine's
+        del settings[name]
+    return optimizers.optimizer(**settings)

@@ -1,0 +1,53 @@
+"""On which device PyTorch computes."""
+
+from __future__ import annotations
+
+import torch
+
+from gluonexp.base.errors import GluonexpError
+
+
+def device(name: str) -> torch.device:
+    """Return PyTorch's device for ``auto``, ``cpu``, ``gpu`` or ``gpu:N``.
+
+    ``auto`` is the first GPU that the installed PyTorch has code for, and else the CPU.
+
+    Raises
+    ------
+    GluonexpError
+        The GPU that `name` asks for cannot be used.
+    """
+    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    usable = [number for number in range(count) if _has_code(number)]
+    if name == "auto":
+        return torch.device("cuda", usable[0]) if usable else torch.device("cpu")
+    if not count:
+        raise GluonexpError(
+            f"device={name}: PyTorch {torch.__version__} sees no GPU; look at `nvidia-smi` and at "
+            "CUDA_VISIBLE_DEVICES, install a build of PyTorch with CUDA, or use device=cpu"
+        )
+    number = int(name.partition(":")[2] or 0)
+    if number >= count:
+        raise GluonexpError(f"device={name}: there are {count} GPUs, so N is below {count}")
+    if number not in usable:
+        major, minor = torch.cuda.get_device_capability(number)
+        raise GluonexpError(
+            f"device={name}: PyTorch {torch.__version__} has no code for "
+            f"{torch.cuda.get_device_name(number)} (compute capability {major}.{minor}), only for "
+            f"{' '.join(torch.cuda.get_arch_list())}; install another build, or use device=cpu"
+        )
+    return torch.device("cuda", number)
+
+
+def _has_code(number: int) -> bool:
+    """Tell whether the installed PyTorch can run on a GPU: machine code of its kind, or PTX."""
+    major, minor = torch.cuda.get_device_capability(number)
+    for name in torch.cuda.get_arch_list():  # sm_80, sm_90a, compute_90
+        kind, _, digits = name.partition("_")
+        built = int("".join(filter(str.isdigit, digits)))
+        same_family = built // 10 == major and built % 10 <= minor
+        if same_family or (kind == "compute" and built <= 10 * major + minor):
+            return True
+    return False

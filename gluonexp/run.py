@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from gluonexp.base import streams
+from gluonexp.base import ranks, streams
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.imports import heavy_imports
 from gluonexp.base.processes import process_start
@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 
 # Hydra's options that the next word belongs to.
 WITH_VALUE = {"--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn"}
+# Those by which Hydra answers something, and runs nothing.
+QUESTIONS = {"--cfg", "-c", "--info", "-i", "--version", "--hydra-help"}
+QUESTIONS |= {"--shell-completion", "-sc"}
 # What a sweep tells its jobs, besides what the user typed.
 OF_SWEEPS = ("tracking.run_id=", "trainer.resume=", "sweep.")
 SWEEPERS = "hydra_plugins.gluonexp."  # ours; another sweeper's job is a run like any other
@@ -217,18 +220,26 @@ def _train(
     config = _config(composed, overrides, folders)
     with heavy_imports():
         from gluonexp import experiment
+        from gluonexp.experiment import together
 
-    return experiment.run(config, workdir, overrides, console, started)
+    environment = {key: str(each) for key, each in HydraConfig.get().job.env_set.items()}
+    with together.led(config, overrides, ranks.world(), environment) as team:
+        return experiment.run(config, workdir, overrides, console, started, team)
 
 
 def _config(
     composed: DictConfig, overrides: Sequence[str], folders: Sequence[Path]
 ) -> schema.Config:
-    if OmegaConf.select(composed, "trainer.resume") is None:
+    resumes = OmegaConf.select(composed, "trainer.resume") is not None
+    world = ranks.world()
+    if not resumes and not world.restarts:
         return schema.to_config(composed)
     from gluonexp.experiment import extend
 
-    return extend.configuration(composed, overrides, folders)
+    config = schema.to_config(composed)
+    if resumes:
+        config = extend.configuration(composed, overrides, folders)
+    return extend.restarted(config, world.job) if world.restarts and world.job else config
 
 
 def _named(error: Exception) -> str:
@@ -247,6 +258,10 @@ def start(command: str = "python -m gluonexp.run") -> None:
     if {"--help", "-h"} & set(arguments):
         print(help_text(command, arguments), end="")
         return
+    world = ranks.world()
+    ranks.share_cores(world)
+    if world.rank:
+        _follow(world, arguments)
     # Hydra's parser wants its options before the overrides; people write them anywhere.
     options: list[str] = []
     overrides: list[str] = []
@@ -277,6 +292,16 @@ def start(command: str = "python -m gluonexp.run") -> None:
 
     if RecordedSweeper.failed:
         sys.exit(1)
+
+
+def _follow(world: ranks.World, arguments: Sequence[str]) -> None:
+    """End this process, once it has trained what rank 0 leads, if that trains."""
+    if any(word.partition("=")[0] in QUESTIONS for word in arguments):
+        sys.exit(0)
+    with heavy_imports():
+        from gluonexp.experiment import together
+
+    sys.exit(together.follow(world))
 
 
 def again(overrides: Sequence[str]) -> list[str]:

@@ -15,6 +15,7 @@ from gluonexp.engines.mxnet import optimizers
 from gluonexp.engines.mxnet.engine import MXNetEngine
 from gluonexp.model_folder.signature import Preprocessing
 from gluonexp.training.engine import Engine
+from gluonexp.training.team import ALONE, Team
 
 if TYPE_CHECKING:
     from gluonexp.assembly import Components
@@ -47,8 +48,9 @@ def engine(
     steps: Preprocessing,
     spec: Spec,
     device: networks.Device,
+    team: Team = ALONE,
 ) -> Engine:
-    """Return what trains `net`, which has its values, on images of `spec`."""
+    """Return what trains `net`, which has its values, on images of `spec`, as one of `team`."""
     loss = components.loss
     loss.hybridize(static_alloc=True, static_shape=True)
     if not config.optim.decay_bias_and_norm:
@@ -60,8 +62,8 @@ def engine(
     from gluonexp.engines.torch.engine import TorchEngine
 
     image = (spec.height, spec.width, spec.channels)
-    settings, place = config.engine, of_torch(config.device)
-    return TorchEngine(net, block, image, loss, config.optim, settings, place)
+    settings, place = config.engine, of_torch(config.device, team.world.local_rank)
+    return TorchEngine(net, block, image, loss, config.optim, settings, place, team)
 
 
 def optimizer(config: OptimConfig) -> mx.optimizer.Optimizer:

@@ -126,6 +126,11 @@ class Batch:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def part(self, rows: slice) -> Batch:
+        """Return these of its samples."""
+        share = None if self.share is None else self.share[rows]
+        return Batch(self.images[rows], self.labels[rows], self.others[rows], share)
+
 
 @dataclass(frozen=True)
 class Samples:

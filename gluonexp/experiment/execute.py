@@ -39,6 +39,7 @@ from gluonexp.training.callbacks import (
 )
 from gluonexp.training.engine import score
 from gluonexp.training.frozen import Frozen
+from gluonexp.training.team import ALONE, Team
 from gluonexp.verification import verify
 
 
@@ -79,6 +80,7 @@ def run(
     overrides: Sequence[str] = (),
     console: Console | None = None,
     started: float | None = None,
+    team: Team = ALONE,
 ) -> Result:
     """Train, evaluate, export and record what `config` says.
 
@@ -90,6 +92,9 @@ def run(
         What the user typed, for the record.
     started
         When the job began, on the clock of `time.monotonic` (seconds); None: now.
+    team
+        The processes that train it together, of which this is rank 0; the others
+        `gluonexp.experiment.together.follow`.
 
     Raises
     ------
@@ -100,10 +105,10 @@ def run(
     console = console or plain_console()
     started = time.monotonic() if started is None else started
     if config.trainer.lr_find.steps:
-        return _find_lr(config, workdir, overrides, console, started)
+        return _find_lr(config, workdir, overrides, console, started, team)
     # 1. The network, its pretrained weights and freeze policy; the tracked run; the data.
     formats.check(config.export)
-    with ExitStack() as proofs, opened(config, workdir, overrides, console) as run:
+    with ExitStack() as proofs, opened(config, workdir, overrides, console, team) as run:
         config, engine, data = run.config, run.engine, run.data
         tracker, artifacts = run.tracker, run.artifacts
 
@@ -111,7 +116,7 @@ def run(
         fit = loop.fit(
             engine,
             data.train,
-            _evaluations(config, data),
+            evaluations(config, data),
             run.settings,
             callbacks=[
                 Unfreezing(run.frozen, say=partial(tell, console)),
@@ -124,6 +129,7 @@ def run(
                 *pruning.callbacks(config),
             ],
         )
+        team.close()
         ending = replace(fit.ending, objective=_objective(config, fit.history))
         show.stopped(console, ending.reason)
         _audit(run.frozen, console, tracker)
@@ -167,15 +173,21 @@ def run(
 
 
 def _find_lr(
-    config: Config, workdir: Path, overrides: Sequence[str], console: Console, started: float
+    config: Config,
+    workdir: Path,
+    overrides: Sequence[str],
+    console: Console,
+    started: float,
+    team: Team,
 ) -> Result:
     """Search a learning rate instead of training; no checkpoint, no test, nothing exported."""
-    with opened(config, workdir, overrides, console) as run:
+    with opened(config, workdir, overrides, console, team) as run:
         found = run.shortcut.enter(0, {TRAIN: run.data.train})
         train = run.data.train if found is None else found[TRAIN]
         StartUp(run.tracker, started, say=partial(tell, console)).over()
         curve = lr_find.search(run.engine, train, run.settings, config.trainer.lr_find)
         run.shortcut.leave()
+        team.close()
         title = f"Learning rates on {run.data.title}"
         suggestion = lr_find.record(curve, run.artifacts, run.tracker, title)
     show.suggestion(console, suggestion)
@@ -192,7 +204,7 @@ def _audit(frozen: Frozen, console: Console, tracker: Tracker) -> None:
         tracker.log_tags({"gluonexp.freeze.audit": sentence})
 
 
-def _evaluations(config: Config, data: Data) -> dict[str, Split]:
+def evaluations(config: Config, data: Data) -> dict[str, Split]:
     """Return the splits to evaluate after each epoch."""
     evaluations = {} if data.val is None else {"val": data.val}
     if config.trainer.test_each_epoch and data.test is not None:

@@ -16,7 +16,7 @@ from gluonexp.config.recorded import Composed
 from gluonexp.config.schema import Config, to_config
 from gluonexp.tracking.artifacts import of_run
 from gluonexp.tracking.read.runs import RunRecord, reader
-from gluonexp.tracking.statuses import RUNNING
+from gluonexp.tracking.statuses import FINISHED, RUNNING
 from gluonexp.training import job_folder
 
 
@@ -48,6 +48,35 @@ def configuration(composed: Composed, overrides: Sequence[str], folders: Iterabl
     return replace(config, trainer=replace(config.trainer, resume=str(folder)))
 
 
+def restarted(config: Config, job: str) -> Config:
+    """Return what to run where torchrun has started its `job` again, because a process was lost.
+
+    That is `config`, resumed from the newest checkpoint of what the job had begun; and a run that
+    its own process could not end any more is FAILED now.
+
+    Raises
+    ------
+    GluonexpError
+        The store cannot be read.
+    """
+    uri = config.tracking.uri
+    if config.trainer.lr_find.steps or config.tracking.backend == "none":
+        return config
+    for run in reader(uri).tagged(tracking.TORCHRUN, job):
+        if run.status == FINISHED:  # another job of that name
+            break
+        if run.status == RUNNING and not _trains(run):
+            tracking.end_lost(uri, run.run_id, "its process was lost; torchrun started another")
+        if (folder := _newest(run)) is not None:
+            return replace(config, trainer=replace(config.trainer, resume=str(folder)))
+    return config
+
+
+def _newest(run: RunRecord) -> Path | None:
+    """Return the folder of the newest checkpoint that a run left; a sweep's parent has none."""
+    return job_folder.of_run(Path(run.workdir), run.run_id) if run.workdir else None
+
+
 def _is_run(reference: str) -> bool:
     if Path(reference).expanduser().exists():
         return False
@@ -64,8 +93,7 @@ def _checkpoint(reference: str, uri: str | None) -> tuple[str, Path]:
     else:
         runs = [run]
     for run in runs:
-        workdir = run.workdir  # a sweep's parent has none
-        if workdir and (folder := job_folder.of_run(Path(workdir), run.run_id)) is not None:
+        if (folder := _newest(run)) is not None:
             return run.run_id, folder
     if reference == "last":
         raise GluonexpError("trainer.resume=last: no run left a checkpoint on this machine")

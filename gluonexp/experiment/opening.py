@@ -28,6 +28,7 @@ from gluonexp.training import job_folder, loop
 from gluonexp.training.callbacks import Checkpoint
 from gluonexp.training.engine import Engine
 from gluonexp.training.frozen import Frozen
+from gluonexp.training.team import ALONE, Team
 
 
 @dataclass(frozen=True)
@@ -88,9 +89,15 @@ class OpenRun:
 
 @contextmanager
 def opened(
-    config: Config, workdir: Path, overrides: Sequence[str], console: Console
+    config: Config,
+    workdir: Path,
+    overrides: Sequence[str],
+    console: Console,
+    team: Team = ALONE,
 ) -> Iterator[OpenRun]:
     """Open a run; it ends FINISHED with the block, FAILED or KILLED with an exception.
+
+    Each process of `team` opens it, to train together; rank 0 alone records.
 
     Raises
     ------
@@ -98,7 +105,7 @@ def opened(
         A setting or the data are not right. Whatever can be found out before data are read is
         found before a run exists, and nothing in `workdir` is removed before it does.
     """
-    before = resume.earlier(config)
+    before = team.tell(resume.earlier(config) if team.rank == 0 else None)
     job_folder.check(workdir, None if before is None else before.folder)
     device = engines.device(config)
     components = assembly.components(config)
@@ -120,7 +127,7 @@ def opened(
         layers, plan = _planned(config, net, steps)
     config = networks.pinned(config, pretrained)
     networks.check_images(config, net, steps, device)
-    engine = engines.engine(config, components, net, steps, spec, device)
+    engine = engines.engine(config, components, net, steps, spec, device, team)
     engine.freeze(plan)
     frozen = Frozen(engine, plan)
     outlook = assembly.outlook(config, components, net, layers, plan, steps, device)
@@ -134,9 +141,16 @@ def opened(
     artifacts = workdir / job_folder.ARTIFACTS
     tags = record.tags(origin, overrides, engine.where)
     tags[tracking.WORKDIR] = str(workdir.resolve())  # where its checkpoints are
+    tags |= team.tags
     if config.trainer.lr_find.steps:
         tags[tracking.KIND] = "lr_find"
-    with tracked_run(config.tracking, tags) as tracker, job_folder.listed(workdir):
+    with (
+        tracked_run(config.tracking, tags) as tracker,
+        team.watched(),
+        job_folder.listed(workdir),
+    ):
+        if team.size > 1:
+            team.run_id = team.tell(tracker.run_id)
         aside = job_folder.take(workdir, tracker.run_id, None if before is None else before.folder)
         show.set_aside(console, aside)
         record.config(artifacts, config, overrides, origin)
@@ -146,7 +160,8 @@ def opened(
         if before is not None:
             before.check(read)
         show.data(console, data)
-        record.samples(artifacts, data)
+        if team.rank == 0:  # it takes long
+            record.samples(artifacts, data)
         tracker.log_params(record.parameters(config, data, plan, pretrained))
         record.datasets(tracker, config, data)
         tracker.log_artifacts(artifacts)
@@ -168,16 +183,20 @@ def opened(
                 "pretrained": None if pretrained is None else asdict(pretrained),
                 "frozen": frozen.digests if before is None else before.identity.get("frozen"),
             },
+            team=team,
         )
         if before is not None:
-            before.restore(engine, workdir)
+            before.restore(engine, workdir, team)
             tell(console, before.sentence())
             record.resumed(tracker, before, switch)
             if switch is not None:
                 show.note(console, switch)
             for note in before.notes(config, components, settings, len(data.train)):
                 show.note(console, note)
-        record.proof(tracker, engine, data.train)
+        names = [row.parameter for row in plan.rows]
+        team.check_alike(lambda: {"the data set": data.digest, **engine.digests(names)})
+        if team.rank == 0:
+            record.proof(tracker, engine, data.train)
         yield OpenRun(
             config=config,
             components=components,

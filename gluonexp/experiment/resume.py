@@ -19,6 +19,7 @@ from gluonexp.training import checkpoint, job_folder, loop
 from gluonexp.training.callbacks import EarlyStopping
 from gluonexp.training.engine import Engine
 from gluonexp.training.job_folder import Owner
+from gluonexp.training.team import Team
 
 # What says where the first parameters came from: the checkpoint has those that followed.
 ORIGIN = ("weights", "sha256")
@@ -79,9 +80,18 @@ class Earlier:
                 raise self._differs(f"model.{key}", before, now)
         return Pretrained(**{**fields, "warning": None})  # the user was warned then
 
-    def restore(self, engine: Engine, workdir: Path) -> None:
-        """Put the checkpoint into `engine`, and the best one so far into the job's folder."""
-        checkpoint.load(self.folder, engine, optimizer=True)
+    def restore(self, engine: Engine, workdir: Path, team: Team) -> None:
+        """Put the checkpoint into `engine`, and the best one so far into the job's folder.
+
+        Rank 0 alone reads it, and tells the others of `team`.
+        """
+        if team.rank == 0:
+            checkpoint.load(self.folder, engine, optimizer=True)
+        if team.size > 1:
+            state = team.tell(engine.state())
+            if team.rank:
+                engine.load(state, optimizer=True)
+                return
         best = checkpoint.find(self.folder.parent / "best")
         target = workdir / job_folder.CHECKPOINTS / "best"
         if best is not None and best.resolve() != target.resolve():  # it may stay the best

@@ -51,11 +51,11 @@ class Team:
         """Return what rank 0 passes; collective."""
         return value
 
-    def sum_(self, tensor: Any) -> None:
-        """Replace a tensor by its sum over all processes; collective."""
+    def sum_(self, *tensors: Any) -> None:
+        """Replace tensors by their sums over all processes; collective."""
 
-    def share_(self, tensor: Any) -> None:
-        """Replace a tensor by that of rank 0; collective."""
+    def share_(self, *tensors: Any) -> None:
+        """Replace tensors by those of rank 0; collective."""
 
     def check_alike(self, digests: Callable[[], Mapping[str, str]]) -> None:
         """Refuse to train what is not the same in every process; collective.

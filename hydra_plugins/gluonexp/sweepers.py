@@ -65,12 +65,17 @@ class RecordedSweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> Summary:
         """Run the sweep that `arguments` mean."""
         from gluonexp.base.errors import GluonexpError
+        from gluonexp.base.ranks import world
         from gluonexp.config import hydra_private
         from gluonexp.config.overrides import as_typed
         from gluonexp.sweep.conduct import SweepPlan, conduct
         from gluonexp.sweep.launching import StreamingLauncher, launched
         from gluonexp.sweep.points import Composer
 
+        if world().size > 1:
+            raise CompactHydraException(
+                "a sweep starts its jobs itself: start it without torchrun"
+            )
         launcher, folder, loader = self._launcher, self._folder, self._loader
         parser = OverridesParser.create(config_loader=loader)
         parsed = {

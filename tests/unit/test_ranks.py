@@ -115,7 +115,7 @@ TOGETHER = """
         if first:
             print(error)
         else:
-            team.outlive()
+            team.peers.outlive_first()
     except SystemExit as error:
         print("signal", error.signum)
 """

@@ -7,10 +7,11 @@ import torch
 from gluonexp.base.errors import GluonexpError
 
 
-def device(name: str) -> torch.device:
+def device(name: str, process: int = 0) -> torch.device:
     """Return PyTorch's device for ``auto``, ``cpu``, ``gpu`` or ``gpu:N``.
 
-    ``auto`` is the first GPU that the installed PyTorch has code for, and else the CPU.
+    ``auto`` is the first GPU that the installed PyTorch has code for, and else the CPU. Of several
+    processes of this host each takes the next GPU, by its number `process`.
 
     Raises
     ------
@@ -22,13 +23,14 @@ def device(name: str) -> torch.device:
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     usable = [number for number in range(count) if _has_code(number)]
     if name == "auto":
-        return torch.device("cuda", usable[0]) if usable else torch.device("cpu")
+        chosen = usable[process % len(usable)] if usable else None
+        return torch.device("cpu") if chosen is None else torch.device("cuda", chosen)
     if not count:
         raise GluonexpError(
             f"device={name}: PyTorch {torch.__version__} sees no GPU; look at `nvidia-smi` and at "
             "CUDA_VISIBLE_DEVICES, install a build of PyTorch with CUDA, or use device=cpu"
         )
-    number = int(name.partition(":")[2] or 0)
+    number = int(name.partition(":")[2] or process % count)
     if number >= count:
         raise GluonexpError(f"device={name}: there are {count} GPUs, so N is below {count}")
     if number not in usable:

@@ -18,80 +18,14 @@ from gluonexp.data.types import Batch, Split
 from gluonexp.engines import freezing
 from gluonexp.engines.torch.lowering import Lowered, lower
 from gluonexp.engines.torch.rules import rule
+from gluonexp.engines.torch.scores import IssuedStep, Sums, scored
 from gluonexp.freeze import FreezePlan
 from gluonexp.graph import symbols
 from gluonexp.graph.graph import Graph, Output
 from gluonexp.training.engine import Scores, State
+from gluonexp.training.team import ALONE, Team
 
 _LOGITS, _LABELS = "logits", "labels"
-
-
-class IssuedStep:
-    """One training step, by its losses (N,) on the device, from before the update."""
-
-    def __init__(self, losses: torch.Tensor) -> None:
-        self._losses = losses
-        self._done: Any = None
-        if losses.is_cuda:
-            self._done = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            self._done.record()
-
-    def wait(self) -> None:
-        """Return once it is computed."""
-        if self._done is not None:
-            self._done.synchronize()
-
-    def loss(self) -> float:
-        """Return the mean loss of its batch (device sync)."""
-        return float(self._losses.mean())
-
-
-class Sums:
-    """Loss and hits summed on the device and weighted by sample; nothing waits until `read`."""
-
-    def __init__(
-        self, device: torch.device, start: Mapping[str, NDArray[Any]] | None = None
-    ) -> None:
-        start = start or {}
-        names = ("loss", "correct", "grad_norm")
-        self._totals = {
-            name: torch.tensor(start.get(name, np.zeros(1)), dtype=torch.float64, device=device)
-            for name in names
-        }
-        self._samples, self._clipped = (int(start.get(n, 0)) for n in ("samples", "clipped_steps"))
-
-    def add(
-        self,
-        losses: torch.Tensor,
-        logits: torch.Tensor,
-        labels: torch.Tensor,
-        grad_norm: torch.Tensor | None = None,
-    ) -> None:
-        """Add one batch: losses (N,), logits (N, K), labels (N,), grad_norm ()."""
-        self._totals["loss"] += losses.sum()
-        self._totals["correct"] += (logits.argmax(dim=1) == labels).sum()
-        self._samples += len(labels)
-        if grad_norm is not None:
-            self._totals["grad_norm"] += grad_norm
-            self._clipped += 1
-
-    def read(self) -> Scores:
-        """Return the scores so far (device sync)."""
-        if not self._samples:
-            return Scores(float("nan"), float("nan"), 0)
-        loss, correct, norm = (float(total) for total in self._totals.values())
-        return Scores(
-            loss=loss / self._samples,
-            acc=correct / self._samples,
-            samples=self._samples,
-            grad_norm=norm / self._clipped if self._clipped else None,
-        )
-
-    def state(self) -> dict[str, NDArray[Any]]:
-        """Return what `start` takes (device sync)."""
-        totals = {name: total.float().cpu().numpy() for name, total in self._totals.items()}
-        counts = {"samples": self._samples, "clipped_steps": self._clipped}
-        return {**totals, **{name: np.array(count) for name, count in counts.items()}}
 
 
 class TorchEngine:
@@ -107,6 +41,9 @@ class TorchEngine:
         of images (N, H, W, C) uint8.
     image
         (H, W, C).
+    team
+        The processes that train together, each its part of a batch. Layers that normalize by a
+        batch do so by that part; their statistics are evaluated, and kept, as rank 0 has them.
     loss
         Takes (logits, labels) to a loss for each sample.
 
@@ -125,8 +62,9 @@ class TorchEngine:
         optim: OptimConfig,
         config: EngineConfig,
         device: torch.device,
+        team: Team = ALONE,
     ) -> None:
-        self.net, self.loss, self.device = net, loss, device
+        self.net, self.loss, self.device, self._team = net, loss, device, team
         self._optim, self._config, self._rule = optim, config, rule(optim)
         _set_up(config)
         self._preprocess = _lowered(preprocess, (1, *image)).to(device)
@@ -162,7 +100,7 @@ class TorchEngine:
 
     def seed(self, seed: int, epoch: int, step: int = 0) -> None:
         """Seed PyTorch's generators: each epoch starts anew."""
-        torch.manual_seed(engine_seed(seed, epoch, step))
+        torch.manual_seed(engine_seed(seed, epoch, step) + self._team.rank)
 
     def reset(self, sums: Mapping[str, NDArray[Any]] | None = None) -> None:
         """Start the running scores from nothing, or from a state's `sums`."""
@@ -204,6 +142,18 @@ class TorchEngine:
 
     def step(self, batch: Batch, lr: float) -> IssuedStep:
         """Move the parameters once, at the learning rate `lr`."""
+        samples = len(batch)
+        batch = batch.part(self._team.part(samples))
+        scores = torch.zeros(2, device=self.device)
+        if len(batch):  # of fewer images than processes some get none
+            scores = self._backward(batch)
+        with torch.no_grad():
+            norm = self._update(samples, lr, scores)
+            self._sums.add(scores, samples, norm)
+        return IssuedStep(scores[0] / samples)
+
+    def _backward(self, batch: Batch) -> torch.Tensor:
+        """Compute gradients of the sum of losses; return that sum and the hits (2,)."""
         labels = self._labels(batch.labels)
         self._module.train()
         with torch.no_grad():
@@ -216,10 +166,7 @@ class TorchEngine:
         losses.sum().backward()  # type: ignore[no-untyped-call]
         with torch.no_grad():
             self._module.settle()
-            norm = self._update(len(batch.labels), lr)
-            losses, logits = losses.detach(), logits.detach()
-            self._sums.add(losses, logits, labels, norm)
-        return IssuedStep(losses)
+        return scored(losses, logits, labels)
 
     def _losses(self, batch: Batch, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Return the losses (N,) of a batch, given its logits (N, K) and labels (N,)."""
@@ -230,13 +177,17 @@ class TorchEngine:
         others: torch.Tensor = self._loss(logits, self._labels(batch.others))
         return share * losses + (1 - share) * others
 
-    def _update(self, samples: int, lr: float) -> torch.Tensor | None:
-        """Move what learns by its gradients, sums over `samples`; return the mean's norm."""
+    def _update(self, samples: int, lr: float, scores: torch.Tensor) -> torch.Tensor | None:
+        """Move what learns by its gradients, sums over `samples`; return the mean's norm.
+
+        Gradients and `scores` are summed over the processes first.
+        """
         names = self._learning
         weights = [self._values[name] for name in names]
         gradients = [
             torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in weights
         ]
+        self._team.sum_(*gradients, scores)
         norm = None
         if (longest := self._optim.clip_norm) is not None:
             norm = torch.stack(torch._foreach_norm(gradients)).norm() / samples
@@ -270,9 +221,14 @@ class TorchEngine:
 
     def evaluate(self, split: Split, batch_size: int) -> Scores:
         """Return the scores of `split` in prediction mode, in float32 (device sync)."""
+        self._team.share_(*(v for v in self._values.values() if not _is_parameter(v)))
+        rows = np.arange(len(split))[self._team.part(len(split))]
+        scores = torch.zeros(2, dtype=torch.float64, device=self.device)
+        for labels, logits in self._predicted(split.select(rows), batch_size):
+            scores += scored(self._loss(logits, labels), logits, labels)
+        self._team.sum_(scores)
         sums = Sums(self.device)
-        for labels, logits in self._predicted(split, batch_size):
-            sums.add(self._loss(logits, labels), logits, labels)
+        sums.add(scores, len(split))
         return sums.read()
 
     def logits(self, split: Split, batch_size: int) -> NDArray[np.float32]:
@@ -364,6 +320,11 @@ class TorchEngine:
 def _lowered(block: nn.HybridBlock, shape: tuple[int, ...]) -> Lowered:
     """Return a block without parameters."""
     return lower(Graph.from_symbol(symbols.traced(block)), {}, {"data": shape}).eval()
+
+
+def _is_parameter(value: torch.Tensor) -> bool:
+    """Tell a parameter from a statistic."""
+    return isinstance(value, torch.nn.Parameter)
 
 
 def _array(value: torch.Tensor) -> NDArray[Any]:

@@ -334,6 +334,8 @@ def _array(value: torch.Tensor) -> NDArray[Any]:
 
 def _set_up(config: EngineConfig) -> None:
     """Set what PyTorch has one of in a process; an earlier job may have set it otherwise."""
-    torch.use_deterministic_algorithms(config.deterministic)
+    if torch.are_deterministic_algorithms_enabled() != config.deterministic:
+        # Setting it imports the compiler, which takes a second.
+        torch.use_deterministic_algorithms(config.deterministic)
     torch.backends.cudnn.benchmark = not config.deterministic
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = config.tf32

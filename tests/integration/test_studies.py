@@ -13,6 +13,7 @@ from gluonexp.tracking import ensure_experiment, open_store
 STUDIES = Path(__file__).parents[2] / "experiments"
 PARAMS = {
     **{"seed": "0", "optim.lr": "0.01", "trainer.epochs": "1", "dataset.resize": "64"},
+    **{"engine.name": "torch", "engine.precision": "float32"},
     **{"data.title": "digits", "data.train_images": "9", "model.weights": "none"},
 }
 METRICS = {
@@ -25,7 +26,7 @@ ENDED = {
     **{name: ("FAILED",) for name in ("export_families", "int8")},
     **{
         name: ("FINISHED", "FAILED", "FINISHED")
-        for name in ("bundled_alexnet", "cifar10_alexnet", "fashion_mnist_cnn", "lr_grid")
+        for name in ("bundled_alexnet", "cifar10_alexnet", "engines", "fashion_mnist_cnn", "lr_grid")
     },
 }
 # How many rows come of that; a sweep of rates is one.
@@ -71,13 +72,14 @@ def test_every_table_has_the_script_that_writes_it(path, store, tmp_path, monkey
     small = {
         "bench.py": ["--only=cnn", "--rounds=1", "--images=512", f"--csv={tmp_path}/x.csv"],
         "pruners.py": ["2"],
+        "speed.py": ["--only=small", "--rounds=1", "--images=256", f"--csv={tmp_path}/x.csv"],
     }
     monkeypatch.chdir(store)
     monkeypatch.syspath_prepend(path.parent)  # as Python does for a script that it runs
     monkeypatch.setattr(sys, "argv", [script, *small.get(script, [])])
     runpy.run_path(str(path.parent / script), run_name="__main__")
     text = capsys.readouterr().out
-    if script == "bench.py":
+    if script in ("bench.py", "speed.py"):
         text = (tmp_path / "x.csv").read_text()
     rows = list(csv.reader(text.splitlines()))
     recorded = list(csv.reader(path.read_text().splitlines()))

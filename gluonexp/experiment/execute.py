@@ -182,7 +182,8 @@ def _find_lr(
 ) -> Result:
     """Search a learning rate instead of training; no checkpoint, no test, nothing exported."""
     with opened(config, workdir, overrides, console, team) as run:
-        found = run.shortcut.enter(0, {TRAIN: run.data.train})
+        with team.after_first():
+            found = run.shortcut.enter(0, {TRAIN: run.data.train})
         train = run.data.train if found is None else found[TRAIN]
         StartUp(run.tracker, started, say=partial(tell, console)).over()
         curve = lr_find.search(run.engine, train, run.settings, config.trainer.lr_find)

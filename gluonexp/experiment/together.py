@@ -104,7 +104,8 @@ def _train(task: Task, workdir: Path, team: Ranks) -> None:
     config = replace(task.config, tracking=_UNTRACKED)
     with opened(config, workdir, task.overrides, plain_console(), team) as run:
         if config.trainer.lr_find.steps:
-            found = run.shortcut.enter(0, {TRAIN: run.data.train})
+            with team.after_first():
+                found = run.shortcut.enter(0, {TRAIN: run.data.train})
             train = run.data.train if found is None else found[TRAIN]
             lr_find.search(run.engine, train, run.settings, config.trainer.lr_find)
         else:

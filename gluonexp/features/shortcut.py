@@ -163,7 +163,8 @@ class TrainBehind(Callback):
 
     def epoch_start(self, fit: Fit) -> None:
         """Put features into the place of images, or images back."""
-        found = self._shortcut.enter(fit.epoch, self._images)
+        with fit.settings.team.after_first():  # who computes and says so; the others find it kept
+            found = self._shortcut.enter(fit.epoch, self._images)
         if found is not None:
             self._put(fit, found)
 

@@ -67,6 +67,15 @@ class Team:
         """
 
     @contextmanager
+    def after_first(self) -> Iterator[None]:
+        """Let rank 0 be through with what is inside before the others begin; collective."""
+        if self.rank:
+            self.tell(None)
+        yield
+        if not self.rank:
+            self.tell(None)
+
+    @contextmanager
     def watched(self) -> Iterator[None]:
         """Raise that a process was lost where a signal came for that reason."""
         yield

@@ -13,6 +13,7 @@ from gluonexp.base.errors import GluonexpError
 from gluonexp.base.mx import autograd, mx, nd, nn
 from gluonexp.config.schema import FreezeConfig, FreezeRule
 from gluonexp.data.augment import unchanged
+from gluonexp.engines.mxnet.engine import MXNetEngine
 from gluonexp.features import compute, outlook
 from gluonexp.features.front import Front, find
 from gluonexp.graph import symbols
@@ -553,7 +554,7 @@ def test_a_front_and_what_is_behind_it_are_the_network(drawing):
     inputs = nd.array(np.random.default_rng(0).normal(size=(2, 4, 3, 3)))
     agree(net, found, inputs)
     # As in training: the layers go by the batch and draw, and what is not frozen has moved.
-    freezing = assembly.MXNetEngine(net, None, None, mx.optimizer.SGD(), mx.cpu())
+    freezing = MXNetEngine(net, None, None, mx.optimizer.SGD(), mx.cpu())
     freezing.freeze(plan)
     seen = []
     for seed in (1, 2):

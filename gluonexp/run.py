@@ -67,6 +67,7 @@ usage: {command} [GROUP=NAME ...] [KEY=VALUE ...] [--multirun]
   {command} model=alexnet_ft optim=sgd           pretrained AlexNet, frozen, under a new classifier
   {command} model=zoo_ft model.backbone=resnet18_v1 freeze=gradual
   {command} trainer=lr_find                      which learning rate?
+  {command} engine=torch                         the same network, trained by PyTorch
   {command} dataset=cifar10 optim=sgd optim.lr=0.05 scheduler=cosine
   {command} dataset=image_folder dataset.root=photos dataset.resize=64
   {command} -m optim.lr=0.001,0.003,0.01 seed=0,1  a sweep: every combination, and which is best

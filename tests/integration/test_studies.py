@@ -26,7 +26,9 @@ ENDED = {
     **{name: ("FAILED",) for name in ("export_families", "int8")},
     **{
         name: ("FINISHED", "FAILED", "FINISHED")
-        for name in ("bundled_alexnet", "cifar10_alexnet", "engines", "fashion_mnist_cnn", "lr_grid")
+        for name in (
+            *("bundled_alexnet", "cifar10_alexnet", "engines", "fashion_mnist_cnn", "lr_grid"),
+        )
     },
 }
 # How many rows come of that; a sweep of rates is one.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gluonexp.base.errors import GluonexpError
 from gluonexp.base.mx import gluon, mx, nd, nn
 from gluonexp.base.seeds import engine_seed
 from gluonexp.config.schema import EngineConfig, OptimConfig
@@ -50,7 +52,7 @@ class TorchEngine:
     Raises
     ------
     GluonexpError
-        An operator that cannot be lowered, by its name.
+        An operator that cannot be lowered, or a parameter that is not float32, by its name.
     """
 
     def __init__(
@@ -90,6 +92,11 @@ class TorchEngine:
         return str(self.device)
 
     def _parameter(self, parameter: gluon.Parameter) -> torch.Tensor:
+        if (dtype := np.dtype(parameter.dtype)) != np.float32:
+            raise GluonexpError(
+                f"engine=torch: {parameter.name} is {dtype}; it trains float32, in bfloat16 with "
+                "engine.precision=bfloat16; take engine=mxnet"
+            )
         value = self._put(parameter.data().asnumpy())
         return torch.nn.Parameter(value) if parameter._differentiable else value
 
@@ -127,14 +134,16 @@ class TorchEngine:
 
     def _inputs(self, images: NDArray[Any]) -> torch.Tensor:
         """Return what the network takes: of images (N, H, W, C) uint8, or features (N, ...)."""
-        given = torch.from_numpy(np.require(images, requirements=("C", "W"))).to(self.device)
-        if self._behind is not None:
-            return given.float()
-        made: torch.Tensor = self._preprocess(given)
-        return made.contiguous(memory_format=torch.channels_last)
+        given = self._moved(images)
+        made = given.float() if self._behind is not None else self._preprocess(given)
+        return made.contiguous(memory_format=torch.channels_last) if made.dim() == 4 else made
 
-    def _labels(self, labels: NDArray[np.int64]) -> torch.Tensor:
-        return torch.tensor(labels, device=self.device)
+    def _moved(self, array: NDArray[Any]) -> torch.Tensor:
+        """Return an array on the device; what was issued there before is not waited for."""
+        made = torch.from_numpy(np.require(array, requirements=("C", "W")))
+        if self.device.type == "cpu":
+            return made
+        return made.pin_memory().to(self.device, non_blocking=True)
 
     def prove(self, batch: Batch) -> dict[str, str]:
         """Compare a step with MXNet's, and both with one in float64; return the figures."""
@@ -154,8 +163,9 @@ class TorchEngine:
 
     def _backward(self, batch: Batch) -> torch.Tensor:
         """Compute gradients of the sum of losses; return that sum and the hits (2,)."""
-        labels = self._labels(batch.labels)
-        self._module.train()
+        labels = self._moved(batch.labels)
+        if not self._module.training:
+            self._module.train()
         with torch.no_grad():
             inputs = self._inputs(batch.images)
         low = self._config.precision == "bfloat16"
@@ -170,11 +180,11 @@ class TorchEngine:
 
     def _losses(self, batch: Batch, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Return the losses (N,) of a batch, given its logits (N, K) and labels (N,)."""
-        losses: torch.Tensor = self._loss(logits, labels)
+        losses: torch.Tensor = self._loss(logits, labels.float())
         if batch.share is None:
             return losses
-        share = torch.tensor(batch.share, device=self.device)
-        others: torch.Tensor = self._loss(logits, self._labels(batch.others))
+        share = self._moved(batch.share)
+        others: torch.Tensor = self._loss(logits, self._moved(batch.others).float())
         return share * losses + (1 - share) * others
 
     def _update(self, samples: int, lr: float, scores: torch.Tensor) -> torch.Tensor | None:
@@ -225,7 +235,7 @@ class TorchEngine:
         rows = np.arange(len(split))[self._team.part(len(split))]
         scores = torch.zeros(2, dtype=torch.float64, device=self.device)
         for labels, logits in self._predicted(split.select(rows), batch_size):
-            scores += scored(self._loss(logits, labels), logits, labels)
+            scores += scored(self._loss(logits, labels.float()), logits, labels)
         self._team.sum_(scores)
         sums = Sums(self.device)
         sums.add(scores, len(split))
@@ -241,7 +251,7 @@ class TorchEngine:
         """Return labels (N,) and logits (N, K) of each batch."""
         self._module.eval()
         return [
-            (self._labels(batch.labels), self._module(self._inputs(batch.images)))
+            (self._moved(batch.labels), self._module(self._inputs(batch.images)))
             for batch in batches(split, batch_size)
         ]
 
@@ -251,7 +261,7 @@ class TorchEngine:
     ) -> NDArray[np.float32]:
         """Return the loss (N,) of each sample, given its logits (N, K) and label (N,)."""
         given = torch.tensor(logits, device=self.device)
-        losses: NDArray[np.float32] = self._loss(given, self._labels(labels)).cpu().numpy()
+        losses: NDArray[np.float32] = self._loss(given, self._moved(labels).float()).cpu().numpy()
         return losses
 
     def state(self) -> State:
@@ -337,5 +347,6 @@ def _set_up(config: EngineConfig) -> None:
     if torch.are_deterministic_algorithms_enabled() != config.deterministic:
         # Setting it imports the compiler, which takes a second.
         torch.use_deterministic_algorithms(config.deterministic)
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what they need on a GPU
     torch.backends.cudnn.benchmark = not config.deterministic
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = config.tf32

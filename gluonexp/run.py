@@ -259,10 +259,6 @@ def start(command: str = "python -m gluonexp.run") -> None:
     if {"--help", "-h"} & set(arguments):
         print(help_text(command, arguments), end="")
         return
-    world = ranks.world()
-    ranks.share_cores(world)
-    if world.rank:
-        _follow(world, arguments)
     # Hydra's parser wants its options before the overrides; people write them anywhere.
     options: list[str] = []
     overrides: list[str] = []
@@ -271,6 +267,10 @@ def start(command: str = "python -m gluonexp.run") -> None:
         of_hydra = before in WITH_VALUE or not is_override
         (options if of_hydra else overrides).append(word)
     try:
+        world = ranks.world()
+        ranks.share_cores(world)
+        if world.rank:
+            _follow(world, arguments)
         overrides = as_typed(overrides)
         if _typed(overrides, "sweep.resume"):
             overrides = again(overrides)

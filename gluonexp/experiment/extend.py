@@ -59,8 +59,8 @@ def restarted(config: Config, job: str) -> Config:
     GluonexpError
         The store cannot be read.
     """
-    uri = config.tracking.uri
-    if config.trainer.lr_find.steps or config.tracking.backend == "none":
+    uri, of_sweep = config.tracking.uri, config.tracking.run_id is not None
+    if of_sweep or config.trainer.lr_find.steps or config.tracking.backend == "none":
         return config
     for run in reader(uri).tagged(tracking.TORCHRUN, job):
         if run.status == FINISHED:  # another job of that name

@@ -15,13 +15,13 @@ T = TypeVar("T")
 class Team:
     """One process alone: what several of them tell and sum, it has already.
 
+    All of them go through the same batches and the same epochs, and call what is collective in
+    the same order.
+
     Parameters
     ----------
     world
         Which process it is; None: one that was started by itself.
-
-    All of them go through the same batches and the same epochs, and call what is collective in
-    the same order.
 
     Attributes
     ----------

@@ -40,10 +40,8 @@ class Ranks(Team):
         # torchrun keeps it, with all that is in it, for the processes of a restart.
         attempt = f"gluonexp/{world.restarts}"
         store = dist.PrefixStore(attempt, store)  # type: ignore[attr-defined]
-        backend = "gloo"
-        if torch.cuda.device_count() >= world.local_size:
-            torch.cuda.set_device(world.local_rank)
-            backend = "cpu:gloo,cuda:nccl"
+        self._nccl = torch.cuda.device_count() >= world.local_size
+        backend = "cpu:gloo,cuda:nccl" if self._nccl else "gloo"
         dist.init_process_group(
             backend, store=store, rank=self.rank, world_size=self.size, timeout=_PATIENCE
         )
@@ -83,7 +81,7 @@ class Ranks(Team):
         flat = torch.cat([tensor.flatten() for tensor in tensors])
         try:
             work = begin(flat)
-            while not work.is_completed():
+            while not (flat.is_cuda or work.is_completed()):  # on a GPU the stream waits, not we
                 with suppress(RuntimeError):  # not yet; or it failed, which the last wait says
                     work.wait(_GLANCE)
             work.wait()
@@ -126,7 +124,8 @@ class Ranks(Team):
         """Close every connection, however the training ended."""
         if self._open:
             self._open = False
-            dist.destroy_process_group()
+            if not (self._nccl and self.peers.ending):  # NCCL would wait for one that is lost
+                dist.destroy_process_group()
 
 
 @contextmanager
@@ -134,7 +133,8 @@ def joined(world: World) -> Iterator[Ranks]:
     """Be one of the processes of `world` inside; however it ends, the others learn of it."""
     team = Ranks(world)
     try:
-        yield team
+        with team.watched():
+            yield team
     except BaseException as error:
         team.peers.note(error)
         raise

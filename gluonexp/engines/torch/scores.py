@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,8 +25,8 @@ class IssuedStep:
 
     def wait(self) -> None:
         """Return once it is computed."""
-        if self._done is not None:
-            self._done.synchronize()
+        while self._done is not None and not self._done.query():
+            time.sleep(1e-4)  # Python sees no signal while it synchronizes
 
     def loss(self) -> float:
         """Return the mean loss of its batch (device sync)."""

@@ -164,7 +164,9 @@ def shortcut(
     """Return what lets `engine` train from features where `outlook` has a frozen front."""
     image, settings = (spec.height, spec.width, spec.channels), outlook.settings
     block, name = networks.preprocess(steps, spec), getattr(net, "zoo_name", type(net).__name__)
-    how = f"{settings.engine}, {settings.precision}"
+    how, where = f"{settings.engine}, {settings.precision}", str(device)
+    if settings.engine == "torch":  # where it trains too; MXNet's devices are not its own
+        where = engine.where if engine.where.startswith("cuda") else "cpu"
 
     def recipe(front: Front) -> Recipe:
         graph = outlook.graph.prefix(front.end)
@@ -174,9 +176,9 @@ def shortcut(
             key={
                 "front": compute.fingerprint(graph, net),
                 "preprocessing": steps.to_json(),
-                **compute.arithmetic(settings, str(device)),
+                **compute.arithmetic(settings, where),
             },
-            stream=partial(compute.stream, graph, net, block, image, device, settings),
+            stream=partial(compute.stream, graph, net, block, image, device, settings, where),
             title=f"{front.layers} of {front.of} layers of {name} ({how})",
         )
 

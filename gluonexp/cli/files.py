@@ -91,6 +91,7 @@ def numbers(text: str) -> tuple[float, ...]:
 @click.option("--to", required=True, type=FOLDER, help="The folder to make.")
 @click.option("--onnx", is_flag=True, help="Also model.onnx.")
 @click.option("--int8", is_flag=True, help="Also a copy that computes in 8 bits.")
+@click.option("--torch", is_flag=True, help="Also model.py and its values, for PyTorch alone.")
 @click.option(
     "--preprocess",
     type=click.Choice(["signature", "graph"]),
@@ -128,6 +129,7 @@ def export(
     to: Path,
     onnx: bool,
     int8: bool,
+    torch: bool,
     preprocess: str,
     symbol: Path | None,
     params: Path | None,
@@ -151,6 +153,7 @@ def export(
     \b
     gluonexp export last --onnx --to ./digits
     gluonexp export 3f2a91c0 --onnx --int8 --preprocess graph --to ./served
+    gluonexp export last --torch --to ./left
     gluonexp export --symbol net-symbol.json --params net-0000.params --input 3x224x224 \\
         --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --classes names.txt --to ./net
     """  # noqa: D301 (click wants the backspace itself)
@@ -208,7 +211,7 @@ def export(
             config = settings(recorded, overrides, Signature.read(source).image)
             data = evaluate.data_for(Classifier(source), config, trained_on(recorded))
         with reexport.made(source, to) as folder:
-            wanted = ExportConfig(onnx=onnx, int8=int8, preprocess=preprocess)
+            wanted = ExportConfig(onnx=onnx, int8=int8, torch=torch, preprocess=preprocess)
             proved = reexport.complete(folder, wanted, data)
     click.echo(f"written: {to}")
     if foreign:

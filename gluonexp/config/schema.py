@@ -201,6 +201,8 @@ class ExportConfig:
     images: int | None = _ranged(None, low=1, below=257)
     # Also write a network of 8-bit integers, calibrated on training images.
     int8: bool = False
+    # Also write the network for PyTorch alone; null: where engine=torch trained it.
+    torch: bool | None = None
     # Log the export as an MLflow model, which can be served.
     mlflow_model: bool = True
     # Register that model under this name; `champion` is the best version so far.
@@ -231,8 +233,8 @@ class FeaturesConfig:
     # What all that is kept there may take; the least recently used goes first.
     budget_gb: float = _ranged(20.0, low=0, above=True)
     # auto: openvino where it is installed, else mxnet; what it came to is recorded.
-    engine: str = _chosen("auto", "auto", "mxnet", "openvino")
-    # Of the arithmetic; bfloat16 is openvino's, on processors that have it.
+    engine: str = _chosen("auto", "auto", "mxnet", "openvino", "torch")
+    # Of the arithmetic; bfloat16 is openvino's and torch's, on processors that have it.
     precision: str = _chosen("float32", "float32", "bfloat16")
     # Of what is kept.
     dtype: str = _chosen("float32", "float32", "float16")

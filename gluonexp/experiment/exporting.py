@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -60,7 +61,10 @@ def _proved(
     image = spec.height, spec.width, spec.channels
     written = symbol.export(run.net, folder, Signature(image, run.steps, tuple(spec.classes)))
     _keep_samples(run, folder, logits)
-    notes = formats.write(folder, run.config.export, run.data.train, written)
+    wanted = run.config.export
+    if wanted.torch is None:
+        wanted = replace(wanted, torch=run.config.engine.name == "torch")
+    notes = formats.write(folder, wanted, run.data.train, written)
 
     def trained(place: Path) -> None:
         run.net.export(str(place / names.MODEL), epoch=0)

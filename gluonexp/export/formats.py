@@ -11,6 +11,7 @@ from gluonexp.data.split import spread
 from gluonexp.data.types import Split
 from gluonexp.export import int8, uint8
 from gluonexp.export.onnx import convert
+from gluonexp.export.torch import convert as torch
 from gluonexp.model_folder.names import MODEL
 from gluonexp.model_folder.network import Network, read_network
 from gluonexp.model_folder.preprocess import Preprocess
@@ -26,12 +27,14 @@ def check(wanted: ExportConfig) -> None:
     Raises
     ------
     GluonexpError
-        ONNX is asked for and not installed, or int8 is and cannot be computed here.
+        ONNX or PyTorch is asked for and not installed, or int8 is and cannot be computed here.
     """
     if not wanted.enabled:
         return
     if wanted.onnx and not convert.installed():
         raise GluonexpError("export.onnx=true: onnx is missing: pip install 'gluonexp[onnx]'")
+    if wanted.torch and not torch.installed():
+        raise GluonexpError(f"export.torch=true: PyTorch is missing: {torch.INSTALL}")
     if wanted.int8 and (why := int8.unsupported()):
         raise GluonexpError(f"export.int8=true: {why}")
 
@@ -44,8 +47,8 @@ def write(
     Parameters
     ----------
     wanted
-        Of it count ``onnx``, ``preprocess`` and ``int8``. ONNX is written where it can be had if
-        nothing is said of it.
+        Of it count ``onnx``, ``preprocess``, ``int8`` and ``torch``. ONNX is written where it can
+        be had if nothing is said of it.
     train
         Some of these images calibrate ``int8-symbol.json``; None will do without that.
     network
@@ -65,9 +68,16 @@ def write(
             convert.write(network, folder, signature.shape[1:])
         except convert.Unexportable as error:  # all else of an export is of use without it
             notes.append(str(error))
+    no_onnx = bool(notes)
+    if wanted.torch:
+        try:
+            network = network or read_network(folder, MODEL, signature.input, signature.shape)
+            torch.write(network, folder, signature)
+        except torch.Unwritable as error:
+            notes.append(str(error))
     if wanted.preprocess == "graph":
         try:
-            uint8.write(folder, with_onnx=with_onnx and not notes)
+            uint8.write(folder, with_onnx=with_onnx and not no_onnx)
         except convert.Unexportable as error:
             notes.append(str(error))
     if wanted.int8:

@@ -12,8 +12,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from gluonexp.base.errors import GluonexpError
 from gluonexp.base.mx import gluon, mx, nd, nn
 from gluonexp.config.schema import FeaturesConfig
+from gluonexp.engines.torch import library
 from gluonexp.export.onnx import convert
 from gluonexp.features.front import INPUT
 from gluonexp.graph import symbols
@@ -42,6 +44,7 @@ def stream(
     image: tuple[int, int, int],
     device: mx.Context,
     settings: FeaturesConfig,
+    where: str = "cpu",
 ) -> Stream:
     """Return what computes `front`, whose parameters have the values that `net` has now.
 
@@ -51,36 +54,57 @@ def stream(
         A graph from the preprocessed images to the features.
     image
         (H, W, C) of the images.
+    where
+        On which device PyTorch computes, as it calls that.
 
     Raises
     ------
     Unexportable
         ONNX, through which OpenVINO reads it, cannot express an operator.
     CannotRun
-        OpenVINO cannot load it, or a batch of it.
+        OpenVINO or PyTorch cannot load it, or OpenVINO a batch of it.
     GluonexpError
         The processor has no bfloat16.
     """
     values = {name: p.data(device) for name, p in net.collect_params().items()}
-    if settings.engine == "openvino":
-        return _by_openvino(front, values, preprocess, image, settings.precision)
-    return _by_mxnet(front, values, preprocess, device)
+    if settings.engine == "mxnet":
+        return _by_mxnet(front, values, preprocess, device)
+    network = _composed(front, values, preprocess, image)
+    if settings.engine == "torch":
+        return _by_torch(network, image, settings.precision, where)
+    return _by_openvino(network, image, settings.precision)
 
 
-def _by_openvino(
+def _composed(
     front: Graph,
     values: Mapping[str, nd.NDArray],
     preprocess: Preprocess,
     image: tuple[int, int, int],
-    precision: str,
-) -> Stream:
+) -> Network:
+    """Return a front that takes uint8 images."""
     with mx.name.NameManager():
         inputs = preprocess(mx.sym.var(INPUT, dtype="uint8"))
         composed = symbols.to_symbol(front)(**{INPUT: inputs})
     mine = {*composed.list_inputs()}
     known = {name: value for name, value in values.items() if name in mine}
     shapes = {INPUT: (1, *image), **{name: value.shape for name, value in known.items()}}
-    network = Network(symbols.to_symbol(symbols.plain(composed, shapes)), known)
+    return Network(symbols.to_symbol(symbols.plain(composed, shapes)), known)
+
+
+def _by_torch(network: Network, image: tuple[int, int, int], precision: str, where: str) -> Stream:
+    library.load("features.engine=torch", "features.engine=mxnet")
+    from gluonexp.engines.torch import features
+
+    graph = Graph.from_symbol(network.symbol)
+    values = {name: value.asnumpy() for name, value in network.values.items()}
+    try:
+        module = features.module(graph, values, INPUT, image)
+    except GluonexpError as error:
+        raise runtimes.CannotRun(library.why(error), "torch") from None
+    return features.stream(module, precision, where)
+
+
+def _by_openvino(network: Network, image: tuple[int, int, int], precision: str) -> Stream:
     with tempfile.TemporaryDirectory() as folder:
         written = convert.write(network, Path(folder), image, dtype="uint8")
         content = written.read_bytes()
@@ -103,10 +127,10 @@ def _by_mxnet(
 
 def arithmetic(settings: FeaturesConfig, device: str) -> dict[str, Any]:
     """Return what the values of features depend on, besides the network and the images."""
-    library = "openvino" if settings.engine == "openvino" else "module"
+    runtime = "module" if settings.engine == "mxnet" else settings.engine
     return {
         "engine": settings.engine,
-        "versions": runtimes.versions(library),
+        "versions": runtimes.versions(runtime),
         "precision": settings.precision,
         "device": device,
         "batch": BATCH,

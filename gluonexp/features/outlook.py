@@ -128,10 +128,16 @@ def _settled(wanted: FeaturesConfig, on_cpu: bool) -> FeaturesConfig:
             "features.engine=openvino: OpenVINO and ONNX are not installed: "
             "pip install 'gluonexp[onnx]', or features.engine=mxnet"
         )
-    if wanted.precision == "bfloat16" and engine != "openvino":
+    if engine == "torch" and not installed("torch"):
+        raise GluonexpError(
+            "features.engine=torch: PyTorch is not installed: pip install 'gluonexp[torch]', or "
+            "features.engine=mxnet"
+        )
+    if wanted.precision == "bfloat16" and engine == "mxnet":
         raise GluonexpError(
             "features.precision=bfloat16 is OpenVINO's, on a CPU (features.engine=openvino, "
-            "pip install 'gluonexp[onnx]'); MXNet computes in float32"
+            "pip install 'gluonexp[onnx]'), and PyTorch's (features.engine=torch, pip install "
+            "'gluonexp[torch]'); MXNet computes in float32"
         )
     return replace(wanted, engine=engine)
 

@@ -93,8 +93,10 @@ class Shortcut:
             found = self._proved(front, splits)
         except (NoCache, Differs, Unexportable, CannotRun) as error:
             self._engine.start(None)
-            without = isinstance(error, (Unexportable, CannotRun))
-            why = f"{error}; features.engine=mxnet needs no ONNX" if without else str(error)
+            why = str(error)
+            if isinstance(error, (Unexportable, CannotRun)):
+                torch = isinstance(error, CannotRun) and error.runtime == "torch"
+                why += f"; features.engine=mxnet {'can' if torch else 'needs no ONNX'}"
             self._say(f"features are not used: {why}. Every epoch computes all layers")
             self._tracker.log_tags({TAG: f"not used: {why}"})
             return dict(splits)

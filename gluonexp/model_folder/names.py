@@ -17,6 +17,7 @@ CERTIFICATE: Final = "certificate.json"
 ONNX: Final = "model.onnx"
 UINT8_ONNX: Final = "uint8.onnx"
 INT8_RECORD: Final = "int8.json"
+TORCH: Final = ("model.py", "model.safetensors")  # a network of PyTorch's, and its values
 
 # Prefixes of pairs, a symbol and its parameters.
 MODEL: Final = "model"  # takes float32 NCHW
@@ -41,6 +42,7 @@ RUNTIMES: Final = {
     "onnx": (ONNX,),
     "openvino": (ONNX,),
     "int8": pair(INT8),
+    "torch": TORCH,
 }
 """The files that each runtime reads besides the signature."""
 

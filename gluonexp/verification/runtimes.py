@@ -28,6 +28,7 @@ from gluonexp.model_folder.names import (
 )
 from gluonexp.model_folder.network import Network, checked, read_network, read_pair
 from gluonexp.model_folder.signature import ArraySignature, read
+from gluonexp.verification import torch
 
 # Module logs that labels are missing, which prediction has none of.
 _SILENT: Final = logging.Logger("gluonexp.silent", level=logging.CRITICAL + 1)
@@ -37,6 +38,7 @@ _LIBRARIES: Final = {
     "onnx": "onnxruntime",
     "openvino": "openvino",
     UINT8_ONNX: "onnxruntime",
+    "torch": "torch",
 }
 
 # Those that run what takes no images.
@@ -99,7 +101,7 @@ def load(folder: Path, name: str, onnx: bytes | None = None) -> Runtime:
     if not versions(name):
         raise GluonexpError(
             f"runtime {name} needs {_LIBRARIES[name]}, which is not installed: "
-            "pip install 'gluonexp[onnx]'"
+            f"pip install 'gluonexp[{'torch' if name == 'torch' else 'onnx'}]'"
         )
     if folder.is_dir():
         guard.check_files(folder)
@@ -123,6 +125,9 @@ def load(folder: Path, name: str, onnx: bytes | None = None) -> Runtime:
         if path.suffix == ".onnx":
             content = onnx or guard.check_onnx(path)
             run = by_openvino(content) if name == "openvino" else by_onnxruntime(content)
+        elif name == "torch":
+            network = read_network(folder, MODEL, signature.input, (1, *shape))
+            run = torch.load(network, folder, signature)
         else:
             prefix, entry = path.name.partition("-")[0], (1, *shape)
             network = read_network(folder, prefix, signature.input, entry)

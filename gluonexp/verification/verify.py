@@ -266,6 +266,8 @@ def _leave_out(wrong: Sequence[Agreement]) -> str:
     read = [name for each in wrong for name in FILES[each.runtime]]
     if all(name.endswith(".onnx") for name in read):
         return "; export.onnx=false leaves ONNX out"
+    if all(each.runtime == "torch" for each in wrong):
+        return "; export.torch=false leaves PyTorch out"
     int8 = all(each.runtime in QUANTIZED for each in wrong)
     return "; export.int8=false leaves the 8-bit copy out" if int8 else ""
 

@@ -388,11 +388,14 @@ def bare(trained, tmp_path):
 def test_an_old_run_gets_its_certificate(trained, invoke, bare, tmp_path):
     assert "certificate.json is missing" in invoke("verify", "old", status=1).stderr
     with_onnx = bool(runtimes.versions("onnx"))
+    with_torch = bool(runtimes.versions("torch"))
     formats = ["--preprocess", "graph", *(["--onnx"] if with_onnx else [])]
+    formats += ["--torch"] if with_torch else []
     result = invoke("export", "old", *formats, "--to", "new")
     assert result.stdout.startswith("written: new\n")
     made = {"certificate.json", "samples.safetensors", "uint8-symbol.json", "uint8-0000.params"}
     made |= {"model.onnx", "uint8.onnx"} if with_onnx else set()
+    made |= {"model.py", "model.safetensors"} if with_torch else set()
     before = set(os.listdir(bare / "export"))
     assert set(os.listdir(tmp_path / "new")) == before | made
     assert not list(tmp_path.glob(".*"))

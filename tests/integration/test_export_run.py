@@ -13,6 +13,7 @@ from gluonexp.base.mx import mx, nd, nn
 from gluonexp.config.schema import ExportConfig
 from gluonexp.data.digits import Digits
 from gluonexp.export import formats, int8, symbol
+from gluonexp.export.torch import convert as torch
 from gluonexp.model_folder import names, samples
 from gluonexp.model_folder.signature import Preprocessing, Signature
 from gluonexp.models.mlp import mlp
@@ -162,13 +163,14 @@ def test_a_run_with_eight_bits_and_with_preprocessing_in_the_graph(compose, tmp_
         *("model=mlp", "trainer.epochs=2", "dataset.source.size=8", "dataset.val_fraction=0"),
         *(f"dataset.source._target_={here}.OnlyTraining", "build.allow=[tests]"),
         *("objective.metric=train/acc", "export.int8=true", "export.preprocess=graph"),
-        *("export.images=60", "tracking=none"),
+        *("export.images=60", "tracking=none", f"export.torch={str(torch.installed()).lower()}"),
     )
     experiment.run(config, tmp_path / "job")
     export = tmp_path / "job/artifacts/export"
     proved = certificate.read(export)
     found = {each.runtime: each for each in proved.agreements}
-    assert found.keys() == set(names.FILES) - ({"openvino"} - {*runtimes.available(export)})
+    absent = {"openvino", "torch"} - {*runtimes.available(export)}
+    assert found.keys() == set(names.FILES) - absent
     assert found["int8"].images == 60 and found["int8"].argmax_equal >= 54
     assert all(found[name].argmax_equal == 60 for name in names.IMAGE_RUNTIMES)
     assert proved.split == "train"
@@ -189,6 +191,13 @@ def test_logarithms_of_probabilities_are_logits(compose, tmp_path):
     )
     result = experiment.run(config, tmp_path / "job")
     assert result.metrics["test/loss"] < 2.3  # of chance
+
+
+def test_pytorch_asked_for_where_it_is_missing(monkeypatch):
+    monkeypatch.setattr(torch, "installed", lambda: False)
+    formats.check(ExportConfig())
+    with pytest.raises(GluonexpError, match=r"^export\.torch=true: .*'gluonexp\[torch\]'$"):
+        formats.check(ExportConfig(torch=True))
 
 
 @pytest.mark.parametrize(

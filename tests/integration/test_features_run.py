@@ -49,6 +49,8 @@ OPENVINO = pytest.mark.skipif(
     len(installed("openvino", "onnx")) < 2, reason="OpenVINO or ONNX is not installed"
 )
 
+TORCH = pytest.mark.skipif(not installed("torch"), reason="PyTorch is not installed")
+
 
 class Known(mx.init.Initializer):
     """Values that no seed changes, as those of pretrained parameters; by `more` larger."""
@@ -518,6 +520,8 @@ def test_an_engine_or_a_precision_that_is_not_there(look, monkeypatch):
     message = r"^features\.engine=openvino: OpenVINO and ONNX are not installed: .*engine=mxnet$"
     with pytest.raises(GluonexpError, match=message):
         look(features__engine="openvino")
+    with pytest.raises(GluonexpError, match=r"^features\.engine=torch: PyTorch is not installed"):
+        look(features__engine="torch")
     # A configuration that was recorded where they are installed, and needs none of them here.
     found, _ = look(features__engine="openvino", features__cache="off")
     assert found is None
@@ -532,11 +536,15 @@ def test_an_engine_or_a_precision_that_is_not_there(look, monkeypatch):
         pytest.param(
             {"features__engine": "openvino", "features__precision": "bfloat16"}, marks=OPENVINO
         ),
+        pytest.param({"features__engine": "torch"}, marks=TORCH),
+        pytest.param(
+            {"features__engine": "torch", "features__precision": "bfloat16"}, marks=TORCH
+        ),
     ],
     ids=str,
 )
-def test_fewer_bits(train, values, kept):
-    if "features__precision" in values and not bfloat16():
+def test_other_arithmetic(train, values, kept):
+    if "features__precision" in values and not bfloat16(values["features__engine"]):
         pytest.skip("this processor has no bfloat16")
     result, said = train(**values)
     assert lines(said, COMPUTED) and not lines(said, "differ")
@@ -548,7 +556,11 @@ def test_fewer_bits(train, values, kept):
     assert dtype == values.get("features__dtype", "float32")
 
 
-def bfloat16():
+def bfloat16(engine):
+    if engine == "torch":
+        import torch
+
+        return torch.ops.mkldnn._is_mkldnn_bf16_supported()
     import openvino
 
     return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
@@ -566,6 +578,20 @@ def test_what_openvino_cannot_load_is_no_end_of_the_run(look, monkeypatch):
     found, said = look(features__engine="openvino")
     (line,) = lines(said, "features are not used: OpenVINO cannot load it: ")
     assert line.endswith("features.engine=mxnet needs no ONNX. Every epoch computes all layers")
+    assert found["train"].images.dtype == np.uint8
+
+
+@TORCH
+def test_what_pytorch_cannot_compute_is_no_end_of_the_run(look, monkeypatch):
+    def refuse(*arguments):
+        raise GluonexpError("engine=torch: layer a (B) cannot be computed; take engine=mxnet")
+
+    from gluonexp.engines.torch import features
+
+    monkeypatch.setattr(features, "lower", refuse)
+    found, said = look(features__engine="torch")
+    (line,) = lines(said, "features are not used: layer a (B) cannot be computed; ")
+    assert line.endswith("computed; features.engine=mxnet can. Every epoch computes all layers")
     assert found["train"].images.dtype == np.uint8
 
 

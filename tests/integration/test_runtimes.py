@@ -1,19 +1,24 @@
 """Every network that is trained here gives the same logits in every runtime."""
 
+import ast
 import ctypes
 import json
 import logging
 import re
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from safetensors import numpy as safetensors
 
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.mx import autograd, gluon, mx, nd, nn, threads
 from gluonexp.data.digits import Digits
 from gluonexp.export import symbol
 from gluonexp.export.onnx import convert
+from gluonexp.export.torch import convert as torch_convert
 from gluonexp.graph.graph import VARIABLE, Graph, Output
 from gluonexp.model_folder.names import MODEL
 from gluonexp.model_folder.network import read_network
@@ -123,6 +128,14 @@ def unfix(folder, rng):
 def write_onnx(folder):
     shape = Signature.read(folder).shape
     return convert.write(read_network(folder, MODEL, "data", shape), folder, shape[1:])
+
+
+def write_torch(folder):
+    """Write the files for PyTorch; return the text of the first."""
+    signature = Signature.read(folder)
+    network = read_network(folder, MODEL, signature.input, signature.shape)
+    torch_convert.write(network, folder, signature)
+    return (folder / "model.py").read_text()
 
 
 def read(graph):
@@ -242,12 +255,235 @@ def test_every_network_gives_the_same_logits_in_every_runtime(name, tmp_path):
     inputs, logits = export(construct, shape, tmp_path)
     write_onnx(tmp_path)
     assert relative(logits[1], logits[0]) > 1e-2  # it does tell images apart
-    assert runtimes.available(tmp_path) == RUNTIMES
-    for runtime in RUNTIMES:
+    wanted = RUNTIMES
+    if torch_convert.installed():
+        write_torch(tmp_path)
+        wanted = [*RUNTIMES, "torch"]
+    assert runtimes.available(tmp_path) == wanted
+    for runtime in wanted:
         found = runtimes.load(tmp_path, runtime)(inputs)
         assert found.dtype == np.float32
         assert relative(found, logits) < 1e-4, runtime
         np.testing.assert_array_equal(found.argmax(1), logits.argmax(1), err_msg=runtime)
+
+
+PLAIN = """
+import sys
+sys.path.insert(0, ".")
+import torch
+from safetensors.torch import load_file
+from model import CLASSES, Network, prepare
+
+given = load_file("given")
+network = Network()
+network.load_state_dict(load_file("model.safetensors"))
+network.eval()
+with torch.no_grad():
+    logits = network(prepare(given["images"]))
+assert (logits - given["logits"]).abs().max() < 1e-5 * given["logits"].abs().max()
+assert logits.shape[1] == len(CLASSES)
+
+network.train()
+inputs, labels = prepare(given["images"]), logits.argmax(1)
+assert (network(inputs) != network(inputs)).any()  # dropout
+norm = network["1"]
+was = norm.running_mean.clone()
+losses = []
+for _ in range(9):
+    loss = torch.nn.functional.cross_entropy(network(inputs), labels)
+    network.zero_grad()
+    loss.backward()
+    with torch.no_grad():  # to load torch.optim takes seconds
+        for parameter in network.parameters():
+            if parameter.requires_grad:
+                parameter -= 0.1 * parameter.grad
+    losses.append(loss.item())
+assert losses[-1] < losses[0]
+assert (norm.running_mean != was).all() and (norm.weight == 1).all()
+assert not {"mxnet", "gluonexp"} & sys.modules.keys()
+"""
+
+
+def test_the_file_for_pytorch_needs_nothing_else_and_trains_on(exported, tmp_path):
+    pytest.importorskip("torch")
+    folder, inputs, logits = exported
+    for path in folder.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    write_torch(tmp_path)
+    images = Digits(8).load().test.images[: len(inputs)]
+    safetensors.save_file({"images": images, "logits": logits}, tmp_path / "given")
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", PLAIN],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+LAYERS = [
+    'self["0"] = nn.Conv2d(1, 4, 3)',
+    'self["1"] = nn.BatchNorm2d(4, eps=1e-05, momentum=1)',
+    'self["1"].weight.requires_grad_(False)  # it stays 1',
+    "x = F.dropout(x, p=0.5, training=self.training)",
+    "x = x.flatten(1)",
+]
+
+
+@pytest.fixture
+def left(exported, tmp_path):
+    """Return a copy of an export with the files for PyTorch, which the test may change."""
+    pytest.importorskip("torch")
+    for path in exported[0].iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    write_torch(tmp_path)
+    return tmp_path
+
+
+def test_the_file_for_pytorch_is_made_of_its_layers(left):
+    text = (left / "model.py").read_text()
+    for line in LAYERS:
+        assert f"        {line}\n" in text
+    values = safetensors.load_file(left / "model.safetensors")
+    assert values.keys() == {
+        *("0.weight", "0.bias", "1.weight", "1.bias", "1.running_mean", "1.running_var"),
+        *("5.weight", "5.bias"),
+    }
+    np.testing.assert_array_equal(values["1.weight"], np.ones(4))
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda text: f"{text}open('here', 'w')\n", "was changed"),
+        (lambda text: text.replace("flatten(1)", "flatten(1) * 2"), "was changed"),
+        (lambda text: "open('here', 'w')\n", "was changed"),
+        (lambda text: text.replace("PyTorch 2", "PyTorch 3", 1) + "\n", "another version wrote"),
+    ],
+    ids=["more", "other", "nothing", "version"],
+)
+def test_a_file_for_pytorch_that_is_not_the_network_is_not_run(left, change, match, monkeypatch):
+    monkeypatch.chdir(left)
+    path = left / "model.py"
+    path.write_text(change(path.read_text()))
+    with pytest.raises(GluonexpError, match=rf"model\.py .*{match}.*export --torch"):
+        runtimes.load(left, "torch")
+    assert not (left / "here").exists()
+
+
+def test_a_file_that_says_another_version_wrote_it_is_run_if_it_is_the_same(left, exported):
+    path = left / "model.py"
+    path.write_text(path.read_text().replace("PyTorch 2", "PyTorch 3", 1))
+    _, inputs, logits = exported
+    assert relative(runtimes.load(left, "torch")(inputs), logits) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda values: values.pop("0.bias"), "'0.bias' is missing, or one too many"),
+        (lambda values: values.update(more=np.ones(3)), "'more' is missing, or one too many"),
+        (lambda values: values.update({"0.bias": np.ones(4)}), "0.bias is not float32"),
+        (
+            lambda values: values.update({"0.bias": np.ones((4, 1), np.float32)}),
+            "0.bias is not float32",
+        ),
+        (
+            lambda values: values.update({"0.bias": np.full(4, np.nan, np.float32)}),
+            "0.bias holds values that are not finite",
+        ),
+    ],
+    ids=["fewer", "more", "type", "shape", "nan"],
+)
+def test_values_for_pytorch_that_do_not_fit_are_one_error(left, change, match):
+    path = left / "model.safetensors"
+    values = safetensors.load_file(path)
+    change(values)
+    safetensors.save_file(values, path)
+    with pytest.raises(GluonexpError, match=rf"model\.safetensors: {match}"):
+        runtimes.load(left, "torch")
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(GluonexpError, match=r"model\.safetensors cannot be read, or is damaged"):
+        runtimes.load(left, "torch")
+
+
+HOSTILE = [
+    '"""); import os; os.abort(); ("""',
+    "__class__",
+    "a.b.forward",
+    "\\",
+    "keys",
+    "{x}",
+    "π",
+]
+
+
+def test_names_in_a_network_are_no_code_of_the_file_for_pytorch(left):
+    path = left / "model-symbol.json"
+    graph = Graph.from_json(path.read_text())
+    names = iter(HOSTILE)
+    nodes = [
+        replace(node, attrs={**node.attrs, "__structure__": next(names, node.name)})
+        if node.op == VARIABLE and node.name != "data"
+        else node
+        for node in graph.nodes
+    ]
+    path.write_text(replace(graph, nodes=tuple(nodes)).to_json())
+    signature = replace(Signature.read(left), classes=tuple(HOSTILE))
+    signature.write(left)
+    text = write_torch(left)
+    tree = ast.parse(text)
+    assert {node.names[0].name for node in tree.body if isinstance(node, ast.Import)} == {"torch"}
+    called = {ast.unparse(n.func) for n in ast.walk(tree) if isinstance(n, ast.Call)}
+    assert not any("abort" in name or "import" in name for name in called)
+    space = {}
+    exec(text, space)
+    assert space["CLASSES"] == tuple(HOSTILE)
+    runtimes.load(left, "torch")
+
+
+def test_a_layer_called_twice_is_one_layer_of_pytorch(tmp_path):
+    pytest.importorskip("torch")
+    inputs, logits = export(Twice, (1, 1, 7), tmp_path)
+    text = write_torch(tmp_path)
+    assert text.count("nn.Linear(7, 7)") == 2
+    assert text.count("self.last(x)") == 2
+    assert relative(runtimes.load(tmp_path, "torch")(inputs), logits) < 1e-5
+
+
+class Own(nn.HybridBlock):
+    """Parameters that no layer of PyTorch's has."""
+
+    def __init__(self):
+        super().__init__(prefix="own_")
+        with self.name_scope():
+            self.scale = self.params.get("scale", shape=(1, 1, 8, 8))
+            self.norm = nn.BatchNorm(axis=1, use_global_stats=True)
+            self.gain = nn.PReLU()
+            self.w = self.params.get("w", shape=(CLASSES, 64))
+
+    def hybrid_forward(self, F, x, scale, w):
+        x = self.gain(self.norm(F.broadcast_mul(x, scale)))
+        return F.FullyConnected(x, w, no_bias=True, num_hidden=CLASSES)
+
+
+def test_what_no_layer_of_pytorch_has_is_a_parameter_under_its_name(tmp_path):
+    pytest.importorskip("torch")
+    inputs, logits = export(Own, (1, 8, 8), tmp_path)
+    text = write_torch(tmp_path)
+    assert "self.scale = nn.Parameter(torch.empty((1, 1, 8, 8)))" in text
+    assert "F.linear(x, self.w)" in text and "F.prelu(x, self.gain.alpha)" in text
+    assert "trained with fixed statistics" in text
+    assert relative(runtimes.load(tmp_path, "torch")(inputs), logits) < 1e-5
+
+
+def test_what_pytorch_is_not_told_to_compute_is_named(tmp_path):
+    pytest.importorskip("torch")
+    export(small(Layer(lambda F, x: F.erfinv(x / 9, name="odd"))), (1, 8, 8), tmp_path)
+    with pytest.raises(torch_convert.Unwritable, match=r"^no model\.py: layer odd \(erfinv"):
+        write_torch(tmp_path)
+    assert runtimes.available(tmp_path) == ["module", "symbolblock"]
 
 
 @pytest.mark.parametrize("name", RUNTIMES)
@@ -281,6 +517,8 @@ def test_what_is_not_installed_is_named_with_its_remedy(exported, monkeypatch):
     assert runtimes.available(exported[0]) == ["module", "symbolblock"]
     with pytest.raises(GluonexpError, match=r"onnxruntime, .*pip install 'gluonexp\[onnx\]'"):
         runtimes.load(exported[0], "onnx")
+    with pytest.raises(GluonexpError, match=r"torch, .*pip install 'gluonexp\[torch\]'"):
+        runtimes.load(exported[0], "torch")
     with pytest.raises(GluonexpError, match="choose one of module symbolblock onnx openvino int8"):
         runtimes.load(exported[0], "tensorrt")
 

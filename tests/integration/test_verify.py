@@ -14,13 +14,14 @@ from gluonexp.base.mx import autograd, gluon, mx, nd, nn
 from gluonexp.base.workers import WorkerDied, Workers
 from gluonexp.export import int8, symbol, uint8
 from gluonexp.export.onnx import convert
+from gluonexp.export.torch import convert as pytorch
 from gluonexp.graph.graph import Graph
 from gluonexp.model_folder import names, samples
 from gluonexp.model_folder.network import read_network, read_symbol
 from gluonexp.model_folder.preprocess import Preprocess
 from gluonexp.model_folder.samples import ProofSamples
 from gluonexp.model_folder.signature import Preprocessing, Signature
-from gluonexp.verification import agreement, certificate, divergence, score, verify
+from gluonexp.verification import agreement, certificate, divergence, runtimes, score, verify
 from gluonexp.verification.runtimes import available
 
 pytest.importorskip("onnxruntime")
@@ -167,6 +168,37 @@ def test_the_file_says_the_same_and_names_every_other_file(once_certified):
 def test_what_is_no_part_of_an_export_is_not_vouched_for(fresh, pool):
     (fresh / "notes.txt").write_text("mine")
     assert "notes.txt" not in verify.certify(fresh, pool=pool).files
+
+
+def test_the_files_for_pytorch_are_certified_and_forged_ones_refused(fresh, pool, monkeypatch):
+    pytest.importorskip("torch")
+    network = read_network(fresh, names.MODEL, "data", (1, *SHAPE))
+    pytorch.write(network, fresh, Signature.read(fresh))
+    proved = verify.certify(fresh, pool=pool)
+    found = {each.runtime: each for each in proved.agreements}["torch"]
+    assert found.max_difference < 1e-5 and found.threads == 1
+    assert proved.files.keys() > {*names.TORCH} and "torch" in proved.versions
+
+    text, values = (fresh / name for name in names.TORCH)
+    flipped(values, -1)
+    scored, known = score.score(fresh, ["torch"])["torch"], samples.read(fresh)
+    assert not agreement.compare("torch", scored, known).holds
+    flipped(values, -1)
+    monkeypatch.setattr(verify, "_scored", lambda *arguments: pytest.fail("scored"))
+    right = text.read_text()
+    text.write_text(f"{right}#")
+    with pytest.raises(GluonexpError, match=r"model\.py changed since 20"):
+        verify.check(fresh, pool=pool)
+    text.write_text(right)
+    monkeypatch.undo()
+    monkeypatch.setattr(
+        runtimes,
+        "versions",
+        lambda name, own=runtimes.versions: {} if name == "torch" else own(name),
+    )
+    assert verify.check(fresh, pool=pool).notes == (
+        "torch was certified, but cannot be tried: not installed here",
+    )
 
 
 def test_eight_bits_are_certified_by_their_accuracy(fresh, pool):

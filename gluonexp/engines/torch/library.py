@@ -41,3 +41,8 @@ def load(who: str = "engine=torch", instead: str = "engine=mxnet") -> None:
             f"--force-reinstall, or take {instead}"
         ) from None
     torch.set_num_threads(threads())
+
+
+def why(error: GluonexpError) -> str:
+    """Return what a refusal of the engine says, where the engine itself was not asked for."""
+    return str(error).removeprefix("engine=torch: ").removesuffix("; take engine=mxnet")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Collection, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from gluonexp.config.schema import EngineConfig, OptimConfig
 from gluonexp.data.batches import batches
 from gluonexp.data.types import Batch, Split
 from gluonexp.engines import freezing
+from gluonexp.engines.torch import gate
 from gluonexp.engines.torch.lowering import Lowered, lower
 from gluonexp.engines.torch.rules import rule
 from gluonexp.engines.torch.scores import IssuedStep, Sums, scored
@@ -66,7 +68,8 @@ class TorchEngine:
         device: torch.device,
         team: Team = ALONE,
     ) -> None:
-        self.net, self.loss, self.device, self._team = net, loss, device, team
+        self.net, self.preprocess, self.loss = net, preprocess, loss
+        self.device, self._team = device, team
         self._optim, self._config, self._rule = optim, config, rule(optim)
         _set_up(config)
         self._preprocess = _lowered(preprocess, (1, *image)).to(device)
@@ -147,7 +150,20 @@ class TorchEngine:
 
     def prove(self, batch: Batch) -> dict[str, str]:
         """Compare a step with MXNet's, and both with one in float64; return the figures."""
-        return {}
+        batch = batch.part(slice(gate.images(self._input[1:])))
+        prepared = self._inputs(batch.images)
+        low = partial(torch.autocast, self.device.type, torch.bfloat16)
+        return gate.prove(
+            self.net,
+            self.preprocess,
+            self.loss,
+            self._module,
+            self._loss,
+            batch.images,
+            prepared,
+            batch.labels,
+            low if self._config.precision == "bfloat16" else None,
+        )
 
     def step(self, batch: Batch, lr: float) -> IssuedStep:
         """Move the parameters once, at the learning rate `lr`."""

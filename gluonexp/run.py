@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 WITH_VALUE = {"--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn"}
 # Those by which Hydra answers something, and runs nothing.
 QUESTIONS = {"--cfg", "-c", "--info", "-i", "--version", "--hydra-help"}
-QUESTIONS |= {"--shell-completion", "-sc"}
+QUESTIONS |= {"--shell-completion", "-sc", "--help", "-h"}
 # What a sweep tells its jobs, besides what the user typed.
 OF_SWEEPS = ("tracking.run_id=", "trainer.resume=", "sweep.")
 SWEEPERS = "hydra_plugins.gluonexp."  # ours; another sweeper's job is a run like any other
@@ -256,7 +256,7 @@ def start(command: str = "python -m gluonexp.run") -> None:
     """Run what the command line says."""
     streams.show_all()
     arguments = sys.argv[1:]
-    if {"--help", "-h"} & set(arguments):
+    if {"--help", "-h"} & set(arguments) and not ranks.world().rank:
         print(help_text(command, arguments), end="")
         return
     # Hydra's parser wants its options before the overrides; people write them anywhere.

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from gluonexp.base.errors import GluonexpError
 from gluonexp.base.ranks import World
 from gluonexp.tracking.store import TORCHRUN
 
@@ -65,6 +66,15 @@ class Team:
         GluonexpError
             In a process whose digests are not those of rank 0.
         """
+        if self.size == 1:
+            return
+        mine = dict(digests())
+        for name, theirs in self.tell(mine).items():
+            if mine.get(name) != theirs:
+                raise GluonexpError(
+                    f"{name} is not what it is in rank 0 when training begins: all processes must "
+                    "read the same files, and draw nothing that does not follow from the seed"
+                )
 
     @contextmanager
     def after_first(self) -> Iterator[None]:

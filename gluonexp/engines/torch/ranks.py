@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from types import FrameType
@@ -14,7 +14,6 @@ import torch
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
-from gluonexp.base.errors import GluonexpError
 from gluonexp.base.ranks import World
 from gluonexp.tracking.lifecycle import Interrupted
 from gluonexp.training.peers import Lost, Peers
@@ -91,16 +90,6 @@ class Ranks(Team):
         parts = torch.split(flat, [tensor.numel() for tensor in tensors])
         for tensor, part in zip(tensors, parts, strict=True):
             tensor.copy_(part.view(tensor.shape))
-
-    def check_alike(self, digests: Callable[[], Mapping[str, str]]) -> None:
-        """Refuse to train what is not the same in every process; collective."""
-        mine = dict(digests())
-        for name, theirs in self.tell(mine).items():
-            if mine.get(name) != theirs:
-                raise GluonexpError(
-                    f"{name} is not what it is in rank 0 when training begins: all processes must "
-                    "read the same files, and draw nothing that does not follow from the seed"
-                )
 
     @contextmanager
     def watched(self) -> Iterator[None]:

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
-from importlib.util import find_spec
 from pathlib import Path
 
 from rich.console import Console
@@ -149,13 +148,8 @@ def _torch() -> _Found:
     """Say on what PyTorch, which engine=torch trains by, can compute."""
     if not (found := installed("torch")):
         return None, "not installed; engine=torch needs it", library.INSTALL
-    if (wheel := door.gpu_wheel()) and (cuda := _torch_cuda()):
-        return (
-            None,
-            f"{found['torch']} for CUDA {cuda}, whose libraries share no process with {wheel}",
-            f"`pip uninstall -y {wheel}`, then `{door.INSTALL_CPU}`: engine=torch has the GPU "
-            "then; or keep the two in separate environments",
-        )
+    if (conflict := library.conflict()) is not None:
+        return None, f"{found['torch']} {conflict[0]}", conflict[1]
     try:
         library.load()
     except GluonexpError as error:  # the main job does without it
@@ -174,19 +168,6 @@ def _torch() -> _Found:
     if without:
         return None, f"{detail}; no code for {without[0]}", "another build of PyTorch"
     return True, f"{detail}; GPUs it has code for: {len(door.gpus())}"
-
-
-def _torch_cuda() -> str | None:
-    """Return the version of CUDA that PyTorch was built for; it is not imported."""
-    spec = find_spec("torch")
-    if spec is None or spec.origin is None:
-        return None
-    try:
-        text = Path(spec.origin).with_name("version.py").read_text(encoding="utf-8")
-    except OSError:
-        return None
-    found = re.search(r"^cuda\b[^=]*=\s*['\"]([\d.]+)", text, re.MULTILINE)
-    return found[1] if found else None
 
 
 def _bfloat16() -> str:

@@ -11,7 +11,9 @@ from rich.console import Console
 
 from gluonexp.base import device
 from gluonexp.base import mx as door
+from gluonexp.base.errors import GluonexpError
 from gluonexp.cli.doctor import Check, checks, render
+from gluonexp.engines.torch import library
 
 doctor = sys.modules["gluonexp.cli.doctor"]  # the command has this name too
 
@@ -129,16 +131,18 @@ def test_what_pytorch_can_compute_on(monkeypatch):
 
 def test_two_sets_of_cuda_libraries_are_said_to_share_no_process(monkeypatch, tmp_path):
     pytest.importorskip("torch")
-    monkeypatch.setattr(door, "gpu_wheel", lambda: "mxnet-cu112")
+    monkeypatch.setattr(library, "gpu_wheel", lambda: "mxnet-cu112")
     assert doctor._torch()[0] is True  # of PyTorch without CUDA
     package = tmp_path / "torch"
     package.mkdir()
     (package / "version.py").write_text("cuda: Optional[str] = '12.8'\n")
     spec = importlib.machinery.ModuleSpec("torch", None, origin=str(package / "__init__.py"))
-    monkeypatch.setattr(doctor, "find_spec", lambda name: spec)
+    monkeypatch.setattr(library, "find_spec", lambda name: spec)
     ok, detail, remedy = doctor._torch()
     assert ok is None and "CUDA 12.8, whose libraries share no process with mxnet-cu112" in detail
     assert remedy.startswith("`pip uninstall -y mxnet-cu112`, then `pip install 'gluonexp[cpu]'`")
+    with pytest.raises(GluonexpError, match=r"^engine=torch: PyTorch is for CUDA 12\.8"):
+        library.load()
 
 
 @pytest.mark.parametrize(

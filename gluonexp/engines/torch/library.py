@@ -5,11 +5,34 @@ The other modules of this package import it plainly: whoever takes them calls `l
 
 from __future__ import annotations
 
+import re
+from importlib.util import find_spec
+from pathlib import Path
+
 from gluonexp.base.errors import GluonexpError, reason
 from gluonexp.base.imports import heavy_imports
-from gluonexp.base.mx import openmp, threads
+from gluonexp.base.mx import INSTALL_CPU, gpu_wheel, openmp, threads
 
 INSTALL = "pip install 'gluonexp[torch]'"
+
+
+def conflict() -> tuple[str, str] | None:
+    """Say what forbids to import PyTorch beside the installed MXNet, and the remedy."""
+    wheel, spec = gpu_wheel(), find_spec("torch")
+    if wheel is None or spec is None or spec.origin is None:
+        return None
+    try:
+        text = Path(spec.origin).with_name("version.py").read_text(encoding="utf-8")
+    except OSError:
+        return None
+    cuda = re.search(r"^cuda\b[^=]*=\s*['\"]([\d.]+)", text, re.MULTILINE)
+    if cuda is None:
+        return None
+    return (
+        f"for CUDA {cuda[1]}, whose libraries share no process with {wheel}",
+        f"`pip uninstall -y {wheel}`, then `{INSTALL_CPU}`: engine=torch has the GPU then; or "
+        "keep both in environments of their own",
+    )
 
 
 def load(who: str = "engine=torch", instead: str = "engine=mxnet") -> None:
@@ -26,8 +49,10 @@ def load(who: str = "engine=torch", instead: str = "engine=mxnet") -> None:
     Raises
     ------
     GluonexpError
-        It is not installed, or does not load.
+        It is not installed, does not load, or not beside the installed MXNet.
     """
+    if (both := conflict()) is not None:
+        raise GluonexpError(f"{who}: PyTorch is {both[0]}: {both[1]}; or {instead}")
     try:
         with heavy_imports(), openmp():
             import torch

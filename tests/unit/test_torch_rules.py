@@ -115,7 +115,7 @@ def test_nag_decays_its_momentum_by_the_new_weight_as_mxnet_does():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_layouts_multipliers_and_large_tensors_are_all_one(kind, monkeypatch):
-    monkeypatch.setattr(rules, "_PIECE", 16)  # a tensor in parts, several in one
+    monkeypatch.setattr(rules, "_PIECE", 16)  # a tensor in parts
     rng = np.random.default_rng(1)
     shapes = [(4, 3, 3, 2), (4,), (5, 4, 1, 1), (7, 3), (1,), (2, 3)]
     weights = [rng.standard_normal(shape).astype("f4") for shape in shapes]

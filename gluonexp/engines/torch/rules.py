@@ -3,11 +3,7 @@
 `torch.optim` follows other rules: MXNet has the learning rate inside the momentum, so that after
 the rate drops the weights part by half of what they moved, and adds epsilon in other places. The
 formulas are those of MXNet's `optimizer_op-inl.h` without clipping; ``g`` is the gradient of the
-mean loss.
-
-SGD and Adam go by PyTorch's fused kernels, given constants with which they compute MXNet's rule;
-the others by a few operations each. All of them round in another order than MXNet: after 200 steps
-weights differ by one or two in the last bit, of NAG by ten.
+mean loss. They round in another order: after 200 steps weights differ by some in the last bit.
 """
 
 from __future__ import annotations
@@ -25,7 +21,7 @@ from gluonexp.config.schema import OptimConfig
 Tensors: TypeAlias = list[Tensor]
 Move: TypeAlias = Callable[..., None]
 
-_PIECE = 1 << 16  # values for a thread at a time: its L2 cache holds what the next operation needs
+_PIECE = 1 << 17  # values for a thread at a time: a cache holds what the next operation needs
 
 
 class Rule:
@@ -73,7 +69,8 @@ class Rule:
         ):
             if _layout(grad) != _layout(weight):
                 grad = torch.empty_like(weight).copy_(grad)
-            groups.setdefault(key, []).append([*map(_flat, (weight, grad, *own))])
+            flat = [each.as_strided((each.numel(),), (1,)) for each in (weight, grad, *own)]
+            groups.setdefault(key, []).append(flat)
         for (rate, decay, count), members in groups.items():
             self._move(self._config, members, rate, decay, count, rescale)
 
@@ -101,32 +98,20 @@ def _layout(tensor: Tensor) -> list[int]:
     return [s for s, size in zip(tensor.stride(), tensor.shape, strict=True) if size > 1]
 
 
-def _flat(tensor: Tensor) -> Tensor:
-    """Return the values in the order of memory."""
-    return tensor.as_strided((tensor.numel(),), (1,))
-
-
 def _rounded(decay: float) -> float:
     """Return a decay as MXNet's kernels have it: 1 - 0.999 is 1.3e-5 off in float32."""
     return float(np.float32(decay))
 
 
-def _pieces(members: Sequence[Sequence[Tensor]]) -> Iterator[list[Tensors]]:
-    """Yield [weights, grads, *slots] a part at a time: of a large tensor, or of small ones."""
-    most = _PIECE * torch.get_num_threads()
+def _pieces(members: Sequence[Tensors]) -> Iterator[list[Tensors]]:
+    """Yield [weights, grads, *slots]: on a GPU all at once, else a part of a tensor at a time."""
     if members[0][0].device.type != "cpu":
-        most = max(member[0].numel() for member in members) * len(members)
-    part: list[tuple[Tensor, ...]] = []
-    size = 0
+        yield [*map(list, zip(*members, strict=True))]
+        return
+    most = _PIECE * torch.get_num_threads()
     for member in members:
-        for piece in zip(*(torch.split(tensor, most) for tensor in member), strict=True):
-            part.append(piece)
-            size += piece[0].numel()
-            if size >= most:
-                yield [*map(list, zip(*part, strict=True))]
-                part, size = [], 0
-    if part:
-        yield [*map(list, zip(*part, strict=True))]
+        for part in zip(*(torch.split(tensor, most) for tensor in member), strict=True):
+            yield [[each] for each in part]
 
 
 def _sgd(of: Any, members: Any, lr: float, wd: float, count: int, rescale: float) -> None:

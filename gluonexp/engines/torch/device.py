@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from gluonexp.base.device import has_code
 from gluonexp.base.errors import GluonexpError
 
 
@@ -21,7 +22,9 @@ def device(name: str, process: int = 0) -> torch.device:
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    usable = [number for number in range(count) if _has_code(number)]
+    built = torch.cuda.get_arch_list()
+    capability = torch.cuda.get_device_capability
+    usable = [number for number in range(count) if has_code(built, capability(number))]
     if name == "auto":
         chosen = usable[process % len(usable)] if usable else None
         return torch.device("cpu") if chosen is None else torch.device("cuda", chosen)
@@ -41,15 +44,3 @@ def device(name: str, process: int = 0) -> torch.device:
             f"{' '.join(torch.cuda.get_arch_list())}; install another build, or use device=cpu"
         )
     return torch.device("cuda", number)
-
-
-def _has_code(number: int) -> bool:
-    """Tell whether the installed PyTorch can run on a GPU: machine code of its kind, or PTX."""
-    major, minor = torch.cuda.get_device_capability(number)
-    for name in torch.cuda.get_arch_list():  # sm_80, sm_90a, compute_90
-        kind, _, digits = name.partition("_")
-        built = int("".join(filter(str.isdigit, digits)))
-        same_family = built // 10 == major and built % 10 <= minor
-        if same_family or (kind == "compute" and built <= 10 * major + minor):
-            return True
-    return False

@@ -52,6 +52,9 @@ def stream(
         )
     memory: Any = {"memory_format": torch.channels_last}  # as the images are
     module.to(device).to(**memory)
+    for parameter in module.parameters():
+        if low and parameter.dim() > 1:  # or each batch would have the weights converted again
+            parameter.data = parameter.data.bfloat16()
 
     def run(batches: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[np.float32]]:
         for images in batches:

@@ -152,7 +152,9 @@ class TorchEngine:
         """Compare a step with MXNet's, and both with one in float64; return the figures."""
         batch = batch.part(slice(gate.images(self._input[1:])))
         prepared = self._inputs(batch.images)
-        low = partial(torch.autocast, self.device.type, torch.bfloat16)
+        coarse: Any = partial(gate.tf32, True) if self._config.tf32 else None
+        if self._config.precision == "bfloat16":
+            coarse = partial(torch.autocast, self.device.type, torch.bfloat16)
         return gate.prove(
             self.net,
             self.preprocess,
@@ -162,7 +164,7 @@ class TorchEngine:
             batch.images,
             prepared,
             batch.labels,
-            low if self._config.precision == "bfloat16" else None,
+            coarse,
         )
 
     def step(self, batch: Batch, lr: float) -> IssuedStep:

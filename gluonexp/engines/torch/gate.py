@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any, Final, TypeAlias
 
@@ -42,6 +42,21 @@ def images(shape: Sequence[int]) -> int:
     return max(2, min(16, (1 << 17) // math.prod(shape[1:])))
 
 
+@contextmanager
+def tf32(allowed: bool) -> Iterator[None]:
+    """Let a GPU round products to TensorFloat-32, or not."""
+    settings: tuple[Any, ...] = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    before = [each.allow_tf32 for each in settings]
+    try:
+        for each in settings:
+            each.allow_tf32 = allowed
+        yield
+    finally:
+        for each, value in zip(settings, before, strict=True):
+            each.allow_tf32 = value
+
+
+@tf32(False)
 def prove(
     net: nn.HybridBlock,
     preprocess: nn.HybridBlock,
@@ -51,7 +66,7 @@ def prove(
     given: NDArray[np.uint8],
     prepared: Tensor,
     labels: NDArray[np.int64],
-    autocast: Callable[[], AbstractContextManager[Any]] | None = None,
+    coarse: Callable[[], AbstractContextManager[Any]] | None = None,
 ) -> dict[str, str]:
     """Compare a step, up to the update, in both engines at the values that `lowered` has.
 
@@ -65,7 +80,7 @@ def prove(
         Images (N, H, W, C), as many as `images` says; what PyTorch's preprocessing makes of them.
     labels
         (N,).
-    autocast
+    coarse
         Makes the context of a forward pass that computes in less than float32.
 
     Returns
@@ -114,15 +129,15 @@ def prove(
             if kind != "gradients" and not all(max(pair) <= _PASSABLE for pair in far.values()):
                 raise _refusal(f"{kind} differ, though no layer alone does: {_figures(far)}")
         tags[f"{_TAG}.layers"] = "each alone as in MXNet"
-    if autocast is not None:
-        rough = run(torch.float32, autocast())
+    if coarse is not None:
+        rough = run(torch.float32, coarse())
         for kind in ("logits", "loss"):
             ((off, near),) = _apart(rough[kind], ours[kind], referee[kind]).values()
-            tags[f"{_TAG}.{kind}.autocast"] = f"{off:.0e}"
+            tags[f"{_TAG}.{kind}.coarse"] = f"{off:.0e}"
             if not off <= _COARSER * max(near, _ALIKE / 10):
                 raise GluonexpError(
                     f"engine.precision: {kind} are {off:.0%} off, which is more than rounding; "
-                    "take engine.precision=float32"
+                    "take engine.precision=float32 and engine.tf32=false"
                 )
     return tags | {f"{_TAG}.images": str(len(given))}
 
@@ -308,7 +323,8 @@ def _differs(
 
     try:
         of = _by_mxnet(layer, values, entries, theirs, alone=True)
-        module = lower(layer, values, {name: value.shape for name, value in entries.items()})
+        shapes = {name: value.shape for name, value in entries.items()}
+        module = lower(layer, values, shapes).to(like.device)
     except (mx.MXNetError, GluonexpError):
         return None  # it is not made to be alone
     inputs = [torch.from_numpy(value).to(like.device) for value in entries.values()]

@@ -14,7 +14,7 @@ from typing import Any, Final, TypeAlias
 import torch
 from torch.overrides import TorchFunctionMode, resolve_name
 
-from gluonexp.base.errors import GluonexpError
+from gluonexp.base.errors import GluonexpError, reason
 from gluonexp.engines.torch import library
 from gluonexp.engines.torch.lowering import Lowered, lower
 from gluonexp.graph.graph import Graph
@@ -189,8 +189,11 @@ class _Recording(TorchFunctionMode):
         given = torch.zeros(shape)
         for tensor, what in (*known, (given, Value(0))):
             self._note(tensor, what)
-        with torch.no_grad(), self:
-            made = module(given)
+        try:
+            with torch.no_grad(), self:
+                made = module(given)
+        except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            raise Untold(reason(error)) from error
         self.found = Calls(tuple(self._calls), self._told(made), tuple(self._notes))
 
     def __torch_function__(
@@ -242,7 +245,9 @@ class _Recording(TorchFunctionMode):
         """Return an argument without tensors."""
         match value:
             case torch.Tensor():
-                return self._known[id(value)]
+                if (known := self._known.get(id(value))) is None:
+                    raise Untold("it computes in a way that is not one of PyTorch's functions")
+                return known
             case tuple() | list():
                 return tuple(map(self._told, value))
             case slice():

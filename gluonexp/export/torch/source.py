@@ -251,11 +251,11 @@ class _Forward:
         return f"{call.function.replace('torch.functional.', 'torch.')}({text})"
 
     def _method(self, call: Call, name: str, kwargs: list[str]) -> str:
+        if name == "__getitem__":
+            return f"{self._argument(call.args[0])}[{self._index(call.args[1])}]"
         own, *others = map(self._argument, call.args)
         if name.endswith(".__get__"):
             return f"{own}.{name.removesuffix('.__get__')}"
-        if name == "__getitem__":
-            return f"{own}[{self._index(call.args[1])}]"
         if len(others) == 1 and not kwargs:
             (other,) = others
             if name in _OPERATORS:

@@ -1,10 +1,11 @@
-"""One operator of a network as it is lowered: its attributes and the shapes around it."""
+"""One operator of a network as it is lowered: a function, and the attributes bound to it."""
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 import torch
@@ -13,11 +14,13 @@ Shape = tuple[int | None, ...]
 """None is a dimension that depends on the number of images."""
 
 Function = Callable[..., Any]
-"""Takes tensors, one an input of the operator, and gives one, or a tuple of several outputs."""
+"""Takes tensors, one an input, and MXNet's attributes as keywords with MXNet's defaults, by whose
+types they are read; a list is held as a tensor of shape (C, 1, 1). If it asks for `given` or
+`made` it gets the shapes of the inputs and outputs, if for `run` the `Run`."""
 
-_WITHOUT_EFFECT: Final = frozenset(
-    ("cudnn_off", "cudnn_tune", "cudnn_algo_verbose", "num_args", "workspace", "lazy_update")
-)
+
+Entry = Function | tuple[Function, str]
+"""A function, and attributes that it need not be given, as `bind` takes them."""
 
 
 class Refused(Exception):
@@ -25,101 +28,108 @@ class Refused(Exception):
 
 
 class Run:
-    """What an operator may ask while the network runs: `Lowered` is one."""
+    """What an operator may ask while the network runs.
+
+    Attributes
+    ----------
+    moves
+        What BatchNorm has for `Lowered.settle`: statistic, the batch's, its factor, momentum.
+    anchor
+        Of the type that stands for MXNet's float32, on the network's device.
+    """
 
     training: bool
     drop: bool
     moves: list[tuple[torch.Tensor, torch.Tensor, float, float]]
-    """What `Lowered.settle` does: a statistic, the batch's, its factor, MXNet's momentum."""
+    anchor: torch.Tensor
 
-    @property
-    def floating(self) -> torch.dtype:
-        """The type that the network computes in where MXNet says float32."""
-        raise NotImplementedError
+    def dtype(self, name: str) -> torch.dtype:
+        """Return the type that stands for MXNet's `name`."""
+        kind = self.anchor.dtype if name == "float32" else getattr(torch, name, None)
+        if not isinstance(kind, torch.dtype):
+            raise Refused(f"dtype={name}")
+        return kind
 
 
-@dataclass
-class Layer:
-    """An operator of the network that is to be lowered.
+RUN: Final = Run()
+"""In training, without numbers: operators are tried with it as they are lowered."""
+RUN.training, RUN.drop, RUN.moves, RUN.anchor = True, True, [], torch.zeros((), device="meta")
 
-    An attribute that nothing asked for is one that the operator's function does not heed: such a
-    layer is refused by `unread`.
+_WITHOUT_EFFECT: Final = frozenset(
+    ("cudnn_off", "cudnn_tune", "workspace", "num_args", "is_int", "lazy_update", "no_bias")
+)
+_READ: Final[dict[type, Callable[[str], Any]]] = {
+    bool: lambda text: text in ("True", "true", "1"),
+    int: lambda text: None if text == "None" else int(text),
+    float: float,
+    str: str,
+    tuple: lambda text: tuple(
+        None if each == "None" else int(each)
+        for each in re.findall(r"None|-?\d+", "" if text == "None" else text)
+    ),
+    list: lambda text: torch.tensor(
+        [[[float(each)]] for each in re.findall(r"[-+.\de]+", text)], dtype=torch.float32
+    ),
+}
 
-    Attributes
+
+def bind(
+    function: Function,
+    heeded: str,
+    attrs: Mapping[str, str],
+    given: Sequence[Shape],
+    made: Sequence[Shape],
+) -> tuple[Function, bool, list[torch.Tensor]]:
+    """Return the function with its attributes, whether it asks for `run`, and what it holds.
+
+    Parameters
     ----------
-    given, made
-        The shapes of its inputs, and of its outputs.
-    held
-        Constants, which the function takes as tensors behind the inputs.
-    moded
-        Whether the function takes the `Run` first.
+    heeded
+        Attributes that others say as well, such as the shapes; or ``key=value``: the only value.
+
+    Raises
+    ------
+    Refused
+        An attribute has an effect that the function does not have.
     """
+    # What is written in C takes tensors only.
+    parameters = {} if inspect.isbuiltin(function) else inspect.signature(function).parameters
+    wanted = {
+        name: parameter.default
+        for name, parameter in parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY or isinstance(parameter.default, list)
+    }
+    known = {*heeded.split()} | _WITHOUT_EFFECT | wanted.keys()
+    for key, text in attrs.items():
+        if not key.startswith("__") and known.isdisjoint((key, f"{key}={text}")):
+            raise Refused(f"{key}={text} is not lowered")
+    read = {
+        key: _READ[type(default)](attrs[key]) if key in attrs else default
+        for key, default in wanted.items()
+    }
+    read |= {key: value for key, value in (("given", given), ("made", made)) if key in wanted}
+    held = [
+        value if isinstance(value, torch.Tensor) else torch.tensor([[value]])
+        for key, value in read.items()
+        if isinstance(wanted[key], list)
+    ]
+    kept = {k: v for k, v in read.items() if k != "run" and not isinstance(wanted[k], list)}
+    return partial(function, **kept) if kept else function, "run" in wanted, held
 
-    op: str
-    attrs: Mapping[str, str]
-    given: Sequence[Shape]
-    made: Sequence[Shape]
-    held: list[torch.Tensor] = field(default_factory=list)
-    moded: bool = False
-    read: set[str] = field(default_factory=set)
 
-    @property
-    def rank(self) -> int:
-        """The number of dimensions of the first input."""
-        return len(self.given[0])
+def refuse(when: bool, why: str) -> None:
+    """Refuse an operator for how it is used."""
+    if when:
+        raise Refused(why)
 
-    def text(self, key: str, default: str = "None") -> str:
-        """Return an attribute as MXNet writes it."""
-        self.read.add(key)
-        return self.attrs.get(key, default)
 
-    def only(self, **permitted: str | tuple[str, ...]) -> None:
-        """Refuse attributes that are given with other values than these."""
-        for key, values in permitted.items():
-            values = (values,) if isinstance(values, str) else values
-            if (found := self.text(key, values[0])) not in values:
-                raise Refused(f"{key}={found}")
+def target(made: Sequence[Shape]) -> list[int]:
+    """Return the first outcome's shape for `reshape`, of any number of images."""
+    refuse(made[0].count(None) > 1, "several dimensions depend on the number of images")
+    return [-1 if size is None else size for size in made[0]]
 
-    def flag(self, key: str, default: bool = False) -> bool:
-        """Return an attribute that is true or false."""
-        return self.text(key, str(default)) in ("True", "true", "1")
 
-    def number(self, key: str, default: float | None = None) -> float:
-        """Return an attribute that is a number."""
-        return float(self.text(key, str(default)))
-
-    def integer(self, key: str, default: int | None = None) -> int:
-        """Return an attribute that is a whole number."""
-        return int(self.number(key, default))
-
-    def numbers(self, key: str, default: Sequence[int] = ()) -> tuple[int, ...]:
-        """Return an attribute that is a whole number or several, `default` if it is not given."""
-        found = re.findall(r"-?\d+", self.text(key, ""))
-        return tuple(map(int, found)) or tuple(default)
-
-    def axis(self, key: str = "axis", default: int = -1, rank: int | None = None) -> int:
-        """Return an axis, counted from the front."""
-        rank = self.rank if rank is None else rank
-        axis = self.integer(key, default)
-        if not -rank <= axis < rank:
-            raise Refused(f"{key}={axis} of {rank} dimensions")
-        return axis % rank
-
-    def fixed(self, shape: Shape) -> tuple[int, ...]:
-        """Return sizes, none of which may depend on the number of images."""
-        if None in shape:
-            raise Refused("it is made for one number of images")
-        return tuple(size for size in shape if size is not None)
-
-    def hold(self, values: Any) -> None:
-        """Add a constant of the network's floating type to what the function takes."""
-        self.held.append(torch.as_tensor(values, dtype=torch.float32))
-
-    def unread(self) -> list[str]:
-        """Return the attributes that were not asked for, as ``key=value``."""
-        known = self.read | _WITHOUT_EFFECT
-        return [
-            f"{key}={value}"
-            for key, value in self.attrs.items()
-            if key not in known and not key.startswith("__")
-        ]
+def within(index: torch.Tensor, size: Any, mode: str = "clip") -> torch.Tensor:
+    """Return whole indices in the range of `size`: others go to its ends, or around it."""
+    whole = index.long()
+    return whole.remainder(size) if mode == "wrap" else whole.clamp(0, size - 1)

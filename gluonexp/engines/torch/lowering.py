@@ -9,8 +9,8 @@ import torch
 
 from gluonexp.base.errors import GluonexpError, reason
 from gluonexp.base.mx import mx
-from gluonexp.engines.torch.layer import Function, Layer, Refused, Run, Shape
-from gluonexp.engines.torch.operators import lowered
+from gluonexp.engines.torch.layer import RUN, Function, Refused, Run, Shape, bind
+from gluonexp.engines.torch.operators import OPERATORS
 from gluonexp.graph import symbols
 from gluonexp.graph.graph import VARIABLE, Graph
 
@@ -20,9 +20,9 @@ class _Step(NamedTuple):
 
     place: int
     function: Function
-    moded: bool
-    inputs: tuple[tuple[int, int | None], ...]
-    done: tuple[int, ...]  # what nothing takes afterwards
+    asks: bool  # for the run
+    inputs: Sequence[tuple[int, int | None]]
+    done: Sequence[int] = ()  # what nothing takes afterwards
 
 
 class Lowered(torch.nn.Module, Run):
@@ -36,20 +36,16 @@ class Lowered(torch.nn.Module, Run):
         False: dropout passes everything on, also in training.
     """
 
+    anchor: torch.Tensor
+
     def __init__(self) -> None:
         super().__init__()
-        self.drop = True
-        self.moves = []
-        self.register_buffer("_floating", torch.zeros(()), persistent=False)
+        self.drop, self.moves = True, []
+        self.register_buffer("anchor", torch.zeros(()), persistent=False)
         self._entries: list[int] = []
         self._held: list[tuple[int, torch.nn.Module, str]] = []
         self._steps: list[_Step] = []
         self._head: tuple[int, int | None] = (0, None)
-
-    @property
-    def floating(self) -> torch.dtype:
-        """The type that it computes in where MXNet says float32."""
-        return self.get_buffer("_floating").dtype
 
     def forward(self, data: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
         """Return the first head; inputs in the order in which `lower` was given them."""
@@ -58,9 +54,9 @@ class Lowered(torch.nn.Module, Run):
             made[place] = getattr(owner, key)
         for number, place in enumerate(self._entries):
             made[place] = others[number - 1] if number else data
-        for place, function, moded, inputs, done in self._steps:
+        for place, function, asks, inputs, done in self._steps:
             taken = [made[at] if index is None else made[at][index] for at, index in inputs]
-            made[place] = function(self, *taken) if moded else function(*taken)
+            made[place] = function(*taken, run=self) if asks else function(*taken)
             for at in done:
                 del made[at]
         at, index = self._head
@@ -73,6 +69,22 @@ class Lowered(torch.nn.Module, Run):
             for statistic, found, factor, momentum in reversed(self.moves):
                 statistic.mul_(momentum).add_(found, alpha=(1 - momentum) * factor)
         self.moves.clear()
+
+    def hold(self, place: int, key: str, value: torch.Tensor, parameter: bool = False) -> None:
+        """Keep a value under a key with dots, in modules for each part of it."""
+        *path, last = key.split(".")
+        owner: torch.nn.Module = self
+        for part in path:
+            if part not in owner._modules:
+                owner.add_module(part, torch.nn.Module())
+            owner = owner.get_submodule(part)
+        if not parameter:
+            owner.register_buffer(last, value, persistent=place >= 0)
+        elif isinstance(value, torch.nn.Parameter):
+            owner.register_parameter(last, value)
+        else:
+            owner.register_parameter(last, torch.nn.Parameter(value, value.requires_grad))
+        self._held.append((place, owner, last))
 
 
 def lower(
@@ -101,90 +113,85 @@ def lower(
     GluonexpError
         A node cannot be lowered; it is named.
     """
-    shapes = _shapes(graph, values, entries)
-    module, names = Lowered(), names or {}
-    needed = graph.needed(graph.heads[:1])
+    shapes, sizes = _shapes(graph, values, entries)
+    module, names, places = Lowered(), names or {}, dict.fromkeys(entries, -1)
+    needed, several = graph.needed(graph.heads[:1]), set()
     statistics = {
-        node.inputs[number].node
-        for node in graph.nodes
-        if node.op.startswith("BatchNorm")
-        for number in (3, 4)
+        source.node for node in graph.nodes if "BatchNorm" in node.op for source in node.inputs[3:]
     }
-    places: dict[str, int] = {}
-    several: set[int] = set()
-    constants = len(graph.nodes)
-    for at, node in enumerate(graph.nodes):
-        if at not in needed:
-            continue
-        if node.op == VARIABLE:
-            if node.name in entries:
-                places[node.name] = at
-            elif node.name in values:
-                key = names.get(node.name, node.name)
-                _register(module, at, key, values[node.name], at in statistics)
-            else:
+    for at in sorted(needed):
+        node = graph.nodes[at]
+        if node.op == VARIABLE and node.name in entries:
+            places[node.name] = at
+        elif node.op == VARIABLE:
+            if node.name not in values:
                 raise GluonexpError(f"engine=torch: {node.name} has no value; take engine=mxnet")
-            continue
-        given = [shapes[source.node][source.index] for source in node.inputs]
-        layer = Layer(node.op, node.attrs, given, shapes[at])
-        try:
-            if node.subgraphs:
-                raise Refused("it has a graph inside")
-            function = lowered(layer)
-        except (Refused, ValueError, IndexError, TypeError) as error:
-            raise GluonexpError(
-                f"engine=torch: layer {node.name} ({node.op}) cannot be computed by PyTorch: "
-                f"{reason(error)}; take engine=mxnet"
-            ) from error
-        if len(shapes[at]) > 1:
-            several.add(at)
-        inputs = [(s.node, s.index if s.node in several else None) for s in node.inputs]
-        for constant in layer.held:
-            key = f"_constant{constants - len(graph.nodes)}"
-            module.register_buffer(key, constant, persistent=False)
-            module._held.append((constants, module, key))
-            inputs.append((constants, None))
-            constants += 1
-        module._steps.append(_Step(at, function, layer.moded, tuple(inputs), ()))
-    module._entries = [places.get(name, -1 - number) for number, name in enumerate(entries)]
-    (head, *_) = graph.heads
+            key = names.get(node.name, node.name)
+            module.hold(at, key, values[node.name], at not in statistics)
+        else:
+            try:
+                given = [shapes[source.node][source.index] for source in node.inputs]
+                if node.op not in OPERATORS or node.subgraphs:
+                    raise Refused("the operator is not in the engine's table")
+                entry = OPERATORS[node.op]
+                function, heeded = entry if isinstance(entry, tuple) else (entry, "")
+                function, asks, held = bind(function, heeded, node.attrs, given, shapes[at])
+                examples = [sizes[source.node][source.index] for source in node.inputs]
+                _try(function, asks, held, examples, sizes[at])
+            except (Refused, RuntimeError, ValueError, LookupError, TypeError) as error:
+                raise GluonexpError(
+                    f"engine=torch: PyTorch cannot compute layer {node.name} ({node.op}): "
+                    f"{reason(error)}; take engine=mxnet"
+                ) from error
+            if len(shapes[at]) > 1:
+                several.add(at)
+            inputs = [(s.node, s.index if s.node in several else None) for s in node.inputs]
+            for number, constant in enumerate(held):
+                place = -2 - len(module._held)
+                module.hold(place, f"constant{at}_{number}", constant)
+                inputs.append((place, None))
+            module._steps.append(_Step(at, function, asks, inputs))
+    module._entries = [*places.values()]
+    head = graph.heads[0]
     module._head = head.node, head.index if head.node in several else None
     module._steps = _freed(module._steps, head.node)
     return module
 
 
-def _register(module: Lowered, place: int, key: str, value: torch.Tensor, statistic: bool) -> None:
-    """Put a value into the module under a key with dots, in modules for each part of it."""
-    *path, last = key.split(".")
-    owner: torch.nn.Module = module
-    for part in path:
-        if part not in owner._modules:
-            owner.add_module(part, torch.nn.Module())
-        owner = owner.get_submodule(part)
-    if statistic:
-        owner.register_buffer(last, value)
-    else:
-        if not isinstance(value, torch.nn.Parameter):
-            value = torch.nn.Parameter(value, value.requires_grad)
-        owner.register_parameter(last, value)
-    module._held.append((place, owner, last))
+def _try(
+    function: Function,
+    asks: bool,
+    held: Sequence[torch.Tensor],
+    given: Sequence[Sequence[int]],
+    made: Sequence[Sequence[int]],
+) -> None:
+    """Compute an operator without numbers, and refuse it if its shapes are not MXNet's."""
+    inputs = [torch.empty(shape, device="meta") for shape in given]
+    inputs += [constant.to("meta") for constant in held]
+    with torch.no_grad():
+        try:
+            found = function(*inputs, run=RUN) if asks else function(*inputs)
+        except NotImplementedError:  # PyTorch computes some with numbers only
+            return
+    shapes = [tuple(each.shape) for each in (found if len(made) > 1 else [found])]
+    if shapes != [tuple(shape) for shape in made]:
+        raise Refused(f"its outcome has the shapes {shapes}, MXNet's {[*made]}")
 
 
 def _freed(steps: Sequence[_Step], head: int) -> list[_Step]:
     """Return the steps such that each forgets what it is the last to take."""
     made, seen, freed = {step.place for step in steps}, {head}, []
     for step in reversed(steps):
-        taken = dict.fromkeys(at for at, _ in step.inputs if at in made)
-        done = tuple(at for at in taken if at not in seen)
-        seen.update(done)
-        freed.append(step._replace(done=done))
+        done = {at for at, _ in step.inputs if at in made} - seen
+        seen |= done
+        freed.append(step._replace(done=(*done,)))
     return freed[::-1]
 
 
 def _shapes(
     graph: Graph, values: Mapping[str, torch.Tensor], entries: Mapping[str, tuple[int, ...]]
-) -> list[list[Shape]]:
-    """Infer what every node gives; None is a dimension that depends on the number of images."""
+) -> tuple[list[list[Shape]], list[list[tuple[int, ...]]]]:
+    """Infer what every node gives, for any number of images (None), and for two."""
     known = {name: tuple(value.shape) for name, value in values.items()}
     found = []
     try:
@@ -197,10 +204,11 @@ def _shapes(
             f"engine=torch: the network does not take every number of images: {reason(error)}; "
             "take engine=mxnet"
         ) from error
-    return [
+    free = [
         [
             tuple(a if a == b else None for a, b in zip(*sizes, strict=True))
             for sizes in zip(two, three, strict=True)
         ]
         for two, three in zip(*found, strict=True)
     ]
+    return free, found[0]

@@ -1,5 +1,6 @@
 """Before it trains, the PyTorch engine proves on real images that it computes what MXNet does."""
 
+import functools
 from importlib.util import find_spec
 
 import numpy as np
@@ -20,7 +21,7 @@ library.load()
 
 import torch  # noqa: E402
 
-from gluonexp.engines.torch import operators  # noqa: E402
+from gluonexp.engines.torch import lowering, operators  # noqa: E402
 from gluonexp.engines.torch.engine import TorchEngine  # noqa: E402
 
 FIGURES = {f"gluonexp.engine.gate.{kind}" for kind in ("images", "logits", "loss", "gradients")}
@@ -86,25 +87,26 @@ def test_a_network_is_proved_and_stays_as_it_is():
     assert not autograd.is_training() and not autograd.is_recording()
 
 
-def changed(op, **attributes):
-    """Return a lowering of `op` that takes other attributes than the layer's."""
-    lowering = operators.OPERATORS[op]
+def plant(monkeypatch, op, attributes):
+    """Have `op` lowered with other attributes than the layer's; None: without its bias."""
+    function, heeded = operators.OPERATORS[op], ""
+    if isinstance(function, tuple):
+        function, heeded = function
+    bind = lowering.bind
 
-    def other(layer):
-        layer.attrs = {**layer.attrs, **attributes}
-        return lowering(layer)
+    @functools.wraps(function)
+    def biasless(x, weight, *bias, **settings):
+        return function(x, weight, **settings)
 
-    return other
+    def other(asked, heeded, attrs, *shapes):
+        return bind(
+            asked, heeded, {**attrs, **attributes} if asked is function else attrs, *shapes
+        )
 
-
-def biasless(op):
-    lowering = operators.OPERATORS[op]
-
-    def without(layer):
-        function = lowering(layer)
-        return lambda x, weight, *bias: function(x, weight)
-
-    return without
+    if attributes is None:
+        monkeypatch.setitem(operators.OPERATORS, op, (biasless, heeded))
+    else:
+        monkeypatch.setattr(lowering, "bind", other)
 
 
 FAULTS = {
@@ -127,8 +129,7 @@ FAULTS = {
 def test_a_fault_is_refused_by_the_first_layer_that_has_it(fault, monkeypatch):
     op, attributes, said = FAULTS[fault]
     made = engine(tiny())
-    other = biasless(op) if attributes is None else changed(op, **attributes)
-    monkeypatch.setitem(operators.OPERATORS, op, other)
+    plant(monkeypatch, op, attributes)
     made.start(None)
     refused = rf"^engine=torch: layer \w+{said}.*; take engine=mxnet$"
     with pytest.raises(GluonexpError, match=refused):

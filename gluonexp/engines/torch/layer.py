@@ -52,8 +52,7 @@ class Run:
 
 
 RUN: Final = Run()
-"""In training, without numbers: operators are tried with it as they are lowered."""
-RUN.training, RUN.drop, RUN.moves, RUN.anchor = True, True, [], torch.zeros((), device="meta")
+"""The default of an operator's `run`, which is always given."""
 
 _WITHOUT_EFFECT: Final = frozenset(
     ("cudnn_off", "cudnn_tune", "workspace", "num_args", "is_int", "lazy_update", "no_bias")

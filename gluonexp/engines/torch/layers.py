@@ -35,8 +35,8 @@ def _deconvolution(
     return convolve(x, weight, bias, stride or 1, pad or 0, adj or 0, num_group, dilate or 1)
 
 
-def _dense(x, weight, bias=None, *, flatten=True, given=()):
-    return F.linear(x.flatten(1) if flatten and len(given[0]) != 2 else x, weight, bias)
+def _dense(x, *weights, flatten=True, given=()):
+    return F.linear(x.flatten(1) if flatten and len(given[0]) != 2 else x, *weights)
 
 
 def _leaky(

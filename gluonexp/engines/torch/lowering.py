@@ -9,7 +9,7 @@ import torch
 
 from gluonexp.base.errors import GluonexpError, reason
 from gluonexp.base.mx import mx
-from gluonexp.engines.torch.layer import RUN, Function, Refused, Run, Shape, bind
+from gluonexp.engines.torch.layer import Function, Refused, Run, Shape, bind
 from gluonexp.engines.torch.operators import OPERATORS
 from gluonexp.graph import symbols
 from gluonexp.graph.graph import VARIABLE, Graph
@@ -136,21 +136,22 @@ def lower(
                 entry = OPERATORS[node.op]
                 function, heeded = entry if isinstance(entry, tuple) else (entry, "")
                 function, asks, held = bind(function, heeded, node.attrs, given, shapes[at])
-                examples = [sizes[source.node][source.index] for source in node.inputs]
-                _try(function, asks, held, examples, sizes[at])
+                if asks or {"given", "made"} & getattr(function, "keywords", {}).keys():
+                    inputs = [torch.zeros(sizes[s.node][s.index]) for s in node.inputs]
+                    _try(function, [*inputs, *held], asks)
             except (Refused, RuntimeError, ValueError, LookupError, TypeError) as error:
                 raise GluonexpError(
-                    f"engine=torch: PyTorch cannot compute layer {node.name} ({node.op}): "
+                    f"engine=torch: layer {node.name} ({node.op}) cannot be computed by PyTorch: "
                     f"{reason(error)}; take engine=mxnet"
                 ) from error
             if len(shapes[at]) > 1:
                 several.add(at)
-            inputs = [(s.node, s.index if s.node in several else None) for s in node.inputs]
+            taken = [(s.node, s.index if s.node in several else None) for s in node.inputs]
             for number, constant in enumerate(held):
                 place = -2 - len(module._held)
                 module.hold(place, f"constant{at}_{number}", constant)
-                inputs.append((place, None))
-            module._steps.append(_Step(at, function, asks, inputs))
+                taken.append((place, None))
+            module._steps.append(_Step(at, function, asks, taken))
     module._entries = [*places.values()]
     head = graph.heads[0]
     module._head = head.node, head.index if head.node in several else None
@@ -158,24 +159,12 @@ def lower(
     return module
 
 
-def _try(
-    function: Function,
-    asks: bool,
-    held: Sequence[torch.Tensor],
-    given: Sequence[Sequence[int]],
-    made: Sequence[Sequence[int]],
-) -> None:
-    """Compute an operator without numbers, and refuse it if its shapes are not MXNet's."""
-    inputs = [torch.empty(shape, device="meta") for shape in given]
-    inputs += [constant.to("meta") for constant in held]
+def _try(function: Function, inputs: Sequence[torch.Tensor], asks: bool) -> None:
+    """Compute an operator once, for what it refuses; nothing is drawn, and no statistic moves."""
+    run = Run()
+    run.training, run.drop, run.moves, run.anchor = True, False, [], torch.zeros(())
     with torch.no_grad():
-        try:
-            found = function(*inputs, run=RUN) if asks else function(*inputs)
-        except NotImplementedError:  # PyTorch computes some with numbers only
-            return
-    shapes = [tuple(each.shape) for each in (found if len(made) > 1 else [found])]
-    if shapes != [tuple(shape) for shape in made]:
-        raise Refused(f"its outcome has the shapes {shapes}, MXNet's {[*made]}")
+        function(*inputs, run=run) if asks else function(*inputs)
 
 
 def _freed(steps: Sequence[_Step], head: int) -> list[_Step]:

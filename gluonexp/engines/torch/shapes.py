@@ -53,7 +53,6 @@ def _pad(x, *, mode="", pad_width=(), constant_value=0.0):
     widths = [n for at in range(len(pad_width) - 2, -1, -2) for n in pad_width[at : at + 2]]
     if mode == "constant":
         return F.pad(x, widths, value=constant_value)
-    refuse(any(widths[-4:]), f"mode={mode} of images or channels")
     return F.pad(x, widths[:-4], {"edge": "replicate"}.get(mode, mode))
 
 
@@ -143,9 +142,9 @@ def _repeat(x, *, repeats=1, axis="None"):
     return x.repeat_interleave(repeats, None if axis == "None" else int(axis))
 
 
-def _squeeze(x, *, axis=()):
+def _squeeze(x, *, axis=(), made=()):
     refuse(not axis, "without an axis it would take away a batch of one")
-    return x.squeeze(axis)
+    return x.reshape(target(made))
 
 
 def _cumsum(x, *, axis="None"):

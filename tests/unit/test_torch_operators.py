@@ -453,6 +453,12 @@ def test_a_wrong_attribute_is_noticed():
         assert max(found) > 1e-3, op
 
 
+def test_selu_has_its_derivative_which_mxnets_gradient_is_not():
+    inputs, attrs = inputs_of("LeakyReLU", (IMAGES,)), {"act_type": "selu"}
+    value, gradient = differences("LeakyReLU", inputs, attrs)
+    assert value < TOLERANCE < gradient
+
+
 CONVOLUTION = {"kernel": (3, 3), "num_filter": 6, "no_bias": True}
 
 

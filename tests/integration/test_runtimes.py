@@ -491,7 +491,7 @@ def test_without_structural_names_layers_have_those_of_the_graph(left, exported)
 def test_what_pytorch_is_not_told_to_compute_is_named(tmp_path):
     pytest.importorskip("torch")
     export(small(Layer(lambda F, x: F.gamma(F.abs(x) + 1, name="odd"))), (1, 8, 8), tmp_path)
-    with pytest.raises(torch_convert.Unwritable, match=r"^no model\.py: layer odd \(gamma"):
+    with pytest.raises(torch_convert.Unwritable, match=r"^no model\.py: .*layer odd \(gamma\)"):
         write_torch(tmp_path)
     assert runtimes.available(tmp_path) == ["module", "symbolblock"]
 

@@ -1,6 +1,7 @@
 """Whole runs trained by PyTorch: they follow MXNet's, and end in the same exports and proofs."""
 
 import os
+import re
 import sys
 from itertools import islice
 from pathlib import Path
@@ -111,11 +112,14 @@ def test_it_is_recorded_and_proved_in_every_runtime(uri, whole, tmp_path):
     assert found.info.status == "FINISHED"
     assert found.data.params["engine.name"] == "torch"
     assert found.data.tags["gluonexp.device"] == "cpu"
+    gate = found.data.tags["gluonexp.engine.gate.gradients"]
+    assert re.fullmatch(r"\de-\d+ \(MXNet \de-\d+\)", gate)
     client = tracking.open_store(uri)
     proved = certificate.read(of_run(client, whole.run_id).fetch("export", tmp_path))
     assert all(each.holds for each in proved.agreements)
-    found = {each.runtime for each in proved.agreements}
-    assert found >= {"module", "symbolblock", "onnx", "openvino"}
+    assert {each.runtime for each in proved.agreements} == {
+        *("module", "symbolblock", "onnx", "openvino", "torch"),
+    }
 
 
 def test_a_run_gives_the_same_again_and_bfloat16_its_own(trained):

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from gluonexp.assembly import networks
 from gluonexp.base.device import device as of_mxnet
 from gluonexp.base.device import named
-from gluonexp.base.mx import mx, nn
+from gluonexp.base.errors import GluonexpError, reason
+from gluonexp.base.mx import gluon, mx, nn
 from gluonexp.config.schema import Config, OptimConfig
 from gluonexp.data.types import Spec
 from gluonexp.engines.mxnet import optimizers
@@ -50,8 +51,15 @@ def engine(
     device: networks.Device,
     team: Team = ALONE,
 ) -> Engine:
-    """Return what trains `net`, which has its values, on images of `spec`, as one of `team`."""
+    """Return what trains `net`, which has its values, on images of `spec`, as one of `team`.
+
+    Raises
+    ------
+    GluonexpError
+        The loss is not one for each image, or the engine cannot compute it or the network.
+    """
     loss = components.loss
+    _check(config, loss, len(spec.classes))
     loss.hybridize(static_alloc=True, static_shape=True)
     if not config.optim.decay_bias_and_norm:
         optimizers.exempt_bias_and_norm(net)
@@ -64,6 +72,21 @@ def engine(
     image = (spec.height, spec.width, spec.channels)
     settings, place = config.engine, of_torch(config.device, team.world.local_rank)
     return TorchEngine(net, block, image, loss, config.optim, settings, place, team)
+
+
+def _check(config: Config, loss: gluon.loss.Loss, classes: int) -> None:
+    images = 2
+    where = f"loss {config.loss['_target_']}"
+    try:
+        with mx.name.NameManager():
+            losses = loss(mx.sym.var("logits"), mx.sym.var("labels"))
+        _, (shape, *_), _ = losses.infer_shape(logits=(images, classes), labels=(images,))
+    except (mx.MXNetError, TypeError, ValueError) as error:
+        raise GluonexpError(f"{where}: {reason(error)}") from error
+    if shape != (images,):
+        raise GluonexpError(
+            f"{where}: gives {shape} for {images} images; one loss for each is needed: (N,)"
+        )
 
 
 def optimizer(config: OptimConfig) -> mx.optimizer.Optimizer:

@@ -171,6 +171,16 @@ def test_frozen_statistics_are_proved():
     assert engine(net).prove(batch()).keys() == FIGURES | {STATISTICS}
 
 
+def test_layers_that_take_nothing_or_give_other_types_are_proved():
+    def odd(F, x):
+        whole = F.cast(F.cast(9 * F.cast(x, "float16"), "int32"), "float32")
+        return F.broadcast_add(x + whole, F.arange(6))
+
+    net = nn.HybridSequential()
+    net.add(nn.Dense(6), nn.HybridLambda(odd), nn.Dense(3))
+    assert engine(net).prove(batch()).keys() - {ALONE} == FIGURES
+
+
 def test_a_batch_that_overflows_proves_nothing():
     made = engine(tiny())
     made._module.get_parameter("9.weight").data.fill_(3e38)

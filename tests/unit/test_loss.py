@@ -1,12 +1,18 @@
 """Losses against their formulas."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gluonexp import assembly
+from gluonexp.assembly import engines
 from gluonexp.base.errors import GluonexpError
-from gluonexp.base.mx import autograd, nd
+from gluonexp.base.mx import autograd, gluon, mx, nd, nn
+from gluonexp.data.types import Spec
+from gluonexp.model_folder.signature import Preprocessing
 from gluonexp.models.loss import softmax_cross_entropy
 
 
@@ -50,3 +56,30 @@ def test_without_smoothing_the_loss_is_gluons_own():
 def test_smoothing_has_a_range(smoothing):
     with pytest.raises(GluonexpError, match=r"^loss\.label_smoothing="):
         softmax_cross_entropy(smoothing)
+
+
+class Other(gluon.loss.Loss):
+    """A loss that is not one value an image."""
+
+    def __init__(self, function):
+        super().__init__(None, 0)
+        self._function = function
+
+    def hybrid_forward(self, F, logits, labels):
+        return self._function(F, -F.pick(F.log_softmax(logits), labels))
+
+
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        (lambda F, losses: F.mean(losses), r"gives \(1,\) for 2 images; one loss for each"),
+        (lambda F, losses: F.expand_dims(losses, axis=1), r"gives \(2, 1\) for 2 images"),
+        (lambda F, losses: F.broadcast_add(losses, F.ones((5,))), "not be broadcast together"),
+    ],
+)
+def test_a_loss_is_one_value_an_image(compose, function, said):
+    config = compose()
+    components = replace(assembly.components(config), loss=Other(function))
+    steps, spec = Preprocessing(5, 5, 3, (0.0,), (1.0,)), Spec(5, 5, 3, ("a", "b", "c"))
+    with pytest.raises(GluonexpError, match=rf"^loss gluonexp\.models\.\S+: .*{said}"):
+        engines.engine(config, components, nn.Dense(3), steps, spec, mx.cpu())

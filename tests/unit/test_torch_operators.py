@@ -164,6 +164,7 @@ for fixed in (True, False):
         )
 case("BatchNorm", IMAGES, (4,), (4,), (4,), (4,))
 case("BatchNorm", MATRIX, (5,), (5,), (5,), (5,), fix_gamma=False)
+case("BatchNorm", (1, 5), (5,), (5,), (5,), (5,), fix_gamma=False)
 case("BatchNorm", IMAGES, (8,), (8,), (8,), (8,), fix_gamma=False, axis=-1)
 case("_contrib_SyncBatchNorm", IMAGES, (4,), (4,), (4,), (4,), fix_gamma=False, key="k", ndev=1)
 case("BatchNorm_v1", IMAGES, (4,), (4,), (4,), (4,), fix_gamma=False)
@@ -204,6 +205,9 @@ for mode, gates in (("lstm", 4), ("gru", 3), ("rnn_tanh", 1), ("rnn_relu", 1)):
             state_size=3,
             num_layers=2,
             bidirectional=two,
+            lstm_state_clip_min=None,
+            lstm_state_clip_max=None,
+            lstm_state_clip_nan=False,
         )
 for op in ("softmax", "log_softmax", "softmin"):
     case(op, IMAGES, axis=1, temperature=2.0)

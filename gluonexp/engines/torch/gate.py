@@ -103,7 +103,10 @@ def prove(
     graph = _without_dropout(Graph.from_symbol(symbols.traced(net)))
     theirs = _by_mxnet(graph, values, inputs, lambda made: loss(made, nd.array(labels)))
     if not all(bool(theirs[kind][""].isfinite().all()) for kind in ("logits", "loss")):
-        raise GluonexpError("what the network makes of the first images is not finite")
+        raise GluonexpError(
+            "what the network makes of the first images, or the loss of that, is not finite: look "
+            "at initial values, at the loss, and at dataset.mean and dataset.std"
+        )
     layers = _differing(graph, values, inputs, prepared)
     goal = torch.from_numpy(labels).to(prepared.device)
 
@@ -167,7 +170,7 @@ def _by_mxnet(
             parameter.grad_req = "write" if values[name].requires_grad else "null"
             value = nd.array(values[name].detach().cpu().numpy())
             parameter._load_init(value, mx.cpu(), cast_dtype=True, dtype_source="saved")
-        arrays = {name: nd.array(value) for name, value in inputs.items()}
+        arrays = {name: nd.array(value, dtype=value.dtype) for name, value in inputs.items()}
         for array in arrays.values() if alone else ():
             array.attach_grad()
         with autograd.record():
@@ -182,7 +185,7 @@ def _by_mxnet(
             "statistics": {n: parameters[n].data() for n in symbol.list_auxiliary_states()},
         }
         return {
-            kind: {name: torch.from_numpy(array.asnumpy()) for name, array in each.items()}
+            kind: {name: torch.from_numpy(array.asnumpy()).float() for name, array in each.items()}
             for kind, each in found.items()
         }
 
@@ -270,7 +273,8 @@ def _differing(
 ) -> Iterator[str]:
     """Yield what PyTorch computes otherwise of layers alone, in the graph's order.
 
-    A layer like one before, on inputs of the same shapes, is not looked at again.
+    A layer like one before, on inputs of the same shapes, is not looked at again; one that takes
+    parameters alone, or nothing, is not looked at.
     """
     layers = [node for node in graph.nodes if node.op != VARIABLE]
     taken = dict.fromkeys(source for node in layers for source in node.inputs)
@@ -298,7 +302,8 @@ def _differing(
         }
         shapes = tuple(value.shape for value in entries.values())
         learning = tuple(value.requires_grad for value in own.values())
-        if (kind := (node.op, str(node.attrs), shapes, learning)) in seen:
+        kind = node.op, str(node.attrs), shapes, learning
+        if kind in seen or not entries:
             continue
         seen.add(kind)
         nodes = (*(Node(VARIABLE, name) for name in places), replace(node, inputs=tuple(order)))
@@ -334,7 +339,7 @@ def _differs(
         inputs = [
             each.contiguous(memory_format=last) if each.dim() == 4 else each for each in inputs
         ]
-    inputs = [each.requires_grad_() for each in inputs]
+    inputs = [each.requires_grad_(each.is_floating_point()) for each in inputs]
     try:
         found = _by_torch(module, torch.float32, {}, inputs, ours, of)
     except _FAULTS as error:

@@ -104,6 +104,8 @@ def _batch_norm(
         if torch.is_grad_enabled() and any(each.requires_grad for each in (x, gamma, beta)):
             count = x.numel() // x.shape[1]
             run.moves.append((mean, found, 1.0, momentum))
+            if count == 1:  # of one number PyTorch has no variance
+                unbiased = torch.zeros_like(variance)
             run.moves.append((variance, unbiased, (count - 1) / count, momentum))
     return made.movedim(1, axis) if moved else made
 
@@ -181,6 +183,7 @@ def _recurrent(
 
 
 _LAYOUTS: Final = " layout=None layout=NCW layout=NCHW layout=NCDHW"
+_UNCLIPPED: Final = " lstm_state_clip_min=None lstm_state_clip_max=None lstm_state_clip_nan=False"
 _CALIBRATED: Final = " min_calib_range=None max_calib_range=None output_mean_var=False"
 
 LAYERS: Final[dict[str, Entry]] = {
@@ -205,7 +208,7 @@ LAYERS: Final[dict[str, Entry]] = {
     "LayerNorm": (_layer_norm, _CALIBRATED),
     "LeakyReLU": _leaky,
     "Pooling": (_pooling, _LAYOUTS),
-    "RNN": (_recurrent, "projection_size=None use_sequence_length=False"),
+    "RNN": (_recurrent, "projection_size=None use_sequence_length=False" + _UNCLIPPED),
     "UpSampling": (_upsampling, "num_filter multi_input_mode"),
     "_contrib_AdaptiveAvgPooling2D": _adaptive,
     "_contrib_BilinearResize2D": (_resize, "height width scale_height scale_width mode"),

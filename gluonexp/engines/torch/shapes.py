@@ -106,8 +106,9 @@ def _full(value: float | None = None) -> Function:
     return full
 
 
-def _arange(*like, start=0.0, step=1.0, repeat=1, dtype="float32", made=(), run=RUN):
+def _arange(*like, start=0.0, stop="", step=1.0, repeat=1, dtype="float32", made=(), run=RUN):
     refuse(None in made[0], "it counts images")
+    start = 0.0 if stop == "None" else start  # a bound that is alone is the end
     count = torch.arange(math.prod(made[0]), device=run.anchor.device) // repeat
     return (start + step * count).to(run.dtype(dtype)).reshape(made[0])
 
@@ -181,7 +182,7 @@ SHAPES: Final[dict[str, Entry]] = {
     "SequenceReverse": _sequence("reverse"),
     "SliceChannel": _split,
     "SwapAxis": lambda x, *, dim1=0, dim2=0: x.transpose(dim1, dim2),
-    "_arange": (_arange, "stop ctx infer_range=False"),
+    "_arange": (_arange, "ctx infer_range=False"),
     "_contrib_arange_like": (_arange, "axis ctx"),
     "_full": (_full(), "shape ctx"),
     "_ones": (_full(1.0), "shape ctx"),

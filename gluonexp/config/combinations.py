@@ -22,8 +22,8 @@ def check(config: Config) -> None:
     """
     if config.engine.name == "mxnet" and config.engine != type(config.engine)():
         raise GluonexpError(
-            "engine: precision, compile, deterministic and tf32 are of engine=torch; MXNet trains "
-            "in float32"
+            "engine: precision, compile, deterministic and tf32 are of engine=torch, so add that; "
+            "MXNet trains in float32"
         )
     if config.freeze.decay > 1:
         raise GluonexpError(f"freeze.decay={config.freeze.decay}: at most 1")

@@ -174,10 +174,14 @@ def test_frozen_statistics_are_proved():
 def test_layers_that_take_nothing_or_give_other_types_are_proved():
     def odd(F, x):
         whole = F.cast(F.cast(9 * F.cast(x, "float16"), "int32"), "float32")
-        return F.broadcast_add(x + whole, F.arange(6))
+        return F.broadcast_add(
+            F.broadcast_add(x + whole, F.arange(6)), F.mean(x, axis=1, keepdims=True)
+        )
 
     net = nn.HybridSequential()
-    net.add(nn.Dense(6), nn.HybridLambda(odd), nn.Dense(3))
+    net.add(
+        nn.Dense(6), nn.LayerNorm(scale=False, center=False), nn.HybridLambda(odd), nn.Dense(3)
+    )
     assert engine(net).prove(batch()).keys() - {ALONE} == FIGURES
 
 

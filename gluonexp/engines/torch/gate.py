@@ -243,14 +243,16 @@ def _distance(found: Tensor, of: Tensor, size: float) -> float:
     return float(torch.dist(found, of)) / max(size, 1e-30)
 
 
-def _apart(ours: Tensors, theirs: Tensors, of: Tensors) -> dict[str, tuple[float, float]]:
+def _apart(
+    ours: Tensors, theirs: Tensors, of: Tensors, least: float = 0.0
+) -> dict[str, tuple[float, float]]:
     """Return by name how far both are, as a fraction of what they are from.
 
     What is zero by construction, such as the gradient of a bias before a BatchNorm, is nothing
-    but rounding: of 1 % of all tensors' norm at least.
+    but rounding: of 1 % of all tensors' norm at least, and of `least`.
     """
     sizes = {name: float(tensor.norm()) for name, tensor in of.items()}
-    least = 0.01 * math.hypot(*sizes.values())
+    least = max(least, 0.01 * math.hypot(*sizes.values()))
 
     def far(found: Tensors, name: str) -> float:
         return _distance(found[name], of[name], max(sizes[name], least))
@@ -344,8 +346,12 @@ def _differs(
         found = _by_torch(module, torch.float32, {}, inputs, ours, of)
     except _FAULTS as error:
         return reason(error)
+    taken = math.hypot(*(float(np.linalg.norm(value)) for value in entries.values()))
     for kind in ("logits", "gradients", "statistics"):
-        for name, (far, _) in _apart(found[kind], found[kind], of[kind]).items():
+        least = (
+            0.01 * taken if kind == "logits" else 0.0
+        )  # a mean of what has been centred is zero
+        for name, (far, _) in _apart(found[kind], found[kind], of[kind], least).items():
             if not far <= 2 * _ALIKE:
                 what = {"logits": "its output", "gradients": f"the gradient of {name}"}
                 return f"{what.get(kind, name)} differs by {far:.0e}"

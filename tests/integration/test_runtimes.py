@@ -452,6 +452,26 @@ def test_a_layer_called_twice_is_one_layer_of_pytorch(tmp_path):
     assert relative(runtimes.load(tmp_path, "torch")(inputs), logits) < 1e-5
 
 
+class Rows(nn.HybridBlock):
+    """Reads an image row by row, with dropout between its layers."""
+
+    def __init__(self):
+        super().__init__()
+        with self.name_scope():
+            self.rows = gluon.rnn.LSTM(4, num_layers=2, layout="NTC", dropout=0.5, input_size=8)
+            self.last = nn.Dense(CLASSES)
+
+    def hybrid_forward(self, F, x):
+        return self.last(self.rows(F.squeeze(x, axis=1)))
+
+
+def test_what_recurrent_layers_drop_they_drop_in_training_only(tmp_path):
+    pytest.importorskip("torch")
+    inputs, logits = export(Rows, (1, 8, 8), tmp_path)
+    assert "0.5, self.training" in write_torch(tmp_path)
+    assert relative(runtimes.load(tmp_path, "torch")(inputs), logits) < 1e-5
+
+
 class Own(nn.HybridBlock):
     """Parameters that no layer of PyTorch's has."""
 

@@ -65,6 +65,7 @@ class Word:
     name: str
 
 
+_RECURRENT: Final = ("torch.lstm", "torch.gru", "torch.rnn_tanh", "torch.rnn_relu")
 TRAINING: Final = Word("training")
 DEVICE: Final = Word("device")
 
@@ -232,6 +233,8 @@ class _Recording(TorchFunctionMode):
         else:
             if name == _DROPOUT:
                 named["training"] = TRAINING
+            if name in _RECURRENT:  # its dropout is between layers, in training
+                told = (*told[:6], TRAINING, *told[7:])
             self._calls.append(Call(name, told, named, len(self._calls) + 1))
             return
         if not isinstance(mean, Variable):

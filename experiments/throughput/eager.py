@@ -156,22 +156,35 @@ def _as_it_is(inputs: Tensor) -> Tensor:
     return inputs
 
 
-class EagerCnn:
-    """The small network, its images in memory."""
+class EagerWhole:
+    """A network that is trained whole, its images in memory."""
 
-    def __init__(self, images: np.ndarray, labels: np.ndarray) -> None:
+    def __init__(
+        self,
+        net: nn.Module,
+        images: np.ndarray,
+        labels: np.ndarray,
+        batch: int,
+        pixels: int | None = None,
+    ) -> None:
         torch.set_num_threads(usable_cores() or torch.get_num_threads())
-        torch.manual_seed(0)
-        self.net = cnn().to(memory_format=torch.channels_last)
+        self.net = net.requires_grad_().to(memory_format=torch.channels_last).train()
         self.images = torch.from_numpy(np.array(images))
         self.labels = torch.from_numpy(np.array(labels, dtype=np.int64))
-        self.optimizer = torch.optim.Adam(self.net.parameters(), lr=CNN_LR)
+        self.batch, self.pixels = batch, pixels
+        self.optimizer = self.optimized()
+
+    def optimized(self) -> torch.optim.Optimizer:
+        """Return the optimizer."""
+        return torch.optim.SGD(self.net.parameters(), lr=LR, momentum=0.9)
 
     def epoch(self, precision: str) -> float:
         """Train one epoch; return its seconds."""
         started = time.perf_counter()
-        for rows in torch.randperm(len(self.labels)).split(CNN_BATCH):
+        for rows in torch.randperm(len(self.labels)).split(self.batch):
             inputs = self.images[rows].permute(0, 3, 1, 2).to(torch.float32).div_(255)
+            if self.pixels is not None:
+                inputs = F.interpolate(inputs, size=(self.pixels, self.pixels), mode="bilinear")
             inputs = inputs.contiguous(memory_format=torch.channels_last)
             self.optimizer.zero_grad()
             with autocast(precision):
@@ -180,3 +193,15 @@ class EagerCnn:
             self.optimizer.step()
             loss.item()
         return time.perf_counter() - started
+
+
+class EagerCnn(EagerWhole):
+    """The small network."""
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray) -> None:
+        torch.manual_seed(0)
+        super().__init__(cnn(), images, labels, CNN_BATCH)
+
+    def optimized(self) -> torch.optim.Optimizer:
+        """Return the recipe's."""
+        return torch.optim.Adam(self.net.parameters(), lr=CNN_LR)

@@ -32,8 +32,11 @@ from gluonexp.base.workers import Workers
 from gluonexp.config.schema import Config
 from gluonexp.tracking import internals
 
-# On a shared machine a slow example says nothing of the code.
-settings.register_profile("gluonexp", deadline=None)
+# On a shared machine a slow example says nothing of the code. The examples are the same each
+# time, so that what fails is what the commit changed; with --hypothesis-profile=search pytest
+# looks further.
+settings.register_profile("gluonexp", deadline=None, derandomize=True)
+settings.register_profile("search", deadline=None, derandomize=False, max_examples=2000)
 settings.load_profile("gluonexp")
 
 

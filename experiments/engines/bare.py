@@ -11,7 +11,9 @@ from material import CLASSES, SIZE
 class Bare(EagerWhole):
     """A network by torchvision's name, trained whole on images that are enlarged by the batch."""
 
-    def __init__(self, name: str, images: np.ndarray, labels: np.ndarray, batch: int) -> None:
+    def __init__(
+        self, name: str, images: np.ndarray, labels: np.ndarray, batch: int, keep: bool = False
+    ) -> None:
         torch.manual_seed(0)
         if name == "alexnet":
             net: torch.nn.Module = alexnet(None)
@@ -19,4 +21,4 @@ class Bare(EagerWhole):
             from torchvision import models
 
             net = getattr(models, name)(num_classes=CLASSES)
-        super().__init__(net, images, labels, batch, SIZE)
+        super().__init__(net, images, labels, batch, SIZE, keep)

@@ -18,6 +18,7 @@ from sides import BATCH, LR, pace
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gluonexp.base.memory import keep_freed
 from gluonexp.base.mx import usable_cores
 
 CNN_LR, CNN_BATCH = 0.008, 256  # of the fashion_mnist_cnn recipe
@@ -157,7 +158,15 @@ def _as_it_is(inputs: Tensor) -> Tensor:
 
 
 class EagerWhole:
-    """A network that is trained whole, its images in memory."""
+    """A network that is trained whole, its images in memory.
+
+    Parameters
+    ----------
+    pixels
+        The size that images are enlarged to.
+    keep
+        Whether the process keeps the memory that it frees, as gluonexp's does.
+    """
 
     def __init__(
         self,
@@ -166,7 +175,10 @@ class EagerWhole:
         labels: np.ndarray,
         batch: int,
         pixels: int | None = None,
+        keep: bool = False,
     ) -> None:
+        if keep:
+            keep_freed()
         torch.set_num_threads(usable_cores() or torch.get_num_threads())
         self.net = net.requires_grad_().to(memory_format=torch.channels_last).train()
         self.images = torch.from_numpy(np.array(images))
@@ -198,9 +210,9 @@ class EagerWhole:
 class EagerCnn(EagerWhole):
     """The small network."""
 
-    def __init__(self, images: np.ndarray, labels: np.ndarray) -> None:
+    def __init__(self, images: np.ndarray, labels: np.ndarray, keep: bool = False) -> None:
         torch.manual_seed(0)
-        super().__init__(cnn(), images, labels, CNN_BATCH)
+        super().__init__(cnn(), images, labels, CNN_BATCH, keep=keep)
 
     def optimized(self) -> torch.optim.Optimizer:
         """Return the recipe's."""

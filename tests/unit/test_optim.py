@@ -138,10 +138,11 @@ def test_a_norm_to_clip_to_is_above_zero(compose, name, value):
 def test_schedules_warm_up_to_the_base_and_never_exceed_it(steps_per_epoch, epochs, warmup, lr):
     common = {"base_lr": lr, "steps_per_epoch": steps_per_epoch, "epochs": epochs}
     start = round(warmup * steps_per_epoch)
+    later = start / steps_per_epoch + 1  # warmup + 1 may be rounded to the warm-up's last step
     for schedule in (
         schedules.constant(**common, warmup_epochs=warmup),
         schedules.cosine(**common, warmup_epochs=warmup),
-        schedules.step(**common, milestones=[warmup + 1], warmup_epochs=warmup),
+        schedules.step(**common, milestones=[later], warmup_epochs=warmup),
     ):
         rates = [schedule(step) for step in range(start + steps_per_epoch * epochs)]
         assert all(0 <= rate <= lr * (1 + 1e-12) for rate in rates)

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from gluonexp.base.errors import GluonexpError
+from gluonexp.base.memory import keep_freed
 from gluonexp.base.mx import gluon, mx, nd, nn
 from gluonexp.base.seeds import engine_seed
 from gluonexp.config.schema import EngineConfig, OptimConfig
@@ -71,7 +72,7 @@ class TorchEngine:
         self.net, self.preprocess, self.loss = net, preprocess, loss
         self.device, self._team = device, team
         self._optim, self._config, self._rule = optim, config, rule(optim)
-        _set_up(config)
+        _set_up(config, device)
         self._preprocess = _lowered(preprocess, (1, *image)).to(device)
         prepared = self._preprocess(torch.zeros(1, *image, dtype=torch.uint8, device=device))
         self._input = tuple(prepared.shape)
@@ -360,8 +361,10 @@ def _array(value: torch.Tensor) -> NDArray[Any]:
     return np.array(value.detach().cpu().numpy(), order="C")
 
 
-def _set_up(config: EngineConfig) -> None:
+def _set_up(config: EngineConfig, device: torch.device) -> None:
     """Set what PyTorch has one of in a process; an earlier job may have set it otherwise."""
+    if device.type == "cpu":
+        keep_freed()
     if torch.are_deterministic_algorithms_enabled() != config.deterministic:
         # Setting it imports the compiler, which takes a second.
         torch.use_deterministic_algorithms(config.deterministic)

@@ -1,0 +1,48 @@
+"""What a process keeps of the memory that it frees."""
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+PAGES = """
+import ctypes, resource, sys
+from gluonexp.base.memory import keep_freed
+
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+if sys.argv[1] == "kept":
+    keep_freed()
+
+def pages():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+for _ in range(5):
+    before = pages()
+    array = ctypes.c_void_p(libc.malloc(1 << 26))
+    ctypes.memset(array, 1, 1 << 26)
+    libc.free(array)
+    print(pages() - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc")
+@pytest.mark.parametrize(
+    ("way", "environment", "kept"),
+    [
+        ("kept", {}, True),
+        ("plain", {}, False),
+        ("kept", {"MALLOC_TRIM_THRESHOLD_": "131072"}, False),
+    ],
+    ids=["kept", "left-alone", "the-user-chose"],
+)
+def test_freed_memory_is_taken_again(monkeypatch, way, environment, kept):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    done = subprocess.run(
+        [sys.executable, "-c", PAGES, way], capture_output=True, text=True, check=True
+    )
+    taken = [int(line) for line in done.stdout.split()]
+    assert taken[0] > 1000  # 64 MiB, in pages of 4 KiB or 64
+    assert (max(taken[1:]) < 100) == kept

@@ -54,7 +54,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default=",".join([SMALL, *WHOLE]), help="of the networks")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--images", type=int, default=60_000, help="an epoch of the small CNN")
+    parser.add_argument("--images", type=int, default=20_000, help="an epoch of the small CNN")
     parser.add_argument("--csv", type=Path, help="write the rows here too")
     options = parser.parse_args()
     console = Console(width=None if sys.stdout.isatty() else 140)

@@ -284,19 +284,19 @@ def threads() -> int:
 
 
 @contextmanager
-def openmp(spins: int = 1000) -> Iterator[None]:
+def openmp() -> Iterator[None]:
     """Set what is read while a library that brings OpenMP, such as MXNet, is imported.
 
     The user's own values win, and children inherit none.
 
-    OpenMP's threads may spin `spins` times, a thousand in about ten microseconds, before they
-    sleep. Left alone they spin for milliseconds, and where a neighbour needs the core too, the
-    spinning thread keeps the working one from it: digits then trained up to ten times slower.
-    Sleeping at once is as safe but costs a quarter of the speed on a quiet machine.
+    OpenMP's threads may spin for about ten microseconds before they sleep. Left alone they spin
+    for milliseconds, and where a neighbour needs the core too, the spinning thread keeps the
+    working one from it: digits then trained up to ten times slower. Sleeping at once is as safe
+    but costs a quarter of the speed on a quiet machine.
     """
     wanted = {
         "OMP_WAIT_POLICY": "active",  # with the count below: also when threads outnumber cores
-        "GOMP_SPINCOUNT": str(spins),
+        "GOMP_SPINCOUNT": "1000",
         "MXNET_SUBGRAPH_VERBOSE": "0",  # Module tells of its fused operators on stderr
     }
     if (cores := usable_cores()) is not None:

@@ -38,9 +38,8 @@ def conflict() -> tuple[str, str] | None:
 def load(who: str = "engine=torch", instead: str = "engine=mxnet") -> None:
     """Import PyTorch, and let it compute with as many threads as MXNet.
 
-    Each library brings an OpenMP of its own. Only one of them computes at a time, and the threads
-    of the other sleep soon. PyTorch's wait for their next part a little longer than MXNet's, as
-    the steps of a small network in bfloat16 are a twentieth faster with that.
+    They take the OpenMP of the system, where there is one, each with threads of its own. Only one
+    of them computes at a time, and the threads of the other sleep after some microseconds.
 
     Parameters
     ----------
@@ -55,7 +54,7 @@ def load(who: str = "engine=torch", instead: str = "engine=mxnet") -> None:
     if (both := conflict()) is not None:
         raise GluonexpError(f"{who}: PyTorch is {both[0]}: {both[1]}; or {instead}")
     try:
-        with heavy_imports(), openmp(spins=10_000):
+        with heavy_imports(), openmp():
             import torch
     except ModuleNotFoundError as error:
         if error.name != "torch":

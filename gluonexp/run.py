@@ -220,6 +220,8 @@ def _train(
     folders = [Path(source.path) for source in sources if source.schema == "file"]
     config = _config(composed, overrides, folders)
     with heavy_imports():
+        if config.engine.name == "torch":
+            _import_beside_torch()
         from gluonexp import experiment
         from gluonexp.experiment import together
 
@@ -300,9 +302,16 @@ def _follow(world: ranks.World, arguments: Sequence[str]) -> None:
     if any(word.partition("=")[0] in QUESTIONS for word in arguments):
         sys.exit(0)
     with heavy_imports():
+        _import_beside_torch()
         from gluonexp.experiment import together
 
     sys.exit(together.follow(world))
+
+
+def _import_beside_torch() -> None:
+    from gluonexp.base import mx
+
+    mx.import_beside_torch()
 
 
 def again(overrides: Sequence[str]) -> list[str]:

@@ -75,7 +75,7 @@ def small(folder: Path, rounds: int, images: int) -> Iterator[Row]:
     """Compare the network of `fashion_mnist_cnn`, alone and with all that a run keeps of it."""
     title, pixels, labels = material.small(images)
     places: dict[str, tuple] = {
-        name: ("trained:Trained", ["experiment=fashion_mnist_cnn", *words], pixels, labels)
+        name: (_place(name), ["experiment=fashion_mnist_cnn", *words], pixels, labels)
         for name, words in ENGINES.items()
     }
     for each, (_, keep) in PYTORCH.items():
@@ -99,14 +99,17 @@ def whole(name: str, folder: Path, rounds: int) -> Iterator[Row]:
     given = [*words, "model.weights=none", "freeze=none", "dataset=cifar10", "dataset.resize=224"]
     given += ["optim=sgd", "optim.momentum=0.9", f"trainer.batch_size={batch}"]
     places: dict[str, tuple] = {
-        each: ("trained:Trained", [*given, *engine], pixels, labels)
-        for each, engine in ENGINES.items()
+        each: (_place(each), [*given, *engine], pixels, labels) for each, engine in ENGINES.items()
     }
     for each, (_, keep) in PYTORCH.items():
         places[each] = ("bare:Bare", theirs, pixels, labels, batch, keep)
     calls: Calls = {each: [(ALONE, ("epoch",))] for each in ENGINES} | BARE
     note = f"random images, batch {batch}, {batches} batches, rounds: {rounds}, sgd, momentum 0.9"
     yield from _compared(f"{name}, 224 pixels", folder, places, calls, len(pixels), rounds, note)
+
+
+def _place(engine: str) -> str:
+    return f"{'trained' if engine == 'engine=mxnet' else 'beside_torch'}:Trained"
 
 
 def _compared(

@@ -234,3 +234,18 @@ def test_cuda_libraries_are_loaded_for_the_whole_process(compiled, tmp_path, mon
     for path in expected:  # it is loaded already
         ctypes.CDLL(str(path), mode=os.RTLD_LAZY | os.RTLD_NOLOAD)
     assert ctypes.CDLL(None).gluonexp_marker() == 7
+
+
+@LINUX
+@pytest.mark.parametrize("beside", [True, False])
+def test_beside_pytorch_mxnet_has_no_threads_of_its_own(beside):
+    done = python(
+        "import os\n"
+        "from gluonexp.base import mx\n"
+        "def threads(): return len(os.listdir('/proc/self/task'))\n"
+        "before = threads()\n"
+        f"if {beside}: mx.import_beside_torch()\n"
+        "mx.nd.ones(4).wait_to_read()\n"
+        "print(threads() > before, 'MXNET_ENGINE_TYPE' in os.environ)"
+    )
+    assert done.stdout.split() == [str(not beside), "False"], done.stderr

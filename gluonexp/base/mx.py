@@ -340,15 +340,14 @@ def import_beside_torch() -> None:
     """
     if "mxnet" in sys.modules:
         return
-    chosen = {"MXNET_ENGINE_TYPE": "NaiveEngine"}
-    ours = {name: value for name, value in chosen.items() if name not in os.environ}
-    os.environ.update(ours)
+    chosen = "MXNET_ENGINE_TYPE" in os.environ
+    os.environ.setdefault("MXNET_ENGINE_TYPE", "NaiveEngine")
     try:
         _import(spins=100_000)
         globals()["nd"].waitall()  # now it makes its engine
     finally:
-        for name in ours:  # children take MXNet as it comes
-            del os.environ[name]
+        if not chosen:  # children take MXNet as it comes
+            del os.environ["MXNET_ENGINE_TYPE"]
 
 
 def _import(spins: int = 1000) -> None:

@@ -284,19 +284,19 @@ def threads() -> int:
 
 
 @contextmanager
-def openmp(spins: int = 1000) -> Iterator[None]:
+def openmp() -> Iterator[None]:
     """Set what is read while a library that brings OpenMP, such as MXNet, is imported.
 
     The user's own values win, and children inherit none.
 
-    OpenMP's threads may spin `spins` times before they sleep, a thousand in about ten
-    microseconds. Left alone they spin for milliseconds, and where a neighbour needs the core too,
-    the spinning thread keeps the working one from it: digits then trained up to ten times slower.
-    Sleeping at once is as safe but costs a quarter of the speed on a quiet machine.
+    OpenMP's threads may spin for about ten microseconds before they sleep. Left alone they spin
+    for milliseconds, and where a neighbour needs the core too, the spinning thread keeps the
+    working one from it: digits then trained up to ten times slower. Sleeping at once is as safe
+    but costs a quarter of the speed on a quiet machine.
     """
     wanted = {
         "OMP_WAIT_POLICY": "active",  # with the count below: also when threads outnumber cores
-        "GOMP_SPINCOUNT": str(spins),
+        "GOMP_SPINCOUNT": "1000",
         "MXNET_SUBGRAPH_VERBOSE": "0",  # Module tells of its fused operators on stderr
     }
     if (cores := usable_cores()) is not None:
@@ -334,23 +334,22 @@ def import_beside_torch() -> None:
     """Import MXNet into a process in which PyTorch trains, unless it is imported already.
 
     MXNet then computes in the thread that calls it (its `NaiveEngine`), as PyTorch does, and both
-    share that thread's helpers. MXNet's usual threads would have helpers of their own, and where
-    there are more of them than cores OpenMP lets all of them sleep after ten microseconds: a small
-    network trains up to a third slower then. PyTorch's may wait a millisecond for their next part.
+    share that thread's helpers. MXNet's usual threads would have helpers of their own: a small
+    network in bfloat16 trains a tenth slower beside them.
     """
     if "mxnet" in sys.modules:
         return
     chosen = "MXNET_ENGINE_TYPE" in os.environ
     os.environ.setdefault("MXNET_ENGINE_TYPE", "NaiveEngine")
     try:
-        _import(spins=100_000)
+        _import()
         globals()["nd"].waitall()  # now it makes its engine
     finally:
         if not chosen:  # children take MXNet as it comes
             del os.environ["MXNET_ENGINE_TYPE"]
 
 
-def _import(spins: int = 1000) -> None:
+def _import() -> None:
     """Import MXNet and bind the names of `_MODULES` here."""
     forbidden = obstacle()
     if forbidden:
@@ -360,7 +359,7 @@ def _import(spins: int = 1000) -> None:
     try:
         with (
             heavy_imports(),
-            openmp(spins),
+            openmp(),
             _hidden("sklearn"),
             _hidden("scipy.stats"),
             warnings.catch_warnings(),

@@ -24,6 +24,7 @@ from gluonexp.base import ranks, streams
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.imports import heavy_imports
 from gluonexp.base.processes import process_start
+from gluonexp.base.secrets import HIDDEN, hide
 from gluonexp.base.text import not_utf8, plain_console, tell
 from gluonexp.config import hydra_private, keys, schema
 from gluonexp.config.overrides import as_typed, by_key, text_of, typed
@@ -139,6 +140,7 @@ def sweep(*overrides: str) -> "Summary":
     with (
         hydra_private.application(conf_dir(), job_name="run"),
         hydra_private.default_sweeper(GRID),
+        hydra_private.secrets_hidden(),
     ):
         ended: Summary = hydra_private.multirun("config", main.__wrapped__, words)
         return ended
@@ -170,6 +172,8 @@ def main(composed: DictConfig) -> "float | Ending | None":
     # Relative paths, that of the store among them, count from where the user started, also with
     # hydra.job.chdir=True. Hydra leaves the job's folder itself.
     os.chdir(job.runtime.cwd)
+    if job.output_subdir is not None:
+        hydra_private.hide_saved(workdir / job.output_subdir)
     overrides = list(job.overrides.task)
     if not OmegaConf.is_missing(job.job, "num") and job.sweeper._target_.startswith(SWEEPERS):
         return _job_of_sweep(composed, workdir, overrides)
@@ -202,7 +206,7 @@ def _job_of_sweep(composed: DictConfig, workdir: Path, overrides: list[str]) -> 
         except Exception as error:
             reason = str(error) if isinstance(error, GluonexpError) else _named(error)
             trace = traceback.format_exc()
-            tell(console, trace)
+            tell(console, hide(trace))
             return Ending(FAILED, reason=reason, trace=trace)
 
 
@@ -282,7 +286,11 @@ def start(command: str = "python -m gluonexp.run") -> None:
     sys.argv[1:] = options + overrides
     try:
         # Other applications keep theirs.
-        with hydra_private.default_sweeper(GRID), hydra_private.told_of_the_job_folder():
+        with (
+            hydra_private.default_sweeper(GRID),
+            hydra_private.told_of_the_job_folder(),
+            hydra_private.secrets_hidden(),
+        ):
             main()
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -322,14 +330,20 @@ def again(overrides: Sequence[str]) -> list[str]:
     Raises
     ------
     GluonexpError
-        There is no such sweep.
+        There is no such sweep, or a secret that it was given is not given again.
     """
     from gluonexp.tracking.read.runs import reader
     from gluonexp.tracking.sweeps import arguments_of
 
     store = reader(_typed(overrides, "tracking.uri"))
     parent = store.parent(str(_typed(overrides, "sweep.resume")))
-    return list(by_key([*arguments_of(parent, store.uri), *overrides]).values())
+    words = by_key([*arguments_of(parent, store.uri), *overrides])
+    for key, word in words.items():
+        if HIDDEN in word and word not in overrides:
+            raise GluonexpError(
+                f"{key} is a secret, which no sweep records: type it again, {key}=..."
+            )
+    return list(words.values())
 
 
 def _typed(overrides: Sequence[str], key: str) -> str | None:

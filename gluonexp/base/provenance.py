@@ -13,8 +13,8 @@ from pathlib import Path
 import gluonexp
 from gluonexp.base import mx as door
 from gluonexp.base.imports import installed
+from gluonexp.base.secrets import hidden_diff, hidden_words
 from gluonexp.base.source import code_digest
-from gluonexp.base.text import redact
 
 # The packages whose version can change a result.
 PACKAGES = (
@@ -37,7 +37,7 @@ class Provenance:
     git_commit, git_branch, git_dirty, git_diff
         Of the repository around the working directory, or else of gluonexp's own checkout; None
         without one. `git_dirty` counts changed and untracked files (but those under ``mlruns``);
-        `git_diff` is the change of tracked files since the commit.
+        `git_diff` is the change of tracked files since the commit, secrets hidden.
     git_untracked
         Files and folders git neither tracks nor ignores; their content is in no diff.
     cpu_count
@@ -47,7 +47,7 @@ class Provenance:
     versions
         Installed packages by name.
     command
-        The command line, without passwords in addresses.
+        The command line, secrets hidden.
     code
         The digest of the source that computes, see `code_digest`.
     """
@@ -75,12 +75,13 @@ def provenance(packages: Sequence[str] = ()) -> Provenance:
     """
     repository = _repository()
     status = _git(repository, "status", "--porcelain", "-z", "--", ":(exclude,top)mlruns")
+    diff = _git(repository, "diff", "HEAD", "--no-ext-diff", "--no-color")
     untracked = [entry[3:] for entry in (status or "").split("\0") if entry.startswith("??")]
     return Provenance(
         git_commit=_stripped(_git(repository, "rev-parse", "HEAD")),
         git_branch=_stripped(_git(repository, "symbolic-ref", "--short", "HEAD")),
         git_dirty=None if status is None else bool(status),
-        git_diff=_cut(_git(repository, "diff", "HEAD", "--no-ext-diff", "--no-color")),
+        git_diff=_cut(None if diff is None else hidden_diff(diff)),
         git_untracked=tuple(untracked),
         python=platform.python_version(),
         platform=platform.platform(),
@@ -89,7 +90,7 @@ def provenance(packages: Sequence[str] = ()) -> Provenance:
         cpu_count=_cpu_count(),
         omp_threads=omp_threads(),
         versions={"gluonexp": gluonexp.__version__} | installed(*PACKAGES),
-        command=redact(shlex.join(sys.orig_argv)),
+        command=shlex.join(hidden_words(sys.orig_argv)),
         code=code_digest(packages),
     )
 

@@ -10,6 +10,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from gluonexp.base.secrets import hide
+
 if TYPE_CHECKING:
     from datetime import datetime
 
@@ -82,11 +84,6 @@ def in_bytes(size: float) -> str:
     return f"{size:.0f} bytes"
 
 
-def redact(text: str) -> str:
-    """Hide user names and passwords in the addresses of a text, ``//user:password@host``."""
-    return re.sub(r"://[^/\s@]+@", "://***@", text)
-
-
 def in_shell(*words: str) -> str:
     """Return words as one types them in a shell."""
     return " ".join(map(_quoted, words))
@@ -102,7 +99,7 @@ def _quoted(word: str) -> str:
 
 def store_option(uri: str | None) -> str:
     """Return the option of a command that names the store, with a space before it, or nothing."""
-    return f" {in_shell('--tracking-uri', redact(uri))}" if uri else ""
+    return f" {in_shell('--tracking-uri', hide(uri))}" if uri else ""
 
 
 def readable(text: str) -> str:
@@ -154,4 +151,4 @@ class Warnings(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Say one; not each attempt of a request that is repeated: how that ends is said."""
         if not record.name.startswith("urllib3"):
-            say(f"{record.levelname.lower()}: {record.getMessage()}")
+            say(hide(f"{record.levelname.lower()}: {record.getMessage()}"))

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import hydra
 from hydra._internal import hydra as _runner
+from hydra.core import utils as _utils
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -23,14 +24,16 @@ from hydra.core.utils import JobReturn, JobRuntime
 from hydra.errors import CompactHydraException
 from hydra.types import TaskFunction
 from hydra.version import VersionBase
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from gluonexp.base.files import obstacle
+from gluonexp.base.files import draft, obstacle
+from gluonexp.base.secrets import hidden
 
 # What an application of Hydra has one of.
 _STATE: Final = (GlobalHydra, HydraConfig, JobRuntime, VersionBase)
 _LOCK: Final = threading.RLock()
-_RUNNER: Final[Any] = _runner  # whose function is replaced
+_RUNNER: Final[Any] = _runner  # whose functions are replaced
+_SAVER: Final[Any] = _utils
 
 
 def state() -> Any:
@@ -122,6 +125,43 @@ def told_of_the_job_folder() -> Iterator[None]:
         yield
     finally:
         _RUNNER.run_job = made
+
+
+def without_secrets(config: DictConfig | ListConfig) -> Any:
+    """Return a configuration to be written: secrets hidden, what refers to other keys as it is.
+
+    It is `config` itself where nothing in it is secret.
+    """
+    plain = OmegaConf.to_container(config, resolve=False, enum_to_str=True)
+    shown = hidden(plain)
+    return config if shown == plain else OmegaConf.create(shown, flags={"allow_objects": True})
+
+
+@contextmanager
+def secrets_hidden() -> Iterator[None]:
+    """Let Hydra write no secrets into the folders of its jobs (``.hydra/``)."""
+    save = _SAVER._save_config
+
+    def hiding(cfg: DictConfig | ListConfig, filename: str, output_dir: Path) -> None:
+        save(without_secrets(cfg), filename, output_dir)
+
+    _SAVER._save_config = hiding
+    try:
+        yield
+    finally:
+        _SAVER._save_config = save
+
+
+def hide_saved(folder: Path) -> None:
+    """Hide the secrets in what Hydra wrote into ``.hydra/`` where we could not keep it from it.
+
+    That is in a process that another launcher has started, as on a cluster.
+    """
+    for file in () if _SAVER._save_config.__module__ == __name__ else folder.glob("*.yaml"):
+        config = OmegaConf.load(file)
+        if (shown := without_secrets(config)) is not config:
+            with draft(file) as written:
+                OmegaConf.save(shown, written)
 
 
 @contextmanager

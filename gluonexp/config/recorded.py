@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gluonexp.base.errors import GluonexpError
+from gluonexp.base.secrets import HIDDEN
 from gluonexp.config.references import of_files, refer
 from gluonexp.config.schema import OPTIMIZERS, Config, SweepConfig
 
@@ -88,7 +89,8 @@ def with_typed(
     Raises
     ------
     GluonexpError
-        `recorded` is no configuration of this version, or an override sets more than its key.
+        `recorded` is no configuration of this version, or an override sets more than its key, or
+        a secret was not typed again.
     """
     try:
         base = OmegaConf.structured(Config)
@@ -128,4 +130,20 @@ def with_typed(
         node = OmegaConf.select(merged, key, throw_on_resolution_failure=False)
         is_typed = OmegaConf.is_config(node) and is_dataclass(OmegaConf.get_type(node))
         OmegaConf.update(merged, key, value, merge=is_typed, force_add=True)
+    if secret := next(_hidden(OmegaConf.to_container(merged, resolve=False)), None):
+        raise GluonexpError(
+            f"{secret} is a secret, which no run records: type it again, {secret}=..."
+        )
     return merged
+
+
+def _hidden(node: object, key: str = "") -> Iterator[str]:
+    """Yield the keys whose values were recorded as ``***``."""
+    if isinstance(node, dict):
+        for name, value in node.items():
+            yield from _hidden(value, f"{key}.{name}".lstrip("."))
+    elif isinstance(node, list):
+        for value in node:
+            yield from _hidden(value, key)
+    elif isinstance(node, str) and HIDDEN in node:
+        yield key

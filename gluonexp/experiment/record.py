@@ -17,7 +17,8 @@ from gluonexp.assembly import Data
 from gluonexp.assembly.networks import Network, Pretrained
 from gluonexp.base.files import sha256
 from gluonexp.base.provenance import Provenance
-from gluonexp.base.text import in_shell, redact
+from gluonexp.base.secrets import hidden, hidden_words
+from gluonexp.base.text import in_shell
 from gluonexp.config.schema import Config
 from gluonexp.data.split import spread
 from gluonexp.data.types import Batch, Split
@@ -44,7 +45,7 @@ def config(folder: Path, settings: Config, overrides: Sequence[str], origin: Pro
     """Write ``config/``: what was asked for, typed, from which code, on what machine."""
     target = _made(folder / "config")
     _yaml(target / "resolved.yaml", asdict(settings))
-    _yaml(target / "overrides.yaml", list(overrides))
+    _yaml(target / "overrides.yaml", hidden_words(overrides))
     environment = asdict(origin)
     diff = environment.pop("git_diff")
     text = json.dumps(environment, indent=2, default=str)
@@ -110,7 +111,7 @@ def tags(origin: Provenance, overrides: Sequence[str], device: str) -> dict[str,
         "git_dirty": None if origin.git_dirty is None else str(origin.git_dirty).lower(),
         "code": origin.code,
         "device": device,
-        "overrides": redact(in_shell(*overrides)),
+        "overrides": in_shell(*hidden_words(overrides)),
     }
     return {f"gluonexp.{name}": value for name, value in named.items() if value}
 
@@ -206,5 +207,5 @@ def _made(folder: Path) -> Path:
 
 
 def _yaml(path: Path, value: object) -> None:
-    text = yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=1000)
-    path.write_text(redact(text), encoding="utf-8")  # tracking.uri may hold a password
+    text = yaml.safe_dump(hidden(value), sort_keys=False, allow_unicode=True, width=1000)
+    path.write_text(text, encoding="utf-8")

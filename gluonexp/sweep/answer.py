@@ -12,7 +12,8 @@ from pathlib import Path
 from rich.console import Console
 
 from gluonexp.base.errors import GluonexpError
-from gluonexp.base.text import digits, in_shell, redact
+from gluonexp.base.secrets import hidden_words
+from gluonexp.base.text import digits, in_shell
 from gluonexp.config.schema import Config
 from gluonexp.sweep import screen
 from gluonexp.sweep.best import IsGroup, best_yaml
@@ -67,7 +68,7 @@ def opened(
         **argument_tags(arguments, uri),
         METRIC: config.objective.metric,
         MODE: config.objective.mode,
-        "gluonexp.overrides": redact(shlex.join(arguments)),
+        "gluonexp.overrides": shlex.join(hidden_words(arguments)),
     }
 
     def made() -> str:
@@ -102,8 +103,8 @@ def _check_same(parent: RunRecord, config: Config) -> None:
 
 
 def command(arguments: Sequence[str]) -> str:
-    """Return what starts a sweep with these overrides, but for passwords in them."""
-    return redact(in_shell("python", "-m", "gluonexp.run", "-m", *arguments))
+    """Return what starts a sweep with these overrides, but for secrets in them."""
+    return in_shell("python", "-m", "gluonexp.run", "-m", *hidden_words(arguments))
 
 
 def give(

@@ -32,13 +32,14 @@ def run(shared: bytes, number: int, overrides: Sequence[str]) -> JobReturn:
     composed = hydra_context.config_loader.load_sweep_config(config, list(overrides))
     with open_dict(composed):
         composed.hydra.job.id = composed.hydra.job.num = number
-    done = run_job(
-        hydra_context=hydra_context,
-        task_function=task_function,
-        config=composed,
-        job_dir_key="hydra.sweep.dir",
-        job_subdir_key="hydra.sweep.subdir",
-    )
+    with hydra_private.secrets_hidden():
+        done = run_job(
+            hydra_context=hydra_context,
+            task_function=task_function,
+            config=composed,
+            job_dir_key="hydra.sweep.dir",
+            job_subdir_key="hydra.sweep.subdir",
+        )
     if done.status is JobStatus.FAILED:
         raise hydra_private.outcome(done)
     return done

@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from gluonexp.base.text import redact, store_option, tell
+from gluonexp.base.secrets import hide
+from gluonexp.base.text import store_option, tell
 from gluonexp.config.overrides import typed
 from gluonexp.sweep.outcomes import Outcome
 from gluonexp.tracking.statuses import FAILED, FINISHED, KILLED, PRUNED, RUNNING
@@ -119,7 +120,7 @@ def farewell(
     if model is not None:
         lines.append(f"  model:   {model}")
     if status in (FAILED, KILLED):
-        where = f" {typed('tracking.uri', redact(uri))}" if uri else ""
+        where = f" {typed('tracking.uri', hide(uri))}" if uri else ""
         lines.append(f"  resume:  python -m gluonexp.run sweep.resume={short}{where}")
     tell(console, "\n".join(lines))
 

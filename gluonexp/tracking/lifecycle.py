@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.processes import this_process
+from gluonexp.base.secrets import hide
 from gluonexp.base.text import readable
 from gluonexp.tracking import internals
 from gluonexp.tracking.places import settle
@@ -115,7 +116,7 @@ def end_lost(uri: str | None, run_id: str, reason: str) -> None:
     """
     client = open_store(resolve_uri(uri))
     with reported(f"run {run_id} cannot be marked FAILED"):
-        client.set_tag(run_id, "error", one_line(readable(reason), 500))
+        client.set_tag(run_id, "error", one_line(hide(readable(reason)), 500))
         client.set_terminated(run_id, "FAILED")
 
 
@@ -126,7 +127,7 @@ def create_run(
     seeded = random.getstate()
     random.seed()
     try:
-        known = None if name is None else readable(name)
+        known = None if name is None else hide(readable(name))
         run = client.create_run(experiment_id, tags=dict(tags), run_name=known)
         return str(run.info.run_id)
     finally:

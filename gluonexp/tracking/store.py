@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.files import draft, lock, obstacle
 from gluonexp.base.imports import heavy_imports
+from gluonexp.base.secrets import hide
 from gluonexp.base.text import in_shell, readable
 from gluonexp.tracking import internals
 from gluonexp.tracking.places import experiment_folder, settle
@@ -59,7 +60,7 @@ def reported(doing: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, OSError) as error:
-        raise GluonexpError(f"{doing}: {one_line(str(error), 400)}") from error
+        raise GluonexpError(f"{doing}: {one_line(hide(str(error)), 400)}") from error
 
 
 def impatient(retries: int, timeout_s: int = _TIMEOUT_S) -> AbstractContextManager[None]:

@@ -21,6 +21,7 @@ from filelock import FileLock
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.files import lock
 from gluonexp.base.processes import lives, this_process
+from gluonexp.base.secrets import hidden_words, hide
 from gluonexp.base.text import readable
 from gluonexp.tracking.artifacts import of_run
 from gluonexp.tracking.lifecycle import create_run, run_tags
@@ -164,9 +165,11 @@ class SweepRun:
         with reported(f"run {run_id} cannot be marked {ending.status}"):
             run = self.client.get_run(run_id)
             if "error" not in run.data.tags:
-                self.client.set_tag(run_id, "error", one_line(readable(ending.reason), 500))
+                self.client.set_tag(run_id, "error", one_line(hide(readable(ending.reason)), 500))
                 if ending.trace:
-                    self.client.log_text(run_id, readable(ending.trace), "error/traceback.txt")
+                    self.client.log_text(
+                        run_id, hide(readable(ending.trace)), "error/traceback.txt"
+                    )
             if run.info.status in ("RUNNING", "SCHEDULED"):
                 self.client.set_terminated(run_id, ending.status)
 
@@ -208,7 +211,7 @@ class SweepRun:
 
 
 def argument_tags(arguments: Sequence[str], uri: str) -> dict[str, str]:
-    """Return the tags that keep what a sweep was started with; passwords are not kept.
+    """Return the tags that keep what a sweep was started with; secrets are hidden.
 
     Parameters
     ----------
@@ -216,7 +219,7 @@ def argument_tags(arguments: Sequence[str], uri: str) -> dict[str, str]:
         Of its store: where a SQLite store lies is kept, too, so that paths can be found again.
     """
     kept = [word for word in arguments if not word.startswith("tracking.uri=")]
-    text = json.dumps(kept)
+    text = json.dumps(hidden_words(kept))
     parts = [text[start : start + MAX_TAG] for start in range(0, len(text), MAX_TAG)]
     tags = {f"{_ARGUMENTS}.{index}": part for index, part in enumerate(parts)}
     database = sqlite_path(uri)

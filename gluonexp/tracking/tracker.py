@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, SupportsFloat
 
 from gluonexp.base.errors import GluonexpError
+from gluonexp.base.secrets import hide
 from gluonexp.base.text import readable
 from gluonexp.tracking import internals
 from gluonexp.tracking.logged_models import log_model
@@ -222,7 +223,7 @@ class MlflowTracker(Tracker):
             name=data.name[:500],
             digest=data.digest[:36],
             source_type="http" if by_address else "local",
-            source=json.dumps({"url" if by_address else "uri": data.source}),
+            source=json.dumps({"url" if by_address else "uri": hide(data.source)}),
             schema=_tensor_schema(data.shape),
             profile=json.dumps(profile),
         )
@@ -307,7 +308,7 @@ class MlflowTracker(Tracker):
         # What is meant for users says all by itself.
         name = "" if isinstance(error, GluonexpError) else f"{type(error).__name__}: "
         self.log_tags({"error": one_line(f"{name}{error}", 500)})
-        text = readable("".join(traceback.format_exception(error)))
+        text = hide(readable("".join(traceback.format_exception(error))))
         with reported(f"the traceback cannot be kept in run {self.run_id}"):
             self.client.log_text(self.run_id, text, "error/traceback.txt")
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
 from gluonexp.base.errors import GluonexpError
+from gluonexp.base.secrets import HIDDEN, hide
 from gluonexp.base.text import in_shell, readable
 from gluonexp.tracking.internals import VIEW_KEY
 
@@ -69,7 +70,7 @@ def local_path(uri: str) -> Path | None:
 
 def displayed(uri: str) -> str:
     """Return `uri` fit to be shown and logged: without the password it may carry."""
-    return re.sub(r"(://[^/:@]*):[^/@]*@", r"\1:***@", uri)
+    return hide(re.sub(r"(://[^/\s:@]*):[^/\s]*@", rf"\1:{HIDDEN}@", uri))
 
 
 def kind(uri: str) -> str:

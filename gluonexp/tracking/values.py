@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, SupportsFloat
 
+from gluonexp.base.secrets import hidden, hide
 from gluonexp.base.text import readable
 
 # MLflow takes 250 and 6000 characters; a parameter longer than 500 is no longer read in a table,
@@ -43,6 +44,7 @@ def flatten(config: Mapping[str, Any]) -> dict[str, str]:
 
     A list of plain values is one JSON text (``[0.9,0.999]``); a list that holds mappings or lists
     is counted (``callbacks.0.patience``). None, true and false are written as JSON writes them.
+    Secrets are hidden.
     """
     flat: dict[str, str] = {}
 
@@ -54,7 +56,7 @@ def flatten(config: Mapping[str, Any]) -> dict[str, str]:
             for index, inner in enumerate(value):
                 visit(f"{key}.{index}", inner)
         else:
-            flat[key] = _cut(_text(value), MAX_PARAM)
+            flat[key] = _cut(_text(hidden(value, key)), MAX_PARAM)
 
     for name, value in config.items():
         visit(str(name), value)
@@ -62,8 +64,8 @@ def flatten(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def tag_text(value: object) -> str:
-    """Return a tag's value as MLflow accepts it."""
-    return _cut(_text(value), MAX_TAG)
+    """Return a tag's value as MLflow accepts it, secrets hidden."""
+    return _cut(hide(_text(value)), MAX_TAG)
 
 
 def one_line(text: str, limit: int) -> str:

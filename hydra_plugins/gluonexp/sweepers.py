@@ -89,7 +89,9 @@ class RecordedSweeper(Sweeper):
             source = self.source(Composer(loader, self._config), overrides)
             with hydra_private.job_folder("hydra.sweep.dir", folder):
                 folder.mkdir(parents=True, exist_ok=True)
-                OmegaConf.save(self._config, folder / "multirun.yaml")
+                OmegaConf.save(
+                    hydra_private.without_secrets(self._config), folder / "multirun.yaml"
+                )
             summary = conduct(
                 SweepPlan(
                     source=source,

@@ -31,6 +31,7 @@ SMALL = [
 ]
 
 
+SECRET = "5f4dcc3b5aa765d6"
 # What a notebook hands down to what it starts; its backend is not installed here.
 OF_NOTEBOOKS = "module://matplotlib_inline.backend_inline"
 
@@ -86,6 +87,7 @@ def tracked(tmp_path_factory):
     """One finished run of the default model on digits; (folder, its output, client, run)."""
     folder = tmp_path_factory.mktemp("project")
     arguments = ["trainer.epochs=4", "trainer.batch_size=64", "tracking.run_name=first"]
+    arguments += [f"+hydra.job.env_set.SERVICE_TOKEN={SECRET}"]
     code, out, err = _finished(folder, *arguments, "trainer.log_every=10")
     assert code == 0, err
     client, runs = _runs(folder)
@@ -114,6 +116,14 @@ def test_nothing_but_mlruns_is_left_in_the_working_directory(tracked):
     jobs = list((folder / "mlruns" / "hydra").iterdir())
     assert len(jobs) == 1
     assert sorted(path.name for path in jobs[0].iterdir()) == [".hydra", "checkpoints", "run.log"]
+
+
+def test_no_secret_is_written(tracked):
+    folder = tracked[0]
+    written = [path for path in folder.rglob("*") if path.is_file()]
+    assert [path for path in written if SECRET.encode() in path.read_bytes()] == []
+    (saved,) = folder.glob("mlruns/hydra/*/.hydra/hydra.yaml")
+    assert "SERVICE_TOKEN: '***'" in saved.read_text()
 
 
 def test_metrics_are_those_of_the_epochs(tracked):

@@ -14,7 +14,6 @@ from gluonexp import __version__
 from gluonexp.base import device, provenance, seeds
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.mx import Gpu, mx
-from gluonexp.base.text import redact
 
 OLD, NEW = Gpu("A100", (8, 0)), Gpu("H200", (9, 0))
 
@@ -192,8 +191,3 @@ def test_without_git_the_rest_is_still_known(monkeypatch, tmp_path):
     assert origin.versions["numpy"] == np.__version__
     assert origin.pid == os.getpid()
     assert origin.omp_threads == 1  # tests/conftest.py sets it
-
-
-def test_passwords_in_addresses_are_not_recorded():
-    text = "tracking.uri=postgresql://user:secret@host/db dataset.root=/a@b x=http://host/"
-    assert redact(text) == text.replace("user:secret", "***")

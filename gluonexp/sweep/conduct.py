@@ -11,7 +11,7 @@ from rich.console import Console
 
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.streams import lasting
-from gluonexp.base.text import plain_console, short_keys
+from gluonexp.base.text import plain_console, short_keys, tell
 from gluonexp.config.overrides import by_key
 from gluonexp.sweep import answer
 from gluonexp.sweep.best import IsGroup
@@ -20,6 +20,7 @@ from gluonexp.sweep.ledger import Ledger, Recorded, Unrecorded
 from gluonexp.sweep.outcomes import Outcome, Summary
 from gluonexp.sweep.points import Point, PointSource
 from gluonexp.sweep.screen import Jobs, announce
+from gluonexp.tracking import recovery
 from gluonexp.tracking.statuses import FAILED, KILLED, RUNNING
 from gluonexp.tracking.sweeps import SweepRun
 
@@ -65,6 +66,8 @@ def conduct(plan: SweepPlan, console: Console | None = None) -> Summary:
         take_over = config.sweep.take_over
         ledger = Recorded(run, config.objective, take_over) if run is not None else Unrecorded()
         announce(console, run, plan.source.describe())
+        if text := recovery.mention(config.tracking):
+            tell(console, f"  note: {text}")
         try:
             left_out = _run(plan, ledger, console)
             ledger.settle("its launcher did not report its end")

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import hydra
@@ -354,6 +355,10 @@ def test_what_another_host_left_is_run_when_the_user_says_so() -> None:
     run = children(client, summary.parent_id)[0]
     client.set_tag(run.info.run_id, "gluonexp.host", "elsewhere")
     still_running(client, run)
+    app.sweep("sweep.resume=last", "sweep.take_over=true")  # a moment ago it was alive
+    assert len(children(client, summary.parent_id)) == 2
+    silent = datetime.now(timezone.utc) - timedelta(minutes=10)
+    client.set_tag(run.info.run_id, "gluonexp.lease", silent.isoformat())
     app.sweep("sweep.resume=last")
     assert len(children(client, summary.parent_id)) == 2
     app.sweep("sweep.resume=last", "sweep.take_over=true")

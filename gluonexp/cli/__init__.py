@@ -17,7 +17,7 @@ from gluonexp.cli.cache import cache
 from gluonexp.cli.files import download, export
 from gluonexp.cli.models import evaluate, predict, verify
 from gluonexp.cli.options import URI, complete_overrides
-from gluonexp.cli.recover import recover
+from gluonexp.cli.recover import recover, stop
 from gluonexp.cli.runs import compare, runs, ui
 
 __all__ = ["compare", "main"]
@@ -49,6 +49,7 @@ def main() -> None:
     \b
     gluonexp run model=cnn optim.lr=0.003    train, track, export
     gluonexp runs                            list what was recorded
+    gluonexp stop RUN_ID                     end a run after the epoch it is in
     gluonexp recover                         end runs whose processes are gone
     gluonexp compare --sweep last            what differs, and the results
     gluonexp ui                              look at the runs in MLflow
@@ -100,7 +101,7 @@ def doctor(tracking_uri: str | None, relocate: bool) -> None:
 
 
 for command in (
-    *(runs, compare, ui, recover, predict, evaluate, verify),
+    *(runs, compare, ui, stop, recover, predict, evaluate, verify),
     *(export, download, cache),
 ):
     main.add_command(command)

@@ -44,6 +44,24 @@ def recover(forced: bool, tracking_uri: str | None) -> None:
         click.echo("no run is lost")
 
 
+@click.command()
+@click.argument("run_id", metavar="RUN")
+@URI
+def stop(run_id: str, tracking_uri: str | None) -> None:
+    """Let a run end in order after the epoch that it is in, on whatever machine it trains.
+
+    It is evaluated and exported as if it had been its last epoch. A sweep starts no more jobs, and
+    ends when those that run have ended.
+    """
+    from gluonexp.tracking.recovery import stop
+    from gluonexp.tracking.store import KIND
+
+    run = stop(tracking_uri, run_id)
+    sweep = run.tags.get(KIND) == "sweep"
+    when = "when the jobs that run have ended" if sweep else "after the epoch that it is in"
+    click.echo(f"run {run.run_id} ({run.name}) stops {when}")
+
+
 def _to_go_on(run: RunRecord) -> str | None:
     """Return the command that goes on with a run; None where there is none."""
     from gluonexp.tracking.store import KIND

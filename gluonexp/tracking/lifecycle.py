@@ -17,7 +17,7 @@ from gluonexp.base.errors import GluonexpError
 from gluonexp.base.text import readable
 from gluonexp.tracking import internals, owner
 from gluonexp.tracking.burial import bury
-from gluonexp.tracking.lease import Lease, NoLease
+from gluonexp.tracking.lease import Lease
 from gluonexp.tracking.places import settle
 from gluonexp.tracking.statuses import FAILED
 from gluonexp.tracking.store import ensure_experiment, open_store, reported
@@ -67,7 +67,6 @@ def tracked_run(
         The store cannot be opened; or the block ended well and its run could not be closed.
     """
     with _Signals() as signals:
-        lease: NoLease = NoLease()
         if settings.backend == "none":
             tracker = Tracker()
             signals.defer()
@@ -89,13 +88,13 @@ def tracked_run(
                     owner.claim(client, run_id)
                     tracker = MlflowTracker(client, run_id)
                     tracker.log_tags(all_tags)
-            lease = Lease(client, run_id)
+            tracker.lease = Lease(client, run_id)
         # For the signal that strikes between the end of the block and our `finally`.
         atexit.register(tracker.close, "KILLED")
         status: Status = "KILLED"
         failure: Exception | None = None
         try:
-            lease.begin()
+            tracker.lease.begin()
             signals.deliver()
             yield tracker
             status = "FINISHED"
@@ -105,7 +104,7 @@ def tracked_run(
         finally:
             signals.defer()
             atexit.unregister(tracker.close)
-            lease.end()
+            tracker.lease.end()
             _close(tracker, status, failure)
 
 

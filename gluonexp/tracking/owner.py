@@ -14,6 +14,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Final
 
 from gluonexp.base.processes import is_alive, this_boot, this_process
+from gluonexp.tracking.statuses import RUNNING
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 # The tags of a run that name its process.
 HOST, PID, PROCESS = "gluonexp.host", "gluonexp.pid", "gluonexp.process"
 BOOT, LEASE = "gluonexp.boot", "gluonexp.lease"
+# The tag of a run that is to stop after the epoch that it is in: who wants that.
+STOP: Final = "gluonexp.stop"
 # The tags of a run that another process ended: which one, and when; and how far the run had come,
 # as "3 of 20 epochs".
 BURIED, REACHED = "gluonexp.buried", "gluonexp.reached"
@@ -106,10 +109,11 @@ def may_be_dead(tags: Mapping[str, str], forced: bool = False) -> bool:
 def claim(client: MlflowClient, run_id: str) -> None:
     """Let a run be RUNNING and belong to this process, whoever ended it."""
     tags = client.get_run(run_id).data.tags
-    client.update_run(run_id, status="RUNNING")
-    for ended in ("error", *OF_BURIALS):
-        if ended in tags:
-            client.delete_tag(run_id, ended)
+    client.update_run(run_id, status=RUNNING)
+    # One without a lease has waited for its process, and may have been told to stop meanwhile.
+    for past in ("error", *OF_BURIALS, *([STOP] if LEASE in tags else [])):
+        if past in tags:
+            client.delete_tag(run_id, past)
     renew(client, run_id)
 
 

@@ -101,6 +101,30 @@ def recover(uri: str | None, forced: bool = False) -> Iterator[Found]:
             yield Found(run, RUNNING, None, _patience(tags))
 
 
+def stop(uri: str | None, ref: str) -> RunRecord:
+    """Let a run that trains stop after the epoch that it is in; return it.
+
+    A sweep begins no more jobs then; those that have begun go on.
+
+    Raises
+    ------
+    GluonexpError
+        There is no such run, it does not train, or the store does not answer.
+    """
+    store = reader(uri)
+    (run,) = store.fetch([ref])
+    if run.lost:
+        raise GluonexpError(
+            f"run {run.run_id} is lost, and cannot stop: `gluonexp recover` ends it"
+        )
+    if run.status != RUNNING:
+        raise GluonexpError(f"run {run.run_id} does not train: it is {run.status}")
+    client = open_store(store.uri)
+    with reported(f"run {run.run_id} cannot be told to stop"):
+        client.set_tag(run.run_id, owner.STOP, owner.name(owner.own_tags()))
+    return run
+
+
 def _tags(run: RunRecord, running: Mapping[str, RunRecord]) -> Mapping[str, str]:
     """Return a run's tags; a job that waits for its process has the lease of its sweep."""
     sweep = running.get(run.parent_id or "")

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from typing import cast
 
 import pytest
 from click.testing import CliRunner
@@ -15,15 +16,27 @@ from mlflow import MlflowClient
 from gluonexp.base.errors import GluonexpError
 from gluonexp.cli import main
 from gluonexp.config.schema import TrackingConfig
-from gluonexp.tracking import Tracker, end_lost, ensure_experiment, open_store, owner, tracked_run
+from gluonexp.tracking import (
+    Tracker,
+    end_lost,
+    ensure_experiment,
+    lease,
+    open_store,
+    owner,
+    tracked_run,
+)
 from gluonexp.tracking.burial import bury
 from gluonexp.tracking.lease import Lease
 from gluonexp.tracking.read.runs import reader
-from gluonexp.tracking.recovery import lost, mention, recover
+from gluonexp.tracking.recovery import lost, mention, recover, stop
 from gluonexp.tracking.sweeps import SWEEP
+from gluonexp.training.callbacks import StopWhenAsked
+from gluonexp.training.loop import Fit, StopFit
 
 DEAD = {owner.PROCESS: f"{os.getpid()}@1"}
 ELSEWHERE = {owner.HOST: "another"}
+
+FIT = cast(Fit, None)  # nothing of it is looked at
 
 Make = Callable[..., str]
 
@@ -163,8 +176,8 @@ def test_what_torchrun_lost_is_failed(make: Make, uri: str, client: MlflowClient
 # --- the lease -----------------------------------------------------------------------------------
 
 
-def start(uri: str) -> AbstractContextManager[Tracker]:
-    return tracked_run(TrackingConfig("mlflow", uri, "unit"))
+def start(uri: str, run_id: str | None = None) -> AbstractContextManager[Tracker]:
+    return tracked_run(TrackingConfig("mlflow", uri, "unit", run_id=run_id))
 
 
 def test_a_run_has_a_lease_from_its_start(uri: str, client: MlflowClient) -> None:
@@ -181,10 +194,10 @@ def test_an_owner_that_lives_on_takes_its_run_back(
     with start(uri) as tracker:
         bury(client, tracker.run_id, "it was silent for long")
         assert client.get_run(tracker.run_id).info.status == "KILLED"
-        lease = Lease(client, tracker.run_id)
+        another = Lease(client, tracker.run_id)
         with caplog.at_level(logging.WARNING):
-            lease.renew()
-            lease.renew()
+            another.look()
+            another.look()
         run = client.get_run(tracker.run_id)
         assert run.info.status == "RUNNING"
         assert not {"error", *owner.OF_BURIALS} & run.data.tags.keys()
@@ -205,8 +218,71 @@ def test_what_was_buried_while_it_slept_ends_as_it_ended(
 
 def test_a_store_that_fails_ends_no_run(uri: str, client: MlflowClient, tmp_path: Path) -> None:
     with start(uri) as tracker:
-        Lease(client, "0" * 32).renew()
+        Lease(client, "0" * 32).look()
     assert client.get_run(tracker.run_id).info.status == "FINISHED"
+
+
+def test_a_lease_is_renewed_when_it_is_due(make: Make, client: MlflowClient) -> None:
+    run_id = make(silent_for(2))
+    ours = Lease(client, run_id)
+    ours.look()
+    assert owner.silence(client.get_run(run_id).data.tags) > 60
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, "RENEWED_S", 0.0)
+        ours.look()
+    assert owner.silence(client.get_run(run_id).data.tags) < 60
+
+
+# --- told to stop --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def glances(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the store be asked at every epoch's end, and be waited for."""
+    monkeypatch.setattr(lease, "_GLANCE_S", -1.0)
+    monkeypatch.setattr(lease, "_ANSWER_S", 60.0)
+
+
+@pytest.mark.usefixtures("glances")
+def test_a_run_that_is_told_to_stop_does_so_at_the_end_of_its_epoch(
+    uri: str, client: MlflowClient
+) -> None:
+    with start(uri) as tracker:
+        callback = StopWhenAsked(tracker)
+        callback.epoch_end(FIT)
+        told = gluonexp(uri, "stop", str(tracker.run_id)[:8])
+        assert told.endswith("stops after the epoch that it is in\n")
+        with pytest.raises(StopFit, match=f"`gluonexp stop` by process {os.getpid()} on ") as stop:
+            callback.epoch_end(FIT)
+        assert stop.value.status == "FINISHED"
+    StopWhenAsked(Tracker()).epoch_end(FIT)
+
+
+@pytest.mark.usefixtures("glances")
+def test_one_that_is_resumed_is_not_told_any_more(uri: str, client: MlflowClient) -> None:
+    with start(uri) as tracker:
+        gluonexp(uri, "stop", str(tracker.run_id))
+    with start(uri, str(tracker.run_id)) as tracker:
+        StopWhenAsked(tracker).epoch_end(FIT)
+
+
+@pytest.mark.usefixtures("glances")
+def test_a_job_that_waits_can_be_told_to_stop(make: Make, uri: str, client: MlflowClient) -> None:
+    run_id = make()
+    gluonexp(uri, "stop", run_id)
+    with start(uri, run_id) as tracker, pytest.raises(StopFit):
+        StopWhenAsked(tracker).epoch_end(FIT)
+
+
+def test_what_does_not_train_cannot_be_told_to_stop(
+    make: Make, uri: str, client: MlflowClient
+) -> None:
+    gone, done = make(DEAD), make()
+    client.set_terminated(done)
+    with pytest.raises(GluonexpError, match=f"run {gone} is lost, .* `gluonexp recover`"):
+        stop(uri, gone)
+    with pytest.raises(GluonexpError, match=f"run {done} does not train: it is FINISHED"):
+        stop(uri, done)
 
 
 # --- where people see them -----------------------------------------------------------------------

@@ -356,12 +356,13 @@ def test_what_another_host_left_is_run_when_the_user_says_so() -> None:
     client = open_store(None)
     run = children(client, summary.parent_id)[0]
     client.set_tag(run.info.run_id, "gluonexp.host", "elsewhere")
+    now = datetime.now(timezone.utc)
+    client.set_tag(run.info.run_id, "gluonexp.lease", (now + timedelta(days=1)).isoformat())
     still_running(client, run)
-    app.sweep("sweep.resume=last", "sweep.take_over=true")  # a moment ago it was alive
+    app.sweep("sweep.resume=last", "sweep.take_over=true")  # it is alive, however slow we are
     assert len(children(client, summary.parent_id)) == 2
-    silent = datetime.now(timezone.utc) - timedelta(minutes=10)
-    client.set_tag(run.info.run_id, "gluonexp.lease", silent.isoformat())
-    app.sweep("sweep.resume=last")
+    client.set_tag(run.info.run_id, "gluonexp.lease", (now - timedelta(minutes=10)).isoformat())
+    app.sweep("sweep.resume=last", "sweep.take_over=false")  # else as the last time
     assert len(children(client, summary.parent_id)) == 2
     app.sweep("sweep.resume=last", "sweep.take_over=true")
     statuses = [run.info.status for run in children(client, summary.parent_id)]

@@ -1,7 +1,10 @@
 """Which process this is, since when, and whether one of this host still runs."""
 
 import os
+import platform
 import time
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 # What there is to go by where the system does not say when this process started.
@@ -26,6 +29,37 @@ def lives(process: str) -> bool:
     """
     number = process.partition("@")[0]
     return number.isdigit() and _process(int(number)) == process
+
+
+@cache
+def this_boot() -> str:
+    """Return what tells this start of this machine from others, and so a container in it.
+
+    Empty where the system does not say (macOS).
+    """
+    with suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    return ""
+
+
+def is_alive(host: str, boot: str, process: str) -> bool | None:
+    """Say whether a process runs that was `this_process`; None where it cannot be seen from here.
+
+    Parameters
+    ----------
+    host, boot
+        Its `platform.node` and `this_boot`; an empty `boot` is not known.
+    """
+    if host != platform.node():
+        return None
+    boot_id, _, table = boot.partition(" ")
+    our_id, _, ours = this_boot().partition(" ")
+    if boot_id and boot_id != our_id:
+        return False  # the machine was started anew
+    if table and table != ours:
+        return None  # of another container of this name
+    return lives(process)
 
 
 def process_start() -> float:

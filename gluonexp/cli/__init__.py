@@ -17,6 +17,7 @@ from gluonexp.cli.cache import cache
 from gluonexp.cli.files import download, export
 from gluonexp.cli.models import evaluate, predict, verify
 from gluonexp.cli.options import URI, complete_overrides
+from gluonexp.cli.recover import recover, stop
 from gluonexp.cli.runs import compare, runs, ui
 
 __all__ = ["compare", "main"]
@@ -48,6 +49,8 @@ def main() -> None:
     \b
     gluonexp run model=cnn optim.lr=0.003    train, track, export
     gluonexp runs                            list what was recorded
+    gluonexp stop RUN_ID                     end a run after the epoch it is in
+    gluonexp recover                         end runs whose processes are gone
     gluonexp compare --sweep last            what differs, and the results
     gluonexp ui                              look at the runs in MLflow
     gluonexp predict last img.png            use what was exported
@@ -97,5 +100,8 @@ def doctor(tracking_uri: str | None, relocate: bool) -> None:
     sys.exit(1 if any(check.ok is False for check in found) else 0)
 
 
-for command in (runs, compare, ui, predict, evaluate, verify, export, download, cache):
+for command in (
+    *(runs, compare, ui, stop, recover, predict, evaluate, verify),
+    *(export, download, cache),
+):
     main.add_command(command)

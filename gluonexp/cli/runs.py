@@ -30,7 +30,9 @@ def ui(
 @SWEEP
 @click.option(
     "--status",
-    type=click.Choice(["FINISHED", "PRUNED", "FAILED", "KILLED", "RUNNING"], case_sensitive=False),
+    type=click.Choice(
+        ["FINISHED", "PRUNED", "FAILED", "KILLED", "RUNNING", "lost"], case_sensitive=False
+    ),
     help="Only runs that ended so.",
 )
 @click.option("--limit", default=20, show_default=True, type=click.IntRange(1), help="How many.")

@@ -81,7 +81,7 @@ def identity(runs: Sequence[RunRecord]) -> list[Column]:
     """Return what names each run, and how it ended where not all are FINISHED."""
     columns = [Column("run", [run.run_id[:SHORT_ID] for run in runs])]
     if any(run.status != FINISHED for run in runs):
-        columns.append(Column("status", [run.status for run in runs]))
+        columns.append(Column("status", [run.shown_status for run in runs]))
     return columns
 
 

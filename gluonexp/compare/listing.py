@@ -11,12 +11,12 @@ from rich.table import Table
 from rich.text import Text
 
 from gluonexp.base.better import best_of
-from gluonexp.base.text import digits, duration, moment
+from gluonexp.base.text import digits, duration, moment, tell
 from gluonexp.compare.columns import SHORT_ID, Column
 from gluonexp.compare.comparison import DEFAULT_METRIC, direction
 from gluonexp.tracking.read.records import RunRecord
 from gluonexp.tracking.read.runs import Reader
-from gluonexp.tracking.statuses import FINISHED, RUNNING
+from gluonexp.tracking.statuses import FINISHED, LOST, RUNNING
 from gluonexp.tracking.store import KIND
 from gluonexp.tracking.sweeps import BEST
 
@@ -32,13 +32,15 @@ def listed(
     """Return at most `limit` runs, the newest first.
 
     The runs of a sweep are listed when they are asked for, by `sweep` or `status`; else the sweep
-    is listed in their place.
+    is listed in their place. A run that is lost is not RUNNING.
     """
-    if sweep is None:
-        top = status is None
-        return reader.newest(limit, experiment=experiment, status=status, top=top)
-    runs = [run for run in reader.sweep(sweep)[1] if status in (None, run.status)]
-    return runs[::-1][:limit]
+    if sweep is not None:
+        runs = reader.sweep(sweep)[1][::-1]
+    elif status in (RUNNING, LOST):  # the store does not tell them apart
+        runs = reader.newest(experiment=experiment, status=RUNNING)
+    else:
+        return reader.newest(limit, experiment=experiment, status=status, top=status is None)
+    return [run for run in runs if status in (None, run.shown_status)][:limit]
 
 
 def render(console: Console, reader: Reader, runs: Sequence[RunRecord]) -> None:
@@ -60,7 +62,7 @@ def render(console: Console, reader: Reader, runs: Sequence[RunRecord]) -> None:
         Column("run", [run.run_id[:SHORT_ID] for run in runs]),
         Column("name", [_named(run, sizes) for run in runs], folds=True),
         *([Column("experiment", [run.experiment for run in runs], folds=True)] if several else []),
-        Column("status", [run.status for run in runs]),
+        Column("status", [run.shown_status for run in runs]),
         Column("started", [moment(run.start, now) for run in runs]),
         Column("took", [_took(run, now) for run in runs], is_number=True),
         Column(metrics[0] if len(metrics) == 1 else "best", best, is_number=True),
@@ -79,9 +81,11 @@ def render(console: Console, reader: Reader, runs: Sequence[RunRecord]) -> None:
             overflow="fold",
         )
     for index, run in enumerate(runs):
-        style = "" if run.status in (FINISHED, RUNNING) else "dim"
+        style = "" if run.shown_status in (FINISHED, RUNNING) else "dim"
         table.add_row(*(Text(column.values[index]) for column in columns), style=style)
     console.print(table)
+    if any(run.lost for run in runs):
+        tell(console, "lost: its process is gone; gluonexp recover ends it with what it had")
 
 
 def _bests(reader: Reader, runs: Sequence[RunRecord]) -> dict[str, tuple[str, float | None]]:
@@ -107,7 +111,7 @@ def _named(run: RunRecord, sizes: Mapping[str, int]) -> str:
 
 
 def _took(run: RunRecord, now: datetime) -> str:
-    so_far = (now - run.start).total_seconds() if run.status == RUNNING else math.nan
+    so_far = (now - run.start).total_seconds() if run.shown_status == RUNNING else math.nan
     return duration(so_far if math.isnan(run.seconds) else run.seconds)
 
 

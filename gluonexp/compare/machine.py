@@ -70,7 +70,7 @@ def _listed(runs: Sequence[RunRecord]) -> list[_Record]:
 
 def _head(run: RunRecord) -> _Record:
     start = run.start.isoformat(timespec="milliseconds")
-    values = (run.run_id, run.name, run.experiment, run.status, start, run.seconds)
+    values = (run.run_id, run.name, run.experiment, run.shown_status, start, run.seconds)
     return dict(zip(_HEAD, values, strict=True))
 
 

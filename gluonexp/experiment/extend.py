@@ -10,10 +10,10 @@ from pathlib import Path
 
 from gluonexp import tracking
 from gluonexp.base.errors import GluonexpError
-from gluonexp.base.processes import lives
 from gluonexp.config import recorded
 from gluonexp.config.recorded import Composed
 from gluonexp.config.schema import Config, to_config
+from gluonexp.tracking import owner
 from gluonexp.tracking.artifacts import of_run
 from gluonexp.tracking.read.runs import RunRecord, reader
 from gluonexp.tracking.statuses import FINISHED, RUNNING
@@ -65,7 +65,7 @@ def restarted(config: Config, job: str) -> Config:
     for run in reader(uri).tagged(tracking.TORCHRUN, job):
         if run.status == FINISHED:  # another job of that name
             break
-        if run.status == RUNNING and not _trains(run):
+        if run.status == RUNNING and not owner.alive(run.tags):
             tracking.end_lost(uri, run.run_id, "its process was lost; torchrun started another")
         if (folder := _newest(run)) is not None:
             return replace(config, trainer=replace(config.trainer, resume=str(folder)))
@@ -107,5 +107,5 @@ def _checkpoint(reference: str, uri: str | None) -> tuple[str, Path]:
 
 
 def _trains(run: RunRecord) -> bool:
-    """Say whether a process of this machine is at work on a recorded run."""
-    return run.status == RUNNING and lives(run.tags.get("gluonexp.process", ""))
+    """Say whether a process is at work on a recorded run, as far as can be told."""
+    return run.status == RUNNING and not run.lost

@@ -22,7 +22,7 @@ from gluonexp.freeze import FreezePlan
 from gluonexp.model_folder.signature import Preprocessing
 from gluonexp.models.layers import outline
 from gluonexp.models.outline import Outline
-from gluonexp.tracking import Tracker, tracked_run
+from gluonexp.tracking import Tracker, recovery, tracked_run
 from gluonexp.tracking.statuses import Ending
 from gluonexp.training import job_folder, loop
 from gluonexp.training.callbacks import Checkpoint
@@ -151,6 +151,8 @@ def opened(
     ):
         if team.size > 1:
             team.run_id = team.tell(tracker.run_id)
+        if config.tracking.run_id is None and (text := recovery.mention(config.tracking)):
+            show.note(console, text)  # of a sweep's jobs, the sweep says so
         aside = job_folder.take(workdir, tracker.run_id, None if before is None else before.folder)
         show.set_aside(console, aside)
         record.config(artifacts, config, overrides, origin)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +11,7 @@ from rich.console import Console
 
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.streams import lasting
-from gluonexp.base.text import plain_console, short_keys
+from gluonexp.base.text import plain_console, short_keys, tell
 from gluonexp.config.overrides import by_key
 from gluonexp.sweep import answer
 from gluonexp.sweep.best import IsGroup
@@ -20,6 +20,8 @@ from gluonexp.sweep.ledger import Ledger, Recorded, Unrecorded
 from gluonexp.sweep.outcomes import Outcome, Summary
 from gluonexp.sweep.points import Point, PointSource
 from gluonexp.sweep.screen import Jobs, announce
+from gluonexp.tracking import recovery
+from gluonexp.tracking.lease import NoLease
 from gluonexp.tracking.statuses import FAILED, KILLED, RUNNING
 from gluonexp.tracking.sweeps import SweepRun
 
@@ -63,10 +65,13 @@ def conduct(plan: SweepPlan, console: Console | None = None) -> Summary:
     name = f"sweep over {', '.join(short_keys(plan.source.keys)) or 'nothing'}"
     with closing(plan.source), answer.opened(config, arguments, name, plan.source.parent) as run:
         take_over = config.sweep.take_over
+        wants_stop = NoLease().stop_wanted if run is None else run.tracker.lease.stop_wanted
         ledger = Recorded(run, config.objective, take_over) if run is not None else Unrecorded()
         announce(console, run, plan.source.describe())
+        if text := recovery.mention(config.tracking):
+            tell(console, f"  note: {text}")
         try:
-            left_out = _run(plan, ledger, console)
+            why, left_out = _run(plan, ledger, console, wants_stop)
             ledger.settle("its launcher did not report its end")
         except GluonexpError:  # most often the store fails; what it still takes is recorded
             with suppress(GluonexpError):
@@ -80,22 +85,30 @@ def conduct(plan: SweepPlan, console: Console | None = None) -> Summary:
             raise
         with ledger.lock():  # of several processes, the last to end writes the result
             summary = _summary(plan, ledger, run)
-            summary = replace(summary, problem=_problem(plan.source, summary, left_out))
+            summary = replace(summary, problem=_problem(plan.source, summary, left_out, why))
             answer.give(console, run, config, summary, plan.is_group)
     if run is not None and not summary.count(RUNNING):  # the parent is closed
         answer.clear(run, summary)
     return summary
 
 
-def _run(plan: SweepPlan, ledger: Ledger, console: Console) -> int:
-    """Run what is to be run; return how many points were left out after too many failures."""
-    limit = 1 if plan.source.config.sweep.fail_fast else plan.source.config.sweep.max_failures
+def _run(
+    plan: SweepPlan, ledger: Ledger, console: Console, wants_stop: Callable[[], str | None]
+) -> tuple[str, int]:
+    """Run what is to be run; return why points were left out, and how many."""
+    settings = plan.source.config.sweep
+    limit = 1 if settings.fail_fast else settings.max_failures
     running: dict[int, Point] = {}
     failures = 0
 
+    def left_out() -> str | None:
+        if limit is not None and failures >= limit:
+            return "sweep.fail_fast" if settings.fail_fast else "sweep.max_failures"
+        return None if (who := wants_stop()) is None else f"`gluonexp stop` by {who}"
+
     def jobs() -> Iterator[Job]:
         points = plan.source.points()
-        while limit is None or failures < limit:
+        while left_out() is None:
             if (point := next(points, None)) is None:
                 return
             entry = ledger.begin(point)
@@ -120,7 +133,8 @@ def _run(plan: SweepPlan, ledger: Ledger, console: Console) -> int:
             failures += outcome.status in (FAILED, KILLED)
             display.ended(outcome, point.name, plan.folder / str(number) / "console.log")
             plan.source.ended(point, outcome)
-    return 0 if limit is None or failures < limit else plan.source.left()
+    why = left_out()
+    return ("", 0) if why is None else (why, plan.source.left())
 
 
 def _summary(plan: SweepPlan, ledger: Ledger, run: SweepRun | None) -> Summary:
@@ -136,13 +150,12 @@ def _summary(plan: SweepPlan, ledger: Ledger, run: SweepRun | None) -> Summary:
     )
 
 
-def _problem(source: PointSource, summary: Summary, left_out: int) -> str | None:
+def _problem(source: PointSource, summary: Summary, left_out: int, why: str) -> str | None:
     """Say in one line what is missing of what was asked for, None if nothing is."""
     asked = [outcome for outcome in summary.outcomes if source.owns(outcome)]
     failed = sum(outcome.status in (FAILED, KILLED) for outcome in asked)
     parts = [f"{failed} of {len(asked) + left_out} points failed"] if failed else []
     if left_out:
-        option = "fail_fast" if source.config.sweep.fail_fast else "max_failures"
         was = "was" if left_out == 1 else "were"
-        parts.append(f"{left_out} {was} not started (sweep.{option})")
+        parts.append(f"{left_out} {was} not started ({why})")
     return ", ".join(parts) or None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import os
-import platform
 import random
 import signal
 import sys
@@ -15,15 +14,17 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from gluonexp.base.errors import GluonexpError
-from gluonexp.base.processes import this_process
 from gluonexp.base.secrets import hide
 from gluonexp.base.text import readable
-from gluonexp.tracking import internals
+from gluonexp.tracking import internals, owner
+from gluonexp.tracking.burial import bury
+from gluonexp.tracking.lease import Lease
 from gluonexp.tracking.places import settle
+from gluonexp.tracking.statuses import FAILED
 from gluonexp.tracking.store import ensure_experiment, open_store, reported
 from gluonexp.tracking.tracker import MlflowTracker, Status, Tracker
 from gluonexp.tracking.uri import displayed, resolve_uri
-from gluonexp.tracking.values import one_line, sanitised, tag_text
+from gluonexp.tracking.values import sanitised, tag_text
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -78,22 +79,23 @@ def tracked_run(
                 experiment_id = ensure_experiment(client, settings.experiment, uri)
                 signals.defer()  # a run that exists must not be lost on the way to its `finally`
                 with reported(f"a run cannot be started in {displayed(uri)}"):
+                    all_tags |= owner.lease_tag()
                     run_id = create_run(client, experiment_id, all_tags, settings.run_name)
                     tracker = MlflowTracker(client, run_id)
             else:
                 signals.defer()
                 settle(uri, run_id)
                 with reported(f"run {run_id} cannot be resumed in {displayed(uri)}"):
-                    client.update_run(run_id, status="RUNNING")
-                    if "error" in client.get_run(run_id).data.tags:  # of its last end
-                        client.delete_tag(run_id, "error")
+                    owner.claim(client, run_id)
                     tracker = MlflowTracker(client, run_id)
                     tracker.log_tags(all_tags)
+            tracker.lease = Lease(client, run_id)
         # For the signal that strikes between the end of the block and our `finally`.
         atexit.register(tracker.close, "KILLED")
         status: Status = "KILLED"
         failure: Exception | None = None
         try:
+            tracker.lease.begin()
             signals.deliver()
             yield tracker
             status = "FINISHED"
@@ -103,6 +105,7 @@ def tracked_run(
         finally:
             signals.defer()
             atexit.unregister(tracker.close)
+            tracker.lease.end()
             _close(tracker, status, failure)
 
 
@@ -114,10 +117,7 @@ def end_lost(uri: str | None, run_id: str, reason: str) -> None:
     GluonexpError
         The store does not answer.
     """
-    client = open_store(resolve_uri(uri))
-    with reported(f"run {run_id} cannot be marked FAILED"):
-        client.set_tag(run_id, "error", one_line(hide(readable(reason)), 500))
-        client.set_terminated(run_id, "FAILED")
+    bury(open_store(resolve_uri(uri)), run_id, reason, FAILED)
 
 
 def create_run(
@@ -148,12 +148,7 @@ def run_tags(tags: Mapping[str, str]) -> dict[str, str]:
     """Return `tags` with those of this process: user, source, git commit, host and process id."""
     # Without git on the PATH, GitPython and MLflow warn about it three times.
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
-    ours = {
-        "gluonexp.host": platform.node(),
-        "gluonexp.pid": str(os.getpid()),
-        "gluonexp.process": this_process(),
-    }
-    resolved = internals.context_tags({**ours, **tags})
+    resolved = internals.context_tags({**owner.own_tags(), **tags})
     return {sanitised(key): tag_text(value) for key, value in resolved.items()}
 
 

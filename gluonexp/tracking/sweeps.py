@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import platform
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,10 +19,10 @@ from filelock import FileLock
 
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.files import lock
-from gluonexp.base.processes import lives, this_process
-from gluonexp.base.secrets import hidden_words, hide
-from gluonexp.base.text import readable
+from gluonexp.base.secrets import hidden_words
+from gluonexp.tracking import owner
 from gluonexp.tracking.artifacts import of_run
+from gluonexp.tracking.burial import bury
 from gluonexp.tracking.lifecycle import create_run, run_tags
 from gluonexp.tracking.logged_models import logged_model
 from gluonexp.tracking.places import Move, here
@@ -33,7 +32,7 @@ from gluonexp.tracking.statuses import RUNNING, Ending
 from gluonexp.tracking.store import KIND, reported
 from gluonexp.tracking.tracker import Tracker
 from gluonexp.tracking.uri import sqlite_path
-from gluonexp.tracking.values import MAX_TAG, one_line
+from gluonexp.tracking.values import MAX_TAG
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -107,19 +106,18 @@ class Attempt:
     @property
     def where(self) -> str:
         """Which process is, or was, at work on it."""
-        return f"process {self._tag('gluonexp.pid')} on {self._tag('gluonexp.host')}"
+        return owner.name(self.record.tags)
 
     def elsewhere(self, take_over: bool = False) -> bool:
         """Say whether another process may still be at work on it.
 
-        A process on another host cannot be asked: it counts as at work, but not with `take_over`.
+        One on another host may be for half an hour after its lease was last renewed, or for ever
+        where it has none; with `take_over` only while its lease has not expired.
         """
-        if self.status != RUNNING:
+        tags = self.record.tags
+        if self.status != RUNNING or owner.is_ours(tags):
             return False
-        if self._tag("gluonexp.host") != platform.node():
-            return not take_over
-        process = self._tag("gluonexp.process") or ""
-        return process != this_process() and lives(process)
+        return not owner.may_be_dead(tags, forced=take_over)
 
     def _tag(self, name: str) -> str | None:
         return self.record.tags.get(name)
@@ -162,16 +160,7 @@ class SweepRun:
 
         The reason is entered wherever there is none.
         """
-        with reported(f"run {run_id} cannot be marked {ending.status}"):
-            run = self.client.get_run(run_id)
-            if "error" not in run.data.tags:
-                self.client.set_tag(run_id, "error", one_line(hide(readable(ending.reason)), 500))
-                if ending.trace:
-                    self.client.log_text(
-                        run_id, hide(readable(ending.trace)), "error/traceback.txt"
-                    )
-            if run.info.status in ("RUNNING", "SCHEDULED"):
-                self.client.set_terminated(run_id, ending.status)
+        bury(self.client, run_id, ending.reason, ending.status, ending.trace)
 
     def read(self, run_id: str) -> Attempt:
         """Return one child, as it is recorded now."""

@@ -16,6 +16,7 @@ from gluonexp.base.errors import GluonexpError
 from gluonexp.base.secrets import hide
 from gluonexp.base.text import readable
 from gluonexp.tracking import internals
+from gluonexp.tracking.lease import NoLease
 from gluonexp.tracking.logged_models import log_model
 from gluonexp.tracking.registry import Registered, register
 from gluonexp.tracking.store import impatient, reported
@@ -72,8 +73,11 @@ class Tracker:
         None where nothing is recorded.
     status
         ``RUNNING``, then how the run ended.
+    lease
+        Of the run; it knows whether somebody wants it to stop.
     """
 
+    lease: NoLease = NoLease()
     run_id: str | None = None
     experiment_id: str | None = None
     status: Status = "RUNNING"

@@ -106,6 +106,18 @@ class Unfreezing(Callback):
             self._say(f"epoch {fit.epoch}: {listed(parts)} {learn} now")
 
 
+class StopWhenAsked(Callback):
+    """Stop after the epoch in which somebody typed ``gluonexp stop RUN``, wherever that was."""
+
+    def __init__(self, tracker: Tracker) -> None:
+        self._tracker = tracker
+
+    def epoch_end(self, fit: Fit) -> None:
+        """Raise `StopFit` where it is wanted; a store that is slow is asked the next time."""
+        if (who := self._tracker.lease.stop_wanted()) is not None:
+            raise StopFit(f"`gluonexp stop` by {who}")
+
+
 class StopOnDivergence(Callback):
     """End the run with an error once a loss is no longer a number."""
 

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import hydra
@@ -29,12 +30,14 @@ from gluonexp.config import hydra_private
 from gluonexp.data import synthetic
 from gluonexp.data.types import Samples
 from gluonexp.sweep.answer import command as answer_command
-from gluonexp.sweep.outcomes import Summary
-from gluonexp.sweep.points import digest_of
+from gluonexp.sweep.ledger import Begun, Recorded
+from gluonexp.sweep.outcomes import Outcome, Summary
+from gluonexp.sweep.points import Point, digest_of
 from gluonexp.sweep.study.dimensions import Number
 from gluonexp.sweep.study.reporter import open_trial
 from gluonexp.sweep.study.search import Study, open_study
-from gluonexp.tracking import open_store
+from gluonexp.tracking import lease, open_store
+from gluonexp.tracking.recovery import stop
 from gluonexp.tracking.statuses import FAILED, FINISHED, KILLED, PRUNED
 from gluonexp.tracking.sweeps import argument_tags
 from gluonexp.tracking.tracker import MlflowTracker, Status
@@ -353,12 +356,36 @@ def test_what_another_host_left_is_run_when_the_user_says_so() -> None:
     client = open_store(None)
     run = children(client, summary.parent_id)[0]
     client.set_tag(run.info.run_id, "gluonexp.host", "elsewhere")
+    now = datetime.now(timezone.utc)
+    client.set_tag(run.info.run_id, "gluonexp.lease", (now + timedelta(days=1)).isoformat())
     still_running(client, run)
-    app.sweep("sweep.resume=last")
+    app.sweep("sweep.resume=last", "sweep.take_over=true")  # it is alive, however slow we are
+    assert len(children(client, summary.parent_id)) == 2
+    client.set_tag(run.info.run_id, "gluonexp.lease", (now - timedelta(minutes=10)).isoformat())
+    app.sweep("sweep.resume=last", "sweep.take_over=false")  # else as the last time
     assert len(children(client, summary.parent_id)) == 2
     app.sweep("sweep.resume=last", "sweep.take_over=true")
     statuses = [run.info.status for run in children(client, summary.parent_id)]
     assert statuses == ["KILLED", "FINISHED", "FINISHED"]
+
+
+def test_a_sweep_that_is_told_to_stop_begins_no_more_jobs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begin = Recorded.begin
+
+    def told(ledger: Recorded, point: Point) -> Begun | Outcome:
+        stop(None, ledger._run.run_id)
+        return begin(ledger, point)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lease, "_GLANCE_S", -1.0)
+        patch.setattr(lease, "_ANSWER_S", 60.0)
+        patch.setattr(Recorded, "begin", told)
+        summary = app.sweep(*TINY, "seed=0,1,2")
+    assert statuses(summary) == ["FINISHED"]
+    assert str(summary.problem).startswith("2 were not started (`gluonexp stop` by process ")
+    assert statuses(app.sweep("sweep.resume=last")) == ["FINISHED"] * 3
 
 
 def test_a_password_is_not_recorded() -> None:

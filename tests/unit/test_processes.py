@@ -1,13 +1,14 @@
 """Telling a process that is at work from one that was."""
 
 import os
+import platform
 import subprocess
 import sys
 import time
 
 import pytest
 
-from gluonexp.base.processes import lives, process_start, this_process
+from gluonexp.base.processes import is_alive, lives, process_start, this_boot, this_process
 
 
 def test_this_process_lives_and_its_number_with_another_start_does_not() -> None:
@@ -51,3 +52,19 @@ def test_one_that_ended_does_not_live_even_before_anybody_notices() -> None:
         while lives(name):  # it is dead at once, and waits to be waited for
             os.sched_yield()
         assert child.returncode is None
+
+
+def test_a_process_is_seen_only_on_its_own_machine_and_in_its_own_container() -> None:
+    host, boot, me = platform.node(), this_boot(), this_process()
+    gone = f"{os.getpid()}@1"
+    assert is_alive(host, boot, me)
+    assert is_alive(host, "", me)
+    assert is_alive(host, boot, gone) is False
+    assert is_alive(f"not {host}", boot, me) is None
+
+
+@pytest.mark.skipif(not this_boot(), reason="this system does not tell its starts apart")
+def test_a_machine_that_was_started_anew_has_none_of_its_processes() -> None:
+    boot, _, table = this_boot().partition(" ")
+    assert is_alive(platform.node(), f"of before {table}", this_process()) is False
+    assert is_alive(platform.node(), f"{boot} pid:[1]", this_process()) is None

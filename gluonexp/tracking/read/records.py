@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 
+from gluonexp.tracking import owner
 from gluonexp.tracking.places import WORKDIR, Move
-from gluonexp.tracking.statuses import FINISHED, PRUNED, RUNNING
+from gluonexp.tracking.statuses import FINISHED, LOST, PRUNED, RUNNING
 
 PARENT, PRUNED_TAG = "mlflow.parentRunId", "gluonexp.pruned"
 # The SHA-256 of the export's certificate.
@@ -55,6 +56,16 @@ class RunRecord:
     def parent_id(self) -> str | None:
         """The run that this one is a child of."""
         return self.tags.get(PARENT)
+
+    @property
+    def lost(self) -> bool:
+        """Whether it is RUNNING in the store, and its process is gone."""
+        return self.status == RUNNING and owner.is_lost(self.tags)
+
+    @property
+    def shown_status(self) -> str:
+        """Its status for people: of one that is lost, ``lost``."""
+        return LOST if self.lost else self.status
 
     @property
     def workdir(self) -> str | None:

@@ -1,0 +1,82 @@
+"""Runs whose processes are gone, ended; and runs told to end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from gluonexp.cli.options import URI
+
+if TYPE_CHECKING:
+    from gluonexp.tracking.read.records import RunRecord
+
+
+@click.command()
+@click.option(
+    "--force",
+    "forced",
+    is_flag=True,
+    help="Do not wait half an hour for runs of other hosts that give no sign of life.",
+)
+@URI
+def recover(forced: bool, tracking_uri: str | None) -> None:
+    """End the runs that are RUNNING in the store although their processes are gone.
+
+    Each ends KILLED, with all that it had recorded, and says how many epochs it reached. A run of
+    another host, which renews its lease every minute, is lost after three minutes without, and is
+    ended after half an hour.
+    """
+    from gluonexp.tracking.recovery import recover
+    from gluonexp.tracking.statuses import RUNNING
+
+    count = 0
+    for found in recover(tracking_uri, forced):
+        count += 1
+        run = found.run
+        status = "lost" if found.status == RUNNING else found.status
+        after = f" after {found.reached}" if found.reached else ""
+        click.echo(f"run {run.run_id} ({run.name}) {status}{after}: {found.reason}")
+        if found.status != RUNNING and (words := _to_go_on(run)):
+            click.echo(f"  to go on:  {words}{_store(tracking_uri)}")
+    if not count:
+        click.echo("no run is lost")
+
+
+@click.command()
+@click.argument("run_id", metavar="RUN")
+@URI
+def stop(run_id: str, tracking_uri: str | None) -> None:
+    """Let a run end in order after the epoch that it is in, on whatever machine it trains.
+
+    It is evaluated and exported as if it had been its last epoch. A sweep starts no more jobs, and
+    ends when those that run have ended.
+    """
+    from gluonexp.tracking.recovery import stop
+    from gluonexp.tracking.store import KIND
+
+    run = stop(tracking_uri, run_id)
+    sweep = run.tags.get(KIND) == "sweep"
+    when = "when the jobs that run have ended" if sweep else "after the epoch that it is in"
+    click.echo(f"run {run.run_id} ({run.name}) stops {when}")
+
+
+def _to_go_on(run: RunRecord) -> str | None:
+    """Return the command that goes on with a run; None where there is none."""
+    from gluonexp.tracking.store import KIND
+    from gluonexp.training import job_folder
+
+    if run.tags.get(KIND) == "sweep":
+        return f"python -m gluonexp.run sweep.resume={run.run_id[:8]}"
+    folder = run.workdir
+    if run.parent_id or not folder or job_folder.of_run(Path(folder), run.run_id) is None:
+        return None
+    return f"python -m gluonexp.run trainer.resume={run.run_id[:8]}"
+
+
+def _store(uri: str | None) -> str:
+    from gluonexp.base.text import redact
+    from gluonexp.config.overrides import typed
+
+    return f" {typed('tracking.uri', redact(uri))}" if uri else ""

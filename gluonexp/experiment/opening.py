@@ -153,7 +153,14 @@ def opened(
             team.run_id = team.tell(tracker.run_id)
         aside = job_folder.take(workdir, tracker.run_id, None if before is None else before.folder)
         show.set_aside(console, aside)
-        record.config(artifacts, config, overrides, origin)
+        as_recorded = config
+        if before is not None and before.same_run(config):  # as if it had never been cut off
+            as_recorded = replace(
+                config,
+                trainer=replace(config.trainer, resume=None),
+                tracking=replace(config.tracking, run_id=None),
+            )
+        record.config(artifacts, as_recorded, overrides, origin)
         record.layers(artifacts, plan)
         data = assembly.data(config, components.source)
         read = {"the data (their digest)": data.digest}
@@ -162,7 +169,7 @@ def opened(
         show.data(console, data)
         if team.rank == 0:  # it takes long
             record.samples(artifacts, data)
-        tracker.log_params(record.parameters(config, data, plan, pretrained))
+        tracker.log_params(record.parameters(as_recorded, data, plan, pretrained))
         record.datasets(tracker, config, data)
         tracker.log_artifacts(artifacts)
         settings = loop.Settings(
@@ -174,6 +181,8 @@ def opened(
             augment=components.augment,
             history=[] if before is None else before.history,
             extends=before is not None and not before.owner.unfinished,
+            checkpoint_every_steps=config.trainer.checkpoint_every_steps,
+            done=0 if before is None else before.step,
             identity={
                 **shared,
                 **read,

@@ -25,7 +25,7 @@ from gluonexp.base.errors import GluonexpError
 from gluonexp.base.imports import heavy_imports
 from gluonexp.base.processes import process_start
 from gluonexp.base.secrets import HIDDEN, hide
-from gluonexp.base.text import not_utf8, plain_console, tell
+from gluonexp.base.text import in_shell, not_utf8, plain_console, tell
 from gluonexp.config import hydra_private, keys, schema
 from gluonexp.config.overrides import as_typed, by_key, text_of, typed
 
@@ -178,31 +178,38 @@ def main(composed: DictConfig) -> "float | Ending | None":
     if not OmegaConf.is_missing(job.job, "num") and job.sweeper._target_.startswith(SWEEPERS):
         return _job_of_sweep(composed, workdir, overrides)
     try:
-        return _train(composed, workdir, overrides, started=process_start()).objective
+        config = _asked_for(composed, overrides)
+        workdir = _home(config, workdir)
+        return _train(config, workdir, overrides, started=process_start()).objective
     except GluonexpError as error:
         # Hydra prints this class as one message.
-        raise CompactHydraException(f"{error}{_how_to_resume(workdir)}") from None
+        raise CompactHydraException(f"{error}{_how_to_resume(workdir, overrides)}") from None
     except UnicodeEncodeError as error:
         raise CompactHydraException(not_utf8(error)) from None
     except KeyboardInterrupt:
-        print(f"interrupted{_how_to_resume(workdir)}", file=sys.stderr)
+        print(f"interrupted{_how_to_resume(workdir, overrides)}", file=sys.stderr)
         sys.exit(130)  # as a shell reports SIGINT
-    except SystemExit:
-        print(f"terminated{_how_to_resume(workdir)}", file=sys.stderr)
+    except SystemExit as ended:
+        why = getattr(ended, "reason", "terminated")
+        print(f"{why}{_how_to_resume(workdir, overrides)}", file=sys.stderr)
         raise
 
 
 def _job_of_sweep(composed: DictConfig, workdir: Path, overrides: list[str]) -> "Ending":
     """Run one job of several: what it prints goes into its folder, how it ends to the sweep."""
-    from gluonexp.tracking.statuses import FAILED, Ending
+    from gluonexp.tracking.statuses import FAILED, KILLED, Ending
 
     own = [word for word in overrides if not word.startswith(OF_SWEEPS)]
     with (workdir / "console.log").open("w", encoding="utf-8", errors="backslashreplace") as log:
         console = plain_console(file=log, width=100)
         try:
-            return _train(composed, workdir, own, console).ending
+            return _train(_asked_for(composed, own), workdir, own, console).ending
         except KeyboardInterrupt:
             raise SystemExit(130) from None  # ends the sweep too
+        except SystemExit as ended:
+            if not getattr(ended, "over_time", False):
+                raise
+            return Ending(KILLED, reason=str(getattr(ended, "reason", "")))
         except Exception as error:
             reason = str(error) if isinstance(error, GluonexpError) else _named(error)
             trace = traceback.format_exc()
@@ -211,7 +218,7 @@ def _job_of_sweep(composed: DictConfig, workdir: Path, overrides: list[str]) -> 
 
 
 def _train(
-    composed: DictConfig,
+    config: schema.Config,
     workdir: Path,
     overrides: list[str],
     console: Console | None = None,
@@ -219,10 +226,6 @@ def _train(
 ) -> "experiment.Result":
     """Run one job, whose start-up counts from `started`; None: from here, as of one of several."""
     started = time.monotonic() if started is None else started
-    keys.check(cast(DictConfig, HydraConfig.get()), "hydra.")
-    sources = HydraConfig.get().runtime.config_sources
-    folders = [Path(source.path) for source in sources if source.schema == "file"]
-    config = _config(composed, overrides, folders)
     with heavy_imports():
         if config.engine.name == "torch":
             _import_beside_torch()
@@ -232,6 +235,24 @@ def _train(
     environment = {key: str(each) for key, each in HydraConfig.get().job.env_set.items()}
     with together.led(config, overrides, ranks.world(), environment) as team:
         return experiment.run(config, workdir, overrides, console, started, team)
+
+
+def _asked_for(composed: DictConfig, overrides: Sequence[str]) -> schema.Config:
+    """Return the configuration of the job, checked, with Hydra's own."""
+    keys.check(cast(DictConfig, HydraConfig.get()), "hydra.")
+    sources = HydraConfig.get().runtime.config_sources
+    folders = [Path(source.path) for source in sources if source.schema == "file"]
+    return _config(composed, overrides, folders)
+
+
+def _home(config: schema.Config, workdir: Path) -> Path:
+    """Return the folder to train in: that of a run that goes on as itself, else `workdir`."""
+    if config.trainer.resume is None:
+        return workdir
+    with heavy_imports():
+        from gluonexp.experiment import resume
+
+    return resume.home(config, workdir)
 
 
 def _config(
@@ -253,9 +274,18 @@ def _named(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".rstrip(": ")
 
 
-def _how_to_resume(workdir: Path) -> str:
-    last = workdir / "checkpoints" / "last"
-    return f"; to continue: {typed('trainer.resume', str(last))}" if last.exists() else ""
+def _how_to_resume(workdir: Path, overrides: Sequence[str]) -> str:
+    """Say with which command training goes on, if it has left a checkpoint."""
+    if not (checkpoints := workdir / "checkpoints").is_dir():
+        return ""
+    from gluonexp.training import checkpoint, job_folder
+
+    if not (newest := checkpoint.newest(checkpoints)):
+        return ""
+    known = job_folder.owner(checkpoints).run_id
+    needed = [word for word in overrides if word.startswith(("tracking.uri=", "build.allow="))]
+    words = [typed("trainer.resume", known or str(newest[0])), *map(in_shell, needed)]
+    return f"; to continue: python -m gluonexp.run {redact(' '.join(words))}"
 
 
 def start(command: str = "python -m gluonexp.run") -> None:

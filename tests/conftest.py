@@ -28,6 +28,7 @@ import pytest
 from hypothesis import settings
 
 from gluonexp import run
+from gluonexp.base import files
 from gluonexp.base.workers import Workers
 from gluonexp.config.schema import Config
 from gluonexp.tracking import internals
@@ -86,6 +87,15 @@ def make_tables(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[.
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(internals, "make_tables", copied)
         yield make
+
+
+@pytest.fixture(scope="session", autouse=True)
+def really_sync() -> Iterator[Callable[[Path], None]]:
+    """Let no file of this process wait for the disk; gives the function that does."""
+    with pytest.MonkeyPatch.context() as patch:
+        sync = files._sync
+        patch.setattr(files, "_sync", lambda path: None)
+        yield sync
 
 
 def _wait_for_no_disk() -> None:

@@ -27,7 +27,7 @@ from typing import IO, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from gluonexp.base.files import DRAFT
+from gluonexp.base.files import DRAFT, sync
 
 npy: Any = np.lib.format  # it has no types
 
@@ -232,23 +232,12 @@ def seal(
     with ThreadPoolExecutor(1) as pool:
         digests = pool.submit(_digests, file)
         array.flush()
-        os.fsync(file.fileno())
+        sync(draft / ARRAY)
     described = {**meta, "sha256": digests.result()}
     digest = hashlib.sha256(_canonical(described)).hexdigest()
     with (draft / _META).open("w", encoding="utf-8") as text:
         json.dump({**described, "digest": digest}, text)
-        text.flush()
-        os.fsync(text.fileno())
     sync(draft)
-
-
-def sync(folder: Path) -> None:
-    """Have on the disk what a folder holds by name."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def look(folder: Path) -> Kept | None:

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from gluonexp.base import array_entry
 from gluonexp.base.array_entry import NAME, Damaged, Entry, Kept
 from gluonexp.base.errors import GluonexpError
-from gluonexp.base.files import DRAFT, held, lock, obstacle, user_cache
+from gluonexp.base.files import DRAFT, held, lock, obstacle, rename, user_cache
 from gluonexp.base.text import in_bytes, say
 
 __all__ = ["MARGIN", "ArrayCache", "Entry", "Kept", "NoCache", "NoRoom", "default_folder"]
@@ -134,8 +134,7 @@ class ArrayCache:
             with self._said(size):
                 meta = {**identity, "made": time.time(), "notes": notes}
                 array_entry.seal(draft, file, array, meta)
-                draft.rename(target)
-                array_entry.sync(self.folder)
+                rename(draft, target)
                 return Entry(array_entry.mapped(file, shape, np.dtype(dtype)), True, notes, target)
 
     def entries(self) -> list[Kept]:

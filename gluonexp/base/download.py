@@ -12,7 +12,7 @@ import requests
 import urllib3
 
 from gluonexp.base.errors import GluonexpError
-from gluonexp.base.files import held, lock
+from gluonexp.base.files import held, lock, settle
 from gluonexp.base.progress import bar_of_bytes
 from gluonexp.base.text import say
 from gluonexp.base.transfer import CutOffError, complete, connected, part_of, receive, watched
@@ -77,7 +77,7 @@ def fetch(
     needed: Mapping[str, str],
     size: int | None = None,
     limit: int | None = None,
-    place: Callable[[Path, Path], object] = Path.replace,
+    place: Callable[[Path, Path], object] = settle,
     ready: Callable[[], bool] | None = None,
     patience: float = 60.0,
     remedy: str = "or set dataset.root (or GLUONEXP_DATA) to a folder that has them.",

@@ -1,4 +1,4 @@
-"""Files: the user's cache of them, their digest, written in one step, locked."""
+"""Files: the user's cache of them, their digest, written in one step and for good, locked."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from errno import EINVAL, ENOTSUP
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from filelock import FileLock
 
 _BLOCK = 1 << 20  # bytes
+_AT_ONCE = 8  # files that are synced side by side: the disk writes its journal once for several
 _POINTER = b"version https://git-lfs.github.com/spec/"  # so begins what stands for a file in git
 DRAFT = ".new-"  # so begins the name of a folder that holds a draft
 
@@ -67,11 +70,52 @@ def draft(target: Path) -> Iterator[Path]:
     """Yield where to write what becomes `target`, a file or a folder, if the block succeeds.
 
     The draft has the same name, in a temporary folder beside `target`; there is no other file in
-    it. Until the end `target` is as it was. A folder replaces an empty folder only.
+    it. Until the end `target` is as it was, also after a power cut. A folder replaces an empty
+    folder only.
     """
     with tempfile.TemporaryDirectory(prefix=DRAFT, dir=target.parent) as folder:
         yield (written := Path(folder, target.name))
-        written.replace(target)
+        settle(written, target)
+
+
+def write_text(target: Path, text: str) -> None:
+    """Write a file in UTF-8, whole or not at all, for good."""
+    with draft(target) as written:
+        written.write_text(text, encoding="utf-8")
+
+
+def settle(written: Path, target: Path) -> None:
+    """Give a file or a folder that is written its name `target`, for good."""
+    sync(written)
+    rename(written, target)
+
+
+def sync(path: Path) -> None:
+    """Have a file on the disk, or a folder with all that is in it."""
+    if not path.is_dir():
+        _sync(path)
+        return
+    inside = [each for each in path.rglob("*") if not each.is_symlink()]
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        list(pool.map(_sync, [*inside, path]))
+
+
+def rename(source: Path, target: Path) -> None:
+    """Rename what is synced, and have its new name on the disk."""
+    source.replace(target)
+    _sync(target.parent)
+
+
+def _sync(path: Path) -> None:
+    """Have a file on the disk, or the names in a folder."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:  # disks of other hosts know of files only
+        if error.errno not in (EINVAL, ENOTSUP) or not path.is_dir():
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def link_or_copy(source: str | Path, target: str | Path) -> None:

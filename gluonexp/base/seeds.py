@@ -7,8 +7,8 @@ import random
 import numpy as np
 
 
-def seed_host(seed: int, epoch: int | None = None) -> np.random.Generator:
-    """Seed Python and NumPy so that what follows depends on (seed, epoch) alone.
+def seed_host(seed: int, epoch: int | None = None, step: int = 0) -> np.random.Generator:
+    """Seed Python and NumPy so that what follows depends on (seed, epoch, step) alone.
 
     Parameters
     ----------
@@ -16,13 +16,15 @@ def seed_host(seed: int, epoch: int | None = None) -> np.random.Generator:
         The run's seed, 0 or more.
     epoch
         The epoch about to start, from 0; None for what comes before (initial weights, splits).
+    step
+        Counted within the epoch; above 0 in the middle of one.
 
     Returns
     -------
     numpy.random.Generator
-        A generator of this pair, independent of the global ones; for shuffling and augmentation.
+        A generator of these, independent of the global ones; for shuffling and augmentation.
     """
-    sequence = _sequence(seed, epoch)
+    sequence = _sequence(seed, epoch, step)
     for_python, for_numpy, _ = (int(word) for word in sequence.generate_state(3))
     random.seed(for_python)
     np.random.seed(for_numpy)

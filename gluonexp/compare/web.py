@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from gluonexp.base.errors import GluonexpError
+from gluonexp.base.files import write_text
 from gluonexp.base.text import duration
 from gluonexp.compare.columns import SHORT_ID, Column, identity, measured, names, ranking, settings
 from gluonexp.compare.comparison import Comparison
@@ -28,7 +29,7 @@ def write(title: str, comparison: Comparison, path: Path) -> None:
         f"{order} {comparison.metric} first",
     )
     try:
-        path.write_text(text, encoding="utf-8")
+        write_text(path, text)
     except OSError as error:
         raise GluonexpError(f"--html {path} cannot be written: {error.strerror}") from error
 

@@ -161,6 +161,10 @@ class TrainerConfig:
     log_every: int = _ranged(0, low=0)
     # Also evaluate the test split after each epoch, as tutorials do; nothing is chosen by it.
     test_each_epoch: bool = False
+    # Within an epoch, save a checkpoint after each so many steps, and seed anew there; 0: none.
+    checkpoint_every_steps: int = _ranged(0, low=0)
+    # End with a checkpoint and exit code 75, for a scheduler that starts it again; null: no limit.
+    max_hours: float | None = _ranged(None, low=0, above=True)
     # A checkpoint folder to resume from, or a run: its id, the beginning of one, or `last`.
     resume: str | None = None
     # Look for a learning rate instead of training; see `gluonexp.experiment.lr_find`.

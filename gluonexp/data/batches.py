@@ -1,11 +1,13 @@
 """Cut a split into batches."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
 from gluonexp.data.augment import Augment, Blend
 from gluonexp.data.types import Batch, Split
+
+Reseed = Callable[[int], np.random.Generator]
 
 
 def batches(
@@ -14,6 +16,9 @@ def batches(
     *,
     rng: np.random.Generator | None = None,
     augment: Augment | None = None,
+    reseed: Reseed | None = None,
+    every: int = 0,
+    done: int = 0,
 ) -> Iterator[Batch]:
     """Yield every sample of `split` exactly once, `batch_size` at a time.
 
@@ -28,6 +33,11 @@ def batches(
         batch. None keeps data-set order and augments nothing.
     augment
         Applied to each batch of images when there is an `rng`.
+    reseed, every
+        Every so many batches (0: never), `reseed` gives the generator that `augment` draws from
+        after them: what follows depends on their number alone.
+    done
+        So many batches were yielded before, a multiple of `every`: they are left out.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
@@ -38,7 +48,11 @@ def batches(
             yield Batch(split.images[part], split.labels[part], split.labels[part])
         return
     order = rng.permutation(len(split))
-    for start in starts:
+    for number, start in enumerate(starts):
+        if number < done:
+            continue
+        if reseed is not None and every and number and number % every == 0:
+            rng = reseed(number)
         chosen = order[start : start + batch_size]
         images = split.images.take(chosen, axis=0)  # a little faster than images[chosen]
         labels = split.labels[chosen]

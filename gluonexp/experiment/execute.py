@@ -18,7 +18,7 @@ from gluonexp.base.streams import lasting
 from gluonexp.base.text import plain_console, tell
 from gluonexp.config.schema import Config
 from gluonexp.data.types import Split
-from gluonexp.experiment import exporting, lr_find, record, show
+from gluonexp.experiment import exporting, lr_find, record, resume, show
 from gluonexp.experiment.opening import OpenRun, opened
 from gluonexp.export import formats
 from gluonexp.features.shortcut import TRAIN, TrainBehind
@@ -40,6 +40,7 @@ from gluonexp.training.callbacks import (
 )
 from gluonexp.training.engine import score
 from gluonexp.training.frozen import Frozen
+from gluonexp.training.stopping import EndInTime
 from gluonexp.training.team import ALONE, Team
 from gluonexp.verification import verify
 
@@ -88,7 +89,8 @@ def run(
     Parameters
     ----------
     workdir
-        The job's folder, for checkpoints, and for artifacts until they are recorded.
+        The job's folder, for checkpoints, and for artifacts until they are recorded. A run that
+        goes on as itself has its own.
     overrides
         What the user typed, for the record.
     started
@@ -102,14 +104,22 @@ def run(
     GluonexpError
         A setting, the data or the export is not right. Any exception ends the run FAILED, Ctrl-C
         and SIGTERM end it KILLED; the checkpoints stay in `workdir` then.
+    Requeue
+        SIGUSR1 came, or ``trainer.max_hours`` are over: it is KILLED, and resumes from there.
     """
     console = console or plain_console()
     started = time.monotonic() if started is None else started
+    workdir = resume.home(config, workdir)
     if config.trainer.lr_find.steps:
         return _find_lr(config, workdir, overrides, console, started, team)
     # 1. The network, its pretrained weights and freeze policy; the tracked run; the data.
     formats.check(config.export)
-    with ExitStack() as proofs, opened(config, workdir, overrides, console, team) as run:
+    ending_in_time = EndInTime(config.trainer.max_hours, started, team)
+    with (
+        ExitStack() as proofs,
+        ending_in_time,
+        opened(config, workdir, overrides, console, team) as run,
+    ):
         config, engine, data = run.config, run.engine, run.data
         tracker, artifacts = run.tracker, run.artifacts
 
@@ -129,6 +139,7 @@ def run(
                 StopWhenAsked(tracker),
                 *run.components.callbacks,
                 *pruning.callbacks(config),
+                ending_in_time,
             ],
         )
         team.close()

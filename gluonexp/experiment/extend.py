@@ -1,4 +1,4 @@
-"""``trainer.resume=RUN_ID``: a run trained further, from the checkpoint that it left."""
+"""``trainer.resume=RUN_ID``: a run that goes on, or one trained further, from its checkpoint."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 from gluonexp import tracking
 from gluonexp.base.errors import GluonexpError
@@ -16,16 +17,20 @@ from gluonexp.config.schema import Config, to_config
 from gluonexp.tracking import owner
 from gluonexp.tracking.artifacts import of_run
 from gluonexp.tracking.read.runs import RunRecord, reader
-from gluonexp.tracking.statuses import FINISHED, RUNNING
+from gluonexp.tracking.statuses import FAILED, FINISHED, KILLED, RUNNING
 from gluonexp.training import job_folder
+
+# How a run stands that can go on as itself.
+_CUT_OFF: Final = (RUNNING, FAILED, KILLED)
 
 
 def configuration(composed: Composed, overrides: Sequence[str], folders: Iterable[Path]) -> Config:
     """Return the configuration to run: where it resumes a run by its id, that run's.
 
-    The overrides come on top of what the run recorded, and ``trainer.resume`` is the folder of its
-    newest checkpoint. A path that exists is not taken for an id. `folders` are those of groups of
-    configuration files.
+    A run that was cut off goes on as itself, ``tracking.run_id``; one that has finished is trained
+    further in a new run. The overrides come on top of what the run recorded, and
+    ``trainer.resume`` is the folder of its newest checkpoint. A path that exists is not taken for
+    an id. `folders` are those of groups of configuration files.
 
     Raises
     ------
@@ -36,7 +41,8 @@ def configuration(composed: Composed, overrides: Sequence[str], folders: Iterabl
     reference = config.trainer.resume
     if reference is None or not _is_run(reference):
         return config
-    run_id, folder = _checkpoint(reference, config.tracking.uri)
+    run, folder = _checkpoint(reference, config.tracking.uri)
+    run_id = run.run_id
     client = tracking.open_store(config.tracking.uri)
     with tempfile.TemporaryDirectory(prefix="gluonexp-") as temporary:
         file = of_run(client, run_id).fetch("config/resolved.yaml", Path(temporary))
@@ -45,6 +51,8 @@ def configuration(composed: Composed, overrides: Sequence[str], folders: Iterabl
         config = to_config(recorded.with_typed(before, composed, overrides, folders))
     except GluonexpError as error:
         raise GluonexpError(f"trainer.resume={reference}: {error}") from None
+    if run.status in _CUT_OFF:
+        config = replace(config, tracking=replace(config.tracking, run_id=run_id))
     return replace(config, trainer=replace(config.trainer, resume=str(folder)))
 
 
@@ -83,8 +91,8 @@ def _is_run(reference: str) -> bool:
     return reference == "last" or re.fullmatch("[0-9a-f]{6,32}", reference) is not None
 
 
-def _checkpoint(reference: str, uri: str | None) -> tuple[str, Path]:
-    """Return the id of the run, and the folder of its newest checkpoint."""
+def _checkpoint(reference: str, uri: str | None) -> tuple[RunRecord, Path]:
+    """Return the run, and the folder of its newest checkpoint."""
     store = reader(uri)
     if reference == "last":
         runs = [run for run in store.newest(100) if not _trains(run)]
@@ -94,7 +102,7 @@ def _checkpoint(reference: str, uri: str | None) -> tuple[str, Path]:
         runs = [run]
     for run in runs:
         if (folder := _newest(run)) is not None:
-            return run.run_id, folder
+            return run, folder
     if reference == "last":
         raise GluonexpError("trainer.resume=last: no run left a checkpoint on this machine")
     run_id = runs[0].run_id

@@ -155,7 +155,14 @@ def opened(
             show.note(console, text)  # of a sweep's jobs, the sweep says so
         aside = job_folder.take(workdir, tracker.run_id, None if before is None else before.folder)
         show.set_aside(console, aside)
-        record.config(artifacts, config, overrides, origin)
+        as_recorded = config
+        if before is not None and before.same_run(config):  # as if it had never been cut off
+            as_recorded = replace(
+                config,
+                trainer=replace(config.trainer, resume=None),
+                tracking=replace(config.tracking, run_id=None),
+            )
+        record.config(artifacts, as_recorded, overrides, origin)
         record.layers(artifacts, plan)
         data = assembly.data(config, components.source)
         read = {"the data (their digest)": data.digest}
@@ -164,7 +171,7 @@ def opened(
         show.data(console, data)
         if team.rank == 0:  # it takes long
             record.samples(artifacts, data)
-        tracker.log_params(record.parameters(config, data, plan, pretrained))
+        tracker.log_params(record.parameters(as_recorded, data, plan, pretrained))
         record.datasets(tracker, config, data)
         tracker.log_artifacts(artifacts)
         settings = loop.Settings(
@@ -176,6 +183,8 @@ def opened(
             augment=components.augment,
             history=[] if before is None else before.history,
             extends=before is not None and not before.owner.unfinished,
+            checkpoint_every_steps=config.trainer.checkpoint_every_steps,
+            done=0 if before is None else before.step,
             identity={
                 **shared,
                 **read,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -24,18 +23,29 @@ from gluonexp.training.team import Team
 # What says where the first parameters came from: the checkpoint has those that followed.
 ORIGIN = ("weights", "sha256")
 
-# What trained before there was a choice.
+# What checkpoints do not say that were written before there was a choice.
+_ADDED: Final = {"trainer.checkpoint_every_steps": 0}
 _REFERENCE: Final = {"name": "mxnet", "precision": "float32"}
 
 
 @dataclass(frozen=True)
 class Earlier:
-    """The checkpoint ``trainer.resume``, known to be whole."""
+    """The checkpoint ``trainer.resume``, known to be whole.
+
+    Attributes
+    ----------
+    step
+        Of the epoch after those of `history`, how many steps were trained.
+    damage
+        What newer checkpoints beside it are damaged, in whose place this one is taken.
+    """
 
     folder: Path
     identity: Mapping[str, Any]
     history: list[dict[str, float]]
     owner: Owner
+    step: int = 0
+    damage: Sequence[str] = ()
 
     def check(self, now: Mapping[str, Any]) -> None:
         """Refuse to resume with other settings or data than before.
@@ -46,7 +56,7 @@ class Earlier:
             The message names what differs.
         """
         for key, value in now.items():
-            if (before := self.identity.get(key)) != value:
+            if (before := self.identity.get(key, _ADDED.get(key))) != value:
                 raise self._differs(*_innermost(key, before, value))
 
     def switch(self, config: Config, overrides: Sequence[str]) -> str | None:
@@ -94,13 +104,20 @@ class Earlier:
                 return
         best = checkpoint.find(self.folder.parent / "best")
         target = workdir / job_folder.CHECKPOINTS / "best"
-        if best is not None and best.resolve() != target.resolve():  # it may stay the best
-            shutil.copytree(best, target, dirs_exist_ok=True)
+        if best is None or best.resolve() == target.resolve():
+            return
+        if len(checkpoint.read_meta(best)["history"]) <= len(self.history):  # it may stay the best
+            checkpoint.copy(best, target)
+
+    def same_run(self, config: Config) -> bool:
+        """Tell whether the run that left it goes on as itself."""
+        return self.owner.run_id is not None and self.owner.run_id == config.tracking.run_id
 
     def sentence(self) -> str:
         """Say what is resumed."""
         source = self.folder if self.owner.run_id is None else f"run {self.owner.run_id[:8]}"
-        return f"resumes {source} after {len(self.history)} epochs"
+        begun = f" and {self.step} steps" if self.step else ""
+        return f"resumes {source} after {len(self.history)} epochs{begun}"
 
     def notes(
         self, config: Config, components: Components, now: loop.Settings, train_size: int
@@ -112,6 +129,7 @@ class Earlier:
         now
             As it will be trained from here on, on so many images.
         """
+        yield from self.damage
         if self.owner.unfinished:
             return
         stopping = any(isinstance(each, EarlyStopping) for each in components.callbacks)
@@ -143,6 +161,15 @@ def _innermost(key: str, before: object, now: object) -> tuple[str, object, obje
     return key, before, now
 
 
+def home(config: Config, workdir: Path) -> Path:
+    """Return the job's folder: that of a run which goes on as itself, else `workdir`."""
+    if config.trainer.resume is None or config.tracking.run_id is None:
+        return workdir
+    checkpoints = Path(config.trainer.resume).expanduser().absolute().parent
+    ours = job_folder.owner(checkpoints).run_id == config.tracking.run_id
+    return checkpoints.parent if ours and checkpoints.name == job_folder.CHECKPOINTS else workdir
+
+
 def earlier(config: Config) -> Earlier | None:
     """Return the checkpoint to resume from, if one is asked for.
 
@@ -156,7 +183,7 @@ def earlier(config: Config) -> Earlier | None:
     folder = Path(config.trainer.resume).expanduser()
     if checkpoint.find(folder) is None:
         raise GluonexpError(f"trainer.resume={folder}: no complete checkpoint there")
-    meta = checkpoint.read_meta(folder)
+    folder, meta, damage = _intact(folder)
     history: list[dict[str, float]] = meta["history"]
     owner = job_folder.owner(folder.parent)
     enough = config.trainer.epochs - (not owner.unfinished)
@@ -165,7 +192,28 @@ def earlier(config: Config) -> Earlier | None:
             f"trainer.resume={folder}: has {len(history)} epochs already; ask for "
             f"{'at least as many' if owner.unfinished else 'more'} with trainer.epochs=N"
         )
-    return Earlier(folder, meta["identity"], history, owner)
+    return Earlier(folder, meta["identity"], history, owner, int(meta.get("step", 0)), damage)
+
+
+def _intact(folder: Path) -> tuple[Path, dict[str, Any], list[str]]:
+    """Return a checkpoint and its meta; in place of a damaged newest one the one before.
+
+    What is damaged is said in sentences.
+    """
+    places, damage = [folder], list[str]()
+    if folder.name in (checkpoint.LAST, checkpoint.STEP):
+        ordered = checkpoint.newest(folder.parent)
+        places += ordered[ordered.index(folder) + 1 :] if folder in ordered else []
+    for place in places:
+        try:
+            meta = checkpoint.read_meta(place)
+        except GluonexpError as error:
+            damage.append(str(error))
+            continue
+        if damage:
+            damage.append(f"training goes on from {place}, after {len(meta['history'])} epochs")
+        return place, meta, damage
+    raise GluonexpError("; ".join(dict.fromkeys(damage)))
 
 
 def engine(config: Config) -> dict[str, Any]:
@@ -191,6 +239,7 @@ def settings(config: Config, steps: Preprocessing) -> dict[str, Any]:
         "dataset.train_fraction": config.dataset.train_fraction,
         "dataset": steps.to_json(),
         "trainer.batch_size": config.trainer.batch_size,
+        "trainer.checkpoint_every_steps": config.trainer.checkpoint_every_steps,
         "optim": asdict(config.optim),
         "scheduler": config.scheduler,
         "model": {key: value for key, value in config.model.items() if key not in ORIGIN},

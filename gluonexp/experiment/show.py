@@ -18,6 +18,7 @@ from gluonexp.features.outlook import Outlook
 from gluonexp.freeze import FreezePlan, FreezeRow
 from gluonexp.models.outline import STATISTICS
 from gluonexp.tracking.registry import Registered
+from gluonexp.training import checkpoint
 
 # A longer plan is summed up; every row is in plan/layers.csv.
 LONGEST_PLAN = 24
@@ -132,8 +133,8 @@ def set_aside(console: Console, folders: Sequence[Path]) -> None:
     """Say where went what an unfinished run had left that used this folder before."""
     for folder in folders:
         kind, resume = "files", ""
-        if (last := folder / "last").exists():
-            kind, resume = "checkpoints", f" ({typed('trainer.resume', str(last))})"
+        if newest := checkpoint.newest(folder):
+            kind, resume = "checkpoints", f" ({typed('trainer.resume', str(newest[0]))})"
         note(console, f"an unfinished run left {kind} here; they are in {folder} now{resume}")
 
 

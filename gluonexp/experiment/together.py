@@ -24,6 +24,7 @@ from gluonexp.tracking import end_lost
 from gluonexp.tracking.lifecycle import Interrupted
 from gluonexp.training import loop
 from gluonexp.training.callbacks import Checkpoint, StopOnDivergence, Unfreezing
+from gluonexp.training.stopping import EndInTime, Requeue
 from gluonexp.training.team import Team
 
 if TYPE_CHECKING:
@@ -84,6 +85,8 @@ def follow(world: World) -> int:
                 _train(task, Path(folder), team)
     except Interrupted as stopped:
         return 128 + stopped.signum
+    except Requeue:
+        return os.EX_TEMPFAIL
     except KeyboardInterrupt:
         return 130
     except Exception as error:
@@ -102,7 +105,8 @@ def follow(world: World) -> int:
 def _train(task: Task, workdir: Path, team: Ranks) -> None:
     """Go through the same epochs as rank 0, with the callbacks that training depends on."""
     config = replace(task.config, tracking=_UNTRACKED)
-    with opened(config, workdir, task.overrides, plain_console(), team) as run:
+    ending_in_time = EndInTime(None, 0.0, team)  # rank 0 has the clock
+    with ending_in_time, opened(config, workdir, task.overrides, plain_console(), team) as run:
         if config.trainer.lr_find.steps:
             with team.after_first():
                 found = run.shortcut.enter(0, {TRAIN: run.data.train})
@@ -123,6 +127,7 @@ def _train(task: Task, workdir: Path, team: Ranks) -> None:
                         for each in run.components.callbacks
                         if not isinstance(each, Checkpoint)
                     ),
+                    ending_in_time,
                 ],
             )
         team.close()

@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gluonexp.base.errors import GluonexpError, reason
+from gluonexp.base.files import settle
 from gluonexp.base.mx import gluon, mx, nd, sym
 from gluonexp.graph.graph import Graph, Node, Output
 from gluonexp.graph.symbols import block, to_symbol
@@ -135,7 +136,7 @@ def quantize(folder: Path, calibration: NDArray[np.float32]) -> Quantized:
         text = json.dumps(dataclasses.asdict(done), indent=2)
         (draft / INT8_RECORD).write_text(text + "\n", encoding="utf-8")
         for path in sorted(draft.iterdir()):
-            path.replace(folder / path.name)
+            settle(path, folder / path.name)
     return done
 
 

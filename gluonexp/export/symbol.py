@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from gluonexp.base.files import settle
 from gluonexp.base.mx import nd, nn, sym
 from gluonexp.graph import structure
 from gluonexp.graph.symbols import plain, to_symbol
@@ -50,6 +51,6 @@ def export(net: nn.HybridBlock, folder: Path, signature: Signature) -> Network:
     symbol = to_symbol(structure.noted(read_right, net))
     symbol.save(str(graph))
     for path, target in zip(paths(folder, draft), paths(folder, MODEL), strict=True):
-        path.replace(target)
+        settle(path, target)
     signature.write(folder)
     return Network(symbol, values)

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gluonexp.base.errors import GluonexpError
+from gluonexp.base.files import settle
 from gluonexp.base.mx import gluon, mx, nd
 from gluonexp.graph.symbols import block, classic
 from gluonexp.inference import environment, flavor, live
@@ -139,7 +140,7 @@ def save_model(
         # What was made here for it alone need not be copied.
         own = not isinstance(gluon_model, str | Path)
         flavor.write(export, made, mlflow_model, links=own, wanted=wanted)
-        made.rename(path)
+        settle(made, path)
 
 
 def log_model(

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gluonexp.base.errors import GluonexpError
+from gluonexp.base.files import write_text
 from gluonexp.model_folder import guard
 from gluonexp.model_folder.names import NO_EXPORT, SIGNATURE
 
@@ -250,7 +251,7 @@ def _is_of_arrays(fields: Any) -> bool:
 
 def _write(folder: Path, fields: Mapping[str, Any]) -> None:
     text = json.dumps(fields, indent=2, ensure_ascii=False)
-    (folder / SIGNATURE).write_text(text + "\n", encoding="utf-8")
+    write_text(folder / SIGNATURE, text + "\n")
 
 
 def _wrong_array(fields: Any) -> str | None:

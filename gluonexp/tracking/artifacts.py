@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from gluonexp.base import transfer
 from gluonexp.base.errors import GluonexpError
-from gluonexp.base.files import held, lock, sha256
+from gluonexp.base.files import held, lock, settle, sha256
 from gluonexp.base.text import say
 from gluonexp.model_folder.names import CERTIFICATE
 from gluonexp.tracking import internals
@@ -200,7 +200,7 @@ def _copy(
                     part = transfer.part_of(target, source.uri, file.path, file.size, digest)
                     with transfer.watched(bar, task, part, arrived):
                         found = _arrive(source, file, part, digest)
-                    part.replace(target)
+                    settle(part, target)
                     transfer.remove_parts(target)
                     if receipts is not None:
                         _note(receipts, source, file, found)

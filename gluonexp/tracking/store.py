@@ -287,8 +287,6 @@ def _ensure_database(database: Path) -> None:
 def _make_database(database: Path) -> None:
     with draft(database) as new:
         internals.make_tables(new, database.parent / "artifacts")
-        with new.open("rb") as file:
-            os.fsync(file.fileno())
     internals.forget_connections(f"sqlite:///{database}")
 
 

@@ -156,6 +156,12 @@ class MlflowTracker(Tracker):
         self._closed = False
         self._params: dict[str, str] = dict(run.data.params)
         self._diverged = "diverged" in run.data.tags
+        # What a run that goes on measures again: its epochs from the last checkpoint on.
+        self._recorded = {
+            (key, point.step): point.value
+            for key in run.data.metrics
+            for point in client.get_metric_history(run_id, key)
+        }
         self._waiting: list[Metric] = []
         self._waiting_tags: list[RunTag] = []
         self._flush_at = math.inf  # time.monotonic()
@@ -199,6 +205,8 @@ class MlflowTracker(Tracker):
         now_ms = int(time.time() * 1000)
         for name, value in metrics.items():
             key, finite = sanitised(name), number(value)
+            if self._again(key, finite, step):
+                continue
             if math.isnan(finite) and not self._diverged:
                 self._diverged = True
                 first = RunTag("diverged.first", f"{key} at step {step}")
@@ -210,6 +218,14 @@ class MlflowTracker(Tracker):
         full = len(self._waiting) >= self.flush_count and not self._outage
         if full or now >= self._flush_at:
             self.flush()
+
+    def _again(self, key: str, value: float, step: int) -> bool:
+        """Tell whether a point was recorded before the run was cut off; a time stays the first."""
+        before = self._recorded.get((key, step))
+        if before is None:
+            return False
+        same = before == value or (math.isnan(before) and math.isnan(value))
+        return same or key.startswith("time/")
 
     def log_dataset(self, data: UsedData) -> None:
         """Record a data set as an input of the run, with our digest of all its samples."""

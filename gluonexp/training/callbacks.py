@@ -6,7 +6,9 @@ import math
 import shutil
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console
@@ -42,6 +44,8 @@ class Track(Callback):
 
     def batch_end(self, fit: Fit) -> None:
         """Log the epoch's running means by step (device sync, only every `log_every` steps)."""
+        if fit.diverged is not None:  # nothing better will come of this epoch
+            self._tracker.log_metrics({"train/loss": math.nan}, step=fit.epoch)
         if self._log_every and fit.step % self._log_every == 0:
             running = fit.engine.running().named("batch")
             self._tracker.log_metrics({**running, "batch/lr": fit.lr}, step=fit.step)
@@ -96,8 +100,8 @@ class Unfreezing(Callback):
 
     def fit_start(self, fit: Fit) -> None:
         """Take up where the epochs already trained left off: what they had released, and held."""
-        if fit.history:
-            self._frozen.resume(len(fit.history), fit.settings.identity.get("frozen"))
+        if begun := len(fit.history) + bool(fit.settings.done):
+            self._frozen.resume(begun, fit.settings.identity.get("frozen"))
 
     def epoch_start(self, fit: Fit) -> None:
         """Release what is due, once it is known that nothing frozen has moved."""
@@ -121,18 +125,35 @@ class StopWhenAsked(Callback):
 class StopOnDivergence(Callback):
     """End the run with an error once a loss is no longer a number."""
 
+    def batch_end(self, fit: Fit) -> None:
+        """Raise if it is known of a step that its loss is NaN or infinite."""
+        if fit.diverged is not None:
+            step, lr = fit.diverged
+            raise diverged(
+                f"the loss of step {step}, in epoch {fit.epoch}, is not finite", fit, lr
+            )
+
     def epoch_end(self, fit: Fit) -> None:
         """Raise if a loss of the epoch, in training or held out, is NaN or infinite."""
+        self.batch_end(fit)
         for name, value in fit.metrics.items():
             if name.endswith("/loss") and not math.isfinite(value):
-                raise diverged(f"{name} is {value} in epoch {fit.epoch}", fit)
+                what = f"{name} is {value} in epoch {fit.epoch}, at step {fit.step}"
+                raise diverged(what, fit)
 
 
-def diverged(what: str, fit: Fit) -> GluonexpError:
-    """Return the error that says what is no longer a number, with a remedy."""
+def diverged(what: str, fit: Fit, lr: float | None = None) -> GluonexpError:
+    """Return the error that says what is no longer a number, with a remedy.
+
+    Parameters
+    ----------
+    lr
+        The learning rate then; None: that of the last step.
+    """
+    back = f"go back to epoch {fit.epoch - 1}, and " if fit.epoch else ""
     return GluonexpError(
-        f"training diverged: {what}; lower optim.lr (now {fit.lr:g}) or warm up "
-        "(scheduler.warmup_epochs=1)"
+        f"training diverged: {what}; {back}lower optim.lr (now {fit.lr if lr is None else lr:g}) "
+        "or warm up (scheduler.warmup_epochs=1)"
     )
 
 
@@ -144,7 +165,8 @@ def check_finite(state: State, fit: Fit) -> None:
     """
     for name, values in state.values.items():
         if not np.isfinite(values).all():
-            raise diverged(f"{name} is not finite after epoch {fit.epoch}", fit)
+            what = f"{name} is not finite after epoch {fit.epoch}, step {fit.step}"
+            raise diverged(what, fit)
 
 
 class ShowProgress(Callback):
@@ -186,11 +208,10 @@ class ShowProgress(Callback):
         means = fit.engine.running()
         rate = means.samples / (now - self._started)
         scores = f"loss {means.loss:.3f}  acc {means.acc:.3f}  {rate:,.0f} images/s"
-        done = fit.step - fit.epoch * fit.steps_per_epoch
         if self._bar is not None:
-            self._bar.update(self._task, completed=done, scores=scores)
+            self._bar.update(self._task, completed=fit.done, scores=scores)
         else:
-            where = f"epoch {fit.epoch}/{fit.epochs - 1}  {done}/{fit.steps_per_epoch}"
+            where = f"epoch {fit.epoch}/{fit.epochs - 1}  {fit.done}/{fit.steps_per_epoch}"
             self._console.print(f"{where}  {scores}", highlight=False)
 
     def epoch_end(self, fit: Fit) -> None:
@@ -217,8 +238,11 @@ class ShowProgress(Callback):
 class Checkpoint(Callback):
     """Keep checkpoints under ``checkpoints/`` of the job's folder: the best, and the newest.
 
-    The newest is ``last``; older ones, where more are kept, are ``epoch-0007``. Where there is no
+    The newest is ``last``; older ones, where more are kept, are ``epoch-0007``. Within an epoch
+    ``step`` is newer, where ``trainer.checkpoint_every_steps`` asks for it. Where there is no
     validation split, a `val/` metric has no value: then the last epoch counts as the best.
+
+    They are written while training goes on, and all of them once it has ended.
 
     Parameters
     ----------
@@ -233,6 +257,7 @@ class Checkpoint(Callback):
         if keep < 0:
             raise GluonexpError(f"checkpoint.keep={keep}: must be at least 0")
         self._better = Better(metric, mode)
+        self._writer = checkpoint.Writer()
         self.metric = metric
         self.keep = keep
 
@@ -241,18 +266,36 @@ class Checkpoint(Callback):
         for row in fit.history:
             self._is_best(row)
 
+    def batch_end(self, fit: Fit) -> None:
+        """Save ``step`` where training can resume within the epoch (device sync only there)."""
+        if fit.resumable:
+            meta = {**self._meta(fit), "step": fit.done}
+            folder, state = fit.workdir / "checkpoints" / checkpoint.STEP, fit.engine.state()
+            check_finite(state, fit)
+            self._writer.begin(partial(checkpoint.save, folder, state, meta))
+
     def epoch_end(self, fit: Fit) -> None:
         """Save ``last``, and ``best`` where this epoch is; raise if a parameter is not finite."""
-        meta = {
-            "epoch": fit.epoch,
-            "metrics": fit.metrics,
-            "history": fit.history,
-            "identity": fit.settings.identity,
-        }
-        folder = fit.workdir / "checkpoints"
-        best, last = folder / "best", folder / "last"
         is_best, state = self._is_best(fit.metrics), fit.engine.state()
         check_finite(state, fit)
+        folder, meta = fit.workdir / "checkpoints", self._meta(fit)
+        self._writer.begin(partial(self._write, folder, state, meta, is_best))
+
+    def fit_end(self, fit: Fit) -> None:
+        """Have on the disk what was begun."""
+        self._writer.close()
+
+    def _meta(self, fit: Fit) -> dict[str, Any]:
+        """Return what is known now: training goes on while it is written."""
+        return {
+            "epoch": fit.epoch,
+            "metrics": dict(fit.metrics),
+            "history": list(fit.history),
+            "identity": fit.settings.identity,
+        }
+
+    def _write(self, folder: Path, state: State, meta: dict[str, Any], is_best: bool) -> None:
+        best, last, epoch = folder / "best", folder / checkpoint.LAST, meta["epoch"]
         # The best first: cut off between the two, training resumes from the epoch before and
         # finds the same best again.
         if is_best:
@@ -261,10 +304,10 @@ class Checkpoint(Callback):
         else:
             checkpoint.save(last, state, meta)
         if self.keep > 1:
-            checkpoint.copy(last, folder / f"epoch-{fit.epoch:04d}")
-        newest = {f"epoch-{epoch:04d}" for epoch in range(fit.epoch + 1)[-self.keep :]}
-        for old in folder.glob("epoch-*"):
-            if old.name not in newest and checkpoint.is_ours(old):
+            checkpoint.copy(last, folder / f"epoch-{epoch:04d}")
+        kept = {f"epoch-{each:04d}" for each in range(epoch + 1)[-self.keep :]}
+        for old in (*folder.glob("epoch-*"), folder / checkpoint.STEP):
+            if old.name not in kept and checkpoint.is_ours(old):
                 shutil.rmtree(old)
 
     def _is_best(self, metrics: dict[str, float]) -> bool:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -18,8 +19,16 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from gluonexp.base.errors import GluonexpError
-from gluonexp.base.files import DRAFT, draft, link_or_copy, sha256
+from gluonexp.base.errors import GluonexpError, reason
+from gluonexp.base.files import (
+    DRAFT,
+    draft,
+    link_or_copy,
+    obstacle,
+    rename,
+    sha256,
+    sync,
+)
 from gluonexp.config.overrides import typed
 from gluonexp.training.engine import Engine, State
 
@@ -27,14 +36,19 @@ PARAMETERS: Final = "model.safetensors"
 OPTIMIZER: Final = "optimizer.safetensors"
 META: Final = "meta.json"
 
+# The newest ones of a run: after its last epoch, and within the epoch that it has begun.
+LAST: Final = "last"
+STEP: Final = "step"
+
 # What gluonexp 0.1 wrote, in MXNet's own format and by its optimizers' positions.
 _OLD_PARAMETERS: Final = "model.params"
-_NAME: Final = re.compile(rf"best|last|epoch-\d+|{re.escape(DRAFT)}.*|\..+-previous")
+_KEPT: Final = re.compile(r"best|last|step|epoch-\d+")
+_NAME: Final = re.compile(rf"{_KEPT.pattern}|{re.escape(DRAFT)}.*|\..+-previous")
 _FILES: Final = {PARAMETERS, OPTIMIZER, META, _OLD_PARAMETERS, "optimizer.params"}
 
 
 def save(folder: Path, state: State, meta: Mapping[str, Any]) -> None:
-    """Write a checkpoint; `folder` either holds all of it or is as it was.
+    """Write a checkpoint; `folder` either holds all of it or is as it was, also after a power cut.
 
     Parameters
     ----------
@@ -42,6 +56,11 @@ def save(folder: Path, state: State, meta: Mapping[str, Any]) -> None:
         Replaced if it exists.
     meta
         What a reader should know (epoch, metrics, history); JSON values.
+
+    Raises
+    ------
+    GluonexpError
+        The disk is full, or cannot be written for another reason.
     """
     kept = {
         f"{kind}|{name}": array
@@ -119,6 +138,69 @@ def find(folder: Path) -> Path | None:
     return next((path for path in (folder, _aside(folder)) if (path / META).is_file()), None)
 
 
+def newest(checkpoints: Path) -> list[Path]:
+    """Return the checkpoints in a folder, the one that was trained furthest first.
+
+    Of a damaged one it is not known how far: it comes first if it is called ``last`` or ``step``.
+    """
+    names = {path.parent.name for path in checkpoints.glob(f"*/{META}")}
+    names = {name.removeprefix(".").removesuffix("-previous") for name in names}
+    found = [checkpoints / name for name in sorted(names) if _KEPT.fullmatch(name)]
+    return sorted(found, key=_progress, reverse=True)
+
+
+def _progress(folder: Path) -> tuple[float, int, bool]:
+    """Return how many epochs are behind a checkpoint, steps of the next, and if it is the last."""
+    first = folder.name in (LAST, STEP)
+    try:
+        meta = json.loads(((find(folder) or folder) / META).read_text(encoding="utf-8"))
+        return len(meta["history"]), int(meta.get("step", 0)), first
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return float("inf") if first else -1, 0, first
+
+
+def tidy(checkpoints: Path) -> None:
+    """Remove from a folder what a save left that was cut off, and put back what it moved aside."""
+    for left in checkpoints.glob(f"{DRAFT}*"):
+        shutil.rmtree(left, ignore_errors=True)
+    for aside in checkpoints.glob(".*-previous"):
+        place = aside.with_name(aside.name.removeprefix(".").removesuffix("-previous"))
+        if (place / META).is_file():
+            shutil.rmtree(aside, ignore_errors=True)
+        elif is_ours(aside):
+            rename(aside, place)
+
+
+class Writer:
+    """Writes checkpoints in a thread of its own, one after the other, while training goes on."""
+
+    def __init__(self) -> None:
+        self._pool: ThreadPoolExecutor | None = None
+        self._last: Future[None] | None = None
+
+    def begin(self, write: Callable[[], None]) -> None:
+        """Begin to write, once what was begun before is written; raise what that has raised."""
+        self.wait()
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(1, "checkpoint")
+        self._last = self._pool.submit(write)
+
+    def wait(self) -> None:
+        """Return once all is written; raise what it has raised."""
+        if self._last is not None:
+            last, self._last = self._last, None
+            last.result()
+
+    def close(self) -> None:
+        """Wait, and end the thread."""
+        try:
+            self.wait()
+        finally:
+            if self._pool is not None:
+                self._pool.shutdown()
+                self._pool = None
+
+
 def may_be_ours(path: Path) -> bool:
     """Tell whether a folder has the name of a checkpoint, and no files but those of one."""
     if not path.is_dir() or path.is_symlink() or not _NAME.fullmatch(path.name):
@@ -145,18 +227,25 @@ def is_ours(path: Path) -> bool:
 @contextmanager
 def _replaced(folder: Path) -> Iterator[Path]:
     """Give a folder to write into, which takes the place of `folder` if the block ends well."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    for left in folder.parent.glob(f"{DRAFT}*"):  # by a process that was killed
-        shutil.rmtree(left, ignore_errors=True)
     aside = _aside(folder)
-    with draft(folder) as new:
-        new.mkdir()
-        yield new
-        # A folder cannot be replaced in one step: the old one moves aside first, and `find`
-        # looks there if the process died in between.
-        shutil.rmtree(aside, ignore_errors=True)
-        if folder.exists():
-            folder.replace(aside)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        for left in folder.parent.glob(f"{DRAFT}*"):  # by a process that was killed
+            shutil.rmtree(left, ignore_errors=True)
+        with draft(folder) as new:
+            new.mkdir()
+            yield new
+            sync(new)
+            # A folder cannot be replaced in one step: the old one moves aside first, and `find`
+            # looks there if the process died in between.
+            shutil.rmtree(aside, ignore_errors=True)
+            if folder.exists():
+                rename(folder, aside)
+    except (OSError, SafetensorError) as error:
+        why = obstacle(folder, error) if isinstance(error, OSError) else reason(error)
+        raise GluonexpError(
+            f"{folder}: the checkpoint cannot be written ({why}); what was there before is whole"
+        ) from error
     shutil.rmtree(aside, ignore_errors=True)
 
 

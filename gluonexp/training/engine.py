@@ -27,7 +27,7 @@ class Pending(Protocol):
         """Return once it is computed."""
 
     def loss(self) -> float:
-        """Return the mean loss of its batch before the update; waits."""
+        """Return the mean loss of its batch before the update; waits for this step, no other."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,11 @@ class Engine(Protocol):
         """
 
     def seed(self, seed: int, epoch: int, step: int = 0) -> None:
-        """Let the random numbers from here on (dropout) depend on these three alone."""
+        """Let the random numbers from here on (dropout) depend on these three alone.
+
+        `step` is counted within the epoch. Above 0 training may resume from here: processes that
+        train together go on with the running statistics of rank 0, which a checkpoint has.
+        """
 
     def reset(self, sums: Mapping[str, NDArray[Any]] | None = None) -> None:
         """Start the running scores from nothing, or from a state's `sums`."""
@@ -174,7 +178,7 @@ class Engine(Protocol):
         """Return a copy of the state; waits."""
 
     def load(self, state: State, *, optimizer: bool) -> None:
-        """Take over the values of a state, and with `optimizer` what the optimizer keeps.
+        """Take over the values of a state, and with `optimizer` all else that training needs.
 
         Raises
         ------

@@ -31,14 +31,14 @@ class Frozen:
         return dict(self._digests)
 
     def resume(self, epochs: int, digests: Mapping[str, str] | None) -> None:
-        """Release what the epochs already trained had released, and audit the rest.
+        """Release what the epochs already begun had released, and audit the rest.
 
         Call it once the values of that training are in the network.
 
         Parameters
         ----------
         epochs
-            How many epochs are behind.
+            How many epochs had begun.
         digests
             Those of that training when it began; None: unknown, so what is still frozen is
             audited from here on only.

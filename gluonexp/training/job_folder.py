@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from gluonexp.base.errors import GluonexpError
+from gluonexp.base.files import rename, write_text
 from gluonexp.base.text import readable
 from gluonexp.tracking.statuses import RUNNING, Ending
 from gluonexp.training import checkpoint
@@ -98,13 +99,15 @@ def take(workdir: Path, run_id: str | None, resumed: Path | None) -> list[Path]:
     """
     folder, aside = workdir / CHECKPOINTS, []
     before = owner(folder)
-    if before.artifacts is None and any(_files(workdir / ARTIFACTS)):
+    goes_on = run_id is not None and before.run_id == run_id  # and writes them again
+    if not goes_on and before.artifacts is None and any(_files(workdir / ARTIFACTS)):
         aside.append(_set_aside(workdir / ARTIFACTS, before.run_id))
     shutil.rmtree(workdir / ARTIFACTS, ignore_errors=True)
     if not _holds(folder, resumed):
         if before.unfinished and any(folder.glob(f"*/{checkpoint.META}")):
             aside.append(_set_aside(folder, before.run_id))
         _remove_checkpoints(folder)
+    checkpoint.tidy(folder)
     _write(folder, Owner(run_id))
     return aside
 
@@ -135,9 +138,8 @@ def leave(workdir: Path, run_id: str | None, ending: Ending, *, keep_checkpoints
 def of_run(workdir: Path, run_id: str) -> Path | None:
     """Return the newest checkpoint that run `run_id` left in its folder; None if there is none."""
     for folder in (workdir / CHECKPOINTS, _aside(workdir / CHECKPOINTS, run_id)):
-        last = folder / "last"
-        if owner(folder).run_id in (run_id, None) and checkpoint.find(last) is not None:
-            return last
+        if owner(folder).run_id in (run_id, None) and (found := checkpoint.newest(folder)):
+            return found[0]
     return None
 
 
@@ -188,7 +190,8 @@ def _set_aside(folder: Path, run_id: str | None) -> Path:
     name = _aside(folder, run_id).name
     names = itertools.chain([name], (f"{name}-{count}" for count in itertools.count(2)))
     aside = next(folder.with_name(name) for name in names if not folder.with_name(name).exists())
-    return folder.replace(aside)
+    rename(folder, aside)
+    return aside
 
 
 def _aside(folder: Path, run_id: str | None) -> Path:
@@ -198,4 +201,4 @@ def _aside(folder: Path, run_id: str | None) -> Path:
 def _write(checkpoints: Path, owner: Owner) -> None:
     checkpoints.mkdir(parents=True, exist_ok=True)
     text = json.dumps(asdict(owner)) + "\n"
-    (checkpoints / _OWNER).write_text(text, encoding="utf-8")
+    write_text(checkpoints / _OWNER, text)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
-from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
+
+import numpy as np
 
 from gluonexp.base.seeds import seed_host
 from gluonexp.data.augment import Augment
@@ -22,6 +24,10 @@ from gluonexp.training.team import ALONE, Team
 # How many steps Python may be ahead of the device. Without a bound the whole epoch would be
 # queued (memory, and a progress bar that lies); waiting for an old step leaves no gap.
 RUN_AHEAD = 4
+
+# A loss that is no number stays one: it is looked for every so many steps, in steps that are
+# computed by then, so that nothing waits.
+_LOOK_EVERY: Final = 16
 
 # The hooks that may stop training.
 _DECISIVE: Final = ("fit_start", "epoch_end")
@@ -59,6 +65,12 @@ class Settings:
         The metrics of the epochs that are already trained, one row an epoch.
     extends
         These epochs were a whole run, which this one trains further.
+    checkpoint_every_steps
+        Within an epoch, training can resume after each so many of its steps: all random numbers
+        are seeded anew there. 0: between epochs only.
+    done
+        So many steps of the epoch after those of `history` are trained, too; the engine has
+        their running scores.
     identity
         What training that resumes from here must have in common with this one, by key.
     team
@@ -73,6 +85,8 @@ class Settings:
     augment: Augment | None = None
     history: Sequence[Mapping[str, float]] = ()
     extends: bool = False
+    checkpoint_every_steps: int = 0
+    done: int = 0
     identity: Mapping[str, Any] = field(default_factory=dict)
     team: Team = ALONE
 
@@ -88,6 +102,9 @@ class Fit:
         place, once it has told the engine.
     epoch, step
         Both counted from 0; `step` over the whole run, the number of updates made.
+    diverged
+        The first step whose loss is not finite, where that is known: which update of the run it
+        was (counted from 1), and its learning rate.
     metrics
         Of the epoch that just ended, by `split/name`.
     history
@@ -103,6 +120,7 @@ class Fit:
     epoch: int = 0
     step: int = 0
     lr: float = 0.0
+    diverged: tuple[int, float] | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     history: list[dict[str, float]] = field(default_factory=list)
     ending: Ending = field(default_factory=lambda: Ending(FINISHED))
@@ -131,6 +149,17 @@ class Fit:
     def steps_per_epoch(self) -> int:
         """Batches of an epoch, a short last one included."""
         return -(-self.samples // self.settings.batch_size)
+
+    @property
+    def done(self) -> int:
+        """Steps of this epoch that were made."""
+        return self.step - self.epoch * self.steps_per_epoch
+
+    @property
+    def resumable(self) -> bool:
+        """Whether training can resume after the step just made, within the epoch."""
+        every = self.settings.checkpoint_every_steps
+        return bool(every) and self.done % every == 0 and 0 < self.done < self.steps_per_epoch
 
 
 class Callback:
@@ -162,7 +191,8 @@ def fit(
     """Train by `engine`, and evaluate on each of `evaluations` after every epoch.
 
     An epoch's shuffling, augmentation and dropout depend only on (seed, epoch), so training that
-    resumes after the epochs of the settings' history equals training that was never interrupted.
+    resumes after the epochs of the settings' history equals training that was never interrupted;
+    so does training that resumes within an epoch where both are seeded anew by step.
 
     Returns
     -------
@@ -172,16 +202,17 @@ def fit(
         clipped also `optim/grad_norm`, the mean of their norms before.
     """
     history = [dict(row) for row in settings.history]
+    first = len(history)
     state = Fit(engine, settings, train, evaluations, max(len(history) - 1, 0), history=history)
-    state.step = len(history) * state.steps_per_epoch
+    state.step = len(history) * state.steps_per_epoch + settings.done
     if history:
         state.metrics = {key: value for key, value in history[-1].items() if key != "epoch"}
     with contextlib.suppress(StopFit), contextlib.ExitStack() as ended:
         for callback in callbacks:
             ended.callback(callback.fit_end, state)
         _each(callbacks, "fit_start", state)
-        for state.epoch in range(len(history), settings.epochs):
-            _train_epoch(state, callbacks)
+        for state.epoch in range(first, settings.epochs):
+            _train_epoch(state, callbacks, settings.done if state.epoch == first else 0)
             for name, split in state.evaluations.items():
                 state.metrics |= engine.evaluate(split, settings.batch_size).named(name)
             state.history.append({"epoch": state.epoch, **state.metrics})
@@ -189,31 +220,63 @@ def fit(
     return state
 
 
-def _train_epoch(state: Fit, callbacks: Sequence[Callback]) -> None:
-    engine, settings, issued = state.engine, state.settings, deque[Pending]()
+def _train_epoch(state: Fit, callbacks: Sequence[Callback], done: int) -> None:
+    """Train an epoch, or what is left of it after its first `done` steps."""
+    engine, settings = state.engine, state.settings
+    issued = list[tuple[int, float, Pending]]()
     _each(callbacks, "epoch_start", state)
-    rng = seed_host(settings.seed, state.epoch)  # whatever a callback drew
-    engine.seed(settings.seed, state.epoch)
-    engine.reset()
+
+    def seed(step: int) -> np.random.Generator:
+        engine.seed(settings.seed, state.epoch, step)
+        return seed_host(settings.seed, state.epoch, step)  # whatever a callback drew
+
+    rng = seed(0)
+    if not done:
+        engine.reset()
+    every = settings.checkpoint_every_steps
     started = time.perf_counter()
-    for batch in batches(state.train, settings.batch_size, rng=rng, augment=settings.augment):
+    for batch in batches(
+        state.train,
+        settings.batch_size,
+        rng=rng,
+        augment=settings.augment,
+        reseed=seed,
+        every=every,
+        done=done,
+    ):
         state.lr = settings.schedule(state.step)
-        issued.append(engine.step(batch, state.lr))
+        pending = engine.step(batch, state.lr)
         state.step += 1
+        issued.append((state.step, state.lr, pending))
         if len(issued) > RUN_AHEAD:
-            issued.popleft().wait()
+            issued[-1 - RUN_AHEAD][-1].wait()
+        if len(issued) >= RUN_AHEAD + _LOOK_EVERY:
+            _look(state, issued[:_LOOK_EVERY])
+            del issued[:_LOOK_EVERY]
         _each(callbacks, "batch_end", state)
     engine.sync()
+    _look(state, issued)
     seconds = time.perf_counter() - started
     scores = engine.running()
+    trained = state.samples - done * settings.batch_size
     state.metrics = {
         **scores.named("train"),
         "optim/lr": state.lr,
         "time/epoch_s": seconds,
-        "time/images_per_s": state.samples / seconds,
+        "time/images_per_s": trained / seconds,
     }
     if scores.grad_norm is not None:
         state.metrics["optim/grad_norm"] = scores.grad_norm
+
+
+def _look(state: Fit, computed: Sequence[tuple[int, float, Pending]]) -> None:
+    """Note the first of some steps, which are computed, whose loss is not finite."""
+    if math.isfinite(computed[-1][-1].loss()):
+        return
+    for step, lr, pending in computed:
+        if not math.isfinite(pending.loss()):
+            state.diverged = step, lr
+            return
 
 
 def _each(callbacks: Sequence[Callback], hook: str, state: Fit) -> None:

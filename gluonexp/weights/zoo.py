@@ -89,7 +89,7 @@ class Published:
             needed={self.path.name: self.identity},
             size=self.size,
             limit=self._room() * 3 // 2,
-            place=_unzip if zipped else Path.replace,
+            place=_unzip if zipped else files.settle,
             ready=lambda: self.inspect()[0],
             patience=patience,
             remedy="or choose other weights: model.weights=auto, bundled, none or a file.",

@@ -72,6 +72,27 @@ def test_a_run_is_resumed_in_its_own_folder(used, tmp_path):
     assert resumed.metrics["test/acc"] == straight.metrics["test/acc"]
 
 
+@pytest.mark.parametrize("keep", [1, 2])
+def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(tmp_path, capsys, keep):
+    words = f"callbacks.checkpoint.keep={keep}", "objective.metric=train/acc", "trainer.epochs=2"
+    whole = run(tmp_path, *words)
+    last = cut_off(tmp_path)
+    content = bytearray((last / "model.safetensors").read_bytes())
+    content[-1] ^= 1
+    (last / "model.safetensors").write_bytes(content)  # in place: also that of the best, linked
+    if keep == 1:
+        with pytest.raises(GluonexpError, match=r"last/model\.safetensors: damaged"):
+            run(tmp_path, *words, f"trainer.resume={last}")
+        return
+    capsys.readouterr()
+    again = run(tmp_path, *words, f"trainer.resume={last}")
+    assert timeless(again.history) == timeless(whole.history)
+    assert timeless([again.metrics]) == timeless([whole.metrics])
+    out = capsys.readouterr().out
+    assert "note: " in out and "model.safetensors: damaged" in out
+    assert f"training goes on from {last.with_name('epoch-0000')}, after 1 epochs" in out
+
+
 def test_patience_that_was_used_up_stays_used_up(tmp_path):
     stop = "callbacks=early_stopping", "callbacks.early_stopping.min_delta=1", "trainer.epochs=9"
     whole = run(tmp_path / "a", *stop)

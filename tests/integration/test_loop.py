@@ -1,5 +1,7 @@
 """The real loop in miniature: exact where it promises exactness."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -127,6 +129,41 @@ def test_resumed_equals_uninterrupted(engine, tmp_path, optim):
     meta = checkpoint.load(tmp_path / "half", second, optimizer=True)
     resumed = _fit(second, tmp_path, epochs=3, history=meta["history"]).history
 
+    assert _timeless(resumed) == _timeless(expected)
+    for name, value in _weights(straight).items():
+        np.testing.assert_array_equal(value, _weights(second)[name])
+
+
+class _Cut(loop.Callback):
+    """Ends training after so many steps, and saves where it can resume, as a checkpoint does."""
+
+    def __init__(self, folder, after):
+        self._folder, self._after = folder, after
+
+    def batch_end(self, fit):
+        if fit.resumable:
+            meta = {"history": list(fit.history), "step": fit.done}
+            checkpoint.save(self._folder, fit.engine.state(), meta)
+        if fit.step == self._after:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("optim", ["sgd", "adam optim.clip_norm=0.5"])
+@pytest.mark.parametrize("after", [2, 9])
+def test_within_an_epoch_resumed_equals_uninterrupted(engine, tmp_path, optim, after):
+    """Five steps an epoch, of which the second and the fourth are saved."""
+    chosen = *f"optim={optim}".split(), "scheduler=cosine", "scheduler.warmup_epochs=0.5"
+    mix = augment.mixup(0.4, first=augment.flip_crop(pad=1))
+    by_steps = {"augment": mix, "checkpoint_every_steps": 2}
+    straight, spy = engine(*chosen), _Cut(tmp_path / "step", None)
+    expected = _fit(straight, tmp_path, [spy], **by_steps).history
+    with pytest.raises(KeyboardInterrupt):
+        _fit(engine(*chosen), tmp_path, [_Cut(tmp_path / "step", after)], **by_steps)
+    second = engine(*chosen)
+    meta = checkpoint.load(tmp_path / "step", second, optimizer=True)
+    assert (len(meta["history"]), meta["step"]) == ((0, 2) if after == 2 else (1, 4))
+    more = {"history": meta["history"], "done": meta["step"], **by_steps}
+    resumed = _fit(second, tmp_path, [spy], **more).history
     assert _timeless(resumed) == _timeless(expected)
     for name, value in _weights(straight).items():
         np.testing.assert_array_equal(value, _weights(second)[name])
@@ -376,6 +413,27 @@ def test_divergence_is_an_error_with_a_remedy(engine, tmp_path):
             tmp_path,
             callbacks=[callbacks.StopOnDivergence()],
         )
+
+
+def test_a_loss_that_is_no_number_ends_training_within_the_epoch(engine, tmp_path):
+    """It names the step, from which it was found a few steps later, and where to go back to."""
+    spy = _Spy()
+    with pytest.raises(GluonexpError) as ended:
+        _fit(
+            engine("optim=sgd"),
+            tmp_path,
+            [spy, callbacks.StopOnDivergence()],
+            batch_size=2,
+            schedule=lambda step: 0.01 if step < 40 else 1e38,
+        )
+    said = re.fullmatch(
+        r"training diverged: the loss of step (4\d), in epoch 1, is not finite; go back to epoch "
+        r"0, and lower optim\.lr \(now 1e\+38\) or warm up \(scheduler\.warmup_epochs=1\)",
+        str(ended.value),
+    )
+    assert said is not None, ended.value
+    last = int(spy.calls[-2].removeprefix("batch_end "))
+    assert int(said[1]) < last < 70
 
 
 @pytest.mark.parametrize(

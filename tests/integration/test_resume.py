@@ -1,6 +1,7 @@
 """Runs trained further: by their id, by a folder, and what may never be lost on the way."""
 
 import json
+import signal
 
 import numpy as np
 import pytest
@@ -93,6 +94,111 @@ def test_a_finished_run_is_trained_further_as_if_it_had_never_stopped(trained, u
     assert data.params["optim.name"] == "sgd"
     assert _run(uri, first.run_id).info.status == "FINISHED"
     assert "note" not in out  # a constant learning rate is the same for any number of epochs
+
+
+def _points(uri, run_id):
+    """Return all that a run measured, but times: (step, value) by metric."""
+    client = tracking.open_store(uri)
+    names = [name for name in _run(uri, run_id).data.metrics if not name.startswith("time/")]
+    histories = {name: client.get_metric_history(run_id, name) for name in names}
+    return {key: [(point.step, point.value) for point in of] for key, of in histories.items()}
+
+
+def test_a_run_that_was_cut_off_goes_on_as_itself_in_its_folder(trained, cut_off, uri, tmp_path):
+    whole, _ = trained(*TINY, "trainer.epochs=3")
+    crashed = cut_off(*TINY, "trainer.epochs=3", folder=tmp_path / "cut")
+    assert _run(uri, crashed).info.status == "FAILED"
+    (tmp_path / "cut" / "checkpoints" / ".new-x").mkdir()  # as a save that was cut off leaves it
+    result, out = trained(f"trainer.resume={crashed[:8]}")
+    assert (result.run_id, result.folder) == (crashed, tmp_path / "cut")
+    assert f"resumes run {crashed[:8]} after 1 epochs" in out
+    assert _timeless(result.history) == _timeless(whole.history)
+    assert _timeless([result.metrics]) == _timeless([whole.metrics])
+    again, straight = (_run(uri, run.run_id) for run in (result, whole))
+    assert again.info.status == "FINISHED"
+    assert again.data.params == straight.data.params
+    assert "error" not in again.data.tags
+    assert not any(tag.startswith("param_drift") for tag in again.data.tags)
+    assert _points(uri, crashed) == _points(uri, whole.run_id)
+    assert sorted(path.name for path in (tmp_path / "cut").rglob("*")) == sorted(
+        path.name for path in whole.folder.rglob("*")
+    )
+    longer, _ = trained(f"trainer.resume={crashed}", "trainer.epochs=4")
+    assert longer.run_id != crashed  # it has finished
+
+
+def test_what_was_changed_in_a_run_that_goes_on_is_recorded(trained, cut_off, uri, tmp_path):
+    crashed = cut_off(*TINY, "trainer.epochs=2", folder=tmp_path / "cut")
+    trained(f"trainer.resume={crashed}", "trainer.epochs=3")
+    tags = _run(uri, crashed).data.tags
+    assert tags["param_drift.trainer.epochs"] == "2 -> 3"
+    assert [tag for tag in tags if tag.startswith("param_drift")] == ["param_drift.trainer.epochs"]
+
+
+@pytest.fixture
+def asked_to_end(uri, tmp_path, monkeypatch):
+    """Train as typed, and get a signal in the second step of an epoch; return run and error."""
+
+    def made(*overrides, epoch, signum):
+        def signals(self, fit):
+            if fit.epoch == epoch and fit.done == 2:
+                signal.raise_signal(signum)
+
+        monkeypatch.setattr(StopOnDivergence, "batch_end", signals)
+        with pytest.raises((KeyboardInterrupt, SystemExit)) as ended:
+            train(run.compose(f"tracking.uri={uri}", *overrides), tmp_path / "cut")
+        monkeypatch.undo()
+        return job_folder.owner(tmp_path / "cut" / "checkpoints").run_id, ended.value
+
+    return made
+
+
+@pytest.mark.parametrize("engine", ["mxnet", "torch"])
+@pytest.mark.parametrize(
+    ("signum", "code", "words", "lies"),
+    [
+        (signal.SIGINT, None, ["trainer.checkpoint_every_steps=3"], (1, 3)),
+        (signal.SIGTERM, 143, ["trainer.checkpoint_every_steps=3"], (1, 3)),
+        (signal.SIGTERM, 143, [], (1, 0)),
+        (signal.SIGUSR1, 75, [], (2, 0)),
+        (signal.SIGUSR1, 75, ["trainer.checkpoint_every_steps=3"], (1, 3)),
+    ],
+)
+def test_training_ends_in_time_and_goes_on(
+    trained, asked_to_end, uri, tmp_path, engine, signum, code, words, lies
+):
+    """Four steps an epoch; the first signal waits for the next checkpoint, if there is one."""
+    words = *TINY, *words, f"engine={engine}", "trainer.epochs=3", "augment=mixup", "optim=adam"
+    whole, _ = trained(*words)
+    run_id, ended = asked_to_end(*words, epoch=1, signum=signum)
+    assert getattr(ended, "code", None) == code
+    assert _run(uri, run_id).info.status == "KILLED"
+    newest = checkpoint.newest(tmp_path / "cut" / "checkpoints")[0]
+    meta = checkpoint.read_meta(newest)
+    assert (len(meta["history"]), meta.get("step", 0)) == lies
+    result, _ = trained(f"trainer.resume={run_id}")
+    assert result.run_id == run_id
+    assert _timeless(result.history) == _timeless(whole.history)
+    assert _timeless([result.metrics]) == _timeless([whole.metrics])
+    assert _points(uri, run_id) == _points(uri, whole.run_id)
+    for name, value in _values(whole.folder).items():
+        np.testing.assert_array_equal(value, _values(result.folder)[name])
+    assert not (result.folder / "checkpoints" / checkpoint.STEP).exists()
+
+
+def test_after_max_hours_a_run_asks_to_be_started_again_until_it_has_finished(uri, tmp_path):
+    words = f"tracking.uri={uri}", *TINY, "trainer.epochs=3", "trainer.max_hours=1e-9"
+    with pytest.raises(SystemExit) as ended:
+        train(run.compose(*words), tmp_path)
+    assert ended.value.code == 75
+    assert "trainer.max_hours=1e-09 are over" in ended.value.reason
+    run_id = job_folder.owner(tmp_path / "checkpoints").run_id
+    with pytest.raises(SystemExit):
+        train(run.compose(*words[:1], f"trainer.resume={run_id}"), tmp_path)
+    assert _run(uri, run_id).info.status == "KILLED"
+    result = train(run.compose(*words[:1], f"trainer.resume={run_id}"), tmp_path)
+    assert (result.run_id, len(result.history)) == (run_id, 3)
+    assert _run(uri, run_id).info.status == "FINISHED"
 
 
 def test_last_is_the_newest_run_with_a_checkpoint_also_if_it_failed(

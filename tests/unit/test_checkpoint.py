@@ -100,6 +100,28 @@ def test_a_save_cut_off_between_its_two_renames_is_still_loaded(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["c"]
 
 
+def test_of_the_checkpoints_in_a_folder_the_one_trained_furthest_comes_first(tmp_path):
+    for name, epochs, step in (
+        *(("best", 1, 0), ("epoch-0000", 1, 0), ("epoch-0002", 3, 0)),
+        *(("last", 3, 0), ("step", 3, 7)),
+    ):
+        meta = {"history": [{}] * epochs, "step": step}
+        checkpoint.save(tmp_path / name, _made().state(), meta)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / checkpoint.META).touch()
+    (tmp_path / "last").rename(tmp_path / ".last-previous")  # as a save that was cut off leaves it
+    assert [path.name for path in checkpoint.newest(tmp_path)] == [
+        *("step", "last", "epoch-0002", "best", "epoch-0000"),
+    ]
+    (tmp_path / "best" / checkpoint.META).write_text("{")
+    assert checkpoint.newest(tmp_path)[-1].name == "best"
+    (tmp_path / ".new-x").mkdir()
+    checkpoint.tidy(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        *("best", "epoch-0000", "epoch-0002", "last", "mine", "step"),
+    ]
+
+
 def test_only_what_a_run_wrote_itself_is_cleared(tmp_path):
     folder = tmp_path / "checkpoints"
     job_folder.take(tmp_path, "a" * 32, resumed=None)

@@ -36,6 +36,33 @@ def test_a_draft_of_a_folder(tmp_path):
     assert [path.name for path in tmp_path.rglob("*")] == ["export", "a"]
 
 
+def test_what_is_written_is_on_the_disk_before_its_name_and_its_name_too(
+    tmp_path, monkeypatch, really_sync
+):
+    monkeypatch.setattr(files, "_sync", really_sync)
+    (tmp_path / "export").mkdir()
+    seen, sync, replace = [], os.fsync, Path.replace
+
+    def synced(descriptor):
+        seen.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+        sync(descriptor)
+
+    def renamed(source, target):
+        seen.append("renamed")
+        return replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "replace", renamed)
+    files.write_text(tmp_path / "a.txt", "text")
+    assert seen == ["a.txt", "renamed", tmp_path.name]
+    seen.clear()
+    with files.draft(tmp_path / "export") as draft:
+        (draft / "inside").mkdir(parents=True)
+        (draft / "inside" / "b").touch()
+    assert sorted(seen[:3]) == ["b", "export", "inside"]
+    assert seen[3:] == ["renamed", tmp_path.name]
+
+
 def test_what_fails_leaves_the_file_as_it_was(tmp_path):
     target = tmp_path / "a.txt"
     target.write_text("before")

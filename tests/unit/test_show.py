@@ -18,6 +18,7 @@ from gluonexp.experiment import show
 from gluonexp.sweep.outcomes import Outcome
 from gluonexp.sweep.screen import Jobs
 from gluonexp.tracking.statuses import FAILED, FINISHED
+from gluonexp.training import job_folder
 
 NAMES = ["brackets [old]", "[red]", "[/]", ":cat:", "a\\[b", "back\\"]
 
@@ -82,7 +83,14 @@ def test_the_store_is_named_so_that_it_can_be_pasted():
 
 def test_how_to_go_on_can_be_pasted(tmp_path):
     folder = tmp_path / "it's [1]"
-    (folder / "checkpoints" / "last").mkdir(parents=True)
-    _, said = run._how_to_resume(folder).split(": ", 1)
-    (word,) = shlex.split(said)
-    assert text_of(word) == str(folder / "checkpoints" / "last")
+    last = folder / "checkpoints" / "last"
+    assert run._how_to_resume(folder, []) == ""
+    last.mkdir(parents=True)
+    (last / "meta.json").write_text('{"history": []}')
+    _, said = run._how_to_resume(folder, ["seed=1", "build.allow=[my_package]"]).split(": ", 1)
+    *command, word, allowed = shlex.split(said)
+    assert command == ["python", "-m", "gluonexp.run"]
+    assert text_of(word) == str(last)
+    assert allowed == "build.allow=[my_package]"
+    job_folder.take(folder, "a" * 32, resumed=last)
+    assert run._how_to_resume(folder, []).endswith(f"trainer.resume={'a' * 32}")

@@ -36,7 +36,7 @@ class IssuedStep:
 
     def loss(self) -> float:
         """Return the mean loss of its batch (device sync)."""
-        return float(self._losses.mean().asscalar())
+        return float(self._losses.asnumpy().mean())
 
 
 class Sums:
@@ -239,7 +239,7 @@ class MXNetEngine:
         )
 
     def load(self, state: State, *, optimizer: bool) -> None:
-        """Take over the values of a state, and with `optimizer` what the optimizer keeps."""
+        """Take over the values of a state, and with `optimizer` all else that training needs."""
         parameters = self._parameters()
         shapes = {name: parameter.shape for name, parameter in parameters.items()}
         state.check(shapes, slot_names(self.trainer._optimizer) if optimizer else None)
@@ -260,6 +260,7 @@ class MXNetEngine:
             updater.states[index], updater.states_synced[index] = kept, True
             rule._index_update_count[index] = count
         rule.num_update = max([rule.num_update, *state.updates.values()])
+        self.reset(state.sums)
 
     def freeze(self, plan: FreezePlan) -> None:
         """Train as `plan` says when training begins."""

@@ -111,6 +111,8 @@ class TorchEngine:
 
     def seed(self, seed: int, epoch: int, step: int = 0) -> None:
         """Seed PyTorch's generators: each epoch starts anew."""
+        if step:
+            self._share_statistics()
         torch.manual_seed(engine_seed(seed, epoch, step) + self._team.rank)
 
     def reset(self, sums: Mapping[str, NDArray[Any]] | None = None) -> None:
@@ -239,6 +241,9 @@ class TorchEngine:
             weight.grad = None
         return norm
 
+    def _share_statistics(self) -> None:
+        self._team.share_(*(v for v in self._values.values() if not _is_parameter(v)))
+
     def running(self) -> Scores:
         """Return the scores of the training batches since `reset` (device sync)."""
         return self._sums.read()
@@ -250,7 +255,7 @@ class TorchEngine:
 
     def evaluate(self, split: Split, batch_size: int) -> Scores:
         """Return the scores of `split` in prediction mode, in float32 (device sync)."""
-        self._team.share_(*(v for v in self._values.values() if not _is_parameter(v)))
+        self._share_statistics()
         rows = np.arange(len(split))[self._team.part(len(split))]
         scores = torch.zeros(2, dtype=torch.float64, device=self.device)
         for labels, logits in self._predicted(split.select(rows), batch_size):
@@ -298,7 +303,7 @@ class TorchEngine:
         )
 
     def load(self, state: State, *, optimizer: bool) -> None:
-        """Take over the values of a state, and with `optimizer` what the optimizer keeps."""
+        """Take over the values of a state, and with `optimizer` all else that training needs."""
         parameters = self._parameters()
         shapes = {name: tuple(p.shape) for name, p in parameters.items()}
         state.check(shapes, self._rule.slots if optimizer else None)
@@ -313,6 +318,7 @@ class TorchEngine:
                 kind: {keys[n]: self._put(v) for n, v in state.slots.get(kind, {}).items()}
                 for kind in self._rule.slots
             }
+            self.reset(state.sums)
 
     def freeze(self, plan: FreezePlan) -> None:
         """Train as `plan` says when training begins."""

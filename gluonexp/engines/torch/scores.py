@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,16 @@ class IssuedStep:
 
     def loss(self) -> float:
         """Return the mean loss of its batch (device sync)."""
-        return float(self._loss)
+        if self._done is None:
+            return float(self._loss)
+        self.wait()
+        with torch.cuda.stream(_beside(self._loss.device)):  # what was issued since goes on
+            return float(self._loss)
+
+
+@cache
+def _beside(device: torch.device) -> Any:
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 class Sums:
@@ -72,7 +82,7 @@ class Sums:
 
     def state(self) -> dict[str, NDArray[Any]]:
         """Return what `start` takes (device sync)."""
-        totals = {name: total.float().cpu().numpy() for name, total in self._totals.items()}
+        totals = {name: total.cpu().numpy() for name, total in self._totals.items()}
         counts = {"samples": self._samples, "clipped_steps": self._clipped}
         return {**totals, **{name: np.array(count) for name, count in counts.items()}}
 

@@ -23,7 +23,7 @@ from gluonexp.base.files import lock
 from gluonexp.base.processes import lives, this_process
 from gluonexp.base.text import readable
 from gluonexp.tracking.artifacts import of_run
-from gluonexp.tracking.lifecycle import create_run, run_tags
+from gluonexp.tracking.beginning import create_run, run_tags
 from gluonexp.tracking.logged_models import logged_model
 from gluonexp.tracking.places import Move, here
 from gluonexp.tracking.read.runs import PARENT, RunRecord, reader

@@ -285,7 +285,7 @@ def _how_to_resume(workdir: Path, overrides: Sequence[str]) -> str:
     known = job_folder.owner(checkpoints).run_id
     needed = [word for word in overrides if word.startswith(("tracking.uri=", "build.allow="))]
     words = [typed("trainer.resume", known or str(newest[0])), *map(in_shell, needed)]
-    return f"; to continue: python -m gluonexp.run {redact(' '.join(words))}"
+    return f"; to continue: python -m gluonexp.run {hide(' '.join(words))}"
 
 
 def start(command: str = "python -m gluonexp.run") -> None:

@@ -106,6 +106,11 @@ def rename(source: Path, target: Path) -> None:
     _sync(target.parent)
 
 
+def sync_names(folder: Path) -> None:
+    """Have the names in a folder on the disk."""
+    _sync(folder)
+
+
 def _sync(path: Path) -> None:
     """Have a file on the disk, or the names in a folder."""
     descriptor = os.open(path, os.O_RDONLY)

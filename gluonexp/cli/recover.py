@@ -76,7 +76,7 @@ def _to_go_on(run: RunRecord) -> str | None:
 
 
 def _store(uri: str | None) -> str:
-    from gluonexp.base.text import redact
+    from gluonexp.base.secrets import hide
     from gluonexp.config.overrides import typed
 
-    return f" {typed('tracking.uri', redact(uri))}" if uri else ""
+    return f" {typed('tracking.uri', hide(uri))}" if uri else ""

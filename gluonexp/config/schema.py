@@ -183,7 +183,7 @@ class ObjectiveConfig:
 class TrackingConfig:
     """Where runs are recorded."""
 
-    backend: str = _chosen("mlflow", "mlflow", "none")
+    backend: str = _chosen("mlflow", "mlflow", "offline", "none")
     uri: str | None = None
     experiment: str = "gluonexp"
     run_name: str | None = None

@@ -173,14 +173,14 @@ def run(
             if pool is not None:
                 exporting.export(run, logits, pool, console)
             tracker.log_artifacts(artifacts)
-            registered = exporting.hand_over(run, best_epoch, ending.objective)
+            exporting.hand_over(run, best_epoch, ending.objective)
 
     # Only now is the run closed, and what the store has can go.
     if ending.status == PRUNED:
         run.leave(console, ending, usable=False)
         return Result(tracker.run_id, fit.metrics, fit.history, workdir, ending)
     show.result(console, metrics, best_epoch)
-    show.registered(console, registered)
+    show.registered(console, tracker.registered)
     run.leave(console, ending, usable=True)
     return Result(tracker.run_id, metrics, fit.history, workdir, ending)
 

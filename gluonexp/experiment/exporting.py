@@ -22,7 +22,6 @@ from gluonexp.inference.predict import softmax
 from gluonexp.model_folder import names, samples
 from gluonexp.model_folder.signature import Signature
 from gluonexp.report import plots
-from gluonexp.tracking.registry import Registered
 from gluonexp.verification import certificate, verify
 from gluonexp.verification.certificate import Certificate
 
@@ -97,18 +96,17 @@ def _keep_samples(run: OpenRun, folder: Path, logits: NDArray[np.float32]) -> No
     samples.write(folder, found)
 
 
-def hand_over(run: OpenRun, best_epoch: int, objective: float | None) -> Registered | None:
+def hand_over(run: OpenRun, best_epoch: int, objective: float | None) -> None:
     """Log the export as an MLflow model, and register it if that is wanted."""
     tracker, wanted = run.tracker, run.config.export
     if not (wanted.enabled and (wanted.mlflow_model or wanted.register)):
-        return None
+        return
     if tracker.run_id is None:  # nobody would take the model, and to make it imports MLflow
-        return None
+        return
     with flavor.model_folder(run.artifacts / "export") as folder:
-        model = tracker.log_model(folder, step=best_epoch)
-    if wanted.register is None or model is None:
-        return None
-    return tracker.register(wanted.register, model, objective, run.config.objective)
+        tracker.log_model(folder, step=best_epoch)
+    if wanted.register is not None:
+        tracker.register(wanted.register, objective, run.config.objective)
 
 
 def _draw_prediction(artifacts: Path, proved: Certificate, seed: int) -> None:

@@ -78,13 +78,15 @@ class OpenRun:
         """
         keep = any(c.keep for c in self.components.callbacks if isinstance(c, Checkpoint))
         run_id = self.tracker.run_id
-        job_folder.leave(self.workdir, run_id, ending, keep_checkpoints=keep)
+        sent = self.tracker.sent
+        job_folder.leave(self.workdir, run_id, ending, keep_checkpoints=keep, sent=sent)
         if run_id is None:
             show.untracked(console, self.artifacts)
         else:
             uri, exported = self.config.tracking.uri, usable and self.config.export.enabled
             link, status = self.tracker.link, ending.status
-            show.tracked(console, run_id, status, link=link, uri=uri, exported=exported)
+            exported &= sent
+            show.tracked(console, run_id, status, link=link, uri=uri, exported=exported, sent=sent)
 
 
 @contextmanager
@@ -145,7 +147,7 @@ def opened(
     if config.trainer.lr_find.steps:
         tags[tracking.KIND] = "lr_find"
     with (
-        tracked_run(config.tracking, tags) as tracker,
+        tracked_run(config.tracking, tags, workdir) as tracker,
         team.watched(),
         job_folder.listed(workdir),
     ):

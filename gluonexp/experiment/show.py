@@ -174,10 +174,13 @@ def tracked(
     link: str | None,
     uri: str | None,
     exported: bool,
+    sent: bool = True,
 ) -> None:
     """Print the run's id and status, and the commands to look at it and to use it."""
     store = store_option(uri)
-    lines = [f"run {run_id} {status}", f"  see it:  {link or f'gluonexp ui{store}'}"]
+    lines = [f"run {run_id} {status}"]
+    if sent:
+        lines.append(f"  see it:  {link or f'gluonexp ui{store}'}")
     if exported:
         lines.append(f"  use it:  gluonexp predict {run_id[:8]}{store}")
     tell(console, "\n".join(lines))

@@ -20,7 +20,7 @@ from gluonexp.sweep.best import IsGroup, best_yaml
 from gluonexp.sweep.outcomes import Outcome, Summary
 from gluonexp.sweep.table import sweep_table
 from gluonexp.tracking import ensure_experiment, open_store, tracked_run
-from gluonexp.tracking.lifecycle import create_run, run_tags
+from gluonexp.tracking.beginning import create_run, run_tags
 from gluonexp.tracking.read.runs import RunRecord, reader
 from gluonexp.tracking.statuses import FAILED, FINISHED, KILLED, PRUNED, RUNNING
 from gluonexp.tracking.store import reported
@@ -61,6 +61,8 @@ def opened(
         with tracked_run(settings):  # for the signals
             yield None
         return
+    if settings.backend == "offline":
+        raise GluonexpError("tracking=offline: a sweep needs a store, which it keeps account in")
     uri = resolve_uri(settings.uri)
     client = open_store(uri)
     tags = {

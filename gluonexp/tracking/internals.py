@@ -33,6 +33,12 @@ _OUTDATED: Final = "out-of-date database schema"
 # MLflow looks whether an experiment has a data set, then adds it, without a lock between: of runs
 # that begin at once, one adds it, the others are told this by their database.
 _ADDED: Final = re.compile("unique|duplicate", re.IGNORECASE)
+_REFUSALS: Final = (
+    "INVALID_PARAMETER_VALUE",
+    "BAD_REQUEST",
+    "PERMISSION_DENIED",
+    "RESOURCE_DOES_NOT_EXIST",
+)
 
 
 def artifact_store(uri: str, tracking_uri: str | None) -> Any:
@@ -183,6 +189,16 @@ def table_names() -> Collection[str]:
 def is_outdated(error: Exception) -> bool:
     """Say whether a store is of another version, by the text; else it just cannot be opened."""
     return _OUTDATED in str(error)
+
+
+def is_away(error: BaseException | None) -> bool:
+    """Say whether a store did not answer, or not as it should: it may do so later."""
+    return getattr(error, "error_code", None) in ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE")
+
+
+def is_refusal(error: BaseException | None) -> bool:
+    """Say whether a store refuses a request, by the code; any other may be sent again."""
+    return getattr(error, "error_code", None) in _REFUSALS
 
 
 def was_added_by_another(error: Exception) -> bool:

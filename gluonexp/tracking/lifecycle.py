@@ -3,32 +3,27 @@
 from __future__ import annotations
 
 import atexit
-import os
-import random
+import shutil
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from gluonexp.base.errors import GluonexpError
-from gluonexp.base.secrets import hide
-from gluonexp.base.text import readable
-from gluonexp.tracking import internals, owner
+from gluonexp.base.text import say
+from gluonexp.tracking.beginning import begun
 from gluonexp.tracking.burial import bury
-from gluonexp.tracking.lease import Lease
-from gluonexp.tracking.places import settle
 from gluonexp.tracking.statuses import FAILED
-from gluonexp.tracking.store import ensure_experiment, open_store, reported
-from gluonexp.tracking.tracker import MlflowTracker, Status, Tracker
-from gluonexp.tracking.uri import displayed, resolve_uri
-from gluonexp.tracking.values import sanitised, tag_text
+from gluonexp.tracking.store import impatient, open_store
+from gluonexp.tracking.tracker import Status, Tracker
+from gluonexp.tracking.uri import resolve_uri
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
-
     from gluonexp.config.schema import TrackingConfig
 
 Handler = Callable[[int, FrameType | None], Any]
@@ -44,9 +39,14 @@ class Interrupted(SystemExit):
 
 @contextmanager
 def tracked_run(
-    settings: TrackingConfig, tags: Mapping[str, str] | None = None
+    settings: TrackingConfig,
+    tags: Mapping[str, str] | None = None,
+    folder: Path | None = None,
 ) -> Iterator[Tracker]:
     """Record what happens inside as one run, and how it ended.
+
+    All of it goes into the run's own log first, and from there to the store, whenever that takes
+    it: what it does not take until the end is told then.
 
     The run ends FINISHED if the block does, FAILED on an exception (kept as tag ``error`` and
     artifact ``error/traceback.txt``), KILLED on Ctrl-C, SIGTERM, SIGHUP or SystemExit; what was
@@ -61,35 +61,31 @@ def tracked_run(
         tags.
     tags
         The user, the source file and its git commit, the host and the process id are added.
+    folder
+        The job's, where the log lies; None: a temporary one, which stays where something could
+        not be sent. A run in a folder of its own goes on offline where its store is down.
 
     Raises
     ------
     GluonexpError
-        The store cannot be opened; or the block ended well and its run could not be closed.
+        The store cannot be opened, or the log cannot be written.
     """
-    with _Signals() as signals:
+    # What waits for a store is the thread that sends, which tries again by itself.
+    with _Signals() as signals, impatient(retries=1, timeout_s=60):
+        tracker, temporary = Tracker(), None
         if settings.backend == "none":
-            tracker = Tracker()
             signals.defer()
         else:
-            uri, run_id = resolve_uri(settings.uri), settings.run_id
-            client = open_store(uri)
-            all_tags = run_tags(tags or {})
-            if run_id is None:
-                experiment_id = ensure_experiment(client, settings.experiment, uri)
-                signals.defer()  # a run that exists must not be lost on the way to its `finally`
-                with reported(f"a run cannot be started in {displayed(uri)}"):
-                    all_tags |= owner.lease_tag()
-                    run_id = create_run(client, experiment_id, all_tags, settings.run_name)
-                    tracker = MlflowTracker(client, run_id)
-            else:
-                signals.defer()
-                settle(uri, run_id)
-                with reported(f"run {run_id} cannot be resumed in {displayed(uri)}"):
-                    owner.claim(client, run_id)
-                    tracker = MlflowTracker(client, run_id)
-                    tracker.log_tags(all_tags)
-            tracker.lease = Lease(client, run_id)
+            if folder is None:
+                folder = temporary = Path(tempfile.mkdtemp(prefix="gluonexp-"))
+            # A run that exists must not be lost on the way to its `finally`.
+            try:
+                alone = temporary is None
+                tracker = begun(settings, tags or {}, folder, signals.defer, alone=alone)
+            except BaseException:
+                if temporary is not None:
+                    shutil.rmtree(temporary, ignore_errors=True)
+                raise
         # For the signal that strikes between the end of the block and our `finally`.
         atexit.register(tracker.close, "KILLED")
         status: Status = "KILLED"
@@ -107,6 +103,8 @@ def tracked_run(
             atexit.unregister(tracker.close)
             tracker.lease.end()
             _close(tracker, status, failure)
+            if temporary is not None and tracker.sent:
+                shutil.rmtree(temporary, ignore_errors=True)
 
 
 def end_lost(uri: str | None, run_id: str, reason: str) -> None:
@@ -120,20 +118,6 @@ def end_lost(uri: str | None, run_id: str, reason: str) -> None:
     bury(open_store(resolve_uri(uri)), run_id, reason, FAILED)
 
 
-def create_run(
-    client: MlflowClient, experiment_id: str, tags: Mapping[str, str], name: str | None
-) -> str:
-    """Return the id of a new run; a name MLflow makes up must not follow from the run's seed."""
-    seeded = random.getstate()
-    random.seed()
-    try:
-        known = None if name is None else hide(readable(name))
-        run = client.create_run(experiment_id, tags=dict(tags), run_name=known)
-        return str(run.info.run_id)
-    finally:
-        random.setstate(seeded)
-
-
 def _close(tracker: Tracker, status: Status, failure: Exception | None) -> None:
     try:
         tracker.close(status, failure)
@@ -142,14 +126,8 @@ def _close(tracker: Tracker, status: Status, failure: Exception | None) -> None:
             raise
         # The reason why the run ended matters more, and is about to be raised.
         print(f"gluonexp: {lost}; the run may be shown as RUNNING", file=sys.stderr)
-
-
-def run_tags(tags: Mapping[str, str]) -> dict[str, str]:
-    """Return `tags` with those of this process: user, source, git commit, host and process id."""
-    # Without git on the PATH, GitPython and MLflow warn about it three times.
-    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
-    resolved = internals.context_tags({**owner.own_tags(), **tags})
-    return {sanitised(key): tag_text(value) for key, value in resolved.items()}
+    if (unsent := tracker.unsent()) is not None:
+        say(f"gluonexp: {unsent}")
 
 
 class _Signals:

@@ -6,7 +6,7 @@ import filecmp
 import shutil
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from gluonexp.base.files import draft, link_or_copy
 from gluonexp.tracking.places import here
@@ -15,11 +15,19 @@ from gluonexp.tracking.uri import local_path
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import LoggedModel, Metric
+    from mlflow.entities import LoggedModel, Metric, Run
+
+_MADE_BY: Final = "gluonexp.log"  # tag: by which record of its run's log it was made
 
 
 def log_model(
-    client: MlflowClient, run_id: str, folder: Path, *, name: str = "model", step: int = 0
+    client: MlflowClient,
+    run_id: str,
+    folder: Path,
+    *,
+    name: str = "model",
+    step: int = 0,
+    made_by: int | None = None,
 ) -> LoggedModel:
     """Keep the finished model in `folder` as a logged model of a run.
 
@@ -35,6 +43,9 @@ def log_model(
         Of the model; several may have the same.
     step
         Of the metrics that the run has of this network: its best epoch. They become the model's.
+    made_by
+        The record of the run's log that asks for it: what that has made before is completed, and
+        left as it is where it is whole.
 
     Raises
     ------
@@ -47,8 +58,16 @@ def log_model(
 
     with reported(f"the model of run {run_id} cannot be kept"):
         run = client.get_run(run_id)
-        logged = client.create_logged_model(
-            run.info.experiment_id, name, run_id, params=run.data.params, model_type="classifier"
+        logged = None if made_by is None else _made(client, run, made_by)
+        if logged is not None and logged.status == "READY":
+            return logged
+        logged = logged or client.create_logged_model(
+            run.info.experiment_id,
+            name,
+            run_id,
+            tags=None if made_by is None else {_MADE_BY: str(made_by)},
+            params=run.data.params,
+            model_type="classifier",
         )
         try:
             meta = Model.load(str(folder))
@@ -58,10 +77,12 @@ def log_model(
             target = local_path(here(logged.artifact_location, client.tracking_uri))
             if target is None:
                 client.log_model_artifacts(logged.model_id, str(folder))
-            else:
+            elif not target.exists():
                 kept = local_path(here(run.info.artifact_uri, client.tracking_uri))
                 _link_all(folder, target, kept)
-            client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step)])
+            outputs = run.outputs.model_outputs if run.outputs else []
+            if logged.model_id not in [made.model_id for made in outputs]:
+                client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step)])
             measured = _measured(client, run_id, list(run.data.metrics), step, logged.model_id)
             client.log_batch(run_id, metrics=measured)
         except BaseException:
@@ -69,6 +90,12 @@ def log_model(
                 client.finalize_logged_model(logged.model_id, "FAILED")
             raise
         return client.finalize_logged_model(logged.model_id, "READY")
+
+
+def _made(client: MlflowClient, run: Run, record: int) -> LoggedModel | None:
+    """Return the model that a record of the log of `run` has made, if it has."""
+    made = f"source_run_id = '{run.info.run_id}' AND tags.`{_MADE_BY}` = '{record}'"
+    return next(iter(client.search_logged_models([run.info.experiment_id], made)), None)
 
 
 def _link_all(folder: Path, target: Path, run_folder: Path | None) -> None:

@@ -52,6 +52,10 @@ KIND = "gluonexp.kind"
 TORCHRUN = "gluonexp.torchrun"
 
 
+class Unreachable(GluonexpError):
+    """A store does not answer now; it may later."""
+
+
 @contextmanager
 def reported(doing: str) -> Iterator[None]:
     """Turn MLflow's and the file system's errors into one sentence: `doing`, and the reason."""
@@ -122,7 +126,8 @@ def open_store(uri: str | None) -> MlflowClient:
     except MlflowException as error:
         if internals.is_outdated(error):
             raise GluonexpError(_other_schema(uri)) from error
-        raise GluonexpError(_unreachable(uri, error)) from error
+        kind = Unreachable if internals.is_away(error) else GluonexpError
+        raise kind(_unreachable(uri, error)) from error
     return client
 
 
@@ -325,7 +330,7 @@ def _check_reachable(uri: str) -> None:
             f"tracking.uri={displayed(uri)}: its driver is not installed: pip install '{package}'"
         ) from error
     except (OSError, sqlalchemy.exc.SQLAlchemyError) as error:
-        raise GluonexpError(_unreachable(uri, error)) from error
+        raise Unreachable(_unreachable(uri, error)) from error
 
 
 def _try_writing(folder: Path) -> None:

@@ -22,8 +22,8 @@ from gluonexp.base.files import lock
 from gluonexp.base.secrets import hidden_words
 from gluonexp.tracking import owner
 from gluonexp.tracking.artifacts import of_run
+from gluonexp.tracking.beginning import create_run, run_tags
 from gluonexp.tracking.burial import bury
-from gluonexp.tracking.lifecycle import create_run, run_tags
 from gluonexp.tracking.logged_models import logged_model
 from gluonexp.tracking.places import Move, here
 from gluonexp.tracking.read.runs import PARENT, RunRecord, reader

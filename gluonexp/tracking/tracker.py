@@ -1,39 +1,37 @@
-"""Where a run records its parameters, metrics and files: in MLflow, or nowhere."""
+"""Where a run records its parameters, metrics and files: in a log of its own, or nowhere."""
 
 from __future__ import annotations
 
-import json
-import logging
 import math
+import shutil
 import time
 import traceback
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, SupportsFloat
+from typing import TYPE_CHECKING, Final, Literal, SupportsFloat
 
 from gluonexp.base.errors import GluonexpError
+from gluonexp.base.files import link_or_copy, sha256
 from gluonexp.base.secrets import hide
 from gluonexp.base.text import readable
-from gluonexp.tracking import internals
 from gluonexp.tracking.lease import NoLease
-from gluonexp.tracking.logged_models import log_model
-from gluonexp.tracking.registry import Registered, register
-from gluonexp.tracking.store import impatient, reported
+from gluonexp.tracking.log import MODEL, Log, note_sent
+from gluonexp.tracking.registry import Registered
+from gluonexp.tracking.replay import Replay
+from gluonexp.tracking.sender import Sender
 from gluonexp.tracking.uri import displayed, run_link
 from gluonexp.tracking.values import flatten, number, one_line, sanitised, tag_text
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
-    from mlflow.entities import Metric, RunTag
-
     from gluonexp.config.schema import ObjectiveConfig
-
-_log = logging.getLogger(__name__)
 
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 
-_OUTAGE_S = 60.0  # between two attempts at a store that does not answer
+# How long the end of a run waits for a store that takes nothing, seconds.
+_PATIENCE_S: Final = 30.0
+_HURRY_S: Final = 4.0
 
 
 @dataclass(frozen=True)
@@ -64,6 +62,23 @@ class UsedData:
     classes: Sequence[str]
 
 
+@dataclass(frozen=True)
+class Recorded:
+    """What a run that goes on has recorded until then.
+
+    Attributes
+    ----------
+    params, diverged
+        Its parameters; whether a number was not finite.
+    points
+        The value of each metric and step.
+    """
+
+    params: Mapping[str, str] = field(default_factory=dict)
+    points: Mapping[tuple[str, int], float] = field(default_factory=dict)
+    diverged: bool = False
+
+
 class Tracker:
     """Where a run's parameters, metrics and files go; this one records nothing.
 
@@ -83,6 +98,20 @@ class Tracker:
     status: Status = "RUNNING"
 
     @property
+    def registered(self) -> Registered | None:
+        """The version of a registered model that it was given; known once it is closed."""
+        return None
+
+    @property
+    def sent(self) -> bool:
+        """Whether a store has all of it; known once it is closed."""
+        return False
+
+    def unsent(self) -> str | None:
+        """Say what of the run is not sent yet; None if there is nothing."""
+        return None
+
+    @property
     def link(self) -> str | None:
         """Address of the run's page on a server; None for a local store or none."""
         return None
@@ -94,7 +123,7 @@ class Tracker:
         """Set or replace tags."""
 
     def log_metrics(self, metrics: Mapping[str, SupportsFloat], step: int) -> None:
-        """Record numbers at `step` (buffered); what is not finite becomes NaN."""
+        """Record numbers at `step`; what is not finite becomes NaN."""
 
     def log_dataset(self, data: UsedData) -> None:
         """Record which data is used, and for what."""
@@ -102,28 +131,23 @@ class Tracker:
     def log_artifacts(self, folder: Path, artifact_path: str | None = None) -> None:
         """Keep all files under `folder`, below `artifact_path` in the run."""
 
-    def log_model(self, folder: Path, *, step: int) -> str | None:
-        """Keep the finished MLflow model in `folder`, in which its ids are written.
+    def log_model(self, folder: Path, *, step: int) -> None:
+        """Keep the finished MLflow model in `folder`.
 
-        What the run measured at `step` becomes the model's. Returns its address,
-        ``models:/m-ID``; None where nothing is recorded.
+        What the run measured at `step` becomes the model's.
         """
-        return None
 
-    def register(
-        self, name: str, model: str, value: float | None, goal: ObjectiveConfig
-    ) -> Registered | None:
-        """Register the model at address `model` as a version of `name`; see `registry`.
+    def register(self, name: str, value: float | None, goal: ObjectiveConfig) -> None:
+        """Register the model that was kept last as a version of `name`; see `registry`.
 
         `value` is that of the metric which `goal` names.
         """
-        return None
 
     def flush(self) -> None:
-        """Write buffered metrics now; they stay in the buffer if the store does not answer."""
+        """Let what was recorded be safe on the disk, and be sent from there."""
 
     def leave(self) -> None:
-        """Write what is waiting and leave the run open: another process closes it."""
+        """End recording and leave the run open: another process closes it."""
 
     def close(self, status: Status, error: BaseException | None = None) -> None:
         """End the run as `status`, with the traceback of `error`; a second call does nothing."""
@@ -131,52 +155,87 @@ class Tracker:
             self.status = status
 
 
-class MlflowTracker(Tracker):
-    """Records into one run of an MLflow store; not to be shared between threads.
+class LogTracker(Tracker):
+    """Records into a run's own log, which a thread sends to a store meanwhile.
 
     Parameters
     ----------
-    client, run_id
-        An open store and a run in it that is RUNNING.
+    log
+        In the job's folder; below that the files lie that are recorded.
+    run_id
+        The run's own id: MLflow's, if it has been made in a store.
+    uri, experiment_id
+        Of that store; None if the run is offline.
+    before
+        What the run has recorded, if it is resumed.
+    replay
+        Opens the store, to send the log there; None if it is not sent.
 
     Attributes
     ----------
-    flush_count, flush_s
-        Metrics are written once so many are waiting, or the oldest has waited so many seconds.
+    flush_count
+        Once so many points are waiting they are sent.
     """
 
-    flush_count = 200  # one log_batch of 200 costs a tenth of 200 single calls
-    flush_s = 10.0
+    flush_count = 200  # one request with 200 costs a tenth of 200 single ones
 
-    def __init__(self, client: MlflowClient, run_id: str) -> None:
-        run = client.get_run(run_id)
-        self.run_id: str = run.info.run_id
-        self.experiment_id: str = run.info.experiment_id
-        self.client = client
-        self._closed = False
-        self._params: dict[str, str] = dict(run.data.params)
-        self._diverged = "diverged" in run.data.tags
-        # What a run that goes on measures again: its epochs from the last checkpoint on.
-        self._recorded = {
-            (key, point.step): point.value
-            for key in run.data.metrics
-            for point in client.get_metric_history(run_id, key)
-        }
-        self._waiting: list[Metric] = []
-        self._waiting_tags: list[RunTag] = []
-        self._flush_at = math.inf  # time.monotonic()
-        self._outage = False
+    def __init__(
+        self,
+        log: Log,
+        run_id: str,
+        *,
+        uri: str | None = None,
+        experiment_id: str | None = None,
+        before: Recorded | None = None,
+        replay: Callable[[], Replay] | None = None,
+    ) -> None:
+        self.run_id: str = run_id
+        self.experiment_id = experiment_id
+        self._log, self._folder, self._uri = log, log.file.parent, uri
+        self._before = before or Recorded()
+        self._params = dict(self._before.params)
+        self._diverged, self._closed, self._points = self._before.diverged, False, 0
+        self._waiting_name: str | None = None  # of a registration
+        self._digests: dict[tuple[int, int, int], str] = {}
+        self._sender = None if replay is None else Sender(replay)
 
     @property
     def link(self) -> str | None:
         """Address of the run's page; None for a store that is no server."""
-        uri: str = self.client.tracking_uri
-        return run_link(uri, self.experiment_id, self.run_id) if uri.startswith("http") else None
+        if self._uri is None or self.experiment_id is None or not self._uri.startswith("http"):
+            return None
+        return run_link(self._uri, self.experiment_id, self.run_id)
+
+    @property
+    def sent(self) -> bool:
+        """Whether a store has all of it; known once the run is closed."""
+        replay = None if self._sender is None else self._sender.replay
+        return replay is not None and replay.sent >= self._log.n
+
+    @property
+    def registered(self) -> Registered | None:
+        """The version that was registered; known once the run is closed."""
+        replay = None if self._sender is None else self._sender.replay
+        return None if replay is None else replay.registered
+
+    def unsent(self) -> str | None:
+        """Say what is not sent yet, where it lies, and what sends it; None where all is sent."""
+        if self.sent:
+            return None
+        sends = f"`gluonexp push {self.run_id}` sends it"
+        if self._waiting_name is not None:
+            sends += f", and registers its model as {self._waiting_name}"
+        if self._sender is None:
+            return f"run {self.run_id} is offline: all of it lies in {self._folder}; {sends}"
+        done = 0 if self._sender.replay is None else self._sender.replay.sent
+        return (
+            f"run {self.run_id}: {self._log.n - done} of {self._log.n} records are not in "
+            f"{displayed(str(self._uri))} ({self._sender.failure}); all of it lies in "
+            f"{self._folder}; {sends}"
+        )
 
     def log_params(self, params: Mapping[str, object]) -> None:
         """Record `params`; one that has another value already gets a tag ``param_drift.<key>``."""
-        from mlflow.entities import Param
-
         new: dict[str, str] = {}
         drifted: dict[str, str] = {}
         for name, value in flatten(params).items():
@@ -184,44 +243,39 @@ class MlflowTracker(Tracker):
             known = self._params.get(key, new.setdefault(key, value))
             if known != value:  # MLflow never changes a parameter; it would refuse the batch
                 drifted[f"param_drift.{key}"] = f"{known} -> {value}"
-        batch = [Param(key, value) for key, value in new.items() if key not in self._params]
-        with reported(f"parameters of run {self.run_id} cannot be written to {self._where()}"):
-            self.client.log_batch(self.run_id, params=batch)  # it sends 100 at a time
-        self._params = {**new, **self._params}
+        fresh = {key: value for key, value in new.items() if key not in self._params}
+        if fresh:
+            self._append("params", values=fresh)
+        self._params |= fresh
         self.log_tags(drifted)
 
     def log_tags(self, tags: Mapping[str, str]) -> None:
         """Set or replace tags."""
-        from mlflow.entities import RunTag
-
-        batch = [RunTag(sanitised(key), tag_text(value)) for key, value in tags.items()]
-        with reported(f"tags of run {self.run_id} cannot be written to {self._where()}"):
-            self.client.log_batch(self.run_id, tags=batch)  # it sends 100 at a time
+        if tags:
+            values = {sanitised(key): tag_text(value) for key, value in tags.items()}
+            self._append("tags", values=values)
 
     def log_metrics(self, metrics: Mapping[str, SupportsFloat], step: int) -> None:
-        """Buffer numbers at `step`; the first that is not finite sets the tag ``diverged``."""
-        from mlflow.entities import Metric, RunTag
-
+        """Record numbers at `step`; the first that is not finite sets the tag ``diverged``."""
         now_ms = int(time.time() * 1000)
+        points: list[tuple[str, float | str, int, int]] = []
         for name, value in metrics.items():
             key, finite = sanitised(name), number(value)
             if self._again(key, finite, step):
                 continue
             if math.isnan(finite) and not self._diverged:
                 self._diverged = True
-                first = RunTag("diverged.first", f"{key} at step {step}")
-                self._waiting_tags = [RunTag("diverged", "true"), first]
-            self._waiting.append(Metric(key, finite, now_ms, step))
-        now = time.monotonic()
-        if not self._outage:
-            self._flush_at = min(self._flush_at, now + self.flush_s)
-        full = len(self._waiting) >= self.flush_count and not self._outage
-        if full or now >= self._flush_at:
-            self.flush()
+                self.log_tags({"diverged": "true", "diverged.first": f"{key} at step {step}"})
+            points.append((key, "NaN" if math.isnan(finite) else finite, now_ms, step))
+        if points:
+            self._log.append("metrics", points=points)
+            self._points += len(points)
+        if self._points >= self.flush_count:
+            self._send()
 
     def _again(self, key: str, value: float, step: int) -> bool:
         """Tell whether a point was recorded before the run was cut off; a time stays the first."""
-        before = self._recorded.get((key, step))
+        before = self._before.points.get((key, step))
         if before is None:
             return False
         same = before == value or (math.isnan(before) and math.isnan(value))
@@ -229,123 +283,105 @@ class MlflowTracker(Tracker):
 
     def log_dataset(self, data: UsedData) -> None:
         """Record a data set as an input of the run, with our digest of all its samples."""
-        # Not mlflow.data.from_numpy: its digest reads only the first 10 000 numbers.
-        from mlflow.entities import Dataset, DatasetInput, InputTag
-        from mlflow.exceptions import MlflowException
-
-        by_address = data.source.startswith(("http://", "https://"))
-        profile = {
-            "num_rows": data.rows,
-            "image_shape": list(data.shape),
-            "classes": list(data.classes),
-        }
-        dataset = Dataset(
-            name=data.name[:500],
-            digest=data.digest[:36],
-            source_type="http" if by_address else "local",
-            source=json.dumps({"url" if by_address else "uri": hide(data.source)}),
-            schema=_tensor_schema(data.shape),
-            profile=json.dumps(profile),
-        )
-        entry = DatasetInput(dataset, [InputTag("mlflow.data.context", data.context)])
-        with reported(f"data set {data.name} cannot be recorded"):
-            try:
-                self.client.log_inputs(self.run_id, [entry])
-            except MlflowException as error:
-                if not internals.was_added_by_another(error):
-                    raise
-                self.client.log_inputs(self.run_id, [entry])
+        self._append("dataset", **asdict(replace(data, source=hide(data.source))))
 
     def log_artifacts(self, folder: Path, artifact_path: str | None = None) -> None:
-        """Keep all files under `folder`."""
-        if not folder.is_dir():  # MLflow takes it for an empty one
+        """Keep all files under `folder`; what lies elsewhere is copied into the job's folder."""
+        if not folder.is_dir():
             raise GluonexpError(f"{folder} is no folder, so it cannot be kept in the run")
-        with reported(f"files of {folder} cannot be kept in run {self.run_id}"):
-            self.client.log_artifacts(self.run_id, str(folder), artifact_path)
+        name = self._below(folder, f"kept-{self._log.n + 1}")
+        self._append("artifacts", path=artifact_path, folder=name, files=self._listed(name))
+        self._log.sync()
 
-    def log_model(self, folder: Path, *, step: int) -> str:
-        """Keep the model in `folder` beside the run; what the run keeps already is linked."""
-        self.flush()  # the model gets the metrics of its step
-        model = log_model(self.client, self.run_id, folder, step=step)
-        return str(model.model_uri)
+    def log_model(self, folder: Path, *, step: int) -> None:
+        """Keep the model in `folder`, of which links are made in the job's folder."""
+        shutil.rmtree(self._folder / MODEL, ignore_errors=True)
+        shutil.copytree(folder, self._folder / MODEL, copy_function=link_or_copy)
+        self._append("model", folder=MODEL, step=step, files=self._listed(MODEL))
 
-    def register(
-        self, name: str, model: str, value: float | None, goal: ObjectiveConfig
-    ) -> Registered:
-        """Register a model; the champion is the best by the metric of `goal`."""
-        return register(self.client, self.run_id, name, model, value, goal)
+    def register(self, name: str, value: float | None, goal: ObjectiveConfig) -> None:
+        """Register the model; the champion is the best by the metric of `goal`."""
+        known = None if value is None else number(value)
+        told = "NaN" if known is not None and math.isnan(known) else known
+        self._append("register", name=name, goal=asdict(goal), value=told)
+        self._waiting_name = name
 
     def flush(self) -> None:
-        """Write what is waiting; during an outage warn once, and keep it."""
-        try:
-            self._write_waiting()
-        except GluonexpError as error:
-            if not self._outage:
-                _log.warning("%s; training continues and they are sent later", error)
-            self._outage = True
-            self._flush_at = time.monotonic() + _OUTAGE_S
+        """Let what was recorded be safe on the disk, and be sent from there."""
+        self._log.sync()
+        self._send()
 
     def close(self, status: Status, error: BaseException | None = None) -> None:
-        """End the run; each step is tried even if the one before it failed.
+        """End the run, and send what is left; a store that takes it no more raises nothing.
 
         Raises
         ------
         GluonexpError
-            Something could not be written; the first reason.
+            The log itself cannot be written.
         """
         if self._closed:
             return
-        self._closed = True
-        steps = [self._write_waiting]
-        if error is not None:
-            steps.append(lambda: self._log_error(error))
-        steps.append(lambda: self._terminate(status))
-        failures: list[GluonexpError] = []
-        with impatient(retries=1, timeout_s=20):
-            for step in steps:
-                try:
-                    step()
-                except GluonexpError as failure:
-                    failures.append(failure)
-        if failures:
-            raise failures[0]
+        try:
+            trace = None
+            if error is not None:
+                # What is meant for users says all by itself.
+                name = "" if isinstance(error, GluonexpError) else f"{type(error).__name__}: "
+                self.log_tags({"error": one_line(f"{name}{error}", 500)})
+                trace = hide(readable("".join(traceback.format_exception(error))))
+            end = int(time.time() * 1000)
+            self._log.append("status", status=status, end=end, error=trace)
+            self._log.sync()
+            self.status = status
+        finally:
+            self._finish(_HURRY_S if status == "KILLED" else _PATIENCE_S)
 
     def leave(self) -> None:
-        """Write what is waiting and leave the run open: another process closes it."""
-        self._write_waiting()
+        """Send what is waiting and leave the run open: another process closes it."""
+        if not self._closed:
+            self._finish(_PATIENCE_S)
+
+    def _finish(self, patience_s: float) -> None:
         self._closed = True
+        if self._sender is not None:
+            self._sender.finish(patience_s)
+            replay = self._sender.replay
+            if replay is not None and replay.sent:
+                with suppress(OSError):
+                    note_sent(self._log.file, str(self._uri), self.run_id, replay.sent)
+        self._log.close()
 
-    def _write_waiting(self) -> None:
-        # A batch that was written although its answer got lost may be sent again: MLflow drops
-        # points that are equal in key, time, step and value.
-        with reported(f"metrics of run {self.run_id} cannot be written to {self._where()}"):
-            self.client.log_batch(self.run_id, metrics=self._waiting, tags=self._waiting_tags)
-        self._waiting, self._waiting_tags = [], []
-        self._flush_at = math.inf
-        self._outage = False
+    def _append(self, kind: str, **fields: object) -> None:
+        self._log.append(kind, **fields)
+        self._send()
 
-    def _log_error(self, error: BaseException) -> None:
-        # What is meant for users says all by itself.
-        name = "" if isinstance(error, GluonexpError) else f"{type(error).__name__}: "
-        self.log_tags({"error": one_line(f"{name}{error}", 500)})
-        text = hide(readable("".join(traceback.format_exception(error))))
-        with reported(f"the traceback cannot be kept in run {self.run_id}"):
-            self.client.log_text(self.run_id, text, "error/traceback.txt")
+    def _send(self) -> None:
+        self._points = 0
+        if self._sender is not None:
+            self._sender.wake()
 
-    def _terminate(self, status: Status) -> None:
-        with reported(f"run {self.run_id} cannot be marked {status} in {self._where()}"):
-            self.client.set_terminated(self.run_id, status)
-        self.status = status
+    def _below(self, folder: Path, name: str) -> str:
+        """Return the path of a folder from the log's, below which it is or gets a copy."""
+        if not folder.resolve().is_relative_to(self._folder.resolve()):
+            shutil.copytree(folder, self._folder / name, copy_function=link_or_copy)
+            return name
+        return folder.resolve().relative_to(self._folder.resolve()).as_posix()
 
-    def _where(self) -> str:
-        return displayed(self.client.tracking_uri)
+    def _listed(self, name: str) -> list[dict[str, object]]:
+        folder = self._folder / name
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        return [
+            {
+                "name": path.relative_to(folder).as_posix(),
+                "size": path.stat().st_size,
+                "sha256": self._digest(path),
+            }
+            for path in files
+        ]
 
-
-def _tensor_schema(shape: tuple[int, ...]) -> str:
-    import numpy as np
-    from mlflow.data.schema import TensorDatasetSchema
-    from mlflow.types import Schema, TensorSpec
-
-    images = Schema([TensorSpec(np.dtype(np.uint8), (-1, *shape))])
-    labels = Schema([TensorSpec(np.dtype(np.int64), (-1,))])
-    return json.dumps(TensorDatasetSchema(images, labels).to_dict())
+    def _digest(self, path: Path) -> str:
+        """Return the digest of a file; of links to one it is computed once."""
+        known = path.stat()
+        key = known.st_ino, known.st_size, known.st_mtime_ns
+        if key not in self._digests:
+            self._digests[key] = sha256(path)
+        return self._digests[key]

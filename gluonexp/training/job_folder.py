@@ -14,6 +14,7 @@ from typing import Final
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.files import rename, write_text
 from gluonexp.base.text import readable
+from gluonexp.tracking.log import MODEL
 from gluonexp.tracking.statuses import RUNNING, Ending
 from gluonexp.training import checkpoint
 
@@ -124,14 +125,19 @@ def listed(workdir: Path) -> Iterator[None]:
         raise
 
 
-def leave(workdir: Path, run_id: str | None, ending: Ending, *, keep_checkpoints: bool) -> None:
-    """Note how the run ended; remove its artifacts, which are recorded, if it has an id."""
+def leave(
+    workdir: Path, run_id: str | None, ending: Ending, *, keep_checkpoints: bool, sent: bool
+) -> None:
+    """Note how the run ended; remove its artifacts and its model, if they were sent to a store."""
     folder = workdir / CHECKPOINTS
-    if run_id is not None:
+    if sent:
         shutil.rmtree(workdir / ARTIFACTS)
+        shutil.rmtree(workdir / MODEL, ignore_errors=True)
         if not keep_checkpoints:
             _remove_checkpoints(folder)
             return
+    elif run_id is not None and not keep_checkpoints:
+        _remove_checkpoints(folder)
     _write(folder, Owner(run_id, ending.status, ending.reason, _listing(workdir)))
 
 

@@ -350,7 +350,12 @@ def test_another_run_in_the_folder_does_not_cost_the_one_that_was_cut_off(
     assert _timeless(result.history) == _timeless(whole.history)
     # What a whole run left gives way to the next one in its folder.
     again, _ = trained(*TINY, "trainer.epochs=1", "seed=4", folder=folder)
-    assert {path.name for path in folder.iterdir()} == {"checkpoints", aside.name}
+    assert {path.name for path in folder.iterdir()} == {
+        "checkpoints",
+        aside.name,
+        "run.jsonl",
+        "run.sent",
+    }
     assert job_folder.owner(folder / "checkpoints").run_id == again.run_id
 
 

@@ -40,7 +40,7 @@ from gluonexp.tracking import lease, open_store
 from gluonexp.tracking.recovery import stop
 from gluonexp.tracking.statuses import FAILED, FINISHED, KILLED, PRUNED
 from gluonexp.tracking.sweeps import argument_tags
-from gluonexp.tracking.tracker import MlflowTracker, Status
+from gluonexp.tracking.tracker import LogTracker, Status
 
 ROOT = Path(__file__).parents[2]
 TINY = [
@@ -593,9 +593,9 @@ def test_a_pruned_run_is_closed_before_its_checkpoints_go(
     words = [f"sweep.trial.{key}={value}" for key, value in trial.items()]
     config = app.compose(*TINY, "trainer.epochs=3", "callbacks.checkpoint.keep=0", *words)
 
-    close, kept, stored = MlflowTracker.close, [], []
+    close, kept, stored = LogTracker.close, [], []
 
-    def closed(tracker: MlflowTracker, status: Status, error: BaseException | None = None) -> None:
+    def closed(tracker: LogTracker, status: Status, error: BaseException | None = None) -> None:
         kept.extend(path.parent.name for path in folder.glob("job/checkpoints/*/meta.json"))
         close(tracker, status, error)
 
@@ -605,7 +605,7 @@ def test_a_pruned_run_is_closed_before_its_checkpoints_go(
                 stored.append(open_store(None).get_run(text.split()[1]).info.status)
             return super().write(text)
 
-    monkeypatch.setattr(MlflowTracker, "close", closed)
+    monkeypatch.setattr(LogTracker, "close", closed)
     screen = Screen()
     result = experiment.run(config, folder / "job", (), Console(file=screen, width=100))
     said = screen.getvalue()

@@ -4,6 +4,8 @@ import json
 import shutil
 import sqlite3
 from contextlib import closing
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from click.testing import CliRunner
@@ -30,8 +32,9 @@ def store_in(folder):
 def record(uri, text, run_id=None, **tags):
     """Make a run with one file in it, or write the file into a run that is there."""
     settings = TrackingConfig(backend="mlflow", uri=uri, experiment="kept", run_id=run_id)
-    with tracking.tracked_run(settings, tags) as tracker:
-        tracker.client.log_text(tracker.run_id, text, "note.txt")
+    with tracking.tracked_run(settings, tags) as tracker, TemporaryDirectory() as folder:
+        Path(folder, "note.txt").write_text(text)
+        tracker.log_artifacts(Path(folder))
     return tracker.run_id
 
 

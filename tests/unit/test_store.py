@@ -131,21 +131,17 @@ def test_processes_that_start_together_share_one_store(tmp_path: Path) -> None:
     script = """
         import multiprocessing, sys
         import mlflow.store.tracking.sqlalchemy_store  # before the fork: once instead of 6 times
-        from gluonexp.tracking import ensure_experiment, open_store
-        from gluonexp.tracking.tracker import MlflowTracker
+        from gluonexp.config.schema import TrackingConfig
+        from gluonexp.tracking import tracked_run
 
         uri = sys.argv[1]
 
         def work(barrier, results):
             barrier.wait()
-            client = open_store(uri)
-            experiment_id = ensure_experiment(client, "together", uri)
-            run_id = client.create_run(experiment_id).info.run_id
-            tracker = MlflowTracker(client, run_id)
-            for step in range(5):
-                tracker.log_metrics({"loss": step}, step)
-            tracker.close("FINISHED")
-            results.put((experiment_id, run_id))
+            with tracked_run(TrackingConfig(uri=uri, experiment="together")) as tracker:
+                for step in range(5):
+                    tracker.log_metrics({"loss": step}, step)
+            results.put((tracker.experiment_id, tracker.run_id))
 
         fork = multiprocessing.get_context("fork")
         barrier, results = fork.Barrier(6), fork.Queue()

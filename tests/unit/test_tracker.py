@@ -4,9 +4,11 @@ import json
 import math
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,10 @@ from gluonexp.base.errors import GluonexpError
 from gluonexp.config.schema import ObjectiveConfig, TrackingConfig
 from gluonexp.tracking import Tracker, UsedData, ensure_experiment, open_store, tracked_run
 from gluonexp.tracking.lifecycle import Interrupted, _Signals
-from gluonexp.tracking.tracker import MlflowTracker
+from gluonexp.tracking.log import NAME, Log, records
+from gluonexp.tracking.replay import Replay, replay
+from gluonexp.tracking.sender import Sender
+from gluonexp.tracking.tracker import LogTracker
 from gluonexp.tracking.values import MAX_KEY, MAX_PARAM, flatten, number, sanitised
 
 
@@ -44,9 +49,30 @@ def run_id(client: MlflowClient, uri: str) -> str:
     return str(client.create_run(ensure_experiment(client, "unit", uri)).info.run_id)
 
 
+def recording(client: MlflowClient, run_id: str, folder: Path) -> LogTracker:
+    """Return a tracker of a run; it has sent all it took once it was left or closed."""
+    log = Log(folder / NAME)
+    run = client.get_run(run_id)
+    return LogTracker(
+        log,
+        run_id,
+        uri=client.tracking_uri,
+        experiment_id=run.info.experiment_id,
+        params=run.data.params,
+        replay=lambda: Replay(log.file, client, run_id),
+    )
+
+
 @pytest.fixture
-def tracker(client: MlflowClient, run_id: str) -> MlflowTracker:
-    return MlflowTracker(client, run_id)
+def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("job")
+
+
+@pytest.fixture
+def tracker(client: MlflowClient, run_id: str, job: Path) -> Iterator[LogTracker]:
+    tracker = recording(client, run_id, job)
+    yield tracker
+    tracker.leave()
 
 
 @pytest.fixture(params=["mlflow", "none"])
@@ -54,8 +80,14 @@ def any_tracker(request: pytest.FixtureRequest) -> Tracker:
     return Tracker() if request.param == "none" else request.getfixturevalue("tracker")
 
 
-def start(uri: str, backend: str = "mlflow", tags: Any = None, **settings: Any) -> Any:
-    return tracked_run(TrackingConfig(backend, uri, "lifecycle", **settings), tags)
+def start(
+    uri: str,
+    backend: str = "mlflow",
+    tags: Any = None,
+    folder: Path | None = None,
+    **settings: Any,
+) -> Any:
+    return tracked_run(TrackingConfig(backend, uri, "lifecycle", **settings), tags, folder)
 
 
 def only_run(client: MlflowClient, run_id: str | None) -> Run:
@@ -86,19 +118,20 @@ def test_a_tracker_takes_what_a_run_has(any_tracker: Tracker, tmp_path: Path) ->
     any_tracker.log_artifacts(tmp_path)
     any_tracker.log_artifacts(tmp_path, "config")
     Model().save(str(tmp_path / "MLmodel"))
-    model = any_tracker.log_model(tmp_path, step=0)
-    assert (model is None) == (any_tracker.run_id is None)
-    goal = ObjectiveConfig("n", "max")
-    registered = any_tracker.register("digits", str(model), 3.0, goal)
-    assert (registered is None) == (any_tracker.run_id is None)
-    if registered is not None:
-        assert registered.champion
+    any_tracker.log_model(tmp_path, step=0)
+    any_tracker.register("digits", 3.0, ObjectiveConfig("n", "max"))
     any_tracker.flush()
     assert any_tracker.status == "RUNNING"
     any_tracker.close("FINISHED")
     any_tracker.close("FAILED", ValueError("too late"))
     assert any_tracker.status == "FINISHED"
     assert any_tracker.link is None
+    assert any_tracker.unsent() is None
+    assert any_tracker.sent == (any_tracker.run_id is not None)
+    registered = any_tracker.registered
+    assert (registered is None) == (any_tracker.run_id is None)
+    if registered is not None:
+        assert registered.champion
 
 
 @pytest.mark.parametrize("backend", ["mlflow", "none"])
@@ -238,13 +271,15 @@ def test_flatten_gives_texts_and_is_idempotent(config: dict[str, Any]) -> None:
 
 
 def test_params_are_written_once_and_drift_is_a_tag(
-    tracker: MlflowTracker, client: MlflowClient, run_id: str
+    tracker: LogTracker, client: MlflowClient, run_id: str, tmp_path: Path
 ) -> None:
     many = {f"layer{index}": index for index in range(250)}  # MLflow takes 100 at a time
     tracker.log_params({"optim": {"lr": 0.1}, **many})
     tracker.log_params({"optim": {"lr": 0.2}, "new@key": None})
-    again = MlflowTracker(client, run_id)  # a resumed run knows what it recorded
+    tracker.leave()
+    again = recording(client, run_id, tmp_path)  # a resumed run knows what it recorded
     again.log_params({"layer0": "changed", "layer1": 1, "optim.lr": 0.1})
+    again.leave()
     data = client.get_run(run_id).data
     expected = {key: str(value) for key, value in many.items()}
     assert data.params == {"optim.lr": "0.1", "new_key": "null", **expected}
@@ -255,45 +290,41 @@ def test_params_are_written_once_and_drift_is_a_tag(
     }
 
 
-def test_keys_that_become_one_do_not_crash(tracker: MlflowTracker, client: MlflowClient) -> None:
+def test_keys_that_become_one_do_not_crash(tracker: LogTracker, client: MlflowClient) -> None:
     tracker.log_params({"a@b": 1, "a#b": 2})
+    tracker.leave()
     data = client.get_run(tracker.run_id).data
     assert data.params == {"a_b": "1"}
     assert data.tags["param_drift.a_b"] == "1 -> 2"
 
 
-def test_metrics_are_buffered_until_there_are_enough(
-    tracker: MlflowTracker, client: MlflowClient, run_id: str
+def test_metrics_are_sent_once_there_are_enough(
+    tracker: LogTracker, client: MlflowClient, run_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tracker.flush_count = 5
-    tracker.log_metrics({"a": 1, "b": 2}, step=0)
-    tracker.log_metrics({"a": 3, "b": 4}, step=1)
-    assert client.get_run(run_id).data.metrics == {}
-    tracker.log_metrics({"a": np.float32(0.5)}, step=2)
-    assert client.get_run(run_id).data.metrics == {"a": 0.5, "b": 4.0}
+    woken: list[bool] = []
+    with monkeypatch.context() as patched:
+        patched.setattr(Sender, "wake", lambda sender: woken.append(True))
+        tracker.flush_count = 5
+        tracker.log_metrics({"a": 1, "b": 2}, step=0)
+        tracker.log_metrics({"a": 3, "b": 4}, step=1)
+        assert not woken
+        tracker.log_metrics({"a": np.float32(0.5)}, step=2)
+        assert len(woken) == 1
+        tracker.log_metrics({"b": 6}, step=3)
+        assert len(woken) == 1
+    tracker.leave()
+    assert client.get_run(run_id).data.metrics == {"a": 0.5, "b": 6.0}
     history = client.get_metric_history(run_id, "a")
     assert [(point.step, point.value) for point in history] == [(0, 1.0), (1, 3.0), (2, 0.5)]
-    tracker.log_metrics({"b": 6}, step=3)
-    assert client.get_run(run_id).data.metrics["b"] == 4.0
-    tracker.flush()
-    assert client.get_run(run_id).data.metrics["b"] == 6.0
-
-
-def test_metrics_do_not_wait_for_long(
-    tracker: MlflowTracker, client: MlflowClient, run_id: str
-) -> None:
-    tracker.flush_s = 0.0
-    tracker.log_metrics({"a": 1}, step=0)
-    assert client.get_run(run_id).data.metrics == {"a": 1.0}
 
 
 def test_the_first_number_that_is_not_finite_is_told(
-    tracker: MlflowTracker, client: MlflowClient
+    tracker: LogTracker, client: MlflowClient
 ) -> None:
     tracker.log_metrics({"loss": 1.0, "acc@1": 0.5}, step=0)
     tracker.log_metrics({"loss": -math.inf, "acc@1": 0.6}, step=1)
     tracker.log_metrics({"loss": 2.0, "acc@1": math.nan}, step=2)
-    tracker.flush()
+    tracker.leave()
     tags = client.get_run(tracker.run_id).data.tags
     assert (tags["diverged"], tags["diverged.first"]) == ("true", "loss at step 1")
     values = [point.value for point in client.get_metric_history(tracker.run_id, "loss")]
@@ -301,9 +332,7 @@ def test_the_first_number_that_is_not_finite_is_told(
     assert math.isnan(values[1])
 
 
-def test_a_data_set_is_an_input_with_our_digest(
-    tracker: MlflowTracker, client: MlflowClient
-) -> None:
+def test_a_data_set_is_an_input_with_our_digest(tracker: LogTracker, client: MlflowClient) -> None:
     for context, source in (("training", "https://host/train.gz"), ("test", "/data/test")):
         data = UsedData(
             name=f"fashion_mnist {context}",
@@ -315,6 +344,7 @@ def test_a_data_set_is_an_input_with_our_digest(
             classes=["shirt", "bag"],
         )
         tracker.log_dataset(data)
+    tracker.leave()
     inputs = client.get_run(tracker.run_id).inputs.dataset_inputs
     found = {entry.dataset.name: entry for entry in inputs}
     entry = found["fashion_mnist training"]
@@ -334,46 +364,57 @@ def test_a_data_set_is_an_input_with_our_digest(
 
 
 def test_runs_that_begin_at_once_record_the_same_data_set(
-    tracker: MlflowTracker, client: MlflowClient
+    client: MlflowClient, run_id: str, tmp_path: Path
 ) -> None:
     data = UsedData("raced", "0" * 36, "training", "/data", 1, (1, 1, 1), ["one"])
-    faster = MlflowTracker(client, client.create_run(tracker.experiment_id).info.run_id)
+    experiment_id = client.get_run(run_id).info.experiment_id
+    faster_id = client.create_run(experiment_id).info.run_id
+    log = Log(tmp_path / NAME)
+    log.append("dataset", **asdict(data))
+    log.close()
     added: list[str] = []
 
-    def overtake(*arguments: Any) -> None:  # between the look of `tracker` and its attempt to add
+    def overtake(*arguments: Any) -> None:  # between the look of one and its attempt to add
         if arguments[2].startswith("INSERT INTO datasets"):
             added.append("one")
             if len(added) == 1:
-                faster.log_dataset(data)
+                replay(log.file, client, faster_id)
 
     event.listen(Engine, "before_cursor_execute", overtake)
     try:
-        tracker.log_dataset(data)
+        replay(log.file, client, run_id)
     finally:
         event.remove(Engine, "before_cursor_execute", overtake)
     assert added == ["one", "one"]
-    for run_id in (tracker.run_id, faster.run_id):
-        (entry,) = client.get_run(run_id).inputs.dataset_inputs
+    for one in (run_id, faster_id):
+        (entry,) = client.get_run(one).inputs.dataset_inputs
         assert (entry.dataset.name, entry.dataset.digest) == ("raced", "0" * 36)
 
 
-def test_a_data_set_that_is_refused_is_told(tracker: MlflowTracker, client: MlflowClient) -> None:
+def test_what_a_deleted_run_does_not_take_is_told(
+    tracker: LogTracker, client: MlflowClient, job: Path
+) -> None:
     client.delete_run(tracker.run_id)
-    with pytest.raises(GluonexpError, match=r"data set x cannot be recorded: .*state is deleted"):
-        tracker.log_dataset(UsedData("x", "0", "test", "/", 1, (1,), []))
+    tracker.log_dataset(UsedData("x", "0", "test", "/", 1, (1, 1, 1), []))
+    tracker.close("FINISHED")
+    told = tracker.unsent()
+    assert told is not None
+    assert "data set x cannot be recorded: " in told and "state is deleted" in told
+    assert f"all of it lies in {job}; `gluonexp push {tracker.run_id}` sends it" in told
 
 
-def test_files_are_kept(tracker: MlflowTracker, client: MlflowClient, tmp_path: Path) -> None:
+def test_files_are_kept(tracker: LogTracker, client: MlflowClient, tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "a.txt").write_text("a")
     tracker.log_artifacts(tmp_path)
     tracker.log_artifacts(tmp_path / "sub", "plots")
+    with pytest.raises(GluonexpError, match="missing is no folder"):
+        tracker.log_artifacts(tmp_path / "missing")
+    tracker.leave()
     assert {item.path for item in client.list_artifacts(tracker.run_id)} == {"sub", "plots"}
     assert [item.path for item in client.list_artifacts(tracker.run_id, "plots")] == [
         "plots/a.txt"
     ]
-    with pytest.raises(GluonexpError, match="missing is no folder"):
-        tracker.log_artifacts(tmp_path / "missing")
 
 
 def test_a_run_says_who_and_where(uri: str, client: MlflowClient) -> None:
@@ -409,7 +450,7 @@ class Flaky:
     """A client whose store can be cut off; everything else is the real client's."""
 
     def __init__(self, client: MlflowClient) -> None:
-        self.client, self.cut, self.attempts = client, False, 0
+        self.client, self.cut, self.refused = client, False, threading.Event()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.client, name)
@@ -417,39 +458,137 @@ class Flaky:
     def log_batch(self, *arguments: Any, **options: Any) -> None:
         from mlflow.exceptions import MlflowException
 
-        self.attempts += 1
         if self.cut:
+            self.refused.set()
             raise MlflowException("connection refused")
         self.client.log_batch(*arguments, **options)
 
 
 def test_training_goes_on_during_an_outage(
-    client: MlflowClient, run_id: str, caplog: pytest.LogCaptureFixture
+    client: MlflowClient, run_id: str, job: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     flaky = Flaky(client)
-    tracker = MlflowTracker(flaky, run_id)  # type: ignore[arg-type]
-    tracker.flush_count = 2
     flaky.cut = True
+    tracker = recording(flaky, run_id, job)  # type: ignore[arg-type]
+    tracker.flush_count = 2
     for step in range(10):
         tracker.log_metrics({"loss": step}, step)
-    assert flaky.attempts == 1  # not at every step
+        if step == 4:
+            assert flaky.refused.wait(60)
     tracker.flush()
-    assert [record.levelname for record in caplog.records] == ["WARNING"]
-    assert "connection refused" in caplog.text
     flaky.cut = False
-    tracker.flush()
+    tracker.close("FINISHED")
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "connection refused; training continues" in caplog.text
+    assert tracker.unsent() is None
     history = client.get_metric_history(run_id, "loss")
     assert [point.step for point in history] == list(range(10))
+    assert client.get_run(run_id).info.status == "FINISHED"
 
 
-def test_what_could_not_be_written_is_told_at_the_end(client: MlflowClient, run_id: str) -> None:
+def test_what_was_not_sent_is_told_at_the_end_and_can_be(
+    client: MlflowClient, run_id: str, job: Path
+) -> None:
     flaky = Flaky(client)
-    tracker = MlflowTracker(flaky, run_id)  # type: ignore[arg-type]
-    tracker.log_metrics({"loss": 1}, 0)
     flaky.cut = True
-    with pytest.raises(GluonexpError, match=f"metrics of run {run_id} cannot be written"):
-        tracker.close("FINISHED")
-    assert client.get_run(run_id).info.status == "FINISHED"  # what could be done was
+    tracker = recording(flaky, run_id, job)  # type: ignore[arg-type]
+    tracker.log_metrics({"loss": 1}, 0)
+    tracker.close("FINISHED")
+    assert (tracker.status, tracker.sent) == ("FINISHED", False)
+    told = tracker.unsent()
+    assert told is not None
+    assert told.startswith(f"run {run_id}: 2 of 2 records are not in {client.tracking_uri} (metri")
+    assert told.endswith(f"all of it lies in {job}; `gluonexp push {run_id}` sends it")
+    assert client.get_run(run_id).info.status == "RUNNING"
+    assert replay(job / NAME, client, run_id) == 2
+    assert client.get_run(run_id).data.metrics == {"loss": 1.0}
+    assert client.get_run(run_id).info.status == "FINISHED"
+
+
+def test_a_store_that_hangs_holds_nobody_up(
+    client: MlflowClient, run_id: str, job: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released = threading.Event()
+
+    class Hanging(Flaky):
+        def log_batch(self, *arguments: Any, **options: Any) -> None:
+            released.wait(60)
+
+    monkeypatch.setattr("gluonexp.tracking.tracker._PATIENCE_S", 0.1)
+    tracker = recording(Hanging(client), run_id, job)  # type: ignore[arg-type]
+    tracker.log_metrics({"loss": 1}, 0)
+    tracker.flush()
+    tracker.close("FINISHED")
+    assert "the store does not answer" in str(tracker.unsent())
+    assert [record["kind"] for record in records(job / NAME)] == ["metrics", "status"]
+    released.set()
+
+
+def test_an_offline_run_is_a_log(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = TrackingConfig("offline", "sqlite:////no/such/store.db", "e", "mine")
+    with tracked_run(settings, {"device": "cpu"}, job) as tracker:
+        tracker.log_metrics({"loss": 1.0}, 0)
+        tracker.register("digits", 0.5, ObjectiveConfig("val/acc", "max"))
+    assert (tracker.status, tracker.sent, tracker.link) == ("FINISHED", False, None)
+    first, *others = records(job / NAME)
+    assert (first["kind"], first["run"], first["store"]) == ("open", tracker.run_id, None)
+    assert (first["experiment"], first["name"]) == ("e", "mine")
+    assert first["tags"]["device"] == "cpu"
+    assert [record["kind"] for record in others] == ["metrics", "register", "status"]
+    assert capsys.readouterr().err == (
+        f"gluonexp: run {tracker.run_id} is offline: all of it lies in {job}; `gluonexp push "
+        f"{tracker.run_id}` sends it, and registers its model as digits\n"
+    )
+
+
+def test_a_run_whose_store_is_down_goes_on_offline(
+    job: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        settings = TrackingConfig(uri=f"http://127.0.0.1:{held.getsockname()[1]}")
+        with tracked_run(settings, folder=job) as tracker:
+            pass
+        assert (tracker.status, tracker.experiment_id, tracker.sent) == ("FINISHED", None, False)
+        assert "the run goes on offline" in caplog.text
+        with pytest.raises(GluonexpError, match="cannot be opened"), tracked_run(settings):
+            pass
+
+
+def test_a_log_that_is_not_sent_makes_room_for_another(
+    uri: str, job: Path, client: MlflowClient
+) -> None:
+    with tracked_run(TrackingConfig("offline"), folder=job) as first:
+        (job / "artifacts").mkdir()
+        (job / "artifacts" / "a.txt").write_text("a")
+        first.log_artifacts(job / "artifacts")
+    for _ in range(2):
+        with start(uri, folder=job) as second:
+            second.log_metrics({"loss": 1.0}, 0)
+        assert second.sent
+        (aside,) = job.glob("run-*")
+        assert aside.name == f"run-{str(first.run_id)[:8]}"
+        assert sorted(path.name for path in job.iterdir()) == [aside.name, NAME, "run.sent"]
+    experiment_id = client.get_run(second.run_id).info.experiment_id
+    late = client.create_run(experiment_id).info.run_id
+    replay(aside / NAME, client, late)
+    assert [item.path for item in client.list_artifacts(late)] == ["a.txt"]
+
+
+def test_a_run_that_is_resumed_goes_on_in_its_log(
+    uri: str, client: MlflowClient, job: Path
+) -> None:
+    with pytest.raises(KeyboardInterrupt), start(uri, folder=job) as first:
+        first.log_params({"lr": 1})
+        raise KeyboardInterrupt
+    with start(uri, folder=job, run_id=first.run_id) as second:
+        second.log_params({"lr": 2})
+    assert second.run_id == first.run_id
+    kinds = [record["kind"] for record in records(job / NAME)]
+    assert kinds == ["open", "params", "status", "open", "tags", "status"]
+    run = only_run(client, first.run_id)
+    assert (run.info.status, run.data.tags["param_drift.lr"]) == ("FINISHED", "1 -> 2")
 
 
 def test_names_that_are_no_utf8_are_recorded_escaped(uri: str, client: MlflowClient) -> None:
@@ -467,26 +606,28 @@ def test_names_that_are_no_utf8_are_recorded_escaped(uri: str, client: MlflowCli
         ensure_experiment(client, name, uri)
 
 
-def test_a_lost_store_does_not_hide_why_the_run_failed(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("error", [ValueError("the real reason"), None])
+def test_a_lost_store_changes_nothing_of_how_a_run_ends(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], error: Exception | None
 ) -> None:
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
-    with pytest.raises(ValueError, match="the real reason"), start(uri) as tracker:
-        tracker.log_metrics({"loss": 1.0}, 0)
-        (tmp_path / "mlflow.db").write_bytes(b"")
-        raise ValueError("the real reason")
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"gluonexp: metrics of run {tracker.run_id} cannot be written")
-    assert tracker.status == "RUNNING"
-
-
-def test_a_lost_store_is_an_error_after_a_good_end(tmp_path: Path) -> None:
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
-    with pytest.raises(GluonexpError, match="cannot be marked FINISHED"), start(uri):
-        (tmp_path / "mlflow.db").write_bytes(b"")
-    with start(uri) as tracker:  # the store is made anew, and the old connections are not used
+    uri, raised = f"sqlite:///{tmp_path}/mlflow.db", None
+    try:
+        with start(uri, folder=tmp_path / "job") as tracker:
+            tracker.log_metrics({"loss": 1.0}, 0)
+            (tmp_path / "mlflow.db").write_bytes(b"")
+            if error is not None:
+                raise error
+    except ValueError as caught:
+        raised = caught
+    assert raised is error
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith(f"gluonexp: run {tracker.run_id}: ")
+    assert f"`gluonexp push {tracker.run_id}` sends it" in line
+    *_, last = records(tmp_path / "job" / NAME)
+    assert (last["kind"], last["status"]) == ("status", "FINISHED" if error is None else "FAILED")
+    with start(uri) as again:  # the store is made anew, and the old connections are not used
         pass
-    assert only_run(open_store(uri), tracker.run_id).info.status == "FINISHED"
+    assert only_run(open_store(uri), again.run_id).info.status == "FINISHED"
 
 
 # --- signals, in this process (in real ones: tests/integration/test_interrupts.py) ---------------

@@ -21,10 +21,10 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from gluonexp.base import ranks, streams
-from gluonexp.base.errors import GluonexpError
+from gluonexp.base.errors import GluonexpError, debugging, sentence
 from gluonexp.base.imports import heavy_imports
 from gluonexp.base.processes import process_start
-from gluonexp.base.text import not_utf8, plain_console, tell
+from gluonexp.base.text import plain_console, tell
 from gluonexp.config import hydra_private, keys, schema
 from gluonexp.config.overrides import as_typed, by_key, text_of, typed
 
@@ -175,11 +175,11 @@ def main(composed: DictConfig) -> "float | Ending | None":
         return _job_of_sweep(composed, workdir, overrides)
     try:
         return _train(composed, workdir, overrides, started=process_start()).objective
-    except GluonexpError as error:
+    except Exception as error:
+        if (said := sentence(error)) is None:
+            raise
         # Hydra prints this class as one message.
-        raise CompactHydraException(f"{error}{_how_to_resume(workdir)}") from None
-    except UnicodeEncodeError as error:
-        raise CompactHydraException(not_utf8(error)) from None
+        raise CompactHydraException(f"{said}{_how_to_resume(workdir)}") from error
     except KeyboardInterrupt:
         print(f"interrupted{_how_to_resume(workdir)}", file=sys.stderr)
         sys.exit(130)  # as a shell reports SIGINT
@@ -200,7 +200,7 @@ def _job_of_sweep(composed: DictConfig, workdir: Path, overrides: list[str]) -> 
         except KeyboardInterrupt:
             raise SystemExit(130) from None  # ends the sweep too
         except Exception as error:
-            reason = str(error) if isinstance(error, GluonexpError) else _named(error)
+            reason = sentence(error) or _named(error)
             trace = traceback.format_exc()
             tell(console, trace)
             return Ending(FAILED, reason=reason, trace=trace)
@@ -257,6 +257,8 @@ def _how_to_resume(workdir: Path) -> str:
 def start(command: str = "python -m gluonexp.run") -> None:
     """Run what the command line says."""
     streams.show_all()
+    if debugging():
+        os.environ["HYDRA_FULL_ERROR"] = "1"
     arguments = sys.argv[1:]
     if {"--help", "-h"} & set(arguments) and not ranks.world().rank:
         print(help_text(command, arguments), end="")

@@ -10,9 +10,7 @@ import click
 
 from gluonexp import __version__
 from gluonexp.base import streams
-from gluonexp.base.errors import GluonexpError
-from gluonexp.base.files import obstacle
-from gluonexp.base.text import not_utf8
+from gluonexp.base.errors import debugging, sentence
 from gluonexp.cli.cache import cache
 from gluonexp.cli.files import download, export
 from gluonexp.cli.models import evaluate, predict, verify
@@ -23,21 +21,18 @@ __all__ = ["compare", "main"]
 
 
 class _Group(click.Group):
-    """Shows a `GluonexpError` as one message, without a traceback."""
+    """Shows what the user can mend as one message, without a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
         streams.show_all()
         try:
             return super().invoke(ctx)
-        except GluonexpError as error:
-            raise click.ClickException(str(error)) from None
-        except OSError as error:
-            if error.filename is None:
+        except Exception as error:
+            if debugging() or isinstance(error, click.ClickException | click.exceptions.Exit):
                 raise
-            path = Path(str(error.filename))
-            raise click.ClickException(f"{path} cannot be used: {obstacle(path, error)}") from None
-        except UnicodeEncodeError as error:
-            raise click.ClickException(not_utf8(error)) from None
+            if (said := sentence(error)) is None:
+                raise
+            raise click.ClickException(said) from None
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})

@@ -15,6 +15,7 @@ from gluonexp.cli.cache import cache
 from gluonexp.cli.files import download, export
 from gluonexp.cli.models import evaluate, predict, verify
 from gluonexp.cli.options import URI, complete_overrides
+from gluonexp.cli.replay import replay
 from gluonexp.cli.runs import compare, runs, ui
 
 __all__ = ["compare", "main"]
@@ -48,6 +49,7 @@ def main() -> None:
     gluonexp predict last img.png            use what was exported
     gluonexp evaluate last                   how good is it, at which classes?
     gluonexp verify last                     is it still what was trained?
+    gluonexp replay last                     is it the same when it is trained again?
     gluonexp download last export --to .     copy its files here
     gluonexp cache list                      what is computed once, and kept
     gluonexp doctor                          is this machine ready?
@@ -92,5 +94,5 @@ def doctor(tracking_uri: str | None, relocate: bool) -> None:
     sys.exit(1 if any(check.ok is False for check in found) else 0)
 
 
-for command in (runs, compare, ui, predict, evaluate, verify, export, download, cache):
+for command in (*(runs, compare, replay, ui, predict, evaluate, verify, export, download, cache),):
     main.add_command(command)

@@ -17,6 +17,7 @@ from gluonexp.base.errors import GluonexpError
 from gluonexp.base.text import listed
 from gluonexp.training import checkpoint
 from gluonexp.training.engine import State
+from gluonexp.training.fingerprints import Fingerprints
 from gluonexp.training.loop import Callback, Fit, StopFit
 
 if TYPE_CHECKING:
@@ -223,6 +224,7 @@ class Checkpoint(Callback):
         self._better = Better(metric, mode)
         self.metric = metric
         self.keep = keep
+        self._fingerprints = Fingerprints()
 
     def fit_start(self, fit: Fit) -> None:
         """Take up the best value of the epochs already trained."""
@@ -241,6 +243,7 @@ class Checkpoint(Callback):
         best, last = folder / "best", folder / "last"
         is_best, state = self._is_best(fit.metrics), fit.engine.state()
         check_finite(state, fit)
+        self._fingerprints.write(fit.workdir, fit.epoch, state.values)
         # The best first: cut off between the two, training resumes from the epoch before and
         # finds the same best again.
         if is_best:

@@ -204,7 +204,7 @@ def read_pickle(content: bytes, name: str) -> tuple[NDArray[np.uint8], NDArray[n
     try:
         # The unpickler makes room for as many values as it is told to remember.
         for at, (opcode, argument, _) in enumerate(pickletools.genops(content)):
-            if opcode.name in _REMEMBERING and argument > at:
+            if opcode.name in _REMEMBERING and isinstance(argument, int) and argument > at:
                 raise ValueError("it remembers more values than it has")
         batch = _BatchUnpickler(io.BytesIO(content), encoding="bytes").load()
         # An array's state: version, shape, dtype, whether in Fortran order, the raw values.

@@ -1,5 +1,6 @@
 # make demo   a tracked run on real data, offline, in a fresh .venv
 # make test   linter, types and tests
+# make fuzz   10,000 damaged files for each of the parsers
 # make bench  against the tutorials' loops, PyTorch and Lightning; QUICK=1: in 5 minutes
 #
 # PYTHON=/path/to/python chooses the interpreter of .venv; without it, the first that runs and is
@@ -10,7 +11,7 @@ BIN := $(VENV)/bin
 WORKERS ?= 2
 SUPPORTED := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))
 
-.PHONY: demo test bench clean
+.PHONY: demo test fuzz bench clean
 
 demo: $(VENV)/.installed-cpu
 	$(BIN)/python -m gluonexp.run
@@ -20,6 +21,9 @@ test: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile --durations=10
+
+fuzz: $(VENV)/.installed-dev
+	$(BIN)/pytest -n $(WORKERS) -m fuzz --hypothesis-profile=fuzz --durations=0 --durations-min=1
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python experiments/throughput/bench.py $(if $(QUICK),--quick)

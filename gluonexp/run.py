@@ -21,11 +21,11 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from gluonexp.base import ranks, streams
-from gluonexp.base.errors import GluonexpError
+from gluonexp.base.errors import GluonexpError, debugging, sentence
 from gluonexp.base.imports import heavy_imports
 from gluonexp.base.processes import process_start
 from gluonexp.base.secrets import HIDDEN, hide
-from gluonexp.base.text import in_shell, not_utf8, plain_console, tell
+from gluonexp.base.text import in_shell, plain_console, tell
 from gluonexp.config import hydra_private, keys, schema
 from gluonexp.config.overrides import as_typed, by_key, text_of, typed
 
@@ -178,14 +178,15 @@ def main(composed: DictConfig) -> "float | Ending | None":
     if not OmegaConf.is_missing(job.job, "num") and job.sweeper._target_.startswith(SWEEPERS):
         return _job_of_sweep(composed, workdir, overrides)
     try:
+    try:
         config = _asked_for(composed, overrides)
         workdir = _home(config, workdir)
         return _train(config, workdir, overrides, started=process_start()).objective
-    except GluonexpError as error:
+    except Exception as error:
+        if (said := sentence(error)) is None:
+            raise
         # Hydra prints this class as one message.
-        raise CompactHydraException(f"{error}{_how_to_resume(workdir, overrides)}") from None
-    except UnicodeEncodeError as error:
-        raise CompactHydraException(not_utf8(error)) from None
+        raise CompactHydraException(f"{said}{_how_to_resume(workdir, overrides)}") from error
     except KeyboardInterrupt:
         print(f"interrupted{_how_to_resume(workdir, overrides)}", file=sys.stderr)
         sys.exit(130)  # as a shell reports SIGINT
@@ -211,7 +212,7 @@ def _job_of_sweep(composed: DictConfig, workdir: Path, overrides: list[str]) -> 
                 raise
             return Ending(KILLED, reason=str(getattr(ended, "reason", "")))
         except Exception as error:
-            reason = str(error) if isinstance(error, GluonexpError) else _named(error)
+            reason = sentence(error) or _named(error)
             trace = traceback.format_exc()
             tell(console, hide(trace))
             return Ending(FAILED, reason=reason, trace=trace)
@@ -291,6 +292,8 @@ def _how_to_resume(workdir: Path, overrides: Sequence[str]) -> str:
 def start(command: str = "python -m gluonexp.run") -> None:
     """Run what the command line says."""
     streams.show_all()
+    if debugging():
+        os.environ["HYDRA_FULL_ERROR"] = "1"
     arguments = sys.argv[1:]
     if {"--help", "-h"} & set(arguments) and not ranks.world().rank:
         print(help_text(command, arguments), end="")

@@ -17,27 +17,34 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
+import copy
 import gc
 import inspect
+import json
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
+from functools import partial
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gluonexp import run
 from gluonexp.base import files
+from gluonexp.base.errors import GluonexpError
+from gluonexp.base.text import COMMANDING
 from gluonexp.base.workers import Workers
 from gluonexp.config.schema import Config
 from gluonexp.tracking import internals
 
 # On a shared machine a slow example says nothing of the code. The examples are the same each
 # time, so that what fails is what the commit changed; with --hypothesis-profile=search pytest
-# looks further.
+# looks further. `make fuzz` damages files for each parser by the last profile.
 settings.register_profile("gluonexp", deadline=None, derandomize=True)
 settings.register_profile("search", deadline=None, derandomize=False, max_examples=2000)
+settings.register_profile("fuzz", deadline=None, derandomize=False, max_examples=10_000)
 settings.load_profile("gluonexp")
 
 
@@ -159,3 +166,99 @@ def one_picture() -> Iterator[None]:
             once = _DRAWN_ONCE.setdefault(kind, _drawn_once(getattr(plots, kind)))
             patch.setattr(plots, kind, once)
         yield
+
+
+_TELLING = [b"\0" * 8, b"\xff" * 8, b"\xff\xff\xff\x7f", b"\0" * 7 + b"\x40", b"\x1b[2J", b"\n"]
+_KINDS = ["set", "flip", "insert", "remove", "repeat", "cut"]
+
+
+def _damage(content: bytes, edits: list[tuple[str, int, int, bytes]]) -> bytes:
+    for kind, first, second, piece in edits:
+        start, end = sorted(place % (len(content) + 1) for place in (first, second))
+        before, after = content[:start], content[start:]
+        if kind == "set":
+            content = before + piece + after[len(piece) :]
+        elif kind == "flip":
+            flipped = bytes([after[0] ^ 1 << second % 8]) if after else b""
+            content = before + flipped + after[1:]
+        elif kind == "insert":
+            content = before + piece + after
+        elif kind == "remove":
+            content = before + content[min(end, start + 16) :]
+        elif kind == "repeat":
+            content = before + content[start : start + 16] + after
+        else:
+            content = before
+    return content
+
+
+def _change(text: str, edits: list[tuple[str, int, Any]]) -> bytes:
+    """Replace, remove or repeat parts of JSON, wherever they are in it."""
+    whole = [json.loads(text)]
+    for kind, number, value in edits:
+        places: list[tuple[Any, Any]] = []
+        waiting: list[Any] = [whole]
+        for node in waiting:
+            keys = list(node) if isinstance(node, dict) else range(len(node))
+            places += [(node, key) for key in keys]
+            waiting += [node[key] for key in keys if isinstance(node[key], dict | list)]
+        node, key = places[number % len(places)]
+        if node is whole or kind == "replace":
+            node[key] = value
+        elif kind == "remove":
+            del node[key]
+        elif isinstance(node, list):
+            node.insert(key, copy.deepcopy(node[key]))
+        else:
+            node[str(value)] = copy.deepcopy(node[key])
+    return json.dumps(whole[0]).encode()
+
+
+class Fuzz:
+    """Reads damaged files: each is read, or refused in one sentence that names it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def damaged(self, content: bytes) -> st.SearchStrategy[bytes]:
+        """Change some bytes of a file."""
+        place, piece = st.integers(0, 1 << 16), st.binary(min_size=1, max_size=8)
+        edit = st.tuples(st.sampled_from(_KINDS), place, place, piece | st.sampled_from(_TELLING))
+        return st.lists(edit, min_size=1, max_size=4).map(partial(_damage, content))
+
+    def changed(self, text: str) -> st.SearchStrategy[bytes]:
+        """Change some values of a file of JSON, or some of its bytes."""
+        plain = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
+        plain |= st.sampled_from([10**400, 2**63, -1, 0, 1.0, "", "\x1b[2J", "\ud800", "../x"])
+        value = st.recursive(
+            plain, lambda v: st.lists(v) | st.dictionaries(st.text(max_size=3), v), max_leaves=4
+        )
+        kinds = st.sampled_from(["replace", "replace", "remove", "repeat"])
+        edits = st.lists(st.tuples(kinds, st.integers(0, 1 << 16), value), min_size=1, max_size=4)
+        return edits.map(partial(_change, text)) | self.damaged(text.encode())
+
+    def __call__(
+        self, read: Callable[[Path], object], contents: st.SearchStrategy[bytes], name: str
+    ) -> None:
+        """Read file `name` with each of `contents`."""
+        path = self.folder / name
+        looked_for = settings.default.max_examples  # by the profile
+        examples = looked_for if looked_for > 1000 else 25
+
+        @settings(max_examples=examples)
+        @given(contents)
+        def each(content: bytes) -> None:
+            path.write_bytes(content)
+            try:
+                read(path)
+            except GluonexpError as error:
+                assert name in str(error)
+                assert not COMMANDING.search(str(error))
+
+        each()
+
+
+@pytest.fixture
+def fuzz(tmp_path: Path) -> Fuzz:
+    """Give what reads damaged files, in a new folder."""
+    return Fuzz(tmp_path)

@@ -1,12 +1,69 @@
 """The one exception class whose message is meant for users; what other libraries' ones say."""
 
+import errno
+import os
+import re
+from pathlib import Path
+from typing import Final
+
+from gluonexp.base.files import obstacle
+from gluonexp.base.text import escaped, not_utf8
+
+# As the system, NumPy, MXNet, PyTorch, safetensors, SQLite and Pillow say it.
+_NO_MEMORY: Final = re.compile(
+    r"out of memory|bad_alloc|(unable|failed|can(no|')t|cannot) (to )?allocate", re.IGNORECASE
+)
+_NO_ROOM: Final = re.compile(
+    r"no space left|disk is full|quota exceeded|file too large|FileStream\.Write incomplete",
+    re.IGNORECASE,
+)
+_FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
 
 class GluonexpError(Exception):
-    """Something the user can mend; the message names key or file and the remedy."""
+    """Something the user can mend; the message names key or file and the remedy.
+
+    What it quotes may come from anybody's file: characters that command a terminal are escaped.
+    """
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(escaped(str(message)))
 
 
-def reason(error: Exception) -> str:
+def reason(error: BaseException) -> str:
     """Return the line of a library's exception that says what is wrong."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     said = lines[-1].rpartition("Check failed: ")[2]
     return said.rpartition(" : ")[2].strip() or said.strip()
+
+
+def debugging() -> bool:
+    """Whether tracebacks are wanted instead of sentences (``GLUONEXP_DEBUG=1``)."""
+    return os.environ.get("GLUONEXP_DEBUG", "0") not in ("", "0")
+
+
+def sentence(error: BaseException) -> str | None:
+    """Say in one sentence what the user can mend; None of an error that tells of a mistake here.
+
+    That is a `GluonexpError`, no memory, no room on the disk, and what keeps a file from being
+    used, whichever library raised it.
+    """
+    if isinstance(error, GluonexpError):
+        return str(error)
+    if isinstance(error, UnicodeEncodeError):
+        return not_utf8(error)
+    said = escaped(reason(error))
+    if isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error))
+    ):
+        return (
+            f"memory ran out ({said}): lower trainer.batch_size or dataset.resize, or stop what "
+            "else runs here"
+        )
+    path = error.filename if isinstance(error, OSError) else None
+    where = "a file" if path is None else escaped(str(path))
+    if (isinstance(error, OSError) and error.errno in _FULL) or _NO_ROOM.search(str(error)):
+        return f"{where} cannot be written, the disk is full ({said}): make room there"
+    if isinstance(error, OSError) and path is not None:
+        return f"{where} cannot be used: {obstacle(Path(str(path)), error)}"
+    return None

@@ -14,7 +14,7 @@ import gluonexp
 from gluonexp.base import mx as door
 from gluonexp.base.imports import installed
 from gluonexp.base.secrets import hidden_diff, hidden_words
-from gluonexp.base.source import code_digest
+from gluonexp.base.source import digest_of, file_digests
 
 # The packages whose version can change a result.
 PACKAGES = (
@@ -50,6 +50,8 @@ class Provenance:
         The command line, secrets hidden.
     code
         The digest of the source that computes, see `code_digest`.
+    sources
+        The first 12 digits of that of each of its files.
     """
 
     git_commit: str | None
@@ -66,6 +68,7 @@ class Provenance:
     versions: dict[str, str]
     command: str
     code: str
+    sources: dict[str, str]
 
 
 def provenance(packages: Sequence[str] = ()) -> Provenance:
@@ -73,7 +76,7 @@ def provenance(packages: Sequence[str] = ()) -> Provenance:
 
     `packages` besides gluonexp belong to the code.
     """
-    repository = _repository()
+    repository, sources = _repository(), file_digests(packages)
     status = _git(repository, "status", "--porcelain", "-z", "--", ":(exclude,top)mlruns")
     diff = _git(repository, "diff", "HEAD", "--no-ext-diff", "--no-color")
     untracked = [entry[3:] for entry in (status or "").split("\0") if entry.startswith("??")]
@@ -91,7 +94,8 @@ def provenance(packages: Sequence[str] = ()) -> Provenance:
         omp_threads=omp_threads(),
         versions={"gluonexp": gluonexp.__version__} | installed(*PACKAGES),
         command=shlex.join(hidden_words(sys.orig_argv)),
-        code=code_digest(packages),
+        code=digest_of(sources),
+        sources={name: digest[:12] for name, digest in sources.items()},
     )
 
 

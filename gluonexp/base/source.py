@@ -7,7 +7,7 @@ import hashlib
 import importlib.util
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,27 +21,42 @@ KEPT = 4096  # digests; a cache that has grown beyond is begun anew
 def code_digest(packages: Sequence[str] = ()) -> str:
     """Return a digest of the code a result depends on, 16 hex digits.
 
-    It covers the source of gluonexp and of `packages`, as it lies on the disk, without comments,
-    docstrings and layout, and MXNet's version. Unlike a commit, it is there without git.
+    It covers the source of gluonexp and of `packages`, as `file_digests` does, and MXNet's
+    version. Unlike a commit, it is there without git.
+    """
+    return digest_of(file_digests(packages))
 
-    Parsing takes half a second: the user's cache keeps the digest of a file without its comments
-    by the digest of its bytes. Where the cache is damaged or cannot be written, files are parsed.
+
+def digest_of(files: Mapping[str, str]) -> str:
+    """Return the digest of code whose files have these digests."""
+    digest = hashlib.sha256(" ".join(door.installed_wheels().values()).encode())
+    for name, each in files.items():
+        digest.update(f"\0{name}\0{each}".encode())
+    return digest.hexdigest()[:16]
+
+
+def file_digests(packages: Sequence[str] = ()) -> dict[str, str]:
+    """Return the digest of each file of gluonexp and of `packages`, as it lies on the disk.
+
+    Comments, docstrings and layout do not count. Parsing takes half a second: the user's cache
+    keeps the digest of a file without its comments by the digest of its bytes. Where the cache is
+    damaged or cannot be written, files are parsed.
     """
     # By the version of Python, which parses.
     cache = user_cache() / f"source-digests-{sys.version_info.major}.{sys.version_info.minor}"
     known = _read(cache)
     new: dict[str, str] = {}
-    digest = hashlib.sha256(" ".join(door.installed_wheels().values()).encode())
+    found = {}
     for package in sorted({"gluonexp", *packages}):
         for name, path in _sources(package):
             source = path.read_bytes()
             raw = hashlib.sha256(source).hexdigest()
             if raw not in known:
                 known[raw] = new[raw] = hashlib.sha256(_bare(source)).hexdigest()
-            digest.update(f"\0{package}/{name}\0{known[raw]}".encode())
+            found[f"{package}/{name}"] = known[raw]
     if new:
         _write(cache, known if len(known) < KEPT else new)
-    return digest.hexdigest()[:16]
+    return found
 
 
 def _sources(package: str) -> Iterator[tuple[str, Path]]:

@@ -8,7 +8,7 @@ import re
 import shlex
 import sys
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from gluonexp.base.secrets import hide
 
@@ -107,11 +107,20 @@ def readable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def not_utf8(error: UnicodeEncodeError) -> str:
-    """Say which name could not be written for what it is; raise another error as it is."""
+# Control characters, ends of lines, what turns the direction of writing.
+COMMANDING: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+
+
+def escaped(text: str) -> str:
+    """Return a text in which nothing commands a terminal, but that its lines may end."""
+    return re.sub(rf"(?!\n){COMMANDING.pattern}", lambda found: repr(found[0])[1:-1], text)
+
+
+def not_utf8(error: UnicodeEncodeError) -> str | None:
+    """Say which name could not be written for what it is; None where it was no name."""
     name = re.search(r"\S*[\ud800-\udfff]\S*", error.object)
     if name is None:
-        raise error
+        return None
     return f"{readable(name[0])}: this name is not UTF-8; rename it, or give another one"
 
 

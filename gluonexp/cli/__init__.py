@@ -10,35 +10,31 @@ import click
 
 from gluonexp import __version__
 from gluonexp.base import streams
-from gluonexp.base.errors import GluonexpError
-from gluonexp.base.files import obstacle
-from gluonexp.base.text import not_utf8
+from gluonexp.base.errors import debugging, sentence
 from gluonexp.cli.cache import cache
 from gluonexp.cli.files import download, export
 from gluonexp.cli.models import evaluate, predict, verify
 from gluonexp.cli.options import URI, complete_overrides
 from gluonexp.cli.recover import recover, stop
+from gluonexp.cli.replay import replay
 from gluonexp.cli.runs import compare, runs, ui
 
 __all__ = ["compare", "main"]
 
 
 class _Group(click.Group):
-    """Shows a `GluonexpError` as one message, without a traceback."""
+    """Shows what the user can mend as one message, without a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
         streams.show_all()
         try:
             return super().invoke(ctx)
-        except GluonexpError as error:
-            raise click.ClickException(str(error)) from None
-        except OSError as error:
-            if error.filename is None:
+        except Exception as error:
+            if debugging() or isinstance(error, click.ClickException | click.exceptions.Exit):
                 raise
-            path = Path(str(error.filename))
-            raise click.ClickException(f"{path} cannot be used: {obstacle(path, error)}") from None
-        except UnicodeEncodeError as error:
-            raise click.ClickException(not_utf8(error)) from None
+            if (said := sentence(error)) is None:
+                raise
+            raise click.ClickException(said) from None
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -56,6 +52,7 @@ def main() -> None:
     gluonexp predict last img.png            use what was exported
     gluonexp evaluate last                   how good is it, at which classes?
     gluonexp verify last                     is it still what was trained?
+    gluonexp replay last                     is it the same when it is trained again?
     gluonexp download last export --to .     copy its files here
     gluonexp cache list                      what is computed once, and kept
     gluonexp doctor                          is this machine ready?
@@ -101,7 +98,7 @@ def doctor(tracking_uri: str | None, relocate: bool) -> None:
 
 
 for command in (
-    *(runs, compare, ui, stop, recover, predict, evaluate, verify),
+    *(runs, compare, replay, ui, stop, recover, predict, evaluate, verify),
     *(export, download, cache),
 ):
     main.add_command(command)

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import pickle
+import pickletools
 import tarfile
 import zlib
 from collections.abc import Callable
@@ -164,6 +165,7 @@ def read_binary(content: bytes, name: str) -> tuple[NDArray[np.uint8], NDArray[n
     return records[:, 1:], records[:, 0].astype(np.int64)
 
 
+_REMEMBERING = ("PUT", "BINPUT", "LONG_BINPUT")
 _ADMITTED = ("numpy.core.multiarray._reconstruct", "numpy.ndarray", "numpy.dtype")
 
 
@@ -200,9 +202,15 @@ def read_pickle(content: bytes, name: str) -> tuple[NDArray[np.uint8], NDArray[n
         If the content is anything but a CIFAR batch.
     """
     try:
+        # The unpickler makes room for as many values as it is told to remember.
+        for at, (opcode, argument, _) in enumerate(pickletools.genops(content)):
+            if opcode.name in _REMEMBERING and isinstance(argument, int) and argument > at:
+                raise ValueError("it remembers more values than it has")
         batch = _BatchUnpickler(io.BytesIO(content), encoding="bytes").load()
         # An array's state: version, shape, dtype, whether in Fortran order, the raw values.
         _, shape, _, fortran, raw = batch[b"data"].state
+        if not all(type(label) is int for label in batch[b"labels"]):
+            raise ValueError("its labels are no whole numbers")
         labels = np.array(batch[b"labels"], dtype=np.int64)
         if fortran or tuple(shape) != (len(labels), _PIXELS):
             raise ValueError(f"its data have the shape {shape}")

@@ -190,7 +190,10 @@ def _by_processes(
             if isinstance(found, UnreadableImageError):
                 failed[start] = found
             elif isinstance(found, Exception):
-                raise GluonexpError(f"{paths[start]} or one after it: {found}") from found
+                raise GluonexpError(
+                    f"{paths[start]} or one after it: {found}; if no image is at fault, memory "
+                    "may have run out: free some, or lower dataset.resize"
+                ) from found
             else:
                 yield start, found
     if failed:

@@ -30,6 +30,8 @@ FILES = {
     "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
 }
 
+_MAX_DIMENSIONS = 32  # NumPy's own limit; another is on the sides, also of what is empty
+
 LONGEST = 47_040_016  # bytes, of the decompressed training images
 
 CLASSES = (
@@ -157,6 +159,8 @@ def parse_idx(content: bytes, path: Path) -> NDArray[np.uint8]:
     if len(content) < start:
         raise GluonexpError(f"{path} is cut short: its idx header is incomplete")
     shape = tuple(np.frombuffer(content[4:start], dtype=">u4").tolist())
+    if len(shape) > _MAX_DIMENSIONS or math.prod(filter(None, shape)) >= 2**63:
+        raise GluonexpError(f"{path} is damaged: its header promises values of the shape {shape}")
     if len(content) - start != math.prod(shape):
         raise GluonexpError(
             f"{path} is damaged: its header promises {math.prod(shape)} values {shape}, "

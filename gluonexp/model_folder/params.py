@@ -26,6 +26,7 @@ _V1: Final = 0xF993FAC8  # dimensions of 64 bits
 _V2: Final = 0xF993FAC9  # and a storage type
 _V3: Final = 0xF993FACA  # and NumPy's meaning of shapes
 _MAX_DIMENSIONS: Final = 32  # NumPy's own limit
+_LARGEST_EMPTY: Final = 2**31 - 1  # MXNet makes a negative side of more
 _MAX_ARRAYS: Final = 10_000  # the deepest network of the zoo has 1200
 _TYPES: Final = dict(enumerate(("<f4", "<f8", "<f2", "u1", "<i4", "i1", "<i8", "?")))
 
@@ -104,6 +105,8 @@ class _Reader:
         if min(shape, default=0) < 0:
             raise _Damaged("damaged (an array of negative size)")
         size = math.prod(shape)  # Python's integers do not overflow
+        if not size and math.prod(filter(None, shape)) > _LARGEST_EMPTY:
+            raise _Damaged("damaged (an array of no values, and of a size that no array has)")
         self.take(size * dtype.itemsize)
         return np.fromfile(self.file, dtype, size).reshape(shape)
 

@@ -19,16 +19,14 @@ from numpy.typing import NDArray
 
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.files import write_text
+from gluonexp.base.text import COMMANDING
 from gluonexp.model_folder import guard
 from gluonexp.model_folder.names import NO_EXPORT, SIGNATURE
 
 LARGEST_IMAGE: Final = 2**24
 """Values of an image or an input: 2048 x 2048 of three channels are less."""
 
-# Control characters, ends of lines, what turns the direction of writing, halves of characters.
-_UNPRINTABLE: Final = re.compile(
-    r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
-)
+_HALVES: Final = re.compile(r"[\ud800-\udfff]")  # of characters
 _LARGEST_NUMBER: Final = 3e38  # float32 holds it
 _EXACT: Final = 2**24  # float32 holds whole numbers up to it
 
@@ -311,7 +309,7 @@ def _wrong(fields: Any) -> str | None:
 def _wrong_names(names: Sequence[Any]) -> str | None:
     if not all(isinstance(name, str) for name in names):
         return "a name is not a text"
-    if any(_UNPRINTABLE.search(name) for name in names):
+    if any(COMMANDING.search(name) or _HALVES.search(name) for name in names):
         return "a name holds characters that command a terminal"
     return None
 

@@ -19,6 +19,7 @@ from gluonexp.base.errors import GluonexpError
 from gluonexp.base.text import listed
 from gluonexp.training import checkpoint
 from gluonexp.training.engine import State
+from gluonexp.training.fingerprints import Fingerprints
 from gluonexp.training.loop import Callback, Fit, StopFit
 
 if TYPE_CHECKING:
@@ -260,6 +261,7 @@ class Checkpoint(Callback):
         self._writer = checkpoint.Writer()
         self.metric = metric
         self.keep = keep
+        self._fingerprints = Fingerprints()
 
     def fit_start(self, fit: Fit) -> None:
         """Take up the best value of the epochs already trained."""
@@ -278,6 +280,7 @@ class Checkpoint(Callback):
         """Save ``last``, and ``best`` where this epoch is; raise if a parameter is not finite."""
         is_best, state = self._is_best(fit.metrics), fit.engine.state()
         check_finite(state, fit)
+        self._fingerprints.write(fit.workdir, fit.epoch, state.values)
         folder, meta = fit.workdir / "checkpoints", self._meta(fit)
         self._writer.begin(partial(self._write, folder, state, meta, is_best))
 

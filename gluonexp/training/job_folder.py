@@ -53,8 +53,10 @@ class Owner:
 def owner(checkpoints: Path) -> Owner:
     """Return who wrote a folder of checkpoints; an unfinished run where that is not known."""
     try:
-        return Owner(**json.loads((checkpoints / _OWNER).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        found = Owner(**json.loads((checkpoints / _OWNER).read_text(encoding="utf-8")))
+        texts = (found.run_id or "", found.status, found.stopped, *(found.artifacts or []))
+        return found if all(isinstance(text, str) for text in texts) else Owner()
+    except (OSError, ValueError, TypeError, RecursionError):
         return Owner()
 
 

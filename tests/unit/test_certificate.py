@@ -215,6 +215,16 @@ def test_a_certificate_survives_json(number, count, texts):
     assert again == whole
 
 
+@pytest.mark.fuzz
+def test_any_damage_is_read_or_refused(fuzz):
+    sound = json.dumps(certified().to_json())
+
+    def read(path):
+        certificate.read(path.parent).sentence()
+
+    fuzz(read, fuzz.changed(sound), "certificate.json")
+
+
 def test_it_is_written_for_people_too():
     fields = certified().to_json()
     assert list(fields["runtimes"]) == ["module", "onnx"]

@@ -1,10 +1,12 @@
 """CIFAR-10 from every form of its archives, in miniature; and hostile files."""
 
+import gzip
 import hashlib
 import io
 import pickle
 import struct
 import tarfile
+from functools import partial
 
 import numpy as np
 import pytest
@@ -45,6 +47,10 @@ def python2_pickle(pixels, labels):
         + string(b"filenames") + b"](" + string(b"leptodactylus_pentadactylus_s_000004.png") + b"e"
         + b"u."
     )  # fmt: skip
+
+
+def modern_pickle(pixels, labels):
+    return pickle.dumps({b"labels": labels.tolist(), b"data": pixels}, 3)
 
 
 def binary(pixels, labels):
@@ -147,6 +153,36 @@ def test_links_in_an_archive_are_not_followed(tmp_path):
         tar.addfile(member)
     with pytest.raises(GluonexpError, match="does not hold"):
         CIFAR10(str(tmp_path)).load()
+
+
+@pytest.mark.fuzz
+@pytest.mark.parametrize("form", FORMS, ids=["python", "binary"])
+def test_any_damage_to_an_archive_is_read_or_refused(tmp_path, fuzz, form):
+    archive = pack(tmp_path, form)
+    with gzip.open(archive) as packed:
+        tar = packed.read()
+    # What is gzipped has a check sum, so that damage inside is looked for as well.
+    contents = fuzz.damaged(archive.read_bytes()) | fuzz.damaged(tar).map(
+        partial(gzip.compress, compresslevel=0)
+    )
+    fuzz(lambda path: CIFAR10(str(tmp_path)).load(), contents, form.archive)
+
+
+@pytest.mark.fuzz
+@pytest.mark.parametrize(
+    "read, write",
+    [(read_pickle, python2_pickle), (read_pickle, modern_pickle), (read_binary, binary)],
+    ids=["python 2", "python 3", "binary"],
+)
+def test_any_damage_to_a_batch_is_read_or_refused(fuzz, read, write):
+    sound = write(PIXELS[0, :2], LABELS[0, :2])
+    # Most of it is pixels: what is around them is damaged apart.
+    small = write(PIXELS[0, :1, :0], LABELS[0, :1])
+    fuzz(
+        lambda path: read(path.read_bytes(), path.name),
+        fuzz.damaged(sound) | fuzz.damaged(small),
+        "data_batch_1",
+    )
 
 
 def test_without_files_and_mirrors_it_says_what_to_put_where(tmp_path):

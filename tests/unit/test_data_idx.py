@@ -31,6 +31,24 @@ def test_an_array_survives(tmp_path_factory, array):
     assert np.array_equal(parsed, array)
 
 
+@pytest.mark.fuzz
+def test_any_damage_is_read_or_refused(fuzz):
+    sound = idx_bytes(np.arange(24, dtype=np.uint8).reshape(2, 3, 4))
+
+    def read(path):
+        parse_idx(read_gzip_or_plain(path, 1000), path)
+
+    sides = st.lists(st.integers(0, 2) | st.integers(0, 2**32 - 1), max_size=40)
+    headers = sides.map(lambda shape: struct.pack(f">HBB{len(shape)}I", 0, 8, len(shape), *shape))
+    fuzz(read, fuzz.damaged(sound) | headers | headers.map(lambda head: head + b"x"), "some-idx")
+
+
+@pytest.mark.fuzz
+def test_any_damage_to_a_gzipped_file_is_read_or_refused(fuzz):
+    sound = gzip.compress(idx_bytes(np.arange(24, dtype=np.uint8).reshape(2, 3, 4)))
+    fuzz(lambda path: read_gzip_or_plain(path, 1000), fuzz.damaged(sound), "some-idx.gz")
+
+
 @given(hnp.arrays(np.uint8, SHAPES), st.data())
 def test_a_cut_or_longer_file_is_refused(tmp_path_factory, array, data):
     content = idx_bytes(array)

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.mx import mx, nd, nn, sym
 from gluonexp.export import symbol
+from gluonexp.model_folder import signature
 from gluonexp.model_folder.names import MODEL
 from gluonexp.model_folder.network import read_network, read_params, read_symbol
-from gluonexp.model_folder.signature import Preprocessing, Signature
+from gluonexp.model_folder.signature import ArraySignature, Preprocessing, Signature
 from gluonexp.verification import runtimes
 
 RUNTIMES = ["module", "symbolblock"]
@@ -166,6 +167,20 @@ def test_what_is_no_symbol_or_signature_is_one_error(copy, name, content):
     for runtime in RUNTIMES:
         with pytest.raises(GluonexpError, match=name):
             runtimes.load(copy, runtime)
+
+
+@pytest.mark.fuzz
+def test_any_damage_to_a_symbol_is_read_or_refused(exported, fuzz):
+    sound = (exported / "model-symbol.json").read_text()
+    fuzz(read_symbol, fuzz.changed(sound), "model-symbol.json")
+
+
+@pytest.mark.fuzz
+def test_any_damage_to_a_signature_is_read_or_refused(exported, fuzz):
+    images = (exported / "signature.json").read_text()
+    arrays = json.dumps(ArraySignature((3, None), ("a",)).to_json())
+    contents = fuzz.changed(images) | fuzz.changed(arrays)
+    fuzz(lambda path: signature.read(path.parent), contents, "signature.json")
 
 
 def test_it_is_said_what_to_do_with_a_file_one_trusts(copy):

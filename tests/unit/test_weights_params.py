@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.mx import gluon, mx, nd, nn
 from gluonexp.model_folder import params
+from gluonexp.model_folder.network import read_params
 from gluonexp.models.mlp import mlp
 from gluonexp.weights import names
 
@@ -244,20 +245,28 @@ def test_a_truncated_file_is_refused(tmp_path_factory, sound, data):
         params.load(path)
 
 
-@settings(max_examples=60)
-@given(st.data())
-def test_a_damaged_file_is_refused_or_read_but_asks_for_nothing(tmp_path_factory, sound, data):
-    path = tmp_path_factory.mktemp("bits") / "n.params"
-    broken = bytearray(sound)
-    for _ in range(data.draw(st.integers(1, 4))):
-        broken[data.draw(st.integers(0, len(sound) - 1))] = data.draw(st.integers(0, 255))
-    path.write_bytes(broken)
-    try:
+V3 = 0xF993FACA  # the number of files with the shapes of NumPy
+
+
+@pytest.mark.fuzz
+def test_any_damage_is_read_or_refused_and_asks_for_nothing(fuzz, sound):
+    def read(path):
         found = params.load(path)
-    except GluonexpError as error:
-        assert str(error).startswith(f"{path}: ")
-    else:
-        assert sum(array.nbytes for array in found.values()) <= len(sound)
+        assert sum(array.nbytes for array in found.values()) <= path.stat().st_size
+
+    def file(shape):
+        layout = f"<QQQIii{len(shape)}qiiiQQ1s"
+        return struct.pack(layout, 0x112, 0, 1, V3, 0, len(shape), *shape, 1, 0, 0, 1, 1, b"a")
+
+    sides = st.lists(st.sampled_from([0, 1, 2, 2**31, 2**40, 2**62, -1]), max_size=34)
+    fuzz(read, fuzz.damaged(sound) | sides.map(file), "n.params")
+
+
+@pytest.mark.fuzz
+def test_any_damage_to_exported_parameters_is_read_or_refused(fuzz, tmp_path):
+    path = str(tmp_path / "sound")
+    nd.save(path, {"arg:weight": nd.ones((2, 1)), "aux:mean": nd.ones((1,), dtype="float16")})
+    fuzz(read_params, fuzz.damaged(Path(path).read_bytes()), "n.params")
 
 
 def test_a_shape_beyond_the_file_allocates_nothing(tmp_path):

@@ -667,6 +667,21 @@ def test_flipped_bits_give_a_message_or_arrays_of_what_is_there(read, form, flip
     assert sum(array.nbytes for array in arrays.values()) < len(content)
 
 
+@pytest.mark.fuzz
+@pytest.mark.parametrize("form", SOUND)
+def test_any_damage_is_read_or_refused(fuzz, form):
+    content, suffix = SOUND[form]
+    contents = fuzz.damaged(content)
+    if form == "zip":  # it has check sums: what is damaged before it is packed is read further
+        contents |= fuzz.damaged(PICKLED).map(archived)
+    fuzz(pth.read, contents, f"some{suffix}")
+
+
+@pytest.mark.fuzz
+def test_any_damage_is_described_or_refused(fuzz):
+    fuzz(pth.metadata, fuzz.damaged(SOUND["safetensors"][0]), "some.safetensors")
+
+
 OPCODES = [opcode.code.encode("latin-1") for opcode in pickletools.opcodes]
 
 

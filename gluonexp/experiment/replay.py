@@ -1,0 +1,177 @@
+"""A run trained again from what it recorded, and compared with it to the bit."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from rich.console import Console
+
+from gluonexp import assembly, tracking
+from gluonexp.base.errors import GluonexpError
+from gluonexp.base.files import sha256
+from gluonexp.base.provenance import Provenance, provenance
+from gluonexp.base.text import listed, tell
+from gluonexp.config import recorded
+from gluonexp.config.recorded import Composed
+from gluonexp.config.schema import Config, to_config
+from gluonexp.experiment import execute, record
+from gluonexp.tracking.artifacts import of_run
+from gluonexp.tracking.store import find_run
+from gluonexp.training import fingerprints, job_folder
+
+# The folders of a run that are compared.
+PARTS: Final = ("config", "metrics", "checkpoint", "predictions")
+
+# What may change a result, by its name in `config/environment.json`.
+_TELLING: Final = ("python", "platform", "cpu_count", "omp_threads")
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """What training a run again gave.
+
+    Attributes
+    ----------
+    epochs
+        How many were trained.
+    difference
+        The first thing that is not as it was recorded, in a sentence; None: all is, to the bit.
+    """
+
+    epochs: int
+    difference: str | None
+
+
+def replay(
+    ref: str,
+    composed: Composed,
+    overrides: Sequence[str],
+    folders: Iterable[Path],
+    console: Console,
+) -> Replayed:
+    """Train a run again, up to the first epoch that is another, and compare it with its record.
+
+    Nothing of it is kept.
+
+    Parameters
+    ----------
+    ref
+        The run: its id, the beginning of one, or ``last``.
+    composed, overrides, folders
+        What is typed on top of its configuration, as of `gluonexp.experiment.extend`; the store
+        is that of ``tracking.uri``.
+
+    Raises
+    ------
+    GluonexpError
+        There is no such run, it has not recorded enough, or its data or weights are not what they
+        were.
+    """
+    client = tracking.open_store(tracking.existing(composed.tracking.uri))
+    run = find_run(client, ref.removeprefix("runs:/"))
+    files = of_run(client, run.info.run_id)
+    with tempfile.TemporaryDirectory(prefix="gluonexp-") as temporary:
+        kept = Path(temporary, "recorded")
+        for part in PARTS:
+            if files.has(part):
+                place = files.fetch(part, kept)
+                if place != kept / part:  # it lies on this machine
+                    shutil.copytree(place, kept / part)
+        before = recorded.read(kept / "config" / "resolved.yaml")
+        config = to_config(recorded.with_typed(before, composed, overrides, folders))
+        for change in changes(environment(kept), provenance(config.build.allow)):
+            tell(console, f"note: {change}")
+        digest = run.data.params.get("data.digest")
+        return _again(config, kept, digest, Path(temporary, "again"), console)
+
+
+def _again(
+    config: Config, recorded: Path, data_digest: str | None, workdir: Path, console: Console
+) -> Replayed:
+    """Train what `config` says, and compare it with what lies in `recorded`."""
+    history = fingerprints.history(recorded / fingerprints.HISTORY)
+    again = replace(
+        config,
+        trainer=replace(config.trainer, resume=None),
+        tracking=replace(config.tracking, backend="none", run_id=None),
+        export=replace(config.export, enabled=False),
+        callbacks={
+            **config.callbacks,
+            "replay": {
+                "_target_": "gluonexp.training.fingerprints.StopWhereDifferent",
+                "recorded": str(recorded),
+            },
+        },
+    )
+    found = assembly.data(again, assembly.components(again).source).digest
+    if found != data_digest:
+        raise GluonexpError(
+            f"the data are not those of the run: their digest was {data_digest}, and is {found}; "
+            "dataset.root=FOLDER names another place"
+        )
+    result = execute.run(again, workdir, console=console)
+    reason, epochs = result.ending.reason, len(result.history)
+    if reason.startswith(fingerprints.DIFFERENT):
+        difference: str | None = reason.removeprefix(fingerprints.DIFFERENT)
+    elif epochs != len(history):
+        difference = f"{epochs} epochs were trained, and {len(history)} are recorded"
+    else:
+        difference = next(_parted(recorded, workdir / job_folder.ARTIFACTS), None)
+    return Replayed(epochs, difference)
+
+
+def _parted(recorded: Path, again: Path) -> Iterator[str]:
+    """Yield what of the end is not as it was."""
+    then, now = (folder / "checkpoint" / record.GLUON_PARAMETERS for folder in (recorded, again))
+    if then.exists() and now.exists() and sha256(then) != sha256(now):
+        yield "the parameters of the best epoch differ"
+    for then in sorted((recorded / "predictions").glob("*.csv")):
+        now = again / "predictions" / then.name
+        if not now.exists() or then.read_bytes() != now.read_bytes():
+            yield f"predictions/{then.name} differs"
+
+
+def changes(environment: Mapping[str, Any], now: Provenance) -> list[str]:
+    """Say what in code, machine and versions is not as a run recorded it."""
+    said = []
+    sources = environment.get("sources") or {}
+    if environment.get("code") != now.code:
+        files = [
+            name
+            for name in sorted({*sources, *now.sources})
+            if sources.get(name) != now.sources.get(name)
+        ]
+        where = f" in {listed(files)}" if sources and files else ""
+        said.append(f"the code has changed{where}")
+    versions = environment.get("versions") or {}
+    for name in sorted({*versions, *now.versions}):
+        if (then := versions.get(name)) != (here := now.versions.get(name)):
+            said.append(f"{name} was {then or 'not installed'}, and is {here or 'not installed'}")
+    for name in _TELLING:
+        if name in environment and environment[name] != getattr(now, name):
+            said.append(f"{name} was {environment[name]}, and is {getattr(now, name)}")
+    return said
+
+
+def environment(recorded: Path) -> dict[str, Any]:
+    """Return what a run recorded of its code, machine and versions.
+
+    Raises
+    ------
+    GluonexpError
+        The file is missing or damaged.
+    """
+    path = recorded / "config" / "environment.json"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError("it is no mapping")
+    except (OSError, ValueError, RecursionError) as error:
+        raise GluonexpError(f"{path}: no record of a run's environment ({error})") from None
+    return found

@@ -1,0 +1,103 @@
+"""Runs trained again from their record: equal to the bit, or told where they part."""
+
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from gluonexp import run
+from gluonexp.cli import main
+from gluonexp.experiment import run as train
+from gluonexp.training import fingerprints
+
+TINY = (
+    *("dataset=synthetic", "model=mlp", "model.hidden=[8]", "export=none"),
+    *("trainer.epochs=2", "trainer.batch_size=16", "dataset.source.train=64"),
+)
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    """A run in a store; tests leave both as they are."""
+    folder = tmp_path_factory.mktemp("recorded")
+    uri = f"sqlite:///{folder}/mlflow.db"
+    result = train(run.compose(f"tracking.uri={uri}", *TINY), folder / "job", TINY)
+    return uri, result.run_id
+
+
+@pytest.fixture
+def replay(recorded):
+    """Give the command; return its exit code and what it says."""
+
+    def replay(*words, run_id=None):
+        uri, own = recorded
+        said = CliRunner().invoke(main, ["replay", run_id or own, *words, "--tracking-uri", uri])
+        return said.exit_code, said.output
+
+    return replay
+
+
+def test_a_run_is_equal_to_the_bit(replay):
+    code, said = replay()
+    assert (code, said.splitlines()[-1]) == (
+        0,
+        "equal to the bit: 2 epochs, parameters and predictions",
+    )
+
+
+def test_the_first_epoch_that_differs_and_its_parameters_are_told(replay, monkeypatch):
+    def other(self, fit):
+        if fit.epoch == 1:  # as if one line of the source had changed
+            fit.engine.seed(7, 7)
+            state = fit.engine.state()
+            name = next(name for name in state.values if name.endswith("bias"))
+            state.values[name][0] = np.nextafter(state.values[name][0], np.float32(1))
+            fit.engine.load(state, optimizer=True)
+
+    monkeypatch.setattr(fingerprints.StopWhereDifferent, "epoch_start", other)
+    code, said = replay()
+    assert code == 1
+    assert "not equal: epoch 1: " in said
+    assert "bias" in said
+
+
+def test_other_data_are_refused_before_training(replay):
+    code, said = replay("dataset.source.train=65")
+    assert code == 1
+    assert "the data are not those of the run: their digest was " in said
+
+
+def test_what_has_changed_around_it_is_told(recorded, replay, monkeypatch):
+    from gluonexp.experiment import replay as replaying
+
+    origin = replaying.provenance()
+    sources = {**origin.sources, "gluonexp/training/loop.py": "0" * 12}
+    changed = replaying.replace(
+        origin, code="0" * 16, sources=sources, versions={**origin.versions, "numpy": "0.1"}
+    )
+    monkeypatch.setattr(replaying, "provenance", lambda packages: changed)
+    code, said = replay()
+    assert code == 0
+    assert "note: the code has changed in gluonexp/training/loop.py\n" in said
+    assert "note: numpy was " in said
+
+
+def test_a_run_that_does_not_exist_is_told(replay):
+    code, said = replay(run_id="0" * 32)
+    assert code == 1
+    assert "Traceback" not in said
+
+
+def test_fingerprints_are_those_of_the_values(tmp_path):
+    values = {"a": np.arange(5, dtype=np.float32), "b": np.zeros((2, 3), np.float16)}
+    lines = fingerprints.Fingerprints()
+    lines.write(tmp_path, 0, values)
+    changed = {**values, "a": values["a"] + 1}
+    lines.write(tmp_path, 1, changed)
+    path = tmp_path / "artifacts" / fingerprints.FILE
+    assert list(json.loads(path.read_text().splitlines()[1])["parameters"]) == ["a"]
+    assert fingerprints.read(path) == {
+        0: fingerprints.fingerprints(values),
+        1: fingerprints.fingerprints(changed),
+    }

@@ -17,6 +17,7 @@ from gluonexp.cli.cache import cache
 from gluonexp.cli.files import download, export
 from gluonexp.cli.models import evaluate, predict, verify
 from gluonexp.cli.options import URI, complete_overrides
+from gluonexp.cli.push import push
 from gluonexp.cli.runs import compare, runs, ui
 
 __all__ = ["compare", "main"]
@@ -55,6 +56,7 @@ def main() -> None:
     gluonexp verify last                     is it still what was trained?
     gluonexp download last export --to .     copy its files here
     gluonexp cache list                      what is computed once, and kept
+    gluonexp push --all                      send what was recorded offline
     gluonexp doctor                          is this machine ready?
 
     Completion: eval "$(_GLUONEXP_COMPLETE=bash_source gluonexp)" (or zsh_source, fish_source).
@@ -97,5 +99,5 @@ def doctor(tracking_uri: str | None, relocate: bool) -> None:
     sys.exit(1 if any(check.ok is False for check in found) else 0)
 
 
-for command in (runs, compare, ui, predict, evaluate, verify, export, download, cache):
+for command in (runs, compare, ui, push, predict, evaluate, verify, export, download, cache):
     main.add_command(command)

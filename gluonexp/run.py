@@ -178,7 +178,6 @@ def main(composed: DictConfig) -> "float | Ending | None":
     if not OmegaConf.is_missing(job.job, "num") and job.sweeper._target_.startswith(SWEEPERS):
         return _job_of_sweep(composed, workdir, overrides)
     try:
-    try:
         config = _asked_for(composed, overrides)
         workdir = _home(config, workdir)
         return _train(config, workdir, overrides, started=process_start()).objective

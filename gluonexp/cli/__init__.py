@@ -15,6 +15,7 @@ from gluonexp.cli.cache import cache
 from gluonexp.cli.files import download, export
 from gluonexp.cli.models import evaluate, predict, verify
 from gluonexp.cli.options import URI, complete_overrides
+from gluonexp.cli.push import push
 from gluonexp.cli.recover import recover, stop
 from gluonexp.cli.replay import replay
 from gluonexp.cli.runs import compare, runs, ui
@@ -55,6 +56,7 @@ def main() -> None:
     gluonexp replay last                     is it the same when it is trained again?
     gluonexp download last export --to .     copy its files here
     gluonexp cache list                      what is computed once, and kept
+    gluonexp push --all                      send what was recorded offline
     gluonexp doctor                          is this machine ready?
 
     Completion: eval "$(_GLUONEXP_COMPLETE=bash_source gluonexp)" (or zsh_source, fish_source).
@@ -98,7 +100,7 @@ def doctor(tracking_uri: str | None, relocate: bool) -> None:
 
 
 for command in (
-    *(runs, compare, replay, ui, stop, recover, predict, evaluate, verify),
+    *(runs, compare, replay, ui, stop, recover, push, predict, evaluate, verify),
     *(export, download, cache),
 ):
     main.add_command(command)

@@ -40,12 +40,16 @@ def download(
     """  # noqa: D301 (click wants the backspace itself)
     from gluonexp import tracking
     from gluonexp.tracking import artifacts, references
+    from gluonexp.tracking.logs import offline_run
 
     if (to is None) is not listing:
         raise click.UsageError("name the folder to copy to: --to DIR (or ask for --list)")
     try:
-        client = tracking.open_store(tracking.existing(tracking_uri))
-        source = references.artifacts(client, model)
+        if (log := offline_run(model.removeprefix("runs:/"), tracking_uri)) is not None:
+            source = artifacts.Artifacts(str(log.files()), None, f"run {log.run_id}", log.run_id)
+        else:
+            client = tracking.open_store(tracking.existing(tracking_uri))
+            source = references.artifacts(client, model)
     except GluonexpError:
         if Path(model).expanduser().is_dir():  # a run's folder may well be called like the run
             raise GluonexpError(f"{model} is a folder already: there is nothing to copy") from None

@@ -64,7 +64,16 @@ def opened(ref: str, tracking_uri: str | None) -> Iterator[LocalExport]:
             yield LocalExport(here, None, None, temporary)
             return
         from gluonexp import tracking
+        from gluonexp.base.errors import GluonexpError
+        from gluonexp.tracking.logs import offline_run
+        from gluonexp.tracking.read.logged import as_recorded
 
+        if (log := offline_run(ref.removeprefix("runs:/"), tracking_uri)) is not None:
+            if (here := references.local_export(str(log.files()))) is None:
+                raise GluonexpError(f"run {log.run_id[:8]}: its files are gone: {log.files()}")
+            recorded = as_recorded(log).tags.get(tracking.CERTIFICATE_TAG)
+            yield LocalExport(here, recorded, None, temporary)
+            return
         client = tracking.open_store(tracking.existing(tracking_uri))
         ref = references.best_of_sweep(client, ref)
         folder = references.fetch_export(client, ref, temporary)

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from gluonexp.base.errors import GluonexpError
 from gluonexp.base.secrets import hide
 from gluonexp.base.text import readable
 from gluonexp.tracking import owner
-from gluonexp.tracking.statuses import KILLED
+from gluonexp.tracking.log import NAME, in_use, note_sent, records, sent
+from gluonexp.tracking.places import WORKDIR
+from gluonexp.tracking.read.records import OWN_ID
+from gluonexp.tracking.replay import Replay
+from gluonexp.tracking.statuses import KILLED, UNFINISHED
 from gluonexp.tracking.store import reported
 from gluonexp.tracking.values import one_line
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
+
+_log = logging.getLogger(__name__)
 
 _OF_EPOCHS: Final = "train/loss"  # a metric that every epoch has
 
@@ -25,7 +34,8 @@ def bury(
 ) -> None:
     """End a run that is still RUNNING; what it recorded stays, and how far it came is noted.
 
-    It ends when its process last gave a sign of life. A run that has ended already gets the
+    What its log has, if that is on this machine, is sent first: perhaps with the run's own end.
+    Else it ends when its process last gave a sign of life. A run that has ended already gets the
     reason alone, where it has none.
 
     Parameters
@@ -44,11 +54,15 @@ def bury(
     """
     with reported(f"run {run_id} cannot be marked {status}"):
         run = client.get_run(run_id)
+        if run.info.status in UNFINISHED and _send_rest(client, run):
+            run = client.get_run(run_id)
+            if run.info.status not in UNFINISHED:
+                return
         if "error" not in run.data.tags:
             client.set_tag(run_id, "error", one_line(hide(readable(reason)), 500))
             if trace:
                 client.log_text(run_id, hide(readable(trace)), "error/traceback.txt")
-        if run.info.status not in ("RUNNING", "SCHEDULED"):
+        if run.info.status not in UNFINISHED:
             return
         now = datetime.now(timezone.utc)
         ours = owner.own_tags()
@@ -56,6 +70,28 @@ def bury(
         if (reached := _reached(client, run)) is not None:
             client.set_tag(run_id, owner.REACHED, reached)
         client.set_terminated(run_id, status, _last_sign(client, run))
+
+
+def _send_rest(client: MlflowClient, run: Run) -> bool:
+    """Send what the log of a run has and its store has not; say whether there was a log."""
+    file = Path(run.data.tags.get(WORKDIR, ""), NAME)
+    if not file.is_file() or in_use(file):
+        return False
+    try:
+        own = next((entry["run"] for entry in records(file) if entry["kind"] == "open"), None)
+        if own not in (run.info.run_id, run.data.tags.get(OWN_ID)):
+            return False
+        noted = sent(file, client.tracking_uri)
+        after = noted[1] if noted is not None and noted[0] == run.info.run_id else 0
+        replay = Replay(file, client, run.info.run_id, after=after)
+        try:
+            replay.send()
+        finally:
+            if replay.sent > after:
+                note_sent(file, client.tracking_uri, run.info.run_id, replay.sent)
+    except GluonexpError as error:
+        _log.warning("not all that run %s recorded was sent: %s", run.info.run_id, error)
+    return True
 
 
 def _reached(client: MlflowClient, run: Run) -> str | None:

@@ -187,20 +187,20 @@ def sent(file: Path, uri: str) -> tuple[str, int] | None:
 
     None where nothing is known of it: then nothing was sent, or it was and could not be noted.
     """
-    return _stores(file).get(displayed(uri))
+    return stores(file).get(displayed(uri))
 
 
 def waits(file: Path) -> bool:
     """Say whether a log has records that no store has."""
     last = max((record["n"] for record in records(file)), default=0)
-    return last > max((n for _, n in _stores(file).values()), default=0)
+    return last > max((n for _, n in stores(file).values()), default=0)
 
 
 def _notes(file: Path) -> Path:
     return file.with_suffix(".sent")
 
 
-def _stores(file: Path) -> dict[str, tuple[str, int]]:
+def stores(file: Path) -> dict[str, tuple[str, int]]:
     """Return what was noted last of each store, by its address; a damaged line is no note."""
     known: dict[str, tuple[str, int]] = {}
     with suppress(OSError):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.files import DRAFT, link_or_copy, sha256
 from gluonexp.base.text import listed, say
-from gluonexp.tracking import internals, logged_models
+from gluonexp.tracking import internals, logged_models, owner
 from gluonexp.tracking.log import Record, read
 from gluonexp.tracking.read.records import PARENT
 from gluonexp.tracking.registry import Registered, register
@@ -178,12 +178,17 @@ class Replay:
             raise ValueError(kind)
 
     def _open(self, record: Record) -> None:
-        tags = {key: text for key, text in record["tags"].items() if key not in _OF_THE_STORE}
-        with self._reported("status"):
-            self._client.update_run(self._run_id, status="RUNNING")
-        tags.setdefault("error", None)  # of its last end, if it was resumed
+        of_an_end = ("error", *owner.OF_BURIALS)
         batch = _Batch()
-        batch.tags = tags
+        batch.tags = {
+            key: text
+            for key, text in record["tags"].items()
+            if key not in (*_OF_THE_STORE, *of_an_end)
+        }
+        with self._reported("status"):
+            known = self._client.get_run(self._run_id).data.tags
+            self._client.update_run(self._run_id, status="RUNNING")
+        batch.tags |= dict.fromkeys(key for key in of_an_end if key in known)
         self._write(batch)
 
     def _dataset(self, record: Record) -> None:
@@ -262,6 +267,14 @@ class Replay:
 
     def _status(self, record: Record) -> None:
         status = record["status"]
+        with self._reported("the end"):
+            tags = self._client.get_run(self._run_id).data.tags
+        if owner.BURIED in tags:  # it was taken for dead, and came to this end by itself
+            batch = _Batch()
+            batch.tags = dict.fromkeys(
+                (*owner.OF_BURIALS, *(() if record["error"] else ["error"]))
+            )
+            self._write(batch)
         if record["error"]:
             with reported(f"the traceback cannot be kept in run {self._run_id}"):
                 self._client.log_text(self._run_id, record["error"], "error/traceback.txt")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 FINISHED, PRUNED, FAILED, KILLED, RUNNING = "FINISHED", "PRUNED", "FAILED", "KILLED", "RUNNING"
+UNFINISHED = (RUNNING, "SCHEDULED")
 # What people are shown of a run that is RUNNING in the store, and whose process is gone.
 LOST = "lost"
 

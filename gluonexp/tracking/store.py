@@ -27,8 +27,9 @@ from gluonexp.base.imports import heavy_imports
 from gluonexp.base.secrets import hide
 from gluonexp.base.text import in_shell, readable
 from gluonexp.tracking import internals
+from gluonexp.tracking.logs import offline_run
 from gluonexp.tracking.places import experiment_folder, settle
-from gluonexp.tracking.read.records import PRUNED_TAG
+from gluonexp.tracking.read.records import OWN_ID, PRUNED_TAG
 from gluonexp.tracking.uri import displayed, kind, resolve_uri, sqlite_path
 from gluonexp.tracking.values import one_line
 
@@ -213,17 +214,23 @@ def find_run(client: MlflowClient, ref: str) -> Run:
     ----------
     ref
         A run id, the first 6 or more characters of one, or ``last``: the run, of all experiments,
-        that was the last to end FINISHED with a model.
+        that was the last to end FINISHED with a model. A run that was sent here is also found by
+        the id that it had before.
     """
     check_ref(ref)
     last = ref == "last"
     with reported(f"run {ref} cannot be looked up"):
-        runs: list[Run] = client.search_runs(
-            list(experiments(client)),
-            "attributes.status = 'FINISHED'" if last else f"attributes.run_id LIKE '{ref}%'",
-            max_results=100 if last else 5,
-            order_by=["attributes.end_time DESC"],
+        known = list(experiments(client))
+
+        def search(wanted: str) -> list[Run]:
+            order, limit = ["attributes.end_time DESC"], 100 if last else 5
+            return list(client.search_runs(known, wanted, max_results=limit, order_by=order))
+
+        runs = search(
+            "attributes.status = 'FINISHED'" if last else f"attributes.run_id LIKE '{ref}%'"
         )
+        if not runs and not last:
+            runs = search(f"tags.`{OWN_ID}` LIKE '{ref}%'")
     if last:
         runs = [run for run in runs if not {KIND, PRUNED_TAG} & run.data.tags.keys()][:1]
     only(ref, [run.info.run_id for run in runs], client.tracking_uri)
@@ -247,6 +254,11 @@ def only(ref: str, run_ids: Sequence[str], uri: str) -> str:
         It means none of them, or several.
     """
     if not run_ids:
+        if (log := offline_run(ref, uri)) is not None:
+            raise GluonexpError(
+                f"run {log.run_id[:8]} is recorded in {log.file} alone; `gluonexp push "
+                f"{log.run_id[:8]}` sends it to a store"
+            )
         what = "no run has FINISHED" if ref == "last" else f"no run id begins with {ref}"
         raise GluonexpError(
             f"{what} in {displayed(uri)}; `gluonexp runs` lists the runs there are"

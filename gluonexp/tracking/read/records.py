@@ -11,6 +11,8 @@ from gluonexp.tracking import owner
 from gluonexp.tracking.places import WORKDIR, Move
 from gluonexp.tracking.statuses import FINISHED, LOST, PRUNED, RUNNING
 
+# The id that a run had before it was sent to this store: its own.
+OWN_ID = "gluonexp.run"
 PARENT, PRUNED_TAG = "mlflow.parentRunId", "gluonexp.pruned"
 # The SHA-256 of the export's certificate.
 CERTIFICATE_TAG = "gluonexp.export.certificate"

@@ -7,21 +7,23 @@ import alone takes longer than the answer should; every other store is read thro
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from itertools import islice
+from functools import cached_property
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gluonexp.base.errors import GluonexpError
+from gluonexp.tracking.logs import offline_run
 from gluonexp.tracking.places import move_of
 from gluonexp.tracking.read import sqlite
+from gluonexp.tracking.read.logged import Logs
 from gluonexp.tracking.read.records import PARENT, Query, RunRecord, record
 from gluonexp.tracking.statuses import FINISHED, PRUNED
 from gluonexp.tracking.store import KIND, experiments, find_run, open_store, reported
-from gluonexp.tracking.uri import displayed, existing, sqlite_path
+from gluonexp.tracking.uri import displayed, existing, resolve_uri, sqlite_path
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -40,7 +42,13 @@ def reader(uri: str | None) -> Reader:
     GluonexpError
         There is no store, or it cannot be read with this version of MLflow.
     """
-    uri = existing(uri)
+    try:
+        uri = existing(uri)
+    except GluonexpError:
+        alone = Logs(resolve_uri(uri))
+        if not alone.experiments():
+            raise
+        return Reader(alone)  # nothing but what was recorded offline
     database = sqlite_path(uri)
     if database is not None and sqlite.is_known(database):
         return Reader(sqlite.Database(uri, database))
@@ -53,18 +61,31 @@ class Reader:
     All methods raise `GluonexpError` where the store fails, or does not have what was asked for.
     """
 
-    def __init__(self, store: sqlite.Database | _Mlflow) -> None:
+    def __init__(self, store: sqlite.Database | Logs | _Mlflow) -> None:
         self._store = store
         self.uri = store.uri
 
     def fetch(self, refs: Sequence[str]) -> list[RunRecord]:
-        """Return these runs, each once, in order of their start."""
-        whole = [ref for ref in refs if re.fullmatch("[0-9a-f]{32}", ref)]
-        found = [self._store.find(ref) for ref in refs if ref not in whole]
-        runs = self.existing([*whole, *found])
-        for missing in set(whole) - {run.run_id for run in runs}:
-            self._store.find(missing)  # it says what is wrong
-        return runs
+        """Return these runs, each once, in order of their start.
+
+        An id may be the one that a run had before it was sent here, or that of a run which is
+        recorded in its log alone.
+        """
+        there = {run.run_id for run in self.existing([ref for ref in refs if len(ref) == 32])}
+        found: list[str] = []
+        alone: list[str] = []
+        for ref in refs:
+            try:
+                found.append(ref if ref in there else self._store.find(ref))
+            except GluonexpError:
+                log = offline_run(ref, self.uri)
+                if log is None:
+                    raise
+                alone.append(log.run_id)
+        runs = self.existing(found)
+        if alone:
+            runs += self._logs.select(Query(ids=alone))
+        return sorted(runs, key=lambda run: (run.start, run.run_id))
 
     def existing(self, run_ids: Sequence[str]) -> list[RunRecord]:
         """Return those of `run_ids` (whole ids) that are there, in order of their start."""
@@ -135,9 +156,16 @@ class Reader:
         Of a step that was logged twice, as by a run that was resumed, the later value counts.
         """
         found: dict[str, dict[int, float]] = {run_id: {} for run_id in run_ids}
-        for run_id, step, value in self._store.points(run_ids, metric):
+        alone = set(run_ids) & self._logs.runs.keys() if "_logs" in self.__dict__ else ()
+        logged = self._logs.points(alone, metric) if alone else ()
+        for run_id, step, value in chain(self._store.points(run_ids, metric), logged):
             found[run_id][step] = value
         return {run_id: sorted(points.items()) for run_id, points in found.items()}
+
+    @cached_property
+    def _logs(self) -> Logs:
+        """Runs that only their logs have: looked for where an id is of none in the store."""
+        return Logs(self.uri)
 
     def _parent(self, ref: str) -> RunRecord:
         if ref != "last":

@@ -18,7 +18,7 @@ from typing import Any
 
 from gluonexp.base.errors import GluonexpError
 from gluonexp.tracking.places import move_of
-from gluonexp.tracking.read.records import PARENT, PRUNED_TAG, Query, RunRecord, record
+from gluonexp.tracking.read.records import OWN_ID, PARENT, PRUNED_TAG, Query, RunRecord, record
 from gluonexp.tracking.statuses import FINISHED, PRUNED
 from gluonexp.tracking.store import KIND, check_ref, only
 
@@ -29,6 +29,7 @@ _ACTIVE = "r.lifecycle_stage = 'active' AND e.lifecycle_stage = 'active'"
 _FIND = f"SELECT r.run_uuid FROM runs r JOIN experiments e USING (experiment_id) WHERE {_ACTIVE}"
 _LATEST = "ORDER BY r.end_time DESC LIMIT"
 _TAGGED = "r.run_uuid IN (SELECT run_uuid FROM tags WHERE key = ?)"
+_OWN = "r.run_uuid IN (SELECT run_uuid FROM tags WHERE key = ? AND value GLOB ?)"
 _IN = "run_uuid IN (SELECT value FROM json_each(?))"  # any number of ids, as one JSON list
 
 
@@ -58,6 +59,8 @@ class Database:
             )
         else:
             rows = self._rows(f"{_FIND} AND r.run_uuid GLOB ? {_LATEST} 5", f"{ref}*")
+            if not rows:
+                rows = self._rows(f"{_FIND} AND {_OWN} {_LATEST} 5", OWN_ID, f"{ref}*")
         return only(ref, [run_id for (run_id,) in rows], self.uri)
 
     def experiments(self) -> dict[str, str]:

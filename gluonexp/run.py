@@ -25,9 +25,9 @@ from gluonexp.base.errors import GluonexpError, debugging, sentence
 from gluonexp.base.imports import heavy_imports
 from gluonexp.base.processes import process_start
 from gluonexp.base.secrets import HIDDEN, hide
-from gluonexp.base.text import in_shell, plain_console, tell
+from gluonexp.base.text import plain_console, tell
 from gluonexp.config import hydra_private, keys, schema
-from gluonexp.config.overrides import as_typed, by_key, text_of, typed
+from gluonexp.config.overrides import as_typed, by_key, text_of
 
 if TYPE_CHECKING:
     from gluonexp import experiment
@@ -275,17 +275,12 @@ def _named(error: Exception) -> str:
 
 
 def _how_to_resume(workdir: Path, overrides: Sequence[str]) -> str:
-    """Say with which command training goes on, if it has left a checkpoint."""
-    if not (checkpoints := workdir / "checkpoints").is_dir():
+    if not (workdir / "checkpoints").is_dir():
         return ""
-    from gluonexp.training import checkpoint, job_folder
+    with heavy_imports():
+        from gluonexp.experiment import resume
 
-    if not (newest := checkpoint.newest(checkpoints)):
-        return ""
-    known = job_folder.owner(checkpoints).run_id
-    needed = [word for word in overrides if word.startswith(("tracking.uri=", "build.allow="))]
-    words = [typed("trainer.resume", known or str(newest[0])), *map(in_shell, needed)]
-    return f"; to continue: python -m gluonexp.run {hide(' '.join(words))}"
+    return resume.command(workdir, overrides)
 
 
 def start(command: str = "python -m gluonexp.run") -> None:

@@ -11,7 +11,9 @@ from gluonexp import assembly
 from gluonexp.assembly import Components
 from gluonexp.assembly.networks import Pretrained
 from gluonexp.base.errors import GluonexpError
-from gluonexp.config.overrides import by_key
+from gluonexp.base.secrets import hide
+from gluonexp.base.text import in_shell
+from gluonexp.config.overrides import by_key, typed
 from gluonexp.config.schema import Config
 from gluonexp.model_folder.signature import Preprocessing
 from gluonexp.training import checkpoint, job_folder, loop
@@ -247,3 +249,22 @@ def settings(config: Config, steps: Preprocessing) -> dict[str, Any]:
         "augment": config.augment,
         "freeze": asdict(config.freeze),
     }
+
+
+def command(workdir: Path, overrides: Sequence[str]) -> str:
+    """Say with which command training goes on; an empty text if it has left no checkpoint.
+
+    Parameters
+    ----------
+    workdir
+        The job's folder.
+    overrides
+        What was typed.
+    """
+    checkpoints = workdir / job_folder.CHECKPOINTS
+    if not (newest := checkpoint.newest(checkpoints)):
+        return ""
+    known = job_folder.owner(checkpoints).run_id
+    needed = [word for word in overrides if word.startswith(("tracking.uri=", "build.allow="))]
+    words = [typed("trainer.resume", known or str(newest[0])), *map(in_shell, needed)]
+    return f"; to continue: python -m gluonexp.run {hide(' '.join(words))}"

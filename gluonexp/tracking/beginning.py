@@ -126,7 +126,9 @@ def _opened(
                 before = _of_store(client, run)
         experiment_id, start, name = run.info.experiment_id, run.info.start_time, run.info.run_name
         passing = (owner.STOP, owner.LEASE)  # what others and its processes change meanwhile
-        known = {key: text for key, text in run.data.tags.items() if key not in passing} | tags
+        known = {key: text for key, text in run.data.tags.items() if key not in passing} | dict(
+            tags
+        )
     own = run_id or uuid.uuid4().hex
     log.append(
         "open",

@@ -72,7 +72,7 @@ class Logged:
     def ended(self) -> bool:
         """Whether its process ended it: the last time that it was begun, it also ended."""
         kinds = (entry["kind"] for entry in reversed(self.records))
-        return next(kind for kind in kinds if kind in ("open", "status")) == "status"
+        return bool(next(kind for kind in kinds if kind in ("open", "status")) == "status")
 
     def files(self) -> Path:
         """Return the folder of the files that it recorded, where they lie until they are sent.

@@ -97,7 +97,13 @@ class Store:
         last = log.records[-1]["n"]
         if rehearse:
             run = self._find(log)
-            return Pushed(log, self.uri, run and run.info.run_id, self._before(log, run), last)
+            return Pushed(
+                log,
+                self.uri,
+                None if run is None else run.info.run_id,
+                self._before(log, run),
+                last,
+            )
         with held(lock(f"push {log.file.resolve()}"), f"sends {log.file}"):
             run = self._find(log) or self._make(log)
             run_id: str = run.info.run_id

@@ -211,7 +211,7 @@ def _job_of_sweep(composed: DictConfig, workdir: Path, overrides: list[str]) -> 
                 raise
             return Ending(KILLED, reason=str(getattr(ended, "reason", "")))
         except Exception as error:
-            reason = sentence(error) or _named(error)
+            reason = sentence(error) or f"{type(error).__name__}: {error}".rstrip(": ")
             trace = traceback.format_exc()
             tell(console, hide(trace))
             return Ending(FAILED, reason=reason, trace=trace)
@@ -259,19 +259,14 @@ def _config(
     composed: DictConfig, overrides: Sequence[str], folders: Sequence[Path]
 ) -> schema.Config:
     resumes = OmegaConf.select(composed, "trainer.resume") is not None
-    world = ranks.world()
+    config, world = schema.to_config(composed), ranks.world()
     if not resumes and not world.restarts:
-        return schema.to_config(composed)
+        return config
     from gluonexp.experiment import extend
 
-    config = schema.to_config(composed)
     if resumes:
         config = extend.configuration(composed, overrides, folders)
     return extend.restarted(config, world.job) if world.restarts and world.job else config
-
-
-def _named(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".rstrip(": ")
 
 
 def _how_to_resume(workdir: Path, overrides: Sequence[str]) -> str:

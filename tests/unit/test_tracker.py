@@ -30,7 +30,7 @@ from gluonexp.tracking.lifecycle import Interrupted, _Signals
 from gluonexp.tracking.log import NAME, Log, records
 from gluonexp.tracking.replay import Replay, replay
 from gluonexp.tracking.sender import Sender
-from gluonexp.tracking.tracker import LogTracker
+from gluonexp.tracking.tracker import LogTracker, Recorded
 from gluonexp.tracking.values import MAX_KEY, MAX_PARAM, flatten, number, sanitised
 
 
@@ -58,7 +58,7 @@ def recording(client: MlflowClient, run_id: str, folder: Path) -> LogTracker:
         run_id,
         uri=client.tracking_uri,
         experiment_id=run.info.experiment_id,
-        params=run.data.params,
+        before=Recorded(run.data.params),
         replay=lambda: Replay(log.file, client, run_id),
     )
 

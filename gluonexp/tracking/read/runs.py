@@ -10,7 +10,6 @@ import difflib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,6 +63,7 @@ class Reader:
     def __init__(self, store: sqlite.Database | Logs | _Mlflow) -> None:
         self._store = store
         self.uri = store.uri
+        self._logs: Logs | None = None  # of runs that no store has, once one was asked for
 
     def fetch(self, refs: Sequence[str]) -> list[RunRecord]:
         """Return these runs, each once, in order of their start.
@@ -84,6 +84,7 @@ class Reader:
                 alone.append(log.run_id)
         runs = self.existing(found)
         if alone:
+            self._logs = Logs(self.uri)
             runs += self._logs.select(Query(ids=alone))
         return sorted(runs, key=lambda run: (run.start, run.run_id))
 
@@ -153,19 +154,14 @@ class Reader:
     def curves(self, run_ids: Sequence[str], metric: str) -> dict[str, list[tuple[int, float]]]:
         """Return `metric` by step for each of `run_ids` (whole ids), empty where it is not there.
 
+        A run that no store has is one that was fetched before.
         Of a step that was logged twice, as by a run that was resumed, the later value counts.
         """
         found: dict[str, dict[int, float]] = {run_id: {} for run_id in run_ids}
-        alone = set(run_ids) & self._logs.runs.keys() if "_logs" in self.__dict__ else ()
-        logged = self._logs.points(alone, metric) if alone else ()
+        logged = () if self._logs is None else self._logs.points(run_ids, metric)
         for run_id, step, value in chain(self._store.points(run_ids, metric), logged):
             found[run_id][step] = value
         return {run_id: sorted(points.items()) for run_id, points in found.items()}
-
-    @cached_property
-    def _logs(self) -> Logs:
-        """Runs that only their logs have: looked for where an id is of none in the store."""
-        return Logs(self.uri)
 
     def _parent(self, ref: str) -> RunRecord:
         if ref != "last":

@@ -27,14 +27,20 @@ def replay(model: str, overrides: tuple[str, ...], tracking_uri: str | None) -> 
     gluonexp replay last
     gluonexp replay 3f2a91c0 dataset.root=/data/photos
     """  # noqa: D301 (click wants the backspace itself)
+    from hydra.errors import HydraException
+
     from gluonexp import run
+    from gluonexp.base.errors import GluonexpError
     from gluonexp.base.text import plain_console, say
     from gluonexp.config.overrides import as_typed
     from gluonexp.experiment.replay import replay as train
 
     sys.path.insert(0, str(Path.cwd()))  # as `python -m` does: where one's own package lies
-    words = as_typed(overrides)
-    composed = run.composition(words)
+    try:
+        words = as_typed(overrides)
+        composed = run.composition(words)
+    except HydraException as error:
+        raise GluonexpError(error) from None
     if tracking_uri is not None:
         composed.tracking.uri = tracking_uri
     found = train(model, composed, words, [Path(run.conf_dir())], plain_console())

@@ -83,6 +83,7 @@ def run(
     console: Console | None = None,
     started: float | None = None,
     team: Team = ALONE,
+    callbacks: Sequence[loop.Callback] = (),
 ) -> Result:
     """Train, evaluate, export and record what `config` says.
 
@@ -98,6 +99,8 @@ def run(
     team
         The processes that train it together, of which this is rank 0; the others
         `gluonexp.experiment.together.follow`.
+    callbacks
+        More than `config` names; they belong to no record.
 
     Raises
     ------
@@ -139,6 +142,7 @@ def run(
                 StopWhenAsked(tracker),
                 *run.components.callbacks,
                 *pruning.callbacks(config),
+                *callbacks,
                 ending_in_time,
             ],
         )

@@ -101,13 +101,6 @@ def _again(
         trainer=replace(config.trainer, resume=None),
         tracking=replace(config.tracking, backend="none", run_id=None),
         export=replace(config.export, enabled=False),
-        callbacks={
-            **config.callbacks,
-            "replay": {
-                "_target_": "gluonexp.training.fingerprints.StopWhereDifferent",
-                "recorded": str(recorded),
-            },
-        },
     )
     found = assembly.data(again, assembly.components(again).source).digest
     if found != data_digest:
@@ -115,7 +108,12 @@ def _again(
             f"the data are not those of the run: their digest was {data_digest}, and is {found}; "
             "dataset.root=FOLDER names another place"
         )
-    result = execute.run(again, workdir, console=console)
+    result = execute.run(
+        again,
+        workdir,
+        console=console,
+        callbacks=[fingerprints.StopWhereDifferent(recorded)],
+    )
     reason, epochs = result.ending.reason, len(result.history)
     if reason.startswith(fingerprints.DIFFERENT):
         difference: str | None = reason.removeprefix(fingerprints.DIFFERENT)

@@ -205,7 +205,7 @@ def stores(file: Path) -> dict[str, tuple[str, int]]:
     known: dict[str, tuple[str, int]] = {}
     with suppress(OSError):
         for line in _notes(file).read_text(encoding="utf-8", errors="replace").splitlines():
-            with suppress(ValueError, TypeError, KeyError, RecursionError):
+            with suppress(ValueError, TypeError, KeyError, OverflowError, RecursionError):
                 entry = json.loads(line)
                 known[str(entry["uri"])] = str(entry["run_id"]), int(entry["n"])
     return known
@@ -226,8 +226,8 @@ def _parsed(line: bytes, n: int) -> Record | None:
         record: Record = json.loads(found[2])
     except (ValueError, RecursionError):
         return None
-    named = isinstance(record.get("kind"), str) and isinstance(record.get("at"), int)
-    return record if record.get("n") == n and named else None
+    named = isinstance(record.get("kind"), str) and type(record.get("at")) is int
+    return record if named and type(record.get("n")) is int and record["n"] == n else None
 
 
 def _take(descriptor: int, file: Path) -> None:

@@ -124,7 +124,7 @@ def read(file: Path) -> Logged:
             dict(first["tags"]),
             int(first["start"]),
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise GluonexpError(
             f"{file}: not the log of a run ({error}); name the folder of a job"
         ) from None

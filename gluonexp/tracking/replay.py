@@ -127,7 +127,7 @@ class Replay:
     def _understood(self, record: Record) -> Iterator[None]:
         try:
             yield
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise GluonexpError(
                 f"{self._file}, line {record['n']}: this version of gluonexp does not know such "
                 f"a record of kind {record['kind']}; send it with the version that wrote it"

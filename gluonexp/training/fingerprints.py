@@ -122,10 +122,9 @@ class StopWhereDifferent(Callback):
         The folder with `HISTORY` and `FILE` of that run.
     """
 
-    def __init__(self, recorded: str) -> None:
-        folder = Path(recorded)
-        self._history = history(folder / HISTORY)
-        self._parameters = read(folder / FILE)
+    def __init__(self, recorded: Path) -> None:
+        self._history = history(recorded / HISTORY)
+        self._parameters = read(recorded / FILE)
 
     def epoch_end(self, fit: Fit) -> None:
         """Compare what the epoch left with what is recorded of it."""
@@ -137,7 +136,7 @@ class StopWhereDifferent(Callback):
             if not _same(value, fit.metrics.get(name))
         ]
         if parts or metrics:
-            said = [f"{listed(parts)} is another" if parts else "", *metrics[:2]]
+            said = [f"{listed(parts)} differ" if parts else "", *metrics[:2]]
             raise StopFit(f"{DIFFERENT}epoch {fit.epoch}: {'; '.join(filter(None, said))}")
 
 

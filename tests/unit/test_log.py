@@ -6,6 +6,7 @@ import os
 import zlib
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from mlflow.models import Model
 
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.files import sha256
-from gluonexp.tracking import ensure_experiment, open_store
+from gluonexp.tracking import ensure_experiment, logs, open_store
 from gluonexp.tracking.log import NAME, Log, in_use, note_sent, records, sent, waits
 from gluonexp.tracking.replay import Replay, replay
 
@@ -86,6 +87,86 @@ def test_damage_before_the_last_line_is_named(tmp_path: Path) -> None:
         with pytest.raises(GluonexpError, match=rf"{NAME}, line 2: damaged"):
             Log(file)
         assert file.read_bytes() == damaged
+
+
+def lines(changed: bytes) -> bytes:
+    """Return the log that has the records of a list in JSON, each with the checksum it needs."""
+    try:
+        entries = json.loads(changed)
+    except (ValueError, RecursionError):
+        return changed
+    bodies = [json.dumps(each).encode() for each in entries] if isinstance(entries, list) else []
+    return b"".join(
+        b'{"crc32":"%08x","record":%s}\n' % (zlib.crc32(each), each) for each in bodies
+    )
+
+
+RECORDS = [
+    {
+        "kind": "open",
+        "run": "0" * 32,
+        "store": {"uri": "sqlite:///mlflow.db", "run_id": "1" * 32},
+        "experiment": "digits",
+        "name": None,
+        "tags": {"device": "cpu"},
+        "start": 1,
+    },
+    {"kind": "params", "values": {"seed": "0"}},
+    {"kind": "tags", "values": {"kept": "1", "deleted": None}},
+    {"kind": "metrics", "points": [["loss", 0.5, 1, 0], ["loss", "NaN", 2, 1]]},
+    {
+        "kind": "dataset",
+        "name": "digits",
+        "digest": "abcd",
+        "context": "training",
+        "source": "scikit-learn",
+        "rows": 10,
+        "shape": [8, 8, 1],
+        "classes": ["0", "1"],
+    },
+    {
+        "kind": "artifacts",
+        "path": "plots",
+        "folder": "artifacts",
+        "files": [{"name": "a.txt", "size": 1, "sha256": "0" * 64}],
+    },
+    {"kind": "status", "status": "FINISHED", "end": 2, "error": None},
+]
+
+
+class Taking:
+    """A store's client that takes all that it is sent."""
+
+    tracking_uri = "sqlite:///mlflow.db"
+
+    def __getattr__(self, name: str) -> Any:
+        run = SimpleNamespace(data=SimpleNamespace(tags={}))
+        return lambda *arguments, **options: run
+
+
+@pytest.mark.fuzz
+def test_any_damage_to_a_log_is_continued_or_refused(fuzz: Any) -> None:
+    """Whatever its records are, too, when their checksums are right."""
+    entries = [{"n": n, "at": 1, **entry} for n, entry in enumerate(RECORDS, 1)]
+    sound = json.dumps(entries)
+
+    def read(file: Path) -> None:
+        before, whole = file.read_bytes(), 0
+        try:
+            whole = len(list(records(file)))
+            logs.read(file)
+            replay(file, Taking(), "1" * 32)  # type: ignore[arg-type]
+        finally:
+            try:
+                log = Log(file)
+            except GluonexpError:
+                assert file.read_bytes() == before
+                raise
+            assert log.append("status") == whole + 1
+            log.close()
+            assert len(list(records(file))) == whole + 1
+
+    fuzz(read, fuzz.damaged(lines(sound.encode())) | fuzz.changed(sound).map(lines), NAME)
 
 
 def test_a_file_that_is_no_log_is_left_alone(tmp_path: Path) -> None:

@@ -85,7 +85,9 @@ def begun(
             except GluonexpError as down:
                 client = None
                 uri = _offline(settings, uri, down, alone)
-        return _opened(replace(settings, run_id=run_id), every, log, client, uri)
+        resumed = settings.run_id is not None
+        settings = replace(settings, run_id=run_id)
+        return _opened(settings, every, log, client, uri, resumed=resumed)
     except BaseException:
         log.close()
         raise
@@ -112,23 +114,26 @@ def _opened(
     log: Log,
     client: MlflowClient | None,
     uri: str | None,
+    *,
+    resumed: bool,
 ) -> Tracker:
     run_id, name, start = settings.run_id, settings.run_name, int(time.time() * 1000)
     name = None if name is None else hide(readable(name))
     known, before, experiment_id = dict(tags), _recorded(log), None
     if client is not None:
         assert uri is not None and run_id is not None
-        settle(uri, run_id)
-        with reported(f"run {run_id} cannot be resumed in {displayed(uri)}"):
-            owner.claim(client, run_id)
+        if resumed:
+            settle(uri, run_id)
+        with reported(f"run {run_id} cannot be begun in {displayed(uri)}"):
+            if resumed:
+                owner.claim(client, run_id)
             run = client.get_run(run_id)
-            if log.n == 0:  # it was recorded elsewhere
+            if resumed and log.n == 0:  # it was recorded elsewhere
                 before = _of_store(client, run)
         experiment_id, start, name = run.info.experiment_id, run.info.start_time, run.info.run_name
         passing = (owner.STOP, owner.LEASE)  # what others and its processes change meanwhile
-        known = {key: text for key, text in run.data.tags.items() if key not in passing} | dict(
-            tags
-        )
+        known = {key: text for key, text in run.data.tags.items() if key not in passing}
+        known |= tags
     own = run_id or uuid.uuid4().hex
     log.append(
         "open",

@@ -105,10 +105,11 @@ class Store:
                 last,
             )
         with held(lock(f"push {log.file.resolve()}"), f"sends {log.file}"):
-            run = self._find(log) or self._make(log)
+            found = self._find(log)
+            run = found or self._make(log)
             run_id: str = run.info.run_id
             before = self._before(log, run)
-            if before < last:
+            if found is not None and before < last:
                 settle(self.uri, run_id)
             replay = Replay(log.file, self._client, run_id, after=before, say=self._say)
             try:

@@ -1,7 +1,10 @@
 """What of other libraries' errors the user can mend is one sentence; a mistake of ours is none."""
 
 import errno
+import resource
 import sqlite3
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -21,6 +24,16 @@ def write(path):
         file.write("x")
 
 
+def fill_by_safetensors():
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with TemporaryDirectory() as folder:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+        try:
+            save_file({"a": np.ones(2000)}, Path(folder, "a.safetensors"))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
 def fill():
     with sqlite3.connect(":memory:") as link:
         link.execute("PRAGMA max_page_count = 1")
@@ -29,7 +42,7 @@ def fill():
 
 FULL = {
     "python": lambda: write("/dev/full"),
-    "safetensors": lambda: save_file({"a": np.ones(3)}, "/dev/full"),
+    "safetensors": fill_by_safetensors,
     "sqlite": fill,
 }
 

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from gluonexp.base.errors import GluonexpError
 from gluonexp.tracking import ensure_experiment, find_run, open_store, probe, store, ui
-from gluonexp.tracking.lifecycle import run_tags
+from gluonexp.tracking.beginning import run_tags
 from gluonexp.tracking.uri import displayed, experiment_link, resolve_uri, run_link
 
 

@@ -1,4 +1,4 @@
-"""The memory that there is for arrays."""
+"""The memory that there is for arrays, and what this process has of it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import contextlib
 import ctypes
 import os
 import re
+import resource
+import sys
 from pathlib import Path
 
 _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
@@ -25,6 +27,21 @@ def available() -> int | None:
         except (OSError, ValueError):  # none, or "max"
             continue
     return min(found, default=None)
+
+
+def peak() -> int:
+    """Return the most bytes that this process has had in memory, since `forget_peak`."""
+    with contextlib.suppress(OSError):
+        if kilobytes := re.search(r"VmHWM:\s*(\d+)", Path("/proc/self/status").read_text()):
+            return int(kilobytes[1]) * 1024
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS says it in bytes
+    return most if sys.platform == "darwin" else 1024 * most
+
+
+def forget_peak() -> None:
+    """Let the peak of the memory count from now, where the system can (Linux)."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def keep_freed() -> None:

@@ -11,10 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from gluonexp.base.better import best_of
-from gluonexp.base.text import digits, duration, moment, tell
+from gluonexp.base.text import digits, duration, in_bytes, moment, tell
 from gluonexp.compare.columns import SHORT_ID, Column
 from gluonexp.compare.comparison import DEFAULT_METRIC, direction
-from gluonexp.tracking.read.records import RunRecord
+from gluonexp.tracking.read.records import PEAK_MEMORY, RunRecord
 from gluonexp.tracking.read.runs import Reader
 from gluonexp.tracking.statuses import FINISHED, LOST, RUNNING
 from gluonexp.tracking.store import KIND
@@ -57,6 +57,7 @@ def render(console: Console, reader: Reader, runs: Sequence[RunRecord]) -> None:
     now = datetime.now(timezone.utc)
     several = len({run.experiment for run in runs}) > 1
     tests = [digits(run.metrics.get("test/acc")) for run in shown]
+    peaks = [_memory(run.metrics.get(PEAK_MEMORY)) for run in shown]
     best = [_best(*bests[run.run_id], len(metrics) > 1) for run in shown]
     columns = [
         Column("run", [run.run_id[:SHORT_ID] for run in runs]),
@@ -67,8 +68,9 @@ def render(console: Console, reader: Reader, runs: Sequence[RunRecord]) -> None:
         Column("took", [_took(run, now) for run in runs], is_number=True),
         Column(metrics[0] if len(metrics) == 1 else "best", best, is_number=True),
         *([Column("test/acc", tests, is_number=True)] if set(tests) != {"-"} else []),
+        *([Column("memory", peaks, is_number=True)] if set(peaks) != {"-"} else []),
     ]
-    for name in ("took", "test/acc"):  # the first to go where there is no room
+    for name in ("took", "memory", "test/acc"):  # the first to go where there is no room
         if sum(column.width + 2 for column in columns) - 2 > console.width:
             columns = [column for column in columns if column.heading != name]
 
@@ -113,6 +115,10 @@ def _named(run: RunRecord, sizes: Mapping[str, int]) -> str:
 def _took(run: RunRecord, now: datetime) -> str:
     so_far = (now - run.start).total_seconds() if run.shown_status == RUNNING else math.nan
     return duration(so_far if math.isnan(run.seconds) else run.seconds)
+
+
+def _memory(megabytes: float | None) -> str:
+    return "-" if megabytes is None else in_bytes(1e6 * megabytes)
 
 
 def _best(metric: str, value: float | None, name_it: bool) -> str:

@@ -189,6 +189,8 @@ class TrackingConfig:
     run_name: str | None = None
     # A run that waits for this job, made by the sweep it belongs to; null: a new run.
     run_id: str | None = None
+    # Also how busy processor, memory, disk, network and GPUs are, every 10 s of training.
+    system_metrics: bool = False
 
 
 @dataclass

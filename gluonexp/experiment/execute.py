@@ -26,7 +26,7 @@ from gluonexp.inference.predict import softmax
 from gluonexp.sweep import pruning
 from gluonexp.tracking import Tracker
 from gluonexp.tracking.statuses import FINISHED, PRUNED, Ending
-from gluonexp.training import checkpoint, job_folder, loop
+from gluonexp.training import checkpoint, job_folder, loop, system
 from gluonexp.training.callbacks import (
     TEST_CURVE,
     ShowProgress,
@@ -117,6 +117,7 @@ def run(
         return _find_lr(config, workdir, overrides, console, started, team)
     # 1. The network, its pretrained weights and freeze policy; the tracked run; the data.
     formats.check(config.export)
+    monitors = system.monitors(config.tracking)
     ending_in_time = EndInTime(config.trainer.max_hours, started, team)
     with (
         ExitStack() as proofs,
@@ -143,6 +144,7 @@ def run(
                 *run.components.callbacks,
                 *pruning.callbacks(config),
                 *callbacks,
+                *([system.SystemMetrics(tracker, monitors)] if monitors else []),
                 ending_in_time,
             ],
         )

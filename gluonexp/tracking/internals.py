@@ -206,6 +206,30 @@ def was_added_by_another(error: Exception) -> bool:
     return _ADDED.search(str(error)) is not None
 
 
+def system_monitors() -> list[Any]:
+    """Return what MLflow reads processor, memory, disk, network and GPUs with, each if it can.
+
+    Without these classes no run can record how busy its machine was.
+
+    Raises
+    ------
+    ImportError
+        psutil is not installed.
+    """
+    from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
+    from mlflow.system_metrics.metrics.disk_monitor import DiskMonitor
+    from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
+    from mlflow.system_metrics.metrics.network_monitor import NetworkMonitor
+
+    monitors: list[Any] = []
+    for kind in (CPUMonitor, DiskMonitor, NetworkMonitor, GPUMonitor):
+        try:
+            monitors.append(kind())
+        except Exception as error:  # there is none, or nothing to ask it with
+            _log.debug("%s: %s", kind.__name__, error)
+    return monitors
+
+
 def context_tags(tags: Mapping[str, str]) -> dict[str, str]:
     """Return `tags`, and those of user, source and git commit. Without it these are missing."""
     try:

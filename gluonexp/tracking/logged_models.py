@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from gluonexp.base.files import draft, link_or_copy
 from gluonexp.tracking.places import here
+from gluonexp.tracking.read.records import SYSTEM
 from gluonexp.tracking.store import reported
 from gluonexp.tracking.uri import local_path
 
@@ -125,6 +126,7 @@ def _measured(
     return [
         Metric(point.key, point.value, point.timestamp, step, model_id=model_id, run_id=run_id)
         for name in names
+        if not name.startswith(SYSTEM)  # of the machine, whatever the number of the look
         for point in client.get_metric_history(run_id, name)
         if point.step == step and point.model_id is None
     ]

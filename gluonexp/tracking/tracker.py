@@ -18,6 +18,7 @@ from gluonexp.base.secrets import hide
 from gluonexp.base.text import readable
 from gluonexp.tracking.lease import NoLease
 from gluonexp.tracking.log import MODEL, Log, note_sent
+from gluonexp.tracking.read.records import SYSTEM
 from gluonexp.tracking.registry import Registered
 from gluonexp.tracking.replay import Replay
 from gluonexp.tracking.sender import Sender
@@ -90,8 +91,11 @@ class Tracker:
         ``RUNNING``, then how the run ended.
     lease
         Of the run; it knows whether somebody wants it to stop.
+    before
+        What it had recorded until it went on.
     """
 
+    before = Recorded()
     lease: NoLease = NoLease()
     run_id: str | None = None
     experiment_id: str | None = None
@@ -192,9 +196,9 @@ class LogTracker(Tracker):
         self.run_id: str = run_id
         self.experiment_id = experiment_id
         self._log, self._folder, self._uri = log, log.file.parent, uri
-        self._before = before or Recorded()
-        self._params = dict(self._before.params)
-        self._diverged, self._closed, self._points = self._before.diverged, False, 0
+        self.before = before or Recorded()
+        self._params = dict(self.before.params)
+        self._diverged, self._closed, self._points = self.before.diverged, False, 0
         self._waiting_name: str | None = None  # of a registration
         self._digests: dict[tuple[int, int, int], str] = {}
         self._sender = None if replay is None else Sender(replay)
@@ -275,11 +279,11 @@ class LogTracker(Tracker):
 
     def _again(self, key: str, value: float, step: int) -> bool:
         """Tell whether a point was recorded before the run was cut off; a time stays the first."""
-        before = self._before.points.get((key, step))
+        before = self.before.points.get((key, step))
         if before is None:
             return False
         same = before == value or (math.isnan(before) and math.isnan(value))
-        return same or key.startswith("time/")
+        return same or key.startswith(("time/", SYSTEM))
 
     def log_dataset(self, data: UsedData) -> None:
         """Record a data set as an input of the run, with our digest of all its samples."""

@@ -5,14 +5,19 @@ import signal
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 from safetensors.numpy import load_file
 
 from gluonexp import run, tracking
 from gluonexp.base.errors import GluonexpError
+from gluonexp.base.text import in_bytes
+from gluonexp.cli import main
 from gluonexp.experiment import run as train
+from gluonexp.tracking.read.records import PEAK_MEMORY
 from gluonexp.training import checkpoint, job_folder
 from gluonexp.training.callbacks import StopOnDivergence
+from gluonexp.training.system import SystemMetrics
 
 TINY = (
     *("dataset=synthetic", "model=mlp", "model.hidden=[8]", "optim=sgd", "optim.lr=0.05"),
@@ -133,6 +138,28 @@ def test_what_was_changed_in_a_run_that_goes_on_is_recorded(trained, cut_off, ur
     tags = _run(uri, crashed).data.tags
     assert tags["param_drift.trainer.epochs"] == "2 -> 3"
     assert [tag for tag in tags if tag.startswith("param_drift")] == ["param_drift.trainer.epochs"]
+
+
+def test_how_busy_the_machine_was_is_recorded_by_looks_that_go_on(
+    trained, cut_off, uri, tmp_path, monkeypatch
+):
+    """Four steps an epoch, and a look at each; the second epoch is done again."""
+    with monkeypatch.context() as patch:
+        patch.setattr(SystemMetrics, "every_s", 0.0)
+        words = *TINY, "trainer.epochs=3", "tracking.system_metrics=true"
+        crashed = cut_off(*words, folder=tmp_path / "cut")
+        result, _ = trained(f"trainer.resume={crashed}")
+    points = _points(uri, result.run_id)
+    # As MLflow itself names them, on any machine; those of disk and network may be missing.
+    for name in ("cpu_utilization_percentage", "system_memory_usage_megabytes"):
+        assert [step for step, _ in points[f"system/{name}"]] == list(range(12))
+    peaks = points[PEAK_MEMORY]
+    assert [step for step, _ in peaks] == [0, 1, 2]
+    assert peaks == sorted(peaks, key=lambda point: point[1])
+    words = ["runs", "--tracking-uri", uri, "--limit", "1"]
+    heading, line = CliRunner().invoke(main, words, env={"COLUMNS": "200"}).output.splitlines()
+    assert heading.split()[-1] == "memory"
+    assert line.endswith(in_bytes(1e6 * peaks[-1][1]))
 
 
 @pytest.fixture

@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from gluonexp.base.memory import forget_peak, peak
+
 PAGES = """
 import ctypes, resource, sys
 from gluonexp.base.memory import keep_freed
@@ -25,6 +27,16 @@ for _ in range(5):
     libc.free(array)
     print(pages() - before)
 """
+
+
+def test_the_peak_of_the_memory_counts_from_where_it_is_wanted():
+    forget_peak()
+    before, size = peak(), 1 << 28
+    filled = b"x" * size
+    assert peak() >= before + 0.9 * size or platform.system() != "Linux"
+    del filled
+    forget_peak()
+    assert peak() < before + 0.5 * size or platform.system() != "Linux"
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc")

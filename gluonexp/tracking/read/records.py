@@ -14,6 +14,9 @@ from gluonexp.tracking.statuses import FINISHED, LOST, PRUNED, RUNNING
 # The id that a run had before it was sent to this store: its own.
 OWN_ID = "gluonexp.run"
 PARENT, PRUNED_TAG = "mlflow.parentRunId", "gluonexp.pruned"
+# Where MLflow keeps how busy a machine was; the most memory that training took, in megabytes.
+SYSTEM = "system/"
+PEAK_MEMORY = f"{SYSTEM}peak_memory_megabytes"
 # The SHA-256 of the export's certificate.
 CERTIFICATE_TAG = "gluonexp.export.certificate"
 

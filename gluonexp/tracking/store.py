@@ -309,7 +309,9 @@ def _make_database(database: Path) -> None:
 
 def _check_schema(database: Path) -> None:
     """Refuse what MLflow would migrate, without a lock, as soon as it opens it."""
-    with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as link:
+    # Not to be read only: first what a killed writer left may have to be undone.
+    address = f"{database.as_uri()}?mode=rw"
+    with closing(sqlite3.connect(address, uri=True, timeout=_TIMEOUT_S)) as link:
         rows = link.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
     tables = {name for (name,) in rows}
     if "experiments" not in tables:

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import shutil
 import sqlite3
+from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 from types import SimpleNamespace
@@ -343,7 +344,10 @@ def test_reading_changes_no_byte_and_waits_for_no_writer(
     assert store.path.read_bytes() == before
 
 
-def test_what_a_killed_writer_left_is_undone(store: SimpleNamespace, tmp_path: Path) -> None:
+@pytest.mark.parametrize("opens", [runs.reader, open_store])
+def test_what_a_killed_writer_left_is_undone(
+    store: SimpleNamespace, tmp_path: Path, opens: Callable[[str], object]
+) -> None:
     half = tmp_path / "mlflow.db"
     writer = sqlite3.connect(shutil.copy(store.path, tmp_path / "first.db"), isolation_level=None)
     writer.execute("PRAGMA cache_size = 1")  # so that the change reaches the file at once
@@ -355,5 +359,6 @@ def test_what_a_killed_writer_left_is_undone(store: SimpleNamespace, tmp_path: P
     shutil.copy(tmp_path / "first.db-journal", tmp_path / "mlflow.db-journal")
     writer.close()
     assert b"half written" in half.read_bytes()
+    opens(f"sqlite:///{half}")
     reader = runs.reader(f"sqlite:///{half}")
     assert named(reader.of_experiment("beta ü")) == ["child", "pruned", "killed"]

@@ -35,6 +35,6 @@ def heavy_imports() -> Iterator[None]:
         # Only then: what a later job of this process leaves behind is to be found.
         if len(sys.modules) - before > _HEAVY:
             gc.freeze()
-            atexit.register(gc.unfreeze)  # the interpreter takes things down in its usual order
+            atexit.register(gc.collect)  # what is left of a job, while all that frees it is there
         if enabled:
             gc.enable()

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from gluonexp import tracking
 from gluonexp.base.errors import GluonexpError
@@ -16,9 +16,12 @@ from gluonexp.config.recorded import Composed
 from gluonexp.config.schema import Config, to_config
 from gluonexp.tracking import owner
 from gluonexp.tracking.artifacts import of_run
+from gluonexp.tracking.logs import offline_run
 from gluonexp.tracking.read.runs import RunRecord, reader
 from gluonexp.tracking.statuses import FAILED, FINISHED, KILLED, RUNNING
 from gluonexp.training import job_folder
+
+_CONFIGURATION: Final = "config/resolved.yaml"
 
 # How a run stands that can go on as itself.
 _CUT_OFF: Final = (RUNNING, FAILED, KILLED)
@@ -42,25 +45,23 @@ def configuration(composed: Composed, overrides: Sequence[str], folders: Iterabl
     if reference is None or not _is_run(reference):
         return config
     run, folder = _checkpoint(reference, config.tracking.uri)
-    run_id = run.run_id
-    client = tracking.open_store(config.tracking.uri)
-    with tempfile.TemporaryDirectory(prefix="gluonexp-") as temporary:
-        file = of_run(client, run_id).fetch("config/resolved.yaml", Path(temporary))
-        before = recorded.read(file)
+    before = _recorded(run, folder, config.tracking.uri)
     try:
         config = to_config(recorded.with_typed(before, composed, overrides, folders))
     except GluonexpError as error:
         raise GluonexpError(f"trainer.resume={reference}: {error}") from None
-    if run.status in _CUT_OFF:
-        config = replace(config, tracking=replace(config.tracking, run_id=run_id))
-    return replace(config, trainer=replace(config.trainer, resume=str(folder)))
+    if run.status not in _CUT_OFF:
+        return _resumed(config, folder, None)
+    if offline_run(run.run_id, config.tracking.uri) is not None:  # so it stays until it is pushed
+        config = replace(config, tracking=replace(config.tracking, backend="offline"))
+    return _resumed(config, folder, run.run_id)
 
 
 def restarted(config: Config, job: str) -> Config:
     """Return what to run where torchrun has started its `job` again, because a process was lost.
 
-    That is `config`, resumed from the newest checkpoint of what the job had begun; and a run that
-    its own process could not end any more is FAILED now.
+    That is `config`, in the run that the job had begun, from its newest checkpoint; a run without
+    one, which its own process could not end any more, is FAILED now, and another begins.
 
     Raises
     ------
@@ -76,8 +77,32 @@ def restarted(config: Config, job: str) -> Config:
         if run.status == RUNNING and not owner.alive(run.tags):
             tracking.end_lost(uri, run.run_id, "its process was lost; torchrun started another")
         if (folder := _newest(run)) is not None:
-            return replace(config, trainer=replace(config.trainer, resume=str(folder)))
+            return _resumed(config, folder, run.run_id)
     return config
+
+
+def _resumed(config: Config, folder: Path, run_id: str | None) -> Config:
+    """Let a checkpoint be trained further, in run `run_id` or in a new one."""
+    return replace(
+        config,
+        trainer=replace(config.trainer, resume=str(folder)),
+        tracking=replace(config.tracking, run_id=run_id),
+    )
+
+
+def _recorded(run: RunRecord, folder: Path, uri: str | None) -> dict[str, Any]:
+    """Return the configuration of a run that left checkpoint `folder`.
+
+    Of one that was cut off it lies in its own folder, whether or not the store has got it.
+    """
+    workdir = folder.parents[1]
+    file = workdir / job_folder.ARTIFACTS / _CONFIGURATION
+    is_its_own = job_folder.owner(workdir / job_folder.CHECKPOINTS).run_id == run.run_id
+    if is_its_own and file.is_file():
+        return recorded.read(file)
+    with tempfile.TemporaryDirectory(prefix="gluonexp-") as temporary:
+        kept = of_run(tracking.open_store(uri), run.run_id)
+        return recorded.read(kept.fetch(_CONFIGURATION, Path(temporary)))
 
 
 def _newest(run: RunRecord) -> Path | None:
@@ -105,12 +130,15 @@ def _checkpoint(reference: str, uri: str | None) -> tuple[RunRecord, Path]:
             return run, folder
     if reference == "last":
         raise GluonexpError("trainer.resume=last: no run left a checkpoint on this machine")
-    run_id = runs[0].run_id
-    place = runs[0].workdir or "a folder that it did not record"
+    (run,) = runs
+    place = run.workdir or "a folder that it did not record"
+    instead = "it can only be started anew"  # of one that was cut off the store has none
+    if run.status == FINISHED:
+        instead = f"to start from its parameters instead: model.weights=runs:/{run.run_id}"
     raise GluonexpError(
-        f"trainer.resume={reference}: run {run_id} has no checkpoint in {place} (one stays on the "
-        "machine that trained, unless callbacks.checkpoint.keep=0); to start from its parameters "
-        f"instead: model.weights=runs:/{run_id}"
+        f"trainer.resume={reference}: run {run.run_id} has no checkpoint in {place} (one stays "
+        "on the machine that trained, from the first epoch on, unless callbacks.checkpoint.keep=0)"
+        f"; {instead}"
     )
 
 

@@ -1,7 +1,9 @@
 """Runs trained further: by their id, by a folder, and what may never be lost on the way."""
 
 import json
+import shutil
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from gluonexp.base.text import in_bytes
 from gluonexp.cli import main
 from gluonexp.experiment import run as train
 from gluonexp.tracking.read.records import PEAK_MEMORY
+from gluonexp.tracking.read.runs import reader
 from gluonexp.training import checkpoint, job_folder
 from gluonexp.training.callbacks import StopOnDivergence
 from gluonexp.training.system import SystemMetrics
@@ -138,6 +141,23 @@ def test_what_was_changed_in_a_run_that_goes_on_is_recorded(trained, cut_off, ur
     tags = _run(uri, crashed).data.tags
     assert tags["param_drift.trainer.epochs"] == "2 -> 3"
     assert [tag for tag in tags if tag.startswith("param_drift")] == ["param_drift.trainer.epochs"]
+
+
+def test_a_run_that_no_store_has_goes_on_in_its_folder(trained, cut_off, uri):
+    folder = Path(uri.removeprefix("sqlite:///")).parent / "hydra" / "offline"
+    crashed = cut_off(*TINY, "trainer.epochs=2", "tracking=offline", folder=folder)
+    result, _ = trained(f"trainer.resume={crashed[:8]}")
+    assert (result.run_id, result.folder, len(result.history)) == (crashed, folder, 2)
+    (run,) = reader(uri).fetch([crashed])
+    assert run.status == "FINISHED"
+    assert "error" not in run.tags
+
+
+def test_of_a_run_that_was_cut_off_the_folder_is_needed(trained, cut_off, uri, tmp_path):
+    crashed = cut_off(*TINY, "trainer.epochs=2", folder=tmp_path / "cut")
+    shutil.rmtree(tmp_path / "cut")
+    with pytest.raises(GluonexpError, match=rf"{crashed} has no checkpoint in .*cut .*anew"):
+        trained(f"trainer.resume={crashed}")
 
 
 def test_how_busy_the_machine_was_is_recorded_by_looks_that_go_on(

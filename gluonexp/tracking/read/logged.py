@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from functools import cached_property
 
+from gluonexp.tracking import owner
 from gluonexp.tracking.logs import Logged, offline
 from gluonexp.tracking.read.records import PARENT, Query, RunRecord, record
 from gluonexp.tracking.statuses import RUNNING
@@ -79,6 +80,8 @@ def as_recorded(log: Logged) -> RunRecord:
         elif kind == "status":
             status, end = entry["status"], entry["end"]
         elif kind == "open":
+            ended = ("error", *owner.OF_BURIALS)  # no longer, it goes on
+            tags = {key: text for key, text in tags.items() if key not in ended} | entry["tags"]
             status = RUNNING
     for key, value, _, step in _points(log):
         if key not in metrics or step >= metrics[key][0]:  # as MLflow keeps the latest

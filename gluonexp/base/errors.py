@@ -3,10 +3,12 @@
 import errno
 import os
 import re
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Final
 
-from gluonexp.base.files import obstacle
+from gluonexp.base.files import obstacle, user_cache
 from gluonexp.base.text import escaped, not_utf8
 
 # As the system, NumPy, MXNet, PyTorch, safetensors, SQLite and Pillow say it.
@@ -17,6 +19,7 @@ _NO_ROOM: Final = re.compile(
     r"no space left|disk is full|quota exceeded|file too large|FileStream\.Write incomplete",
     re.IGNORECASE,
 )
+_HARDLY: Final = 16 << 20  # bytes
 _FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -35,6 +38,29 @@ def reason(error: BaseException) -> str:
     lines = str(error).strip().splitlines() or [type(error).__name__]
     said = lines[-1].rpartition("Check failed: ")[2]
     return said.rpartition(" : ")[2].strip() or said.strip()
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an exception says that a disk has no room."""
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return True
+    return _NO_ROOM.search(str(error)) is not None
+
+
+def has_no_room(folder: Path) -> bool:
+    """Whether the disk of a folder is full, or was until a draft was removed there just now."""
+    try:
+        return shutil.disk_usage(folder).free < _HARDLY
+    except OSError:
+        return False
+
+
+def _fullest() -> str:
+    """Say where room is to be made, of the places that are written besides a job's folder."""
+    for folder in (Path(tempfile.gettempdir()), user_cache()):
+        if has_no_room(folder):
+            return f"in {escaped(str(folder))}"
+    return "there"
 
 
 def debugging() -> bool:
@@ -62,8 +88,9 @@ def sentence(error: BaseException) -> str | None:
         )
     path = error.filename if isinstance(error, OSError) else None
     where = "a file" if path is None else escaped(str(path))
-    if (isinstance(error, OSError) and error.errno in _FULL) or _NO_ROOM.search(str(error)):
-        return f"{where} cannot be written, the disk is full ({said}): make room there"
+    if is_full(error):
+        there = "there" if path is not None else _fullest()
+        return f"{where} cannot be written, the disk is full ({said}): make room {there}"
     if isinstance(error, OSError) and path is not None:
         return f"{where} cannot be used: {obstacle(Path(str(path)), error)}"
     return None

@@ -46,7 +46,7 @@ def download(
         raise click.UsageError("name the folder to copy to: --to DIR (or ask for --list)")
     try:
         if (log := offline_run(model.removeprefix("runs:/"), tracking_uri)) is not None:
-            source = artifacts.Artifacts(str(log.files()), None, f"run {log.run_id}", log.run_id)
+            source = artifacts.of_log(log)
         else:
             client = tracking.open_store(tracking.existing(tracking_uri))
             source = references.artifacts(client, model)

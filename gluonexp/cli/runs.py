@@ -63,7 +63,7 @@ def runs(
 
     if sweep and experiment:
         raise click.UsageError("--sweep and --experiment: name one of them")
-    store = reader(tracking_uri)
+    store = reader(tracking_uri, alone=True)
     found = listing.listed(store, limit, experiment=experiment, sweep=sweep, status=status)
     if form == "csv":
         machine.listing_csv(found, sys.stdout)
@@ -113,7 +113,7 @@ def compare(
 
     if sum((bool(run_ids), sweep is not None, experiment is not None)) != 1:
         raise click.UsageError("name what to compare: run ids, or --sweep, or --experiment")
-    store = reader(tracking_uri)
+    store = reader(tracking_uri, alone=True)
     title, found = comparing.chosen(store, run_ids, sweep, experiment)
     comparison = comparing.compare(store, found, metric)
     if html is not None:

@@ -37,9 +37,10 @@ def listed(
     if sweep is not None:
         runs = reader.sweep(sweep)[1][::-1]
     elif status in (RUNNING, LOST):  # the store does not tell them apart
-        runs = reader.newest(experiment=experiment, status=RUNNING)
+        runs = reader.newest(experiment=experiment, status=RUNNING, offline=True)
     else:
-        return reader.newest(limit, experiment=experiment, status=status, top=status is None)
+        top = status is None
+        return reader.newest(limit, experiment=experiment, status=status, top=top, offline=True)
     return [run for run in runs if status in (None, run.shown_status)][:limit]
 
 

@@ -54,7 +54,7 @@ def configuration(composed: Composed, overrides: Sequence[str], folders: Iterabl
         return _resumed(config, folder, None)
     if offline_run(run.run_id, config.tracking.uri) is not None:  # so it stays until it is pushed
         config = replace(config, tracking=replace(config.tracking, backend="offline"))
-    return _resumed(config, folder, run.run_id)
+    return _resumed(config, folder, run.own_id)
 
 
 def restarted(config: Config, job: str) -> Config:
@@ -97,7 +97,7 @@ def _recorded(run: RunRecord, folder: Path, uri: str | None) -> dict[str, Any]:
     """
     workdir = folder.parents[1]
     file = workdir / job_folder.ARTIFACTS / _CONFIGURATION
-    is_its_own = job_folder.owner(workdir / job_folder.CHECKPOINTS).run_id == run.run_id
+    is_its_own = job_folder.owner(workdir / job_folder.CHECKPOINTS).run_id == run.own_id
     if is_its_own and file.is_file():
         return recorded.read(file)
     with tempfile.TemporaryDirectory(prefix="gluonexp-") as temporary:
@@ -107,7 +107,7 @@ def _recorded(run: RunRecord, folder: Path, uri: str | None) -> dict[str, Any]:
 
 def _newest(run: RunRecord) -> Path | None:
     """Return the folder of the newest checkpoint that a run left; a sweep's parent has none."""
-    return job_folder.of_run(Path(run.workdir), run.run_id) if run.workdir else None
+    return job_folder.of_run(Path(run.workdir), run.own_id) if run.workdir else None
 
 
 def _is_run(reference: str) -> bool:
@@ -118,7 +118,7 @@ def _is_run(reference: str) -> bool:
 
 def _checkpoint(reference: str, uri: str | None) -> tuple[RunRecord, Path]:
     """Return the run, and the folder of its newest checkpoint."""
-    store = reader(uri)
+    store = reader(uri, alone=True)
     if reference == "last":
         runs = [run for run in store.newest(100) if not _trains(run)]
     elif _trains(run := store.fetch([reference])[0]):

@@ -21,8 +21,9 @@ from gluonexp.config import recorded
 from gluonexp.config.recorded import Composed
 from gluonexp.config.schema import Config, to_config
 from gluonexp.experiment import execute, record
-from gluonexp.tracking.artifacts import of_run
-from gluonexp.tracking.store import find_run
+from gluonexp.tracking.artifacts import of_log, of_run
+from gluonexp.tracking.logs import offline_run
+from gluonexp.tracking.read.runs import reader
 from gluonexp.training import fingerprints, job_folder
 
 # The folders of a run that are compared.
@@ -73,9 +74,11 @@ def replay(
         There is no such run, it has not recorded enough, or its data or weights are not what they
         were.
     """
-    client = tracking.open_store(tracking.existing(composed.tracking.uri))
-    run = find_run(client, ref.removeprefix("runs:/"))
-    files = of_run(client, run.info.run_id)
+    (run,) = reader(composed.tracking.uri, alone=True).fetch([ref.removeprefix("runs:/")])
+    if (log := offline_run(run.run_id, composed.tracking.uri)) is not None:
+        files = of_log(log)
+    else:
+        files = of_run(tracking.open_store(composed.tracking.uri), run.run_id)
     with tempfile.TemporaryDirectory(prefix="gluonexp-") as temporary:
         kept = Path(temporary, "recorded")
         for part in PARTS:
@@ -87,7 +90,7 @@ def replay(
         config = to_config(recorded.with_typed(before, composed, overrides, folders))
         for change in changes(environment(kept), provenance(config.build.allow)):
             tell(console, f"note: {change}")
-        digest = run.data.params.get("data.digest")
+        digest = run.params.get("data.digest")
         return _again(config, kept, digest, Path(temporary, "again"), console)
 
 

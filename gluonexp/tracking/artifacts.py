@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import FileInfo
 
+    from gluonexp.tracking.logs import Logged
+
 # Beside what was copied: one line a file, with the digest of what has arrived.
 RECEIPTS = ".gluonexp-download.jsonl"
 
@@ -151,6 +153,11 @@ def of_run(client: MlflowClient, run_id: str) -> Artifacts:
     with reported(f"run {run_id} cannot be read"):
         uri = client.get_run(run_id).info.artifact_uri
     return Artifacts(uri, client.tracking_uri, f"run {run_id}", run_id)
+
+
+def of_log(log: Logged) -> Artifacts:
+    """Return the files of a run that no store has, which lie in the folder of its job."""
+    return Artifacts(str(log.files()), None, f"run {log.run_id}", log.run_id)
 
 
 def download(source: Artifacts, files: Sequence[StoredFile], dest: Path) -> Copied:

@@ -8,8 +8,8 @@ import os
 import random
 import time
 import uuid
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.secrets import hide
 from gluonexp.base.text import readable
-from gluonexp.tracking import internals, owner
+from gluonexp.tracking import internals, logs, owner
+from gluonexp.tracking.burial import bury
 from gluonexp.tracking.lease import Lease
 from gluonexp.tracking.log import MODEL, NAME, Log, records, sent, waits
 from gluonexp.tracking.places import settle
 from gluonexp.tracking.replay import Replay
+from gluonexp.tracking.statuses import FAILED
 from gluonexp.tracking.store import Unreachable, ensure_experiment, open_store, reported
 from gluonexp.tracking.tracker import LogTracker, Recorded, Tracker
 from gluonexp.tracking.uri import displayed, resolve_uri
@@ -58,7 +60,9 @@ def begun(
     GluonexpError
         The store cannot be opened, or the log cannot be written.
     """
-    uri = None if settings.backend == "offline" else resolve_uri(settings.uri)
+    offline = settings.backend == "offline" or _began_offline(folder, settings.run_id)
+    uri = None if offline else resolve_uri(settings.uri)
+    wanted = uri or (settings.uri and resolve_uri(settings.uri))
     client = None
     experiment_id = None
     if uri is not None:
@@ -73,9 +77,8 @@ def begun(
     exists()
     folder.mkdir(parents=True, exist_ok=True)
     _set_aside(folder, settings.run_id)
-    log = Log(folder / NAME)
+    log, run_id = Log(folder / NAME), settings.run_id
     try:
-        run_id = settings.run_id
         if client is not None and run_id is None:
             assert experiment_id is not None and uri is not None
             try:
@@ -86,11 +89,25 @@ def begun(
                 client = None
                 uri = _offline(settings, uri, down, alone)
         resumed = settings.run_id is not None
-        settings = replace(settings, run_id=run_id)
+        settings = replace(settings, uri=wanted, run_id=run_id)
         return _opened(settings, every, log, client, uri, resumed=resumed)
-    except BaseException:
+    except BaseException as error:
         log.close()
+        if client is not None and run_id is not None:  # in the log there was no room for it
+            with suppress(GluonexpError):
+                bury(client, run_id, str(error), FAILED)
         raise
+
+
+def _began_offline(folder: Path, run_id: str | None) -> bool:
+    """Say whether the log in `folder` is that of run `run_id`, which no store has by that id."""
+    if run_id is None or not (folder / NAME).exists():
+        return False
+    try:
+        log = logs.read(folder / NAME)
+    except GluonexpError:
+        return False
+    return log.run_id == run_id and log.store is None
 
 
 def _offline(settings: TrackingConfig, uri: str, down: GluonexpError, alone: bool) -> str | None:
@@ -134,11 +151,15 @@ def _opened(
         passing = (owner.STOP, owner.LEASE)  # what others and its processes change meanwhile
         known = {key: text for key, text in run.data.tags.items() if key not in passing}
         known |= tags
+    elif name is None and log.n == 0:
+        with _unseeded():
+            name = internals.random_name()
     own = run_id or uuid.uuid4().hex
+    meant = uri or settings.uri
     log.append(
         "open",
         run=own,
-        store=None if uri is None else {"uri": displayed(uri), "run_id": own},
+        store=meant and {"uri": displayed(meant), "run_id": None if uri is None else own},
         experiment=settings.experiment,
         name=name,
         tags=known,
@@ -222,12 +243,18 @@ def create_run(
     client: MlflowClient, experiment_id: str, tags: Mapping[str, str], name: str | None
 ) -> str:
     """Return the id of a new run; a name MLflow makes up must not follow from the run's seed."""
+    known = None if name is None else hide(readable(name))
+    with _unseeded():
+        run = client.create_run(experiment_id, tags=dict(tags), run_name=known)
+    return str(run.info.run_id)
+
+
+@contextmanager
+def _unseeded() -> Iterator[None]:
     seeded = random.getstate()
     random.seed()
     try:
-        known = None if name is None else hide(readable(name))
-        run = client.create_run(experiment_id, tags=dict(tags), run_name=known)
-        return str(run.info.run_id)
+        yield
     finally:
         random.setstate(seeded)
 

@@ -12,8 +12,10 @@ from gluonexp.base.errors import GluonexpError
 from gluonexp.base.secrets import hide
 from gluonexp.base.text import readable
 from gluonexp.tracking import owner
-from gluonexp.tracking.log import NAME, in_use, note_sent, records, sent
+from gluonexp.tracking.log import NAME, Log, in_use, note_sent, records, sent
+from gluonexp.tracking.logs import Logged
 from gluonexp.tracking.places import WORKDIR
+from gluonexp.tracking.read.logged import as_recorded
 from gluonexp.tracking.read.records import OWN_ID
 from gluonexp.tracking.replay import Replay
 from gluonexp.tracking.statuses import KILLED, UNFINISHED
@@ -70,6 +72,30 @@ def bury(
         if (reached := _reached(client, run)) is not None:
             client.set_tag(run_id, owner.REACHED, reached)
         client.set_terminated(run_id, status, _last_sign(client, run))
+
+
+def bury_offline(log: Logged, reason: str) -> str | None:
+    """End, in its log, a run that no store has; return how far it came, if that is known.
+
+    It ends KILLED, when it recorded something last.
+
+    Raises
+    ------
+    GluonexpError
+        Its log cannot be written, or a process writes it.
+    """
+    run, last = as_recorded(log), log.records[-1]["at"]
+    epochs = run.params.get("trainer.epochs")
+    reached = None if epochs is None else f"{log.steps(_OF_EPOCHS)} of {epochs} epochs"
+    written = Log(log.file)
+    try:
+        known = {} if reached is None else {owner.REACHED: reached}
+        written.append("tags", values={"error": one_line(hide(readable(reason)), 500), **known})
+        written.append("status", status=KILLED, end=last, error=None)
+        written.sync()
+    finally:
+        written.close()
+    return reached
 
 
 def _send_rest(client: MlflowClient, run: Run) -> bool:

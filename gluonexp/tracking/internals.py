@@ -230,6 +230,15 @@ def system_monitors() -> list[Any]:
     return monitors
 
 
+def random_name() -> str | None:
+    """Return a name for a run, as a store makes one up; without it a run offline has none."""
+    try:
+        from mlflow.utils.name_utils import _generate_random_name
+    except ImportError:
+        return None
+    return str(_generate_random_name())  # type: ignore[no-untyped-call]
+
+
 def context_tags(tags: Mapping[str, str]) -> dict[str, str]:
     """Return `tags`, and those of user, source and git commit. Without it these are missing."""
     try:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _PARTING_S: Final = 2.0  # that the end of a run waits for a store which does not answer
+_HURRY_S: Final = 0.5  # that the end of a run waits for one if it was interrupted
 _ANSWER_S: Final = 0.25  # that the end of an epoch waits for one
 _GLANCE_S: Final = 5.0  # between two looks at the store because epochs end
 
@@ -30,7 +31,7 @@ class NoLease:
         """Return who wants the run to stop, as far as the store has told; None if nobody does."""
         return None
 
-    def end(self) -> None:
+    def end(self, *, hurry: bool = False) -> None:
         """Renew it no more."""
 
 
@@ -63,18 +64,20 @@ class Lease(NoLease):
     def stop_wanted(self) -> str | None:
         """Return who wants the run to stop; a store that is slow is asked the next time."""
         if time.time() - self._looked > _GLANCE_S:
+            self._looked = time.time()  # one that hangs is not waited for after each epoch
             self._answered.clear()
             self._wake.set()
             self._answered.wait(_ANSWER_S)
         return self._stop
 
-    def end(self) -> None:
-        """Stop the thread; what had to be taken back is, before the run is closed."""
+    def end(self, *, hurry: bool = False) -> None:
+        """Stop the thread; what had to be taken back is, before the run is closed in no hurry."""
         self._ended = True
         self._wake.set()
         if self._thread.is_alive():
-            self._thread.join(_PARTING_S)
-        if not self._thread.is_alive() and time.time() - self._renewed > owner.EXPIRED_S:
+            self._thread.join(_HURRY_S if hurry else _PARTING_S)
+        overdue = time.time() - self._renewed > owner.EXPIRED_S
+        if overdue and not hurry and not self._thread.is_alive():
             with impatient(retries=0, timeout_s=int(_PARTING_S)):
                 self.look()
 

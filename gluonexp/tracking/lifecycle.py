@@ -101,8 +101,8 @@ def tracked_run(
         finally:
             signals.defer()
             atexit.unregister(tracker.close)
-            tracker.lease.end()
-            _close(tracker, status, failure)
+            tracker.lease.end(hurry=status == "KILLED")
+            _close(settings, tracker, status, failure)
             if temporary is not None and tracker.sent:
                 shutil.rmtree(temporary, ignore_errors=True)
 
@@ -118,16 +118,36 @@ def end_lost(uri: str | None, run_id: str, reason: str) -> None:
     bury(open_store(resolve_uri(uri)), run_id, reason, FAILED)
 
 
-def _close(tracker: Tracker, status: Status, failure: Exception | None) -> None:
+def _close(
+    settings: TrackingConfig, tracker: Tracker, status: Status, failure: Exception | None
+) -> None:
     try:
         tracker.close(status, failure)
     except GluonexpError as lost:
+        told = _end_in_store(settings, tracker, status, failure or lost)
         if status == "FINISHED":
             raise
         # The reason why the run ended matters more, and is about to be raised.
-        print(f"gluonexp: {lost}; the run may be shown as RUNNING", file=sys.stderr)
+        if str(lost) != str(failure) or not told:
+            shown = "" if told else "; the run may be shown as RUNNING"
+            print(f"gluonexp: {lost}{shown}", file=sys.stderr)
     if (unsent := tracker.unsent()) is not None:
         say(f"gluonexp: {unsent}")
+
+
+def _end_in_store(
+    settings: TrackingConfig, tracker: Tracker, status: Status, error: Exception
+) -> bool:
+    """End a run in its store whose log has no room for that; say whether it has ended there."""
+    if tracker.run_id is None or tracker.experiment_id is None:
+        return False
+    try:
+        with impatient(retries=0, timeout_s=2):
+            client = open_store(resolve_uri(settings.uri))
+            bury(client, tracker.run_id, str(error), FAILED if status == "FINISHED" else status)
+    except GluonexpError:
+        return False
+    return True
 
 
 class _Signals:

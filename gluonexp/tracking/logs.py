@@ -33,6 +33,9 @@ class Logged:
     store
         The address of the store that it was made in, and its id there; None for a run that was
         begun offline.
+    wanted
+        The address of the store that it is meant for, made there or not; None if that was not
+        said.
     experiment, name
         What it is called; MLflow makes up a name that is None.
     tags
@@ -42,6 +45,7 @@ class Logged:
     file: Path
     run_id: str
     store: tuple[str, str] | None
+    wanted: str | None
     experiment: str
     name: str | None
     tags: dict[str, str]
@@ -73,6 +77,11 @@ class Logged:
         """Whether its process ended it: the last time that it was begun, it also ended."""
         kinds = (entry["kind"] for entry in reversed(self.records))
         return bool(next(kind for kind in kinds if kind in ("open", "status")) == "status")
+
+    def steps(self, metric: str) -> int:
+        """Return at how many steps a metric was recorded."""
+        points = (point for each in self.records for point in each.get("points", ()))
+        return len({step for key, _, _, step in points if key == metric})
 
     def files(self) -> Path:
         """Return the folder of the files that it recorded, where they lie until they are sent.
@@ -109,7 +118,8 @@ def read(file: Path) -> Logged:
     try:
         if first is None or first["kind"] != "open":
             raise ValueError("it does not begin with a run")
-        store = first["store"]
+        store = first["store"] or {"uri": None, "run_id": None}
+        made = store["run_id"] is not None
         texts = [first["run"], first["experiment"], *first["tags"], *first["tags"].values()]
         if not all(isinstance(text, str) for text in texts):
             raise TypeError("a text is missing")
@@ -118,7 +128,8 @@ def read(file: Path) -> Logged:
         return Logged(
             file,
             first["run"],
-            None if store is None else (str(store["uri"]), str(store["run_id"])),
+            (str(store["uri"]), str(store["run_id"])) if made else None,
+            None if store["uri"] is None else str(store["uri"]),
             first["experiment"],
             None if first["name"] is None else str(first["name"]),
             dict(first["tags"]),
@@ -196,6 +207,13 @@ def offline_run(ref: str, uri: str | None) -> Logged | None:
         return None
     found = [log for log in offline(uri) if log.run_id.startswith(ref)]
     return found[0] if len(found) == 1 else None
+
+
+def push_command(file: Path, run_id: str) -> str:
+    """Return the command that sends a log; one that lies nowhere usual is named by its folder."""
+    folder = file.resolve().parent
+    usual = any(place in folder.parents[:2] for place in places(None))
+    return f"gluonexp push {run_id}" if usual else in_shell("gluonexp", "push", str(folder))
 
 
 def places(uri: str | None) -> list[Path]:

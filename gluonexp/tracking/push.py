@@ -187,10 +187,20 @@ class Store:
 
 
 def target(log: Logged, to: str | None, default: str | None) -> str:
-    """Return the store to which a log is sent: `to`, or the one it was begun in, or `default`."""
-    if to is None and log.store is not None and HIDDEN not in log.store[0]:
-        return log.store[0]
-    return resolve_uri(to or default)
+    """Return the store to which a log is sent: `to`, or the one it is meant for, or `default`.
+
+    Raises
+    ------
+    GluonexpError
+        It is meant for one whose address holds a password, which no log records.
+    """
+    if to is not None or log.wanted is None:
+        return resolve_uri(to or default)
+    if HIDDEN not in log.wanted:
+        return log.wanted
+    if displayed(resolve_uri(default)) != log.wanted:
+        raise GluonexpError(f"it is meant for {log.wanted}: name that with --to, password and all")
+    return resolve_uri(default)
 
 
 def every(uri: str | None, refuse: Callable[[str], None] = say) -> list[Logged]:

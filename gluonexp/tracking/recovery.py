@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.text import duration
 from gluonexp.tracking import owner
-from gluonexp.tracking.burial import bury
+from gluonexp.tracking.burial import bury, bury_offline
+from gluonexp.tracking.logs import offline_run
 from gluonexp.tracking.read.records import RunRecord
 from gluonexp.tracking.read.runs import Reader, reader
-from gluonexp.tracking.statuses import RUNNING
+from gluonexp.tracking.statuses import KILLED, RUNNING
 from gluonexp.tracking.store import open_store, reported
 
 if TYPE_CHECKING:
@@ -83,16 +84,19 @@ def recover(uri: str | None, forced: bool = False) -> Iterator[Found]:
         There is no store, or it does not answer.
     """
     store = reader(uri)
-    found = store.newest(status=RUNNING)
+    found = store.newest(status=RUNNING, offline=True)
     by_id = {run.run_id: run for run in found}
     client = None
     for run in found:
         tags = _tags(run, by_id)
         if owner.may_be_dead(tags, forced):
+            reason = f"{owner.name(tags)} ended without closing it"
+            if (log := offline_run(run.run_id, store.uri)) is not None:
+                yield Found(run, KILLED, bury_offline(log, reason), reason)
+                continue
             client = client or open_store(store.uri)
             if not _is_as_before(client, run):  # its process has come back, or another took it
                 continue
-            reason = f"{owner.name(tags)} ended without closing it"
             bury(client, run.run_id, reason)
             with reported(f"run {run.run_id} cannot be read"):
                 now = client.get_run(run.run_id)
@@ -109,7 +113,8 @@ def stop(uri: str | None, ref: str) -> RunRecord:
     Raises
     ------
     GluonexpError
-        There is no such run, it does not train, or the store does not answer.
+        There is no such run, it does not train, or the store does not answer. Or no store has it,
+        so that there is no way to tell it.
     """
     store = reader(uri)
     (run,) = store.fetch([ref])
@@ -119,6 +124,11 @@ def stop(uri: str | None, ref: str) -> RunRecord:
         )
     if run.status != RUNNING:
         raise GluonexpError(f"run {run.run_id} does not train: it is {run.status}")
+    if offline_run(run.run_id, store.uri) is not None:
+        raise GluonexpError(
+            f"run {run.run_id} is recorded offline, where it cannot be told to stop: end "
+            f"{owner.name(run.tags)} with Ctrl-C or kill -INT"
+        )
     client = open_store(store.uri)
     with reported(f"run {run.run_id} cannot be told to stop"):
         client.set_tag(run.run_id, owner.STOP, owner.name(owner.own_tags()))

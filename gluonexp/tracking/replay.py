@@ -7,8 +7,9 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.files import DRAFT, link_or_copy, sha256
@@ -65,8 +66,6 @@ class Replay:
     ----------
     sent
         The number of the last record that was sent.
-    files
-        How many files of the log were sent.
     registered
         The version of a registered model that the last record of that kind has made.
     """
@@ -81,13 +80,20 @@ class Replay:
         say: Callable[[str], None] = say,
     ) -> None:
         self._file, self._folder = file, file.parent
-        self._client, self._run_id, self._say = client, run_id, say
+        self._answering = _Answering(client)
+        self._client = cast("MlflowClient", self._answering)
+        self._run_id, self._say = run_id, say
         self._offset, self._read, self._after = 0, 0, after
-        self.sent, self.files = after, 0
+        self.sent = after
         self.registered: Registered | None = None
         self._model: str | None = None  # the address of the last one
         self._kept: dict[str, str] = {}  # digests of artifacts that were sent, by their paths
         self._missing: dict[str, str] = {}  # where they should be, by their paths
+
+    @property
+    def answers(self) -> int:
+        """Grows while the store takes what it is sent."""
+        return self._answering.count
 
     def send(self) -> int:
         """Send what has not been sent; return the number of the last record.
@@ -230,7 +236,6 @@ class Replay:
                 where = kept.rpartition("/")[0] or None
                 self._client.log_artifact(self._run_id, str(source), where)
             self._kept[kept] = digest
-            self.files += 1
             self._missing.pop(kept, None)
 
     def _log_model(self, record: Record) -> None:
@@ -293,6 +298,23 @@ class Replay:
 
     def _where(self) -> str:
         return displayed(self._client.tracking_uri)
+
+
+class _Answering:
+    """A client that counts what its store has answered."""
+
+    def __init__(self, client: MlflowClient) -> None:
+        self._client = client
+        self.count = 0
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._client, name)
+        return partial(self._call, found) if callable(found) else found
+
+    def _call(self, method: Callable[..., Any], *given: Any, **named: Any) -> Any:
+        answer = method(*given, **named)
+        self.count += 1
+        return answer
 
 
 class _Batch:

@@ -58,8 +58,8 @@ class Sender:
         if self._thread.is_alive():
             self.failure = self.failure or GluonexpError("the store does not answer")
 
-    def _moved(self) -> tuple[int, int]:
-        return (0, 0) if self.replay is None else (self.replay.sent, self.replay.files)
+    def _moved(self) -> int:
+        return 0 if self.replay is None else self.replay.answers
 
     def _work(self) -> None:
         waits = iter(_WAITS_S)

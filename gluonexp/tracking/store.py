@@ -65,7 +65,17 @@ def reported(doing: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, OSError) as error:
-        raise GluonexpError(f"{doing}: {one_line(hide(str(error)), 400)}") from error
+        raise GluonexpError(f"{doing}: {one_line(hide(str(_cause(error))), 400)}") from error
+
+
+def _cause(error: BaseException) -> BaseException:
+    """Return what the system, SQLite or a server has said, if that is below an error."""
+    from urllib3.exceptions import HTTPError
+
+    below = error
+    while (deeper := below.__cause__ or below.__context__) is not None:
+        below = deeper
+    return below if isinstance(below, OSError | sqlite3.Error | HTTPError) else error
 
 
 def impatient(retries: int, timeout_s: int = _TIMEOUT_S) -> AbstractContextManager[None]:

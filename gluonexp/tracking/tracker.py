@@ -18,6 +18,7 @@ from gluonexp.base.secrets import hide
 from gluonexp.base.text import readable
 from gluonexp.tracking.lease import NoLease
 from gluonexp.tracking.log import MODEL, Log, note_sent
+from gluonexp.tracking.logs import push_command
 from gluonexp.tracking.read.records import SYSTEM
 from gluonexp.tracking.registry import Registered
 from gluonexp.tracking.replay import Replay
@@ -32,7 +33,7 @@ Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 
 # How long the end of a run waits for a store that takes nothing, seconds.
 _PATIENCE_S: Final = 30.0
-_HURRY_S: Final = 4.0
+_HURRY_S: Final = 2.5
 
 
 @dataclass(frozen=True)
@@ -226,7 +227,7 @@ class LogTracker(Tracker):
         """Say what is not sent yet, where it lies, and what sends it; None where all is sent."""
         if self.sent:
             return None
-        sends = f"`gluonexp push {self.run_id}` sends it"
+        sends = f"`{push_command(self._log.file, self.run_id)}` sends it"
         if self._waiting_name is not None:
             sends += f", and registers its model as {self._waiting_name}"
         if self._sender is None:

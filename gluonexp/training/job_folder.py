@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from gluonexp.base.errors import GluonexpError
+from gluonexp.base.errors import GluonexpError, has_no_room, is_full, reason
 from gluonexp.base.files import rename, write_text
 from gluonexp.base.text import readable
 from gluonexp.tracking.log import MODEL
@@ -117,13 +117,22 @@ def take(workdir: Path, run_id: str | None, resumed: Path | None) -> list[Path]:
 
 @contextmanager
 def listed(workdir: Path) -> Iterator[None]:
-    """Note, of a run that ends with an exception, which files it leaves in ``artifacts/``."""
+    """Note, of a run that ends with an exception, which files it leaves in ``artifacts/``.
+
+    A full disk, of which the system does not say which, is named where it is that of `workdir`.
+    """
     try:
         yield
-    except BaseException:
+    except BaseException as error:
         folder = workdir / CHECKPOINTS
         with suppress(OSError):
             _write(folder, replace(owner(folder), artifacts=_listing(workdir)))
+        named = isinstance(error, GluonexpError) or getattr(error, "filename", None)
+        if is_full(error) and not named and has_no_room(workdir):
+            raise GluonexpError(
+                f"{workdir} cannot be written, the disk is full ({reason(error)}): make room "
+                "there, or give the job another folder"
+            ) from error
         raise
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -95,11 +96,14 @@ def fields(client: MlflowClient, run_id: str, parents: dict[str, str]) -> dict[s
     """Return all that a store has of a run, but what is the store's own: ids and places."""
     run = client.get_run(run_id)
     info, data = run.info, run.data
-    tags = {key: text for key, text in data.tags.items() if key != "gluonexp.run"}
+    of_the_store = ("gluonexp.run", "gluonexp.lease")
+    tags = {key: text for key, text in data.tags.items() if key not in of_the_store}
     if PARENT in tags:
         tags[PARENT] = parents[tags[PARENT]]
     source = of_run(client, run_id)
-    files = {file.path: sha256(source.local(file.path)) for file in source.files()}
+    with tempfile.TemporaryDirectory() as here:
+        place = Path(here)
+        files = {each.path: sha256(source.fetch(each.path, place)) for each in source.files()}
     models = client.search_logged_models([info.experiment_id], f"source_run_id = '{run_id}'")
     versions = client.search_model_versions(f"run_id = '{run_id}'")
     return {

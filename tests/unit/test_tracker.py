@@ -400,7 +400,7 @@ def test_what_a_deleted_run_does_not_take_is_told(
     told = tracker.unsent()
     assert told is not None
     assert "data set x cannot be recorded: " in told and "state is deleted" in told
-    assert f"all of it lies in {job}; `gluonexp push {tracker.run_id}` sends it" in told
+    assert f"all of it lies in {job}; `gluonexp push {job}` sends it" in told
 
 
 def test_files_are_kept(tracker: LogTracker, client: MlflowClient, tmp_path: Path) -> None:
@@ -498,7 +498,7 @@ def test_what_was_not_sent_is_told_at_the_end_and_can_be(
     told = tracker.unsent()
     assert told is not None
     assert told.startswith(f"run {run_id}: 2 of 2 records are not in {client.tracking_uri} (metri")
-    assert told.endswith(f"all of it lies in {job}; `gluonexp push {run_id}` sends it")
+    assert told.endswith(f"all of it lies in {job}; `gluonexp push {job}` sends it")
     assert client.get_run(run_id).info.status == "RUNNING"
     assert replay(job / NAME, client, run_id) == 2
     assert client.get_run(run_id).data.metrics == {"loss": 1.0}
@@ -531,13 +531,14 @@ def test_an_offline_run_is_a_log(job: Path, capsys: pytest.CaptureFixture[str]) 
         tracker.register("digits", 0.5, ObjectiveConfig("val/acc", "max"))
     assert (tracker.status, tracker.sent, tracker.link) == ("FINISHED", False, None)
     first, *others = records(job / NAME)
-    assert (first["kind"], first["run"], first["store"]) == ("open", tracker.run_id, None)
+    assert (first["kind"], first["run"]) == ("open", tracker.run_id)
+    assert first["store"] == {"uri": settings.uri, "run_id": None}
     assert (first["experiment"], first["name"]) == ("e", "mine")
     assert first["tags"]["device"] == "cpu"
     assert [record["kind"] for record in others] == ["metrics", "register", "status"]
     assert capsys.readouterr().err == (
         f"gluonexp: run {tracker.run_id} is offline: all of it lies in {job}; `gluonexp push "
-        f"{tracker.run_id}` sends it, and registers its model as digits\n"
+        f"{job}` sends it, and registers its model as digits\n"
     )
 
 
@@ -622,7 +623,7 @@ def test_a_lost_store_changes_nothing_of_how_a_run_ends(
     assert raised is error
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith(f"gluonexp: run {tracker.run_id}: ")
-    assert f"`gluonexp push {tracker.run_id}` sends it" in line
+    assert f"`gluonexp push {tmp_path}/job` sends it" in line
     *_, last = records(tmp_path / "job" / NAME)
     assert (last["kind"], last["status"]) == ("status", "FINISHED" if error is None else "FAILED")
     with start(uri) as again:  # the store is made anew, and the old connections are not used

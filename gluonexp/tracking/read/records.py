@@ -63,6 +63,11 @@ class RunRecord:
         return self.tags.get(PARENT)
 
     @property
+    def own_id(self) -> str:
+        """The id that it began with, before it was sent here."""
+        return self.tags.get(OWN_ID, self.run_id)
+
+    @property
     def lost(self) -> bool:
         """Whether it is RUNNING in the store, and its process is gone."""
         return self.status == RUNNING and owner.is_lost(self.tags)

@@ -10,18 +10,27 @@ import difflib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gluonexp.base.errors import GluonexpError
+from gluonexp.base.text import say
 from gluonexp.tracking.logs import offline_run
 from gluonexp.tracking.places import move_of
 from gluonexp.tracking.read import sqlite
 from gluonexp.tracking.read.logged import Logs
 from gluonexp.tracking.read.records import PARENT, Query, RunRecord, record
 from gluonexp.tracking.statuses import FINISHED, PRUNED
-from gluonexp.tracking.store import KIND, experiments, find_run, open_store, reported
+from gluonexp.tracking.store import (
+    KIND,
+    Unreachable,
+    experiments,
+    find_run,
+    open_store,
+    reported,
+)
 from gluonexp.tracking.uri import displayed, existing, resolve_uri, sqlite_path
 
 if TYPE_CHECKING:
@@ -33,8 +42,13 @@ _THREADS = 8  # requests to a server at a time
 __all__ = ["PARENT", "Reader", "RunRecord", "reader"]
 
 
-def reader(uri: str | None) -> Reader:
+def reader(uri: str | None, *, alone: bool = False) -> Reader:
     """Open the store at `uri` (None: ``./mlruns/mlflow.db``) for reading.
+
+    Parameters
+    ----------
+    alone
+        While the store does not answer, what was recorded offline will do alone.
 
     Raises
     ------
@@ -44,14 +58,21 @@ def reader(uri: str | None) -> Reader:
     try:
         uri = existing(uri)
     except GluonexpError:
-        alone = Logs(resolve_uri(uri))
-        if not alone.experiments():
+        logs = Logs(resolve_uri(uri))
+        if not logs.experiments():
             raise
-        return Reader(alone)  # nothing but what was recorded offline
+        return Reader(logs)  # nothing but what was recorded offline
     database = sqlite_path(uri)
     if database is not None and sqlite.is_known(database):
         return Reader(sqlite.Database(uri, database))
-    return Reader(_Mlflow(open_store(uri)))
+    try:
+        return Reader(_Mlflow(open_store(uri)))
+    except Unreachable as down:
+        logs = Logs(uri)
+        if not alone or not logs.experiments():
+            raise
+        say(f"warning: {down}; here is what was recorded offline")
+        return Reader(logs)
 
 
 class Reader:
@@ -132,16 +153,25 @@ class Reader:
         experiment: str | None = None,
         status: str | None = None,
         top: bool = False,
+        offline: bool = False,
     ) -> list[RunRecord]:
         """Return runs, the newest first: of any or one experiment, of any or one status.
 
-        With `top`, runs that belong to a parent are left out.
+        With `top`, runs that belong to a parent are left out; with `offline`, those that are
+        recorded in their logs alone are among them.
         """
-        experiment_id = None if experiment is None else self._experiment_id(experiment)
-        query = Query(
-            experiment_id=experiment_id, status=status, top=top, newest_first=True, limit=limit
-        )
-        return self._store.select(query)
+        query = Query(status=status, top=top, newest_first=True, limit=limit)
+        alone: list[RunRecord] = []
+        if offline and not isinstance(self._store, Logs):
+            self._logs = Logs(self.uri)
+            alone = self._logs.select(replace(query, experiment_id=experiment))
+        if experiment is not None:
+            if alone and experiment not in self.experiments():
+                return alone
+            query = replace(query, experiment_id=self._experiment_id(experiment))
+        runs = [*self._store.select(query), *alone]
+        runs.sort(key=lambda run: (run.start, run.run_id), reverse=True)
+        return runs[: query.limit]
 
     def count_children(self, parents: Sequence[str]) -> dict[str, int]:
         """Return how many children each of `parents` (whole ids) has, if it has any."""

@@ -357,7 +357,7 @@ def again(overrides: Sequence[str]) -> list[str]:
     from gluonexp.tracking.read.runs import reader
     from gluonexp.tracking.sweeps import arguments_of
 
-    store = reader(_typed(overrides, "tracking.uri"))
+    store = reader(_typed(overrides, "tracking.uri") or os.environ.get("MLFLOW_TRACKING_URI"))
     parent = store.parent(str(_typed(overrides, "sweep.resume")))
     words = by_key([*arguments_of(parent, store.uri), *overrides])
     for key, word in words.items():

@@ -20,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gluonexp.base.errors import GluonexpError
+from gluonexp.run import again
 from gluonexp.tracking import ensure_experiment, find_run, open_store, probe, store, ui
 from gluonexp.tracking.beginning import run_tags
 from gluonexp.tracking.uri import displayed, experiment_link, resolve_uri, run_link
@@ -437,3 +438,11 @@ def test_no_store_no_pages(tmp_path: Path) -> None:
     with pytest.raises(GluonexpError, match="there is no store at"):
         ui.serve(f"sqlite:///{tmp_path}/mlflow.db")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_sweep_is_looked_for_in_the_store_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/there.db")
+    with pytest.raises(GluonexpError, match=r"no store at .*there\.db"):
+        again(["sweep.resume=last"])

@@ -52,6 +52,12 @@ def configuration(composed: Composed, overrides: Sequence[str], folders: Iterabl
         raise GluonexpError(f"trainer.resume={reference}: {error}") from None
     if run.status not in _CUT_OFF:
         return _resumed(config, folder, None)
+    for key in ("experiment", "run_name"):
+        if getattr(config.tracking, key) != (had := before["tracking"].get(key)):
+            raise GluonexpError(
+                f"trainer.resume={reference}: the run goes on as itself, so tracking.{key} stays "
+                f"{'null' if had is None else had}; leave it out"
+            )
     if offline_run(run.run_id, config.tracking.uri) is not None:  # so it stays until it is pushed
         config = replace(config, tracking=replace(config.tracking, backend="offline"))
     return _resumed(config, folder, run.own_id)

@@ -45,8 +45,9 @@ class EndInTime(Callback):
     """Ends training after the next checkpoint, once a signal or the clock asks for that.
 
     Ctrl-C, SIGTERM and SIGHUP raise what they would have raised: at the next checkpoint within an
-    epoch, at the latest after two seconds; at once where there are no such checkpoints, or at the
-    second signal. SIGUSR1 and the clock raise `Requeue` at the next checkpoint, whenever that is.
+    epoch, where that has begun within two seconds, else after these; at once where there are no
+    such checkpoints, or at the second signal. SIGUSR1 and the clock raise `Requeue` at the next
+    checkpoint, whenever that is.
 
     Enter it around the whole run, so that SIGUSR1 kills no process that prepares training or has
     ended it; it comes after the callback that saves checkpoints. Only the main thread is sent
@@ -68,6 +69,8 @@ class EndInTime(Callback):
         self._before: dict[int, Any] = {}
         self._asked: int | None = None
         self._timer: threading.Timer | None = None
+        self._over = False  # these two seconds
+        self._fit: Fit | None = None
 
     def __enter__(self) -> EndInTime:
         self._take(_REQUEUE)
@@ -78,6 +81,7 @@ class EndInTime(Callback):
 
     def fit_start(self, fit: Fit) -> None:
         """Let signals wait for a checkpoint from now on."""
+        self._fit = fit
         for signum in _ENDING:
             self._take(signum)
 
@@ -134,10 +138,12 @@ class EndInTime(Callback):
         if signum == _REQUEUE:
             self._asked = self._asked or signum
         elif self._asked in _ENDING:
-            self._raise(signum, frame)
+            over, self._over = self._over, False
+            if not (over and self._saves()):
+                self._raise(signum, frame)
         else:
             self._asked = signum
-            self._timer = threading.Timer(_PATIENCE_S, _again, (signum,))
+            self._timer = threading.Timer(_PATIENCE_S, self._again, (signum,))
             self._timer.daemon = True
             self._timer.start()
 
@@ -147,7 +153,12 @@ class EndInTime(Callback):
             before(signum, frame)
         raise KeyboardInterrupt if signum == signal.SIGINT else Interrupted(signum)
 
+    def _again(self, signum: int) -> None:
+        self._over = True
+        with suppress(ProcessLookupError):
+            os.kill(os.getpid(), signum)
 
-def _again(signum: int) -> None:
-    with suppress(ProcessLookupError):
-        os.kill(os.getpid(), signum)
+    def _saves(self) -> bool:
+        """Tell whether a checkpoint is being made, after which training ends anyway."""
+        fit = self._fit
+        return fit is not None and (fit.resumable or len(fit.history) > fit.epoch)

@@ -3,6 +3,7 @@
 import json
 import shutil
 import signal
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from gluonexp.cli import main
 from gluonexp.experiment import run as train
 from gluonexp.tracking.read.records import PEAK_MEMORY
 from gluonexp.tracking.read.runs import reader
-from gluonexp.training import checkpoint, job_folder
+from gluonexp.training import checkpoint, job_folder, stopping
 from gluonexp.training.callbacks import StopOnDivergence
 from gluonexp.training.system import SystemMetrics
 
@@ -137,6 +138,9 @@ def test_a_run_that_was_cut_off_goes_on_as_itself_in_its_folder(trained, cut_off
 
 def test_what_was_changed_in_a_run_that_goes_on_is_recorded(trained, cut_off, uri, tmp_path):
     crashed = cut_off(*TINY, "trainer.epochs=2", folder=tmp_path / "cut")
+    for key in ("tracking.experiment", "tracking.run_name"):
+        with pytest.raises(GluonexpError, match=f"{key} stays .*; leave it out"):
+            trained(f"trainer.resume={crashed}", f"{key}=other")
     trained(f"trainer.resume={crashed}", "trainer.epochs=3")
     tags = _run(uri, crashed).data.tags
     assert tags["param_drift.trainer.epochs"] == "2 -> 3"
@@ -231,6 +235,25 @@ def test_training_ends_in_time_and_goes_on(
     for name, value in _values(whole.folder).items():
         np.testing.assert_array_equal(value, _values(result.folder)[name])
     assert not (result.folder / "checkpoints" / checkpoint.STEP).exists()
+
+
+def test_the_checkpoint_that_has_begun_is_made_before_training_ends(uri, tmp_path, monkeypatch):
+    """The time to wait for one is over while the third step, which has one, is saved."""
+
+    def signals(self, fit):
+        if (fit.epoch, fit.done) == (1, 3):
+            signal.raise_signal(signal.SIGTERM)
+            for thread in threading.enumerate():
+                if isinstance(thread, threading.Timer):
+                    thread.join()
+
+    monkeypatch.setattr(stopping, "_PATIENCE_S", 0.0)
+    monkeypatch.setattr(StopOnDivergence, "batch_end", signals)  # it comes before the checkpoint
+    words = f"tracking.uri={uri}", *TINY, "trainer.epochs=3", "trainer.checkpoint_every_steps=3"
+    with pytest.raises(SystemExit):
+        train(run.compose(*words), tmp_path)
+    meta = checkpoint.read_meta(checkpoint.newest(tmp_path / "checkpoints")[0])
+    assert (len(meta["history"]), meta["step"]) == (1, 3)
 
 
 def test_after_max_hours_a_run_asks_to_be_started_again_until_it_has_finished(uri, tmp_path):

@@ -174,7 +174,7 @@ def main(composed: DictConfig) -> "float | Ending | None":
     os.chdir(job.runtime.cwd)
     if job.output_subdir is not None:
         hydra_private.hide_saved(workdir / job.output_subdir)
-    overrides = list(job.overrides.task)
+    overrides = cast(list[str], OmegaConf.to_container(job.overrides.task))  # as typed
     if not OmegaConf.is_missing(job.job, "num") and job.sweeper._target_.startswith(SWEEPERS):
         return _job_of_sweep(composed, workdir, overrides)
     try:
@@ -310,7 +310,7 @@ def start(command: str = "python -m gluonexp.run") -> None:
         # Other applications keep theirs.
         with (
             hydra_private.default_sweeper(GRID),
-            hydra_private.told_of_the_job_folder(),
+            hydra_private.told(),
             hydra_private.secrets_hidden(),
         ):
             main()

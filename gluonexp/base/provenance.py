@@ -19,7 +19,17 @@ from gluonexp.base.source import digest_of, file_digests
 # The packages whose version can change a result.
 PACKAGES = (
     *(door.CPU_WHEEL, *door.GPU_WHEELS),
-    *("numpy", "scikit-learn", "pillow", "pandas", "mlflow", "hydra-core", "omegaconf"),
+    *(
+        "numpy",
+        "scipy",
+        "torch",
+        "scikit-learn",
+        "pillow",
+        "pandas",
+        "mlflow",
+        "hydra-core",
+        "omegaconf",
+    ),
 )
 
 # A longer diff is cut (characters): it would be data somebody forgot to ignore, not code.

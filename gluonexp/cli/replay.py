@@ -45,7 +45,8 @@ def replay(model: str, overrides: tuple[str, ...], tracking_uri: str | None) -> 
         composed.tracking.uri = tracking_uri
     found = train(model, composed, words, [Path(run.conf_dir())], plain_console())
     if found.difference is None:
-        click.echo(f"equal to the bit: {found.epochs} epochs, parameters and predictions")
+        compared = " and ".join(found.compared) or "their metrics: it has recorded nothing else"
+        click.echo(f"equal to the bit: {found.epochs} epochs, {compared}")
         return
     say(f"not equal: {found.difference}")
     sys.exit(1)

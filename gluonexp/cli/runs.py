@@ -13,7 +13,13 @@ from gluonexp.cli.options import CSV, EXPERIMENT, JSON, NEW_FILE, SWEEP, URI
 @click.command()
 @URI
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", default=5000, show_default=True, help="Taken if free, else the next.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65_535),
+    default=5000,
+    show_default=True,
+    help="Taken if free, else the next.",
+)
 @click.option("--open", "open_browser", is_flag=True, help="Open the page in a browser too.")
 @click.option("--sweep", metavar="PARENT", help="Compare the runs of this sweep (or of 'last').")
 def ui(

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import hydra
+import yaml
 from hydra._internal import hydra as _runner
+from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core import utils as _utils
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
@@ -27,7 +29,7 @@ from hydra.version import VersionBase
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from gluonexp.base.files import draft, obstacle
-from gluonexp.base.secrets import hidden
+from gluonexp.base.secrets import hidden, hidden_words
 
 # What an application of Hydra has one of.
 _STATE: Final = (GlobalHydra, HydraConfig, JobRuntime, VersionBase)
@@ -68,8 +70,11 @@ def application(conf_dir: str, job_name: str = "app") -> Iterator[None]:
     with _LOCK:
         theirs = {kind: Singleton._instances.pop(kind, None) for kind in _STATE}
         try:
-            with hydra.initialize_config_dir(
-                version_base="1.3", config_dir=conf_dir, job_name=job_name
+            with (
+                hydra.initialize_config_dir(
+                    version_base="1.3", config_dir=conf_dir, job_name=job_name
+                ),
+                _told_of_files(),
             ):
                 yield
         finally:
@@ -110,21 +115,50 @@ def job_folder(key: str, folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def told_of_the_job_folder() -> Iterator[None]:
-    """Let Hydra say so of the folder of a single job, before which none of our code is called."""
+def told() -> Iterator[None]:
+    """Let Hydra say so of files, and of the folder of a single job, before any code of ours.
+
+    Should the job fail, it also says with which overrides: without their secrets.
+    """
     made = _RUNNER.run_job
 
     def run_job(**options: Any) -> JobReturn:
         key = options["job_dir_key"]
         with job_folder(key, Path(str(OmegaConf.select(options["config"], key)))):
             done: JobReturn = made(**options)  # what the job itself raises is in it
-            return done
+        done.overrides = hidden_words(done.overrides or [])
+        return done
 
     _RUNNER.run_job = run_job
     try:
-        yield
+        with _told_of_files():
+            yield
     finally:
         _RUNNER.run_job = made
+
+
+@contextmanager
+def _told_of_files() -> Iterator[None]:
+    """Let Hydra say in a sentence which file of a configuration cannot be read, and why."""
+    Plugins.instance()  # they have a class of their own for files
+    source: Any = SourcesRegistry.instance().resolve("file")
+    load = source.load_config
+
+    def load_config(self: Any, config_path: str) -> Any:
+        try:
+            return load(self, config_path)
+        except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+            file = Path(self.path, self._normalize_file_name(config_path))
+            why = obstacle(file, error) if isinstance(error, OSError) else str(error)
+            raise CompactHydraException(
+                f"{file} is no YAML that can be read ({' '.join(why.split())}): correct it"
+            ) from None
+
+    source.load_config = load_config
+    try:
+        yield
+    finally:
+        source.load_config = load
 
 
 def without_secrets(config: DictConfig | ListConfig) -> Any:

@@ -45,7 +45,8 @@ def read(path: Path) -> dict[str, Any]:
         for key, value in whole.items():
             _check(value, f"{path}: {key}")
     except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
-        raise GluonexpError(f"{path}: not the configuration of a run: {error}") from None
+        said = " ".join(str(error).split())
+        raise GluonexpError(f"{path}: not the configuration of a run: {said}") from None
     return whole
 
 

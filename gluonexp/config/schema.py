@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from gluonexp.base.errors import GluonexpError
 from gluonexp.config import combinations, keys
@@ -332,11 +333,17 @@ def to_config(composed: DictConfig) -> Config:
             "of that takes hydra/sweeper=basic, and a primary configuration of your own begins "
             "with defaults: [config]"
         )
-    keys.check(composed)
-    missing = sorted(OmegaConf.missing_keys(composed))
-    if missing:
-        raise GluonexpError(f"{missing[0]} has no value: give one with {missing[0]}=VALUE")
-    config = OmegaConf.to_object(composed)
+    try:
+        keys.check(composed)
+        missing = sorted(OmegaConf.missing_keys(composed))
+        if missing:
+            raise GluonexpError(f"{missing[0]} has no value: give one with {missing[0]}=VALUE")
+        config = OmegaConf.to_object(composed)
+    except OmegaConfBaseException as error:  # of a value that refers to another
+        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise GluonexpError(f"{error.full_key or 'the configuration'}: {said}") from None
+    except RecursionError:
+        raise GluonexpError("the configuration: a value refers to itself") from None
     assert isinstance(config, Config)
     _check(config, "")
     combinations.check(config)

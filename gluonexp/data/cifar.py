@@ -144,7 +144,7 @@ def _from_archive(archive: Path, form: _Form) -> dict[str, bytes]:
                     content = tar.extractfile(member)
                     assert content is not None  # it is, for a regular member
                     found[wanted[member.name]] = content.read()
-    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+    except (tarfile.TarError, OSError, EOFError, TypeError, zlib.error) as error:
         raise GluonexpError(
             f"{archive} cannot be read: {error}. Remove the file to have it downloaded again"
         ) from error

@@ -83,7 +83,7 @@ def run(
     console: Console | None = None,
     started: float | None = None,
     team: Team = ALONE,
-    callbacks: Sequence[loop.Callback] = (),
+    against: loop.Callback | None = None,
 ) -> Result:
     """Train, evaluate, export and record what `config` says.
 
@@ -99,8 +99,8 @@ def run(
     team
         The processes that train it together, of which this is rank 0; the others
         `gluonexp.experiment.together.follow`.
-    callbacks
-        More than `config` names; they belong to no record.
+    against
+        Compares each epoch with a recorded run. Then nothing of this one is kept.
 
     Raises
     ------
@@ -143,7 +143,7 @@ def run(
                 StopWhenAsked(tracker),
                 *run.components.callbacks,
                 *pruning.callbacks(config),
-                *callbacks,
+                *([] if against is None else [against]),
                 *([system.SystemMetrics(tracker, monitors)] if monitors else []),
                 ending_in_time,
             ],
@@ -183,11 +183,13 @@ def run(
 
     # Only now is the run closed, and what the store has can go.
     if ending.status == PRUNED:
-        run.leave(console, ending, usable=False)
+        if against is None:
+            run.leave(console, ending, usable=False)
         return Result(tracker.run_id, fit.metrics, fit.history, workdir, ending)
     show.result(console, metrics, best_epoch)
     show.registered(console, tracker.registered)
-    run.leave(console, ending, usable=True)
+    if against is None:
+        run.leave(console, ending, usable=True)
     return Result(tracker.run_id, metrics, fit.history, workdir, ending)
 
 

@@ -18,16 +18,19 @@ from gluonexp.base.files import sha256
 from gluonexp.base.provenance import Provenance, provenance
 from gluonexp.base.text import listed, tell
 from gluonexp.config import recorded
+from gluonexp.config.overrides import typed
 from gluonexp.config.recorded import Composed
 from gluonexp.config.schema import Config, to_config
 from gluonexp.experiment import execute, record
 from gluonexp.tracking.artifacts import of_log, of_run
 from gluonexp.tracking.logs import offline_run
 from gluonexp.tracking.read.runs import reader
+from gluonexp.tracking.statuses import FAILED, KILLED
 from gluonexp.training import fingerprints, job_folder
 
 # The folders of a run that are compared.
 PARTS: Final = ("config", "metrics", "checkpoint", "predictions")
+NEEDED: Final = ("config/resolved.yaml", "config/environment.json", fingerprints.HISTORY)
 
 # What may change a result, by its name in `config/environment.json`.
 _TELLING: Final = ("python", "platform", "cpu_count", "omp_threads")
@@ -43,10 +46,14 @@ class Replayed:
         How many were trained.
     difference
         The first thing that is not as it was recorded, in a sentence; None: all is, to the bit.
+    compared
+        What was compared besides the metrics of each epoch: what the run has recorded of
+        ``parameters`` and ``predictions``.
     """
 
     epochs: int
     difference: str | None
+    compared: tuple[str, ...]
 
 
 def replay(
@@ -86,12 +93,27 @@ def replay(
                 place = files.fetch(part, kept)
                 if place != kept / part:  # it lies on this machine
                     shutil.copytree(place, kept / part)
+        _check(run.run_id, run.status, run.tags.get(tracking.KIND), kept)
         before = recorded.read(kept / "config" / "resolved.yaml")
         config = to_config(recorded.with_typed(before, composed, overrides, folders))
         for change in changes(environment(kept), provenance(config.build.allow)):
             tell(console, f"note: {change}")
         digest = run.params.get("data.digest")
         return _again(config, kept, digest, Path(temporary, "again"), console)
+
+
+def _check(run_id: str, status: str, kind: str | None, recorded: Path) -> None:
+    """Refuse a run that has not recorded what it takes to train it again."""
+    missing = [name for name in NEEDED if not (recorded / name).is_file()]
+    if not missing:
+        return
+    remedy = "name another run"
+    if kind == "sweep":
+        remedy = "it is a sweep: name one of its runs"
+    elif status in (FAILED, KILLED):
+        again = typed("trainer.resume", run_id)
+        remedy = f"it is {status}: python -m gluonexp.run {again} ends it first"
+    raise GluonexpError(f"run {run_id} has not recorded {', '.join(missing)}; {remedy}")
 
 
 def _again(
@@ -101,7 +123,7 @@ def _again(
     history = fingerprints.history(recorded / fingerprints.HISTORY)
     again = replace(
         config,
-        trainer=replace(config.trainer, resume=None),
+        trainer=replace(config.trainer, resume=None, max_hours=None),
         tracking=replace(config.tracking, backend="none", run_id=None),
         export=replace(config.export, enabled=False),
     )
@@ -115,7 +137,7 @@ def _again(
         again,
         workdir,
         console=console,
-        callbacks=[fingerprints.StopWhereDifferent(recorded)],
+        against=fingerprints.StopWhereDifferent(recorded),
     )
     reason, epochs = result.ending.reason, len(result.history)
     if reason.startswith(fingerprints.DIFFERENT):
@@ -124,7 +146,12 @@ def _again(
         difference = f"{epochs} epochs were trained, and {len(history)} are recorded"
     else:
         difference = next(_parted(recorded, workdir / job_folder.ARTIFACTS), None)
-    return Replayed(epochs, difference)
+    compared = {
+        "parameters": (recorded / fingerprints.FILE, recorded / "checkpoint"),
+        "predictions": (recorded / "predictions",),
+    }
+    there = (name for name, places in compared.items() if any(each.exists() for each in places))
+    return Replayed(epochs, difference, tuple(there))
 
 
 def _parted(recorded: Path, again: Path) -> Iterator[str]:
@@ -151,7 +178,7 @@ def changes(environment: Mapping[str, Any], now: Provenance) -> list[str]:
         where = f" in {listed(files)}" if sources and files else ""
         said.append(f"the code has changed{where}")
     versions = environment.get("versions") or {}
-    for name in sorted({*versions, *now.versions}):
+    for name in sorted({*versions, *now.versions} if versions else ()):
         if (then := versions.get(name)) != (here := now.versions.get(name)):
             said.append(f"{name} was {then or 'not installed'}, and is {here or 'not installed'}")
     for name in _TELLING:
@@ -171,8 +198,9 @@ def environment(recorded: Path) -> dict[str, Any]:
     path = recorded / "config" / "environment.json"
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(found, dict):
-            raise ValueError("it is no mapping")
-    except (OSError, ValueError, RecursionError) as error:
+        parts = [found, *(found.get(key) or {} for key in ("versions", "sources"))]
+        if not all(isinstance(part, dict) for part in parts):
+            raise ValueError("a mapping is none")
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise GluonexpError(f"{path}: no record of a run's environment ({error})") from None
     return found

@@ -184,7 +184,10 @@ def earlier(config: Config) -> Earlier | None:
         return None
     folder = Path(config.trainer.resume).expanduser()
     if checkpoint.find(folder) is None:
-        raise GluonexpError(f"trainer.resume={folder}: no complete checkpoint there")
+        raise GluonexpError(
+            f"trainer.resume={folder}: no complete checkpoint there; name a run, or the folder of "
+            "one of its checkpoints"
+        )
     folder, meta, damage = _intact(folder)
     history: list[dict[str, float]] = meta["history"]
     owner = job_folder.owner(folder.parent)
@@ -209,6 +212,10 @@ def _intact(folder: Path) -> tuple[Path, dict[str, Any], list[str]]:
     for place in places:
         try:
             meta = checkpoint.read_meta(place)
+            if not {"history", "identity"} <= meta.keys():
+                raise GluonexpError(
+                    f"{place}: its {checkpoint.META} does not say what was trained"
+                )
         except GluonexpError as error:
             damage.append(str(error))
             continue

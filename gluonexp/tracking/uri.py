@@ -32,6 +32,13 @@ def resolve_uri(uri: str | None) -> str:
         return _SQLITE + _checked(str(Path.cwd() / "mlruns" / "mlflow.db"))
     if uri.startswith("sqlite:"):
         return _resolve_sqlite(uri)
+    try:
+        urlsplit(uri)
+    except ValueError as error:
+        raise GluonexpError(
+            f"tracking.uri={displayed(uri)} is no address ({error}); write one as "
+            "http://HOST:PORT, or sqlite:///PATH"
+        ) from None
     if uri.startswith("file:") or ("://" not in uri and uri.split(":")[0] != "databricks"):
         raise GluonexpError(_not_a_uri(uri))
     return uri.rstrip("/")

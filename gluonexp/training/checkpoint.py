@@ -6,6 +6,7 @@ safetensors, and carry their sha256 in ``meta.json``, because a flipped bit in t
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
@@ -46,6 +47,18 @@ _KEPT: Final = re.compile(r"best|last|step|epoch-\d+")
 _NAME: Final = re.compile(rf"{_KEPT.pattern}|{re.escape(DRAFT)}.*|\..+-previous")
 _FILES: Final = {PARAMETERS, OPTIMIZER, META, _OLD_PARAMETERS, "optimizer.params"}
 
+# What a meta has besides, if its writer knew it.
+_KINDS: Final = {
+    "sha256": dict,
+    "updates": dict,
+    "epoch": int,
+    "step": int,
+    "metrics": dict,
+    "history": list,
+    "identity": dict,
+}
+_DIGEST: Final = "meta_sha256"  # of the meta itself, without this; older ones have none
+
 
 def save(folder: Path, state: State, meta: Mapping[str, Any]) -> None:
     """Write a checkpoint; `folder` either holds all of it or is as it was, also after a power cut.
@@ -73,6 +86,7 @@ def save(folder: Path, state: State, meta: Mapping[str, Any]) -> None:
             save_file(tensors, new / name)
             digests[name] = sha256(new / name)
         written = {**meta, "updates": dict(state.updates), "sha256": digests}
+        written[_DIGEST] = _digest(written)
         (new / META).write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
 
 
@@ -93,18 +107,20 @@ def read_meta(folder: Path) -> dict[str, Any]:
     """
     folder = find(folder) or folder
     try:
-        meta: dict[str, Any] = json.loads((folder / META).read_text(encoding="utf-8"))
+        meta = _read(folder / META)
         if _OLD_PARAMETERS in meta["sha256"]:
             instead = typed("model.weights", str(folder / _OLD_PARAMETERS))
             raise GluonexpError(
                 f"{folder}: a checkpoint of gluonexp 0.1, which resumes from it; this version can "
                 f"only start from its parameters ({instead})"
             )
-        for name, expected in meta["sha256"].items():
-            if sha256(folder / name) != expected:
+        for name in (PARAMETERS, OPTIMIZER):
+            if sha256(folder / name) != meta["sha256"][name]:
                 raise GluonexpError(f"{folder / name}: damaged (its sha256 is not that of {META})")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise GluonexpError(f"{folder}: not a complete checkpoint ({error})") from None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise GluonexpError(
+            f"{folder}: not a complete checkpoint ({error}); resume from another"
+        ) from None
     return meta
 
 
@@ -126,11 +142,35 @@ def load(folder: Path, engine: Engine, *, optimizer: bool) -> dict[str, Any]:
         sums = slots.pop("sum", {})
         state = State(load_file(folder / PARAMETERS), slots, meta["updates"], sums)
         engine.load(state, optimizer=optimizer)
-    except (OSError, SafetensorError) as error:
-        raise GluonexpError(f"{folder}: not a complete checkpoint ({error})") from None
+    except (OSError, SafetensorError, KeyError) as error:
+        raise GluonexpError(
+            f"{folder}: not a complete checkpoint ({error}); resume from another"
+        ) from None
     except GluonexpError as error:
         raise GluonexpError(f"{folder}: {error}") from None
     return meta
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return what a meta says, without its own digest; an exception where that is not right."""
+    meta: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(meta, dict):
+        raise ValueError(f"{META} is no mapping")
+    if (digest := meta.pop(_DIGEST, None)) is not None and digest != _digest(meta):
+        raise ValueError(f"{META} is damaged, or was changed by hand")
+    for key, kind in _KINDS.items():
+        if key in meta and not isinstance(meta[key], kind):
+            raise ValueError(f"{key} in {META} is not what is written there")
+    rows = meta.get("history", [])
+    if not all(isinstance(row, dict) and isinstance(row.get("epoch"), int) for row in rows):
+        raise ValueError(f"history in {META} has a row that is none")
+    return meta
+
+
+def _digest(meta: Mapping[str, Any]) -> str:
+    """Return the digest of a meta as it is read back."""
+    text = json.dumps(json.loads(json.dumps(meta)), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def find(folder: Path) -> Path | None:
@@ -155,7 +195,7 @@ def _progress(folder: Path) -> tuple[float, int, bool]:
     try:
         meta = json.loads(((find(folder) or folder) / META).read_text(encoding="utf-8"))
         return len(meta["history"]), int(meta.get("step", 0)), first
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return float("inf") if first else -1, 0, first
 
 
@@ -250,4 +290,4 @@ def _replaced(folder: Path) -> Iterator[Path]:
 
 
 def _aside(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}-previous")
+    return folder.parent / f".{folder.name}-previous"

@@ -85,7 +85,7 @@ def read(path: Path) -> dict[int, dict[str, str]]:
             fields = json.loads(line)
             now = {**now, **fields["parameters"]}
             found[int(fields["epoch"])] = now
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise GluonexpError(f"{path}: no fingerprints of parameters ({error})") from None
     return found
 
@@ -101,7 +101,7 @@ def history(path: Path) -> dict[int, dict[str, float]]:
     try:
         with path.open(encoding="utf-8", newline="") as file:
             return {int(row["epoch"]): _metrics(row) for row in csv.DictReader(file)}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise GluonexpError(f"{path}: no history of a run ({error})") from None
 
 
@@ -114,7 +114,7 @@ def _metrics(row: Mapping[str, str]) -> dict[str, float]:
 
 
 class StopWhereDifferent(Callback):
-    """End training after the first epoch that is not as a run recorded it.
+    """End training after the first epoch that is not as a run recorded it, or after its last.
 
     Parameters
     ----------
@@ -138,6 +138,8 @@ class StopWhereDifferent(Callback):
         if parts or metrics:
             said = [f"{listed(parts)} differ" if parts else "", *metrics[:2]]
             raise StopFit(f"{DIFFERENT}epoch {fit.epoch}: {'; '.join(filter(None, said))}")
+        if fit.epoch + 1 < fit.epochs and fit.epoch >= max(self._history, default=fit.epochs):
+            raise StopFit("the recorded run has ended here")  # as it was asked to, perhaps
 
 
 def _same(then: float, now: float | None) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+from gluonexp.base.errors import GluonexpError
+
 Schedule = Callable[[int], float]
 """Step (counted from 0 over the whole run) to learning rate."""
 
@@ -59,5 +61,7 @@ def _warmed(
     schedule: Schedule, base_lr: float, steps_per_epoch: int, warmup_epochs: float
 ) -> Schedule:
     """Let the learning rate rise linearly to `base_lr` before `schedule` takes over."""
+    if warmup_epochs < 0:
+        raise GluonexpError(f"scheduler.warmup_epochs={warmup_epochs:g}: must be at least 0")
     steps = round(warmup_epochs * steps_per_epoch)
     return lambda step: base_lr * (step + 1) / steps if step < steps else schedule(step)

@@ -8,8 +8,11 @@ from click.testing import CliRunner
 
 from gluonexp import run
 from gluonexp.cli import main
+from gluonexp.experiment import execute
 from gluonexp.experiment import run as train
+from gluonexp.tracking import open_store
 from gluonexp.training import fingerprints, schedules
+from gluonexp.training.callbacks import StopOnDivergence
 
 TINY = (
     *("dataset=synthetic", "model=mlp", "model.hidden=[8]", "export=none"),
@@ -81,6 +84,39 @@ def test_a_run_that_does_not_exist_is_told(replay):
     code, said = replay(run_id="0" * 32)
     assert code == 1
     assert "Traceback" not in said
+
+
+def test_what_a_run_has_not_recorded_is_told(recorded, replay):
+    uri, _ = recorded
+    client = open_store(uri)
+    run_id = client.create_run("0", tags={"gluonexp.kind": "sweep"}).info.run_id
+    code, said = replay(run_id=run_id)
+    assert code == 1
+    assert f"{run_id} has not recorded config/resolved.yaml, config/environment.json, " in said
+    assert said.endswith("; it is a sweep: name one of its runs\n")
+
+
+def test_a_run_that_was_cut_off_and_resumed_is_equal_to_the_bit(tmp_path, replay, recorded):
+    class CutOff(StopOnDivergence):
+        def epoch_end(self, fit):
+            if fit.epoch == 1:
+                raise KeyboardInterrupt
+
+    uri, _ = recorded
+    words = (f"tracking.uri={uri}", *TINY, "trainer.epochs=3")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(execute, "StopOnDivergence", CutOff)
+        with pytest.raises(KeyboardInterrupt):
+            train(run.compose(*words), tmp_path / "job", words)
+    (killed,) = open_store(uri).search_runs(["1"], "attributes.status = 'KILLED'")
+    run_id = killed.info.run_id
+    code, said = replay(run_id=run_id)
+    assert (code, f"python -m gluonexp.run trainer.resume={run_id} ends it" in said) == (1, True)
+    again = (f"trainer.resume={run_id}", f"tracking.uri={uri}")
+    assert train(run.compose(*again), tmp_path / "other", again).run_id == run_id
+    assert replay(run_id=run_id)[1].endswith(
+        "equal to the bit: 3 epochs, parameters and predictions\n"
+    )
 
 
 def test_fingerprints_are_those_of_the_values(tmp_path):

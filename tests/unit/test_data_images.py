@@ -1,6 +1,8 @@
 """Every kind of image file to the same uint8 array."""
 
 import io
+import os
+import signal
 import struct
 import zlib
 from dataclasses import replace
@@ -301,3 +303,18 @@ def test_processes_decode_as_a_loop_does(tmp_path, monkeypatch):
     assert (images[:, 0, 0, 0] == expected).all()
     with pytest.raises(UnreadableImageError, match=r"/300\.bmp"):
         decode_all(paths, replace(how, skip_broken=False), images, "reading")
+
+
+class Killing(Decoding):
+    def one(self, path):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_process_that_is_killed_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(decoded, "_PROCESSES_FROM", 1)
+    monkeypatch.setattr(decoded, "cores", lambda: 2)
+    for index in range(2):
+        Image.new("L", (2, 2)).save(tmp_path / f"{index}.bmp")
+    images = np.lib.format.open_memmap(tmp_path / "a.npy", "w+", np.uint8, (2, 2, 2, 1))
+    with pytest.raises(GluonexpError, match=r"0\.bmp or one after it: .* signal 9 \(SIGKILL\)"):
+        decode_all(sorted(tmp_path.glob("*.bmp")), Killing(2, 2, 1), images, "reading")

@@ -197,7 +197,7 @@ def environment(recorded: Path) -> dict[str, Any]:
     """
     path = recorded / "config" / "environment.json"
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         parts = [found, *(found.get(key) or {} for key in ("versions", "sources"))]
         if not all(isinstance(part, dict) for part in parts):
             raise ValueError("a mapping is none")

@@ -8,15 +8,20 @@ import shutil
 import sqlite3
 import sys
 import tarfile
+import traceback
 from contextlib import closing, redirect_stderr, redirect_stdout
+from copy import deepcopy
+from functools import cache
 
 import numpy as np
 import pytest
 import safetensors.numpy
 from click.testing import CliRunner
 from PIL import Image
+from rich.console import Console
 
 from gluonexp import run as application
+from gluonexp.base.errors import sentence
 from gluonexp.base.files import DRAFT
 from gluonexp.cli import main
 from gluonexp.experiment import run as train
@@ -31,7 +36,13 @@ TUNED = (
     *("dataset.source.size=32", "trainer.epochs=1"),
 )
 LAST = "store/hydra/job/checkpoints/last"
+SILENT = Console(file=io.StringIO())
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+
+
+@cache
+def composed(*words):
+    return application.compose("tracking.uri=sqlite:///store/mlflow.db", *words)
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +67,12 @@ def ask(tmp_path, monkeypatch, world):
     shutil.copytree(world[0] / "mlruns", tmp_path / "store")
 
     def ask(*words):
+        if words[0] == "train":  # what `run` does, but for Hydra, which takes half of its time
+            try:
+                train(deepcopy(composed(*words[1:])), tmp_path / "job", words[1:], SILENT)
+            except Exception as error:
+                return 1, sentence(error) or traceback.format_exc()
+            return 0, ""
         if words[0] != "run":
             told = CliRunner().invoke(main, words)
             if told.exception is not None and not isinstance(told.exception, SystemExit):
@@ -226,18 +243,18 @@ def table(connection_words):
 
 
 RUN = ("run", *PLAIN)
-FOLDER = ("run", "dataset=image_folder", "dataset.root=photos", "dataset.resize=8", *PLAIN[1:3])
+FOLDER = ("train", "dataset=image_folder", "dataset.root=photos", "dataset.resize=8", *PLAIN[1:3])
 FOLDER += ("export=none", "trainer.epochs=1", "tracking=none")
 FASHION = (
-    "run",
+    "train",
     "dataset=fashion_mnist",
     "dataset.root=.",
     "model=mlp",
     "export=none",
     "tracking=none",
 )
-CIFAR = ("run", "dataset=cifar10", "dataset.root=.", "model=mlp", "export=none", "tracking=none")
-RESUME = ("run", *PLAIN, "trainer.epochs=3", "trainer.resume=store/hydra/job/checkpoints/last")
+CIFAR = ("train", "dataset=cifar10", "dataset.root=.", "model=mlp", "export=none", "tracking=none")
+RESUME = ("train", *PLAIN, "trainer.epochs=3", "trainer.resume=store/hydra/job/checkpoints/last")
 LOG = "store/hydra/job/run.jsonl"
 EXAMPLE = "example.png"
 EXPORT = "store/artifacts/*/*/artifacts/export"
@@ -338,7 +355,7 @@ CASES = {
     "folder-file": (written("photos", ""), FOLDER, "photos"),
     "folder-empty": (written("photos", None), FOLDER, "photos"),
     "folder-one-class": (lambda folder: photos(folder, "a"), FOLDER, "photos"),
-    "folder-few": (lambda folder: photos(folder, count=1), FOLDER, "photos"),
+    "folder-few": (lambda folder: photos(folder, count=1), FOLDER, "dataset.source"),
     # images
     "image-empty": (both(photos, written("photos/a/0.png", b"")), FOLDER, "0.png"),
     "image-text": (both(photos, written("photos/a/0.png", "hello")), FOLDER, "0.png"),
@@ -353,7 +370,7 @@ CASES = {
     **{
         f"weights-{name}": (
             written(f"w{suffix}", content),
-            ("run", *TUNED, f"model.weights=w{suffix}"),
+            ("train", *TUNED, f"model.weights=w{suffix}"),
             f"w{suffix}",
         )
         for name, suffix, content in (
@@ -373,11 +390,11 @@ CASES = {
             ("format", ".onnx", b"hello"),
         )
     },
-    "weights-missing": (nothing, ("run", *TUNED, "model.weights=w.pth"), "w.pth"),
-    "weights-no-run": (nothing, ("run", *TUNED, "model.weights=runs:/ffffff"), "ffffff"),
+    "weights-missing": (nothing, ("train", *TUNED, "model.weights=w.pth"), "w.pth"),
+    "weights-no-run": (nothing, ("train", *TUNED, "model.weights=runs:/ffffff"), "ffffff"),
     "weights-sha256": (
         written("w.pth", b"hello"),
-        ("run", *TUNED, "model.weights=w.pth", "model.sha256=" + "0" * 64),
+        ("train", *TUNED, "model.weights=w.pth", "model.sha256=" + "0" * 64),
         "w.pth",
     ),
     # exports: symbols, parameters, signatures, certificates
@@ -417,8 +434,8 @@ CASES = {
         "model.onnx",
     ),
     # checkpoints
-    "checkpoint-none": (nothing, ("run", *PLAIN, "trainer.resume=nowhere"), "nowhere"),
-    "checkpoint-root": (nothing, ("run", *PLAIN, "trainer.resume=/"), "trainer.resume=/"),
+    "checkpoint-none": (nothing, ("train", *PLAIN, "trainer.resume=nowhere"), "nowhere"),
+    "checkpoint-root": (nothing, ("train", *PLAIN, "trainer.resume=/"), "trainer.resume=/"),
     "checkpoint-no-run": (nothing, ("run", "trainer.resume=ffffff"), "ffffff"),
     "checkpoint-meta-gone": (edited(f"{LAST}/meta.json", lambda content: None), RESUME, LAST),
     **{
@@ -545,11 +562,6 @@ def test_bad_input_is_told_and_leaves_nothing(name, ask, tmp_path):
     prepare, words, told = CASES[name]
     prepare(tmp_path)
     code, said = ask(*words)
-    if os.environ.get("SHOW"):
-        with open(os.environ["SHOW"], "a") as f:
-            f.write(
-                f"## {name} {code} {statuses(tmp_path / 'store' / 'mlflow.db')}\n{said[-1500:]}\n"
-            )
     assert code in (1, 2), said
     assert "Traceback" not in said
     assert told in said

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from errno import EINVAL, ENOTSUP
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -22,6 +23,7 @@ _BLOCK = 1 << 20  # bytes
 _AT_ONCE = 8  # files that are synced side by side: the disk writes its journal once for several
 _POINTER = b"version https://git-lfs.github.com/spec/"  # so begins what stands for a file in git
 DRAFT = ".new-"  # so begins the name of a folder that holds a draft
+_DRAFT = f"{DRAFT}gluonexp-"  # of those that anybody may remove whose process is gone
 
 
 def user_cache() -> Path:
@@ -73,9 +75,51 @@ def draft(target: Path) -> Iterator[Path]:
     it. Until the end `target` is as it was, also after a power cut. A folder replaces an empty
     folder only.
     """
-    with tempfile.TemporaryDirectory(prefix=DRAFT, dir=target.parent) as folder:
-        yield (written := Path(folder, target.name))
+    with temporary(target.parent) as folder:
+        yield (written := folder / target.name)
         settle(written, target)
+
+
+@contextmanager
+def temporary(parent: Path | None = None) -> Iterator[Path]:
+    """Yield a new folder in `parent`, by default the system's temporary one, until the block ends.
+
+    What processes left there that were killed in such a block is removed first.
+    """
+    parent = Path(tempfile.gettempdir()) if parent is None else parent
+    sweep(parent)
+    with ExitStack() as stack:
+        while True:
+            folder = Path(tempfile.mkdtemp(prefix=_DRAFT, dir=parent))
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            if _taken(folder, fcntl.LOCK_SH, stack) is not False:
+                break  # else another process saw it in the moment when it was not locked yet
+        yield folder
+
+
+def sweep(parent: Path) -> None:
+    """Remove from a folder what processes left that were killed within `temporary`.
+
+    The lock on such a folder goes with its process, whatever ends that; where the disk knows no
+    locks, all of them stay.
+    """
+    for left in parent.glob(f"{_DRAFT}*"):
+        with ExitStack() as stack:
+            if _taken(left, fcntl.LOCK_EX, stack):
+                shutil.rmtree(left, ignore_errors=True)
+
+
+def _taken(folder: Path, kind: int, stack: ExitStack) -> bool | None:
+    """Lock a folder until `stack` ends; False where another has it, None where nobody can."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        stack.callback(os.close, descriptor)
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except (BlockingIOError, FileNotFoundError):
+        return False
+    except OSError:
+        return None
+    return os.fstat(descriptor).st_nlink > 0  # else it was removed meanwhile
 
 
 def write_text(target: Path, text: str) -> None:

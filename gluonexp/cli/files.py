@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import click
 from click.core import ParameterSource
 
 from gluonexp.base.errors import GluonexpError
-from gluonexp.base.files import pointer
+from gluonexp.base.files import pointer, temporary
 from gluonexp.base.text import listed
 from gluonexp.cli.opening import opened
 from gluonexp.cli.options import FOLDER, MODEL, URI, complete_models
@@ -176,7 +175,7 @@ def export(
         raise click.UsageError(
             f"{listed(unread)}: said of a network from elsewhere, which --symbol and --params name"
         )
-    with tempfile.TemporaryDirectory(prefix="gluonexp-") as temporary, ExitStack() as stack:
+    with temporary() as place, ExitStack() as stack:
         recorded, overrides = None, words
         if foreign:
             if symbol is None or params is None or inputs is None:
@@ -190,7 +189,7 @@ def export(
             source = adopt(
                 symbol,
                 params,
-                Path(temporary, "adopted"),
+                place / "adopted",
                 image=rest,
                 input_shape=inputs,
                 mean=mean,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -56,12 +55,12 @@ def opened(ref: str, tracking_uri: str | None) -> Iterator[LocalExport]:
     GluonexpError
         There is no such thing, or no export in it.
     """
+    from gluonexp.base.files import temporary
     from gluonexp.tracking import references
 
-    with tempfile.TemporaryDirectory(prefix="gluonexp-") as name:
-        temporary = Path(name)
+    with temporary() as place:
         if (here := references.local_export(ref)) is not None:
-            yield LocalExport(here, None, None, temporary)
+            yield LocalExport(here, None, None, place)
             return
         from gluonexp import tracking
         from gluonexp.base.errors import GluonexpError
@@ -72,13 +71,13 @@ def opened(ref: str, tracking_uri: str | None) -> Iterator[LocalExport]:
             if (here := references.local_export(str(log.files()))) is None:
                 raise GluonexpError(f"run {log.run_id[:8]}: its files are gone: {log.files()}")
             recorded = as_recorded(log).tags.get(tracking.CERTIFICATE_TAG)
-            yield LocalExport(here, recorded, None, temporary)
+            yield LocalExport(here, recorded, None, place)
             return
         client = tracking.open_store(tracking.existing(tracking_uri))
         ref = references.best_of_sweep(client, ref)
-        folder = references.fetch_export(client, ref, temporary)
+        folder = references.fetch_export(client, ref, place)
         run = references.run_of(client, ref)
         own = "/" not in ref.removeprefix("runs:/")  # not another export that lies beside it
         recorded = run.data.tags.get(tracking.CERTIFICATE_TAG) if run and own else None
         files = references.artifacts(client, run.info.run_id) if run else None
-        yield LocalExport(folder, recorded, files, temporary)
+        yield LocalExport(folder, recorded, files, place)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,12 +26,13 @@ if TYPE_CHECKING:
 def recover(forced: bool, tracking_uri: str | None) -> None:
     """End the runs that are RUNNING in the store although their processes are gone.
 
-    Each ends KILLED, with all that it had recorded, and says how many epochs it reached. A run of
-    another host, which renews its lease every minute, is lost after three minutes without, and is
+    Each ends KILLED, with all that it had recorded, and says how many epochs it reached. What was
+    killed after the end of its run is completed: what the store lacks is sent. A run of another
+    host, which renews its lease every minute, is lost after three minutes without, and is
     ended after half an hour.
     """
     from gluonexp.tracking.recovery import recover
-    from gluonexp.tracking.statuses import RUNNING
+    from gluonexp.tracking.statuses import FINISHED, RUNNING
 
     count = 0
     for found in recover(tracking_uri, forced):
@@ -38,8 +41,10 @@ def recover(forced: bool, tracking_uri: str | None) -> None:
         status = "lost" if found.status == RUNNING else found.status
         after = f" after {found.reached}" if found.reached else ""
         click.echo(f"run {run.run_id} ({run.name}) {status}{after}: {found.reason}")
-        if found.status != RUNNING and (words := _to_go_on(run)):
+        if found.status not in (RUNNING, FINISHED) and (words := _to_go_on(run)):
             click.echo(f"  to go on:  {words}{_store(tracking_uri)}")
+    for line in _completed(tracking_uri):
+        click.echo(line)
     if not count:
         click.echo("no run is lost")
 
@@ -60,6 +65,24 @@ def stop(run_id: str, tracking_uri: str | None) -> None:
     sweep = run.tags.get(KIND) == "sweep"
     when = "when the jobs that run have ended" if sweep else "after the epoch that it is in"
     click.echo(f"run {run.run_id} ({run.name}) stops {when}")
+
+
+def _completed(uri: str | None) -> Iterator[str]:
+    """Complete what ended runs had still to do; say what was sent."""
+    from gluonexp.base.errors import GluonexpError
+    from gluonexp.tracking import logs, push
+    from gluonexp.training import job_folder
+
+    used = (
+        logs.job_folders(uri, name) for name in ("artifacts", "checkpoints", "model", ".new-*")
+    )
+    for folder in dict.fromkeys(chain(*used)):
+        try:
+            if (done := push.rest(folder, uri)) is not None:
+                yield push.sentence(done)
+            job_folder.tidy(folder)
+        except GluonexpError as error:
+            yield str(error)
 
 
 def _to_go_on(run: RunRecord) -> str | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, Final
 
 from gluonexp import tracking
 from gluonexp.base.errors import GluonexpError
+from gluonexp.base.files import temporary
 from gluonexp.config import recorded
 from gluonexp.config.recorded import Composed
 from gluonexp.config.schema import Config, to_config
@@ -106,9 +106,9 @@ def _recorded(run: RunRecord, folder: Path, uri: str | None) -> dict[str, Any]:
     is_its_own = job_folder.owner(workdir / job_folder.CHECKPOINTS).run_id == run.own_id
     if is_its_own and file.is_file():
         return recorded.read(file)
-    with tempfile.TemporaryDirectory(prefix="gluonexp-") as temporary:
+    with temporary() as place:
         kept = of_run(tracking.open_store(uri), run.run_id)
-        return recorded.read(kept.fetch(_CONFIGURATION, Path(temporary)))
+        return recorded.read(kept.fetch(_CONFIGURATION, place))
 
 
 def _newest(run: RunRecord) -> Path | None:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from gluonexp.assembly import Data
 from gluonexp.assembly.networks import Network, Pretrained
-from gluonexp.base.files import sha256
+from gluonexp.base.files import sha256, write_text
 from gluonexp.base.provenance import Provenance
 from gluonexp.base.secrets import hidden, hidden_words
 from gluonexp.base.text import in_shell
@@ -208,4 +208,4 @@ def _made(folder: Path) -> Path:
 
 def _yaml(path: Path, value: object) -> None:
     text = yaml.safe_dump(hidden(value), sort_keys=False, allow_unicode=True, width=1000)
-    path.write_text(text, encoding="utf-8")
+    write_text(path, text)  # a run goes on by it, so it is there whole or not at all

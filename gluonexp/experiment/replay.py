@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from rich.console import Console
 
 from gluonexp import assembly, tracking
 from gluonexp.base.errors import GluonexpError
-from gluonexp.base.files import sha256
+from gluonexp.base.files import sha256, temporary
 from gluonexp.base.provenance import Provenance, provenance
 from gluonexp.base.text import listed, tell
 from gluonexp.config import recorded
@@ -86,8 +85,8 @@ def replay(
         files = of_log(log)
     else:
         files = of_run(tracking.open_store(composed.tracking.uri), run.run_id)
-    with tempfile.TemporaryDirectory(prefix="gluonexp-") as temporary:
-        kept = Path(temporary, "recorded")
+    with temporary() as folder:
+        kept = folder / "recorded"
         for part in PARTS:
             if files.has(part):
                 place = files.fetch(part, kept)
@@ -99,7 +98,7 @@ def replay(
         for change in changes(environment(kept), provenance(config.build.allow)):
             tell(console, f"note: {change}")
         digest = run.params.get("data.digest")
-        return _again(config, kept, digest, Path(temporary, "again"), console)
+        return _again(config, kept, digest, folder / "again", console)
 
 
 def _check(run_id: str, status: str, kind: str | None, recorded: Path) -> None:

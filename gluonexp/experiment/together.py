@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from gluonexp.assembly import teams
 from gluonexp.base.errors import GluonexpError
+from gluonexp.base.files import temporary
 from gluonexp.base.ranks import World
 from gluonexp.base.text import plain_console
 from gluonexp.config.schema import Config, TrackingConfig
@@ -80,9 +80,9 @@ def follow(world: World) -> int:
                 open(os.devnull, "w", encoding="utf-8") as nowhere,
                 redirect_stdout(nowhere),
                 redirect_stderr(nowhere),
-                tempfile.TemporaryDirectory(prefix=f"gluonexp-rank{world.rank}-") as folder,
+                temporary() as folder,
             ):
-                _train(task, Path(folder), team)
+                _train(task, folder, team)
     except Interrupted as stopped:
         return 128 + stopped.signum
     except Requeue:

@@ -16,7 +16,6 @@ import dataclasses
 import json
 import os
 import platform
-import tempfile
 import time
 import warnings
 from collections.abc import Iterator
@@ -28,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gluonexp.base.errors import GluonexpError, reason
-from gluonexp.base.files import settle
+from gluonexp.base.files import settle, temporary
 from gluonexp.base.mx import gluon, mx, nd, sym
 from gluonexp.graph.graph import Graph, Node, Output
 from gluonexp.graph.symbols import block, to_symbol
@@ -118,8 +117,7 @@ def quantize(folder: Path, calibration: NDArray[np.float32]) -> Quantized:
         raise GluonexpError(
             f"int8: MXNet cannot quantize the network in {folder}: {reason(error)}"
         ) from None
-    with tempfile.TemporaryDirectory(prefix=".int8-", dir=folder) as place:
-        draft = Path(place)
+    with temporary(folder) as draft:
         quantized.export(str(draft / INT8), epoch=0)
         path, _ = paths(draft, INT8)
         widened = _widened(sym.load(str(path)), name)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import platform
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gluonexp.base.errors import GluonexpError
+from gluonexp.base.files import temporary
 from gluonexp.base.mx import gluon, mx, nd, nn
 from gluonexp.config.schema import FeaturesConfig
 from gluonexp.engines.torch import library
@@ -105,8 +105,8 @@ def _by_torch(network: Network, image: tuple[int, int, int], precision: str, whe
 
 
 def _by_openvino(network: Network, image: tuple[int, int, int], precision: str) -> Stream:
-    with tempfile.TemporaryDirectory() as folder:
-        written = convert.write(network, Path(folder), image, dtype="uint8")
+    with temporary() as folder:
+        written = convert.write(network, folder, image, dtype="uint8")
         content = written.read_bytes()
     return runtimes.stream_by_openvino(content, precision)
 

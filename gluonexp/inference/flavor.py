@@ -9,7 +9,6 @@ in memory, and MLflow's active run, there is `gluonexp.mlflow_gluon`.
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from numpy.typing import NDArray
 
 import gluonexp
 from gluonexp.base.errors import GluonexpError
-from gluonexp.base.files import link_or_copy
+from gluonexp.base.files import link_or_copy, temporary
 from gluonexp.graph.symbols import classic
 from gluonexp.inference import environment
 from gluonexp.inference.predict import Classifier
@@ -104,8 +103,8 @@ def model_folder(export_folder: Path) -> Iterator[Path]:
 
     Its files are links to those of `export_folder` where the disk allows it.
     """
-    with tempfile.TemporaryDirectory(dir=export_folder.parent, prefix=".new-") as temporary:
-        folder = Path(temporary, "model")
+    with temporary(export_folder.parent) as place:
+        folder = place / "model"
         write(export_folder, folder, None, links=True)
         yield folder
 
@@ -131,12 +130,12 @@ def load_model(model_uri: str, runtime: str = "module") -> Classifier:
     import mlflow
 
     # A copy that had to be made is not needed once its network is in memory.
-    with tempfile.TemporaryDirectory(prefix="gluonexp-") as temporary:
+    with temporary() as place:
         if "://" not in model_uri:
-            export = fetch_export(mlflow.MlflowClient(), model_uri, Path(temporary))
+            export = fetch_export(mlflow.MlflowClient(), model_uri, place)
         else:  # a folder elsewhere: s3://...
             source = Artifacts(model_uri, None, model_uri, None)
-            export = local_export(str(source.fetch("", Path(temporary))))
+            export = local_export(str(source.fetch("", place)))
         assert export is not None  # what was downloaded is a folder
         return Classifier(export, runtime)
 

@@ -10,7 +10,6 @@ images. Models that MLflow itself logged are read as well. Where gluonexp was im
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gluonexp.base.errors import GluonexpError
-from gluonexp.base.files import settle
+from gluonexp.base.files import settle, temporary
 from gluonexp.base.mx import gluon, mx, nd
 from gluonexp.graph.symbols import block, classic
 from gluonexp.inference import environment, flavor, live
@@ -119,8 +118,8 @@ def save_model(
 
         mlflow_model = Model() if mlflow_model is None else mlflow_model
         mlflow_model.metadata = metadata
-    with _drafts(path) as temporary:
-        export = Path(temporary, "export")
+    with _drafts(path) as drafts:
+        export = drafts / "export"
         if isinstance(gluon_model, str | Path):
             export = Path(gluon_model)
         else:
@@ -136,7 +135,7 @@ def save_model(
             )
             kept = given if isinstance(input_example, nd.NDArray) else input_example
             wanted = flavor.Wanted(signature, kept, answers, wanted.environment, wanted.code_paths)
-        made = Path(temporary, "model")
+        made = drafts / "model"
         # What was made here for it alone need not be copied.
         own = not isinstance(gluon_model, str | Path)
         flavor.write(export, made, mlflow_model, links=own, wanted=wanted)
@@ -240,8 +239,8 @@ def load_model(
     GluonexpError
         There is no such thing, or no network in it.
     """
-    with tempfile.TemporaryDirectory(prefix="gluonexp-") as temporary:
-        folder = references.fetch_any(str(model_uri), Path(dst_path or temporary))
+    with temporary() as place:
+        folder = references.fetch_any(str(model_uri), Path(dst_path or place))
         with classic():
             name, found = _network(folder)
     made = block(found.symbol, found.values, name)
@@ -285,12 +284,12 @@ def get_default_conda_env() -> dict[str, Any]:
 
 
 @contextmanager
-def _drafts(path: Path) -> Iterator[str]:
+def _drafts(path: Path) -> Iterator[Path]:
     """Give a folder beside `path` in which it is made; say in a sentence where that cannot be."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".new-") as temporary:
-            yield temporary
+        with temporary(path.parent) as place:
+            yield place
     except OSError as error:
         raise GluonexpError(f"{path}: cannot be written: {error.strerror or error}") from error
 

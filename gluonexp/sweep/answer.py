@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,6 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from gluonexp.base.errors import GluonexpError
+from gluonexp.base.files import temporary
 from gluonexp.base.secrets import hidden_words
 from gluonexp.base.text import digits, in_shell
 from gluonexp.config.schema import Config
@@ -123,9 +123,9 @@ def give(
     if run is None:
         return
     best, problem, model = summary.best(), summary.problem, None
-    with tempfile.TemporaryDirectory() as temporary:
-        _write(summary, run, best, Path(temporary), is_group)
-        run.tracker.log_artifacts(Path(temporary), "sweep")
+    with temporary() as place:
+        _write(summary, run, best, place, is_group)
+        run.tracker.log_artifacts(place, "sweep")
     tags = {NOTE: _note(summary)}
     for status in (FINISHED, PRUNED, FAILED, KILLED):
         tags[f"gluonexp.sweep.{status.lower()}"] = str(summary.count(status))

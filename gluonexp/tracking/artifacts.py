@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from gluonexp.base import transfer
 from gluonexp.base.errors import GluonexpError
-from gluonexp.base.files import held, lock, settle, sha256
+from gluonexp.base.files import held, lock, settle, sha256, temporary
 from gluonexp.base.text import say
 from gluonexp.model_folder.names import CERTIFICATE
 from gluonexp.tracking import internals
@@ -115,8 +114,8 @@ class Artifacts:
 
     def text(self, path: str) -> str:
         """Return the content of the small text file `path`."""
-        with tempfile.TemporaryDirectory(prefix="gluonexp-") as temporary:
-            copy = Path(temporary, "copy")
+        with temporary() as place:
+            copy = place / "copy"
             self.send(path, copy)
             return copy.read_text(encoding="utf-8")
 

@@ -11,11 +11,11 @@ from __future__ import annotations
 import logging
 import re
 import sqlite3
-import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from gluonexp.base.files import temporary
 from gluonexp.base.imports import heavy_imports
 
 if TYPE_CHECKING:
@@ -56,8 +56,17 @@ def download_file(store: Any, path: str, target: Path) -> None:
     if hasattr(store, "_download_file"):
         store._download_file(path, str(target))
         return
-    with tempfile.TemporaryDirectory(prefix=".new-", dir=target.parent) as folder:
-        Path(store.download_artifacts(path, folder)).replace(target)
+    with temporary(target.parent) as folder:
+        Path(store.download_artifacts(path, str(folder))).replace(target)
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove from a run's files what killed processes left of files that they were copying.
+
+    MLflow gives them such names until they are whole, and lists them like any other.
+    """
+    for part in folder.rglob(".artifact.uploading.*"):
+        part.unlink(missing_ok=True)
 
 
 def sends_rest(store: Any) -> bool:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import filecmp
 import shutil
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from gluonexp.base.files import draft, link_or_copy
+from gluonexp.base.files import draft, link_or_copy, temporary
 from gluonexp.tracking.places import here
 from gluonexp.tracking.read.records import SYSTEM
 from gluonexp.tracking.store import reported
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import LoggedModel, Metric, Run
 
-_MADE_BY: Final = "gluonexp.log"  # tag: by which record of its run's log it was made
+_DIGEST: Final = "gluonexp.digest"  # tag: of its files, but for what is not the same twice
 
 
 def log_model(
@@ -28,7 +29,7 @@ def log_model(
     *,
     name: str = "model",
     step: int = 0,
-    made_by: int | None = None,
+    digest: str | None = None,
 ) -> LoggedModel:
     """Keep the finished model in `folder` as a logged model of a run.
 
@@ -44,9 +45,9 @@ def log_model(
         Of the model; several may have the same.
     step
         Of the metrics that the run has of this network: its best epoch. They become the model's.
-    made_by
-        The record of the run's log that asks for it: what that has made before is completed, and
-        left as it is where it is whole.
+    digest
+        Of the files: what was begun of an equal model of the run is completed, and left as it is
+        where it is whole.
 
     Raises
     ------
@@ -59,14 +60,14 @@ def log_model(
 
     with reported(f"the model of run {run_id} cannot be kept"):
         run = client.get_run(run_id)
-        logged = None if made_by is None else _made(client, run, made_by)
+        logged = None if digest is None else _made(client, run, digest)
         if logged is not None and logged.status == "READY":
             return logged
         logged = logged or client.create_logged_model(
             run.info.experiment_id,
             name,
             run_id,
-            tags=None if made_by is None else {_MADE_BY: str(made_by)},
+            tags=None if digest is None else {_DIGEST: digest},
             params=run.data.params,
             model_type="classifier",
         )
@@ -93,9 +94,9 @@ def log_model(
         return client.finalize_logged_model(logged.model_id, "READY")
 
 
-def _made(client: MlflowClient, run: Run, record: int) -> LoggedModel | None:
-    """Return the model that a record of the log of `run` has made, if it has."""
-    made = f"source_run_id = '{run.info.run_id}' AND tags.`{_MADE_BY}` = '{record}'"
+def _made(client: MlflowClient, run: Run, digest: str) -> LoggedModel | None:
+    """Return the model of `run` with that digest, if it has one."""
+    made = f"source_run_id = '{run.info.run_id}' AND tags.`{_DIGEST}` = '{digest}'"
     return next(iter(client.search_logged_models([run.info.experiment_id], made)), None)
 
 
@@ -144,3 +145,17 @@ def models_of(client: MlflowClient, run_id: str) -> list[LoggedModel]:
         ids = [made.model_id for made in outputs.model_outputs] if outputs else []
         models = [client.get_logged_model(model_id) for model_id in ids]
     return sorted(models, key=lambda model: model.creation_timestamp, reverse=True)
+
+
+@contextmanager
+def copied(folder: Path) -> Iterator[Path]:
+    """Yield a copy of the folder of a model whose ``MLmodel`` may be written; links otherwise."""
+
+    def copy(source: str, target: str) -> None:
+        if Path(source).name == "MLmodel":
+            shutil.copyfile(source, target)
+        else:
+            link_or_copy(source, target)
+
+    with temporary(folder.parent) as place:
+        yield Path(shutil.copytree(folder, place / folder.name, copy_function=copy))

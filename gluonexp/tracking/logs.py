@@ -17,7 +17,7 @@ from gluonexp.tracking.uri import resolve_uri, sqlite_path
 
 # Where Hydra keeps the folders of jobs: beside the store's database, or in ./mlruns.
 _JOBS = "hydra"
-_PATTERNS = (f"*/{NAME}", f"*/*/{NAME}")  # of single runs, and of those of a sweep
+_PATTERNS = ("*", "*/*")  # of single runs, and of those of a sweep
 
 
 @dataclass(frozen=True)
@@ -223,10 +223,16 @@ def places(uri: str | None) -> list[Path]:
     return list(dict.fromkeys(home.resolve() / _JOBS for home in homes))
 
 
-def _files(uri: str | None) -> Iterator[Path]:
+def job_folders(uri: str | None, holding: str) -> Iterator[Path]:
+    """Yield the folders of jobs that hold something, which may be a pattern."""
     for place in places(uri):
         for pattern in _PATTERNS:
-            yield from sorted(place.glob(pattern))
+            found = (path.parent for path in sorted(place.glob(f"{pattern}/{holding}")))
+            yield from dict.fromkeys(found)
+
+
+def _files(uri: str | None) -> Iterator[Path]:
+    return (folder / NAME for folder in job_folders(uri, NAME))
 
 
 def _recorded(ref: str, uri: str | None) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gluonexp.base.errors import GluonexpError
@@ -11,8 +12,8 @@ from gluonexp.base.files import held, lock
 from gluonexp.base.secrets import HIDDEN
 from gluonexp.base.text import say
 from gluonexp.tracking.burial import bury
-from gluonexp.tracking.log import in_use, note_sent, sent
-from gluonexp.tracking.logs import Logged, below
+from gluonexp.tracking.log import NAME, in_use, note_sent, sent, waits
+from gluonexp.tracking.logs import Logged, below, read
 from gluonexp.tracking.places import settle
 from gluonexp.tracking.read.records import OWN_ID, PARENT
 from gluonexp.tracking.replay import Replay
@@ -184,6 +185,25 @@ class Store:
         """Return up to which record the run of a log has it, as far as that was noted."""
         noted = sent(log.file, self.uri)
         return noted[1] if noted and run and noted[0] == run.info.run_id else 0
+
+
+def rest(folder: Path, uri: str | None) -> Pushed | None:
+    """Send what the store at `uri` lacks of the run that ended in the folder of a job.
+
+    None if that is not such a run, or there is nothing to be sent.
+
+    Raises
+    ------
+    GluonexpError
+        The log is damaged, or the store does not take it.
+    """
+    file, store = folder / NAME, resolve_uri(uri)
+    if not file.is_file() or in_use(file) or not waits(file):
+        return None
+    log = read(file)
+    if not log.ended or log.store is None or log.store[0] != displayed(store):
+        return None
+    return Store(store, [log]).push(log)
 
 
 def target(log: Logged, to: str | None, default: str | None) -> str:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
@@ -12,19 +11,23 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from gluonexp.base.errors import GluonexpError
-from gluonexp.base.files import DRAFT, link_or_copy, sha256
+from gluonexp.base.files import sha256, temporary
 from gluonexp.base.text import listed, say
 from gluonexp.tracking import internals, logged_models, owner
 from gluonexp.tracking.log import Record, read
+from gluonexp.tracking.places import here
 from gluonexp.tracking.read.records import PARENT
 from gluonexp.tracking.registry import Registered, register
 from gluonexp.tracking.store import reported
-from gluonexp.tracking.uri import displayed
+from gluonexp.tracking.uri import displayed, local_path
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 _BATCH: Final = 1000  # points that one request takes
+_MODEL: Final = "the model"
+# Two of them tell when they were made; the third's header has no order.
+_NOT_THE_SAME_TWICE: Final = ("MLmodel", "certificate.json", "samples.safetensors")
 _BATCHED: Final = ("params", "tags", "metrics")
 # Tags that belong to a run of one store, which has them from its start.
 _OF_THE_STORE: Final = (PARENT, "mlflow.runName", "mlflow.rootRunId")
@@ -87,6 +90,7 @@ class Replay:
         self.sent = after
         self.registered: Registered | None = None
         self._model: str | None = None  # the address of the last one
+        self._tidied = False
         self._kept: dict[str, str] = {}  # digests of artifacts that were sent, by their paths
         self._missing: dict[str, str] = {}  # where they should be, by their paths
 
@@ -224,6 +228,7 @@ class Replay:
 
     def _artifacts(self, record: Record) -> None:
         folder, path = self._below(record["folder"]), record["path"] or ""
+        self._tidy()
         for file in record["files"]:
             source, digest = self._below(record["folder"], file["name"]), file["sha256"]
             kept = f"{path}/{file['name']}".strip("/")
@@ -238,15 +243,26 @@ class Replay:
             self._kept[kept] = digest
             self._missing.pop(kept, None)
 
+    def _tidy(self) -> None:
+        """Remove, once, what is left of files in whose sending a process was killed."""
+        if not self._tidied:
+            with self._reported("the files"):
+                kept = self._client.get_run(self._run_id).info.artifact_uri
+            folder = local_path(here(kept, self._client.tracking_uri))
+            if folder is not None:
+                internals.remove_parts(folder)
+            self._tidied = True
+
     def _log_model(self, record: Record) -> None:
         folder = self._below(record["folder"])
         if not all(_is(folder / file["name"], file["sha256"]) for file in record["files"]):
-            self._missing["the model"] = str(folder)
+            self._missing[_MODEL] = str(folder)
             return
-        with model_copy(folder) as copy:
+        with logged_models.copied(folder) as copy:
             model = logged_models.log_model(
-                self._client, self._run_id, copy, step=record["step"], made_by=record["n"]
+                self._client, self._run_id, copy, step=record["step"], digest=_digest(record)
             )
+        self._missing.pop(_MODEL, None)  # an earlier record had another's files, perhaps
         self._model = str(model.model_uri)
 
     def _register(self, record: Record) -> None:
@@ -281,8 +297,13 @@ class Replay:
             )
             self._write(batch)
         if record["error"]:
-            with reported(f"the traceback cannot be kept in run {self._run_id}"):
-                self._client.log_text(self._run_id, record["error"], "error/traceback.txt")
+            with (
+                reported(f"the traceback cannot be kept in run {self._run_id}"),
+                temporary(self._folder) as place,
+            ):
+                file = place / "traceback.txt"
+                file.write_text(record["error"], encoding="utf-8")
+                self._client.log_artifact(self._run_id, str(file), "error")
         with reported(f"run {self._run_id} cannot be marked {status} in {self._where()}"):
             self._client.set_terminated(self._run_id, status, record["end"])
 
@@ -347,18 +368,11 @@ class _Batch:
         return " and ".join(name for name, values in named.items() if values)
 
 
-@contextmanager
-def model_copy(folder: Path) -> Iterator[Path]:
-    """Yield a copy of the folder of a model whose ``MLmodel`` may be written; links otherwise."""
-
-    def copy(source: str, target: str) -> None:
-        if Path(source).name == "MLmodel":
-            shutil.copyfile(source, target)
-        else:
-            link_or_copy(source, target)
-
-    with tempfile.TemporaryDirectory(prefix=DRAFT, dir=folder.parent) as temporary:
-        yield Path(shutil.copytree(folder, Path(temporary, folder.name), copy_function=copy))
+def _digest(record: Record) -> str:
+    """Return the digest of what a recorded model computes: of its files, and of its step."""
+    files = sorted((file["name"], file["sha256"]) for file in record["files"])
+    told = [each for each in files if PurePosixPath(each[0]).name not in _NOT_THE_SAME_TWICE]
+    return hashlib.sha256(json.dumps([record["step"], *told]).encode()).hexdigest()
 
 
 def _is(file: Path, digest: str) -> bool:

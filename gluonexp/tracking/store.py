@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from gluonexp.base.errors import GluonexpError
-from gluonexp.base.files import draft, lock, obstacle
+from gluonexp.base.files import draft, lock, obstacle, sweep
 from gluonexp.base.imports import heavy_imports
 from gluonexp.base.secrets import hide
 from gluonexp.base.text import in_shell, readable
@@ -302,6 +302,7 @@ def _ensure_database(database: Path) -> None:
             with lock(database):
                 if not _has_content(database):  # else another process made it while we waited
                     _make_database(database)
+        sweep(database.parent)  # a process may have been killed that had just made it
         _check_schema(database)
     except (OSError, sqlite3.Error) as error:
         reason = obstacle(database, error) if isinstance(error, OSError) else error

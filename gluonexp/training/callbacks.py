@@ -267,6 +267,8 @@ class Checkpoint(Callback):
         """Take up the best value of the epochs already trained."""
         for row in fit.history:
             self._is_best(row)
+        if fit.history and not (fit.settings.done or fit.settings.extends):
+            self._complete(fit.workdir / "checkpoints", len(fit.history) - 1)
 
     def batch_end(self, fit: Fit) -> None:
         """Save ``step`` where training can resume within the epoch (device sync only there)."""
@@ -280,9 +282,8 @@ class Checkpoint(Callback):
         """Save ``last``, and ``best`` where this epoch is; raise if a parameter is not finite."""
         is_best, state = self._is_best(fit.metrics), fit.engine.state()
         check_finite(state, fit)
-        self._fingerprints.write(fit.workdir, fit.epoch, state.values)
-        folder, meta = fit.workdir / "checkpoints", self._meta(fit)
-        self._writer.begin(partial(self._write, folder, state, meta, is_best))
+        meta = self._meta(fit)
+        self._writer.begin(partial(self._write, fit.workdir, state, meta, is_best))
 
     def fit_end(self, fit: Fit) -> None:
         """Have on the disk what was begun."""
@@ -297,17 +298,35 @@ class Checkpoint(Callback):
             "identity": fit.settings.identity,
         }
 
-    def _write(self, folder: Path, state: State, meta: dict[str, Any], is_best: bool) -> None:
-        best, last, epoch = folder / "best", folder / checkpoint.LAST, meta["epoch"]
-        # The best first: cut off between the two, training resumes from the epoch before and
-        # finds the same best again.
+    def _write(self, workdir: Path, state: State, meta: dict[str, Any], is_best: bool) -> None:
+        self._fingerprints.write(workdir, meta["epoch"], state.values)
+        folder = workdir / "checkpoints"
+        best, last = folder / "best", folder / checkpoint.LAST
+        # Cut off between the two, training resumes from the one, and makes the other.
         if is_best:
             checkpoint.save(best, state, meta)
             checkpoint.copy(best, last)
         else:
             checkpoint.save(last, state, meta)
         if self.keep > 1:
-            checkpoint.copy(last, folder / f"epoch-{epoch:04d}")
+            checkpoint.copy(last, folder / f"epoch-{meta['epoch']:04d}")
+        self._remove_old(folder, meta["epoch"])
+
+    def _complete(self, folder: Path, epoch: int) -> None:
+        """Do what a process had still to do that was killed while it saved the epoch's end."""
+        found = checkpoint.newest(folder)
+        newest = [each for each in found if checkpoint.progress(each)[:2] == (epoch + 1, 0)]
+        if not newest or newest[0] != found[0]:  # training goes on from an older one
+            return
+        wanted = [folder / checkpoint.LAST]
+        if self.keep > 1:
+            wanted.append(folder / f"epoch-{epoch:04d}")
+        for each in wanted:
+            if each not in newest:
+                checkpoint.copy(newest[0], each)
+        self._remove_old(folder, epoch)
+
+    def _remove_old(self, folder: Path, epoch: int) -> None:
         kept = {f"epoch-{each:04d}" for each in range(epoch + 1)[-self.keep :]}
         for old in (*folder.glob("epoch-*"), folder / checkpoint.STEP):
             if old.name not in kept and checkpoint.is_ours(old):

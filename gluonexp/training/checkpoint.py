@@ -186,10 +186,10 @@ def newest(checkpoints: Path) -> list[Path]:
     names = {path.parent.name for path in checkpoints.glob(f"*/{META}")}
     names = {name.removeprefix(".").removesuffix("-previous") for name in names}
     found = [checkpoints / name for name in sorted(names) if _KEPT.fullmatch(name)]
-    return sorted(found, key=_progress, reverse=True)
+    return sorted(found, key=progress, reverse=True)
 
 
-def _progress(folder: Path) -> tuple[float, int, bool]:
+def progress(folder: Path) -> tuple[float, int, bool]:
     """Return how many epochs are behind a checkpoint, steps of the next, and if it is the last."""
     first = folder.name in (LAST, STEP)
     try:

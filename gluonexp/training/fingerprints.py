@@ -18,13 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gluonexp.base.errors import GluonexpError
-from gluonexp.base.files import write_text
+from gluonexp.base.files import sync, write_text
 from gluonexp.base.text import listed
-from gluonexp.training.job_folder import ARTIFACTS
+from gluonexp.training.job_folder import ARTIFACTS, GROWING
 from gluonexp.training.loop import Callback, Fit, StopFit
 
-FILE: Final = "metrics/parameters.jsonl"
-HISTORY: Final = "metrics/history.csv"
+FILE: Final = f"{GROWING}/parameters.jsonl"
+HISTORY: Final = f"{GROWING}/history.csv"
 DIFFERENT: Final = "not as it was recorded: "
 MEASURED: Final = "time/"
 """So begin the names of metrics that are not the same twice."""
@@ -50,7 +50,7 @@ class Fingerprints:
         self._before: dict[str, str] = {}
 
     def write(self, workdir: Path, epoch: int, values: Mapping[str, NDArray[Any]]) -> None:
-        """Add the line of an epoch to the file in the job's folder."""
+        """Add the line of an epoch to the file in the job's folder, for good."""
         now = fingerprints(values)
         changed = {name: each for name, each in now.items() if self._before.get(name) != each}
         path = workdir / ARTIFACTS / FILE
@@ -60,6 +60,7 @@ class Fingerprints:
         self._before = now
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"epoch": epoch, "parameters": changed}) + "\n")
+        sync(path)
 
 
 def _lines_before(path: Path, epoch: int) -> Iterator[str]:

@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import Final
 
 from gluonexp.base.errors import GluonexpError, has_no_room, is_full, reason
-from gluonexp.base.files import rename, write_text
+from gluonexp.base.files import rename, sweep, write_text
 from gluonexp.base.text import readable
-from gluonexp.tracking.log import MODEL
-from gluonexp.tracking.statuses import RUNNING, Ending
+from gluonexp.tracking.log import MODEL, NAME, in_use, records, waits
+from gluonexp.tracking.statuses import FINISHED, RUNNING, Ending
 from gluonexp.training import checkpoint
 
 CHECKPOINTS: Final = "checkpoints"
 ARTIFACTS: Final = "artifacts"
+GROWING: Final = "metrics"  # among these, a folder to which epochs are added
 _OWNER: Final = "run.json"
 
 
@@ -105,7 +106,9 @@ def take(workdir: Path, run_id: str | None, resumed: Path | None) -> list[Path]:
     goes_on = run_id is not None and before.run_id == run_id  # and writes them again
     if not goes_on and before.artifacts is None and any(_files(workdir / ARTIFACTS)):
         aside.append(_set_aside(workdir / ARTIFACTS, before.run_id))
-    shutil.rmtree(workdir / ARTIFACTS, ignore_errors=True)
+    for left in [*(workdir / ARTIFACTS).glob("*")]:
+        if not (goes_on and left.name == GROWING):
+            _remove(left)
     if not _holds(folder, resumed):
         if before.unfinished and any(folder.glob(f"*/{checkpoint.META}")):
             aside.append(_set_aside(folder, before.run_id))
@@ -142,6 +145,8 @@ def leave(
     """Note how the run ended; remove its artifacts and its model, if they were sent to a store."""
     folder = workdir / CHECKPOINTS
     if sent:
+        # Cut off from here on, it has ended all the same.
+        _write(folder, Owner(run_id, ending.status, ending.reason, _listing(workdir)))
         shutil.rmtree(workdir / ARTIFACTS)
         shutil.rmtree(workdir / MODEL, ignore_errors=True)
         if not keep_checkpoints:
@@ -150,6 +155,29 @@ def leave(
     elif run_id is not None and not keep_checkpoints:
         _remove_checkpoints(folder)
     _write(folder, Owner(run_id, ending.status, ending.reason, _listing(workdir)))
+
+
+def tidy(workdir: Path) -> None:
+    """Remove from the folder of a job what a process left that was killed, even after its run.
+
+    That is what it had not finished to write, and what a store has of a run that has FINISHED.
+    Where a process is at work, all of that stays.
+    """
+    inside = (path for path in (workdir / ARTIFACTS).rglob("*") if path.is_dir())
+    for folder in (workdir, workdir / CHECKPOINTS, *inside):
+        sweep(folder)
+    log = workdir / NAME
+    copies = [path for path in (workdir / ARTIFACTS, workdir / MODEL) if path.is_dir()]
+    if not copies or not log.is_file() or in_use(log):
+        return
+    end = next((each for each in reversed([*records(log)]) if each["kind"] != "tags"), {})
+    if end.get("status") != FINISHED or waits(log):
+        return
+    before = owner(workdir / CHECKPOINTS)
+    if before.unfinished and (workdir / CHECKPOINTS).is_dir():
+        _write(workdir / CHECKPOINTS, replace(before, status=FINISHED, artifacts=[]))
+    for path in copies:
+        _remove(path)
 
 
 def of_run(workdir: Path, run_id: str) -> Path | None:
@@ -187,6 +215,13 @@ def _remove_checkpoints(folder: Path) -> None:
     (folder / _OWNER).unlink(missing_ok=True)
     with suppress(OSError):
         folder.rmdir()
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _files(folder: Path) -> list[Path]:

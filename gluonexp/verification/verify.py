@@ -7,7 +7,6 @@ what the trained network said, within the tolerances of `gluonexp.verification.a
 from __future__ import annotations
 
 import platform
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import replace
@@ -20,6 +19,7 @@ from rich.progress import SpinnerColumn, TimeElapsedColumn
 
 from gluonexp import __version__
 from gluonexp.base.errors import GluonexpError, reason
+from gluonexp.base.files import temporary
 from gluonexp.base.progress import transient_bar
 from gluonexp.base.workers import TaskError, WorkerDied, Workers, cores
 from gluonexp.model_folder import guard, names, samples
@@ -289,10 +289,10 @@ def _first_layer(
     """Say in which layer a runtime begins to differ, as a sentence's end."""
     runtime = wrong.runtime
     worst = int(np.abs(scores[runtime].logits - known.logits).max(axis=1).argmax())
-    with tempfile.TemporaryDirectory() as place:
+    with temporary() as place:
         trained = None
         if reference is not None:
-            reference(trained := Path(place))
+            reference(trained := place)
         task = _differs, (folder.absolute(), runtime, worst, trained)
         ((_, found),) = pool.stream([(runtime, *task)])
     if isinstance(found, Exception):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -15,6 +14,7 @@ import numpy as np
 from gluonexp import tracking
 from gluonexp.base.download import NoMirror, obstacles
 from gluonexp.base.errors import GluonexpError
+from gluonexp.base.files import temporary
 from gluonexp.model_folder import params
 from gluonexp.model_folder.names import SIGNATURE
 from gluonexp.models.finetune import Weights
@@ -239,9 +239,9 @@ def _of_run(choice: str, backbone: str, tracking_uri: str | None) -> Weights:
     run = tracking.find_run(client, ref)
     run_id, path = run.info.run_id, path or CHECKPOINT
     found = f"runs:/{run_id}/{path}"
-    with tempfile.TemporaryDirectory() as folder:
-        copy = of_run(client, run_id).fetch(path, Path(folder))
-        meta = references.fetch_if_any(client, run_id, _META, Path(folder))
+    with temporary() as folder:
+        copy = of_run(client, run_id).fetch(path, folder)
+        meta = references.fetch_if_any(client, run_id, _META, folder)
         with _called(copy, found):
             title = f"{path} of run {run.info.run_name}"
             return _read(found, title, copy, backbone, origin.of_run(meta) if meta else None)
@@ -253,13 +253,13 @@ def _of_model(choice: str, backbone: str, tracking_uri: str | None) -> Weights:
         model = registry.find_model(client, choice)
     except GluonexpError as error:
         raise GluonexpError(f"model.weights: {error}") from error
-    with tempfile.TemporaryDirectory() as folder:
-        path, copy = references.fetch_first(client, model, _HELD, Path(folder))
-        meta = references.fetch_if_any(client, model.run_id, _META, Path(folder))
+    with temporary() as folder:
+        path, copy = references.fetch_first(client, model, _HELD, folder)
+        meta = references.fetch_if_any(client, model.run_id, _META, folder)
         if meta is None:  # there is no such run: copy what says the same beside the file
             beside = [path.replace(Path(path).name, n) for n in (origin.META, SIGNATURE)]
             with suppress(GluonexpError):
-                references.fetch_first(client, model, beside, Path(folder))
+                references.fetch_first(client, model, beside, folder)
         with _called(copy, model.address):
             said = origin.of_run(meta) if meta else None
             return _read(model.address, f"{path} of {model.title}", copy, backbone, said)

@@ -95,3 +95,25 @@ def test_who_waits_for_a_lock_says_so_only_if_it_is_taken(tmp_path, capsys):
 )
 def test_the_first_five_are_named(count, said):
     assert listed(range(count)) == said
+
+
+def _killed_within(folder):
+    """Let a process die that was writing a draft in `folder`."""
+    pid = os.fork()
+    if not pid:
+        with files.temporary(folder) as draft:
+            (draft / "half").write_text("written")
+            os._exit(0)
+    os.waitpid(pid, 0)
+
+
+def test_a_draft_of_a_killed_process_goes_when_its_folder_is_used_again(tmp_path):
+    (tmp_path / ".new-of-mine").mkdir()
+    _killed_within(tmp_path)
+    with files.temporary(tmp_path) as draft:
+        assert sorted(tmp_path.iterdir()) == sorted([draft, tmp_path / ".new-of-mine"])
+        files.sweep(tmp_path)
+        assert draft.is_dir()  # its process lives
+        files.write_text(tmp_path / "a.txt", "a")
+        assert draft.is_dir()
+    assert sorted(each.name for each in tmp_path.iterdir()) == [".new-of-mine", "a.txt"]

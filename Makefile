@@ -1,6 +1,7 @@
 # make demo   a tracked run on real data, offline, in a fresh .venv
 # make test   linter, types and tests
 # make fuzz   10,000 damaged files for each of the parsers
+# make crash  a small run is killed at each of its steps, and goes on; STRIDE=9: at each ninth
 # make bench  against the tutorials' loops, PyTorch and Lightning; QUICK=1: in 5 minutes
 #
 # PYTHON=/path/to/python chooses the interpreter of .venv; without it, the first that runs and is
@@ -11,7 +12,7 @@ BIN := $(VENV)/bin
 WORKERS ?= 2
 SUPPORTED := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))
 
-.PHONY: demo test fuzz bench clean
+.PHONY: demo test fuzz crash bench clean
 
 demo: $(VENV)/.installed-cpu
 	$(BIN)/python -m gluonexp.run
@@ -24,6 +25,9 @@ test: $(VENV)/.installed-dev
 
 fuzz: $(VENV)/.installed-dev
 	$(BIN)/pytest -n $(WORKERS) -m fuzz --hypothesis-profile=fuzz --durations=0 --durations-min=1
+
+crash: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.crash --jobs $(WORKERS) $(if $(STRIDE),--stride $(STRIDE))
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python experiments/throughput/bench.py $(if $(QUICK),--quick)

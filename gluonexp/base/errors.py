@@ -63,6 +63,18 @@ def _fullest() -> str:
     return "there"
 
 
+def cause_of(error: BaseException) -> BaseException:
+    """Return what the system, SQLite or a server has said, if that is below an error."""
+    import sqlite3
+
+    from urllib3.exceptions import HTTPError
+
+    below = error
+    while (deeper := below.__cause__ or below.__context__) is not None:
+        below = deeper
+    return below if isinstance(below, OSError | sqlite3.Error | HTTPError) else error
+
+
 def debugging() -> bool:
     """Whether tracebacks are wanted instead of sentences (``GLUONEXP_DEBUG=1``)."""
     return os.environ.get("GLUONEXP_DEBUG", "0") not in ("", "0")

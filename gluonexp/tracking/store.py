@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from gluonexp.base.errors import GluonexpError
+from gluonexp.base.errors import GluonexpError, cause_of
 from gluonexp.base.files import draft, lock, obstacle, sweep
 from gluonexp.base.imports import heavy_imports
 from gluonexp.base.secrets import hide
@@ -65,17 +65,7 @@ def reported(doing: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, OSError) as error:
-        raise GluonexpError(f"{doing}: {one_line(hide(str(_cause(error))), 400)}") from error
-
-
-def _cause(error: BaseException) -> BaseException:
-    """Return what the system, SQLite or a server has said, if that is below an error."""
-    from urllib3.exceptions import HTTPError
-
-    below = error
-    while (deeper := below.__cause__ or below.__context__) is not None:
-        below = deeper
-    return below if isinstance(below, OSError | sqlite3.Error | HTTPError) else error
+        raise GluonexpError(f"{doing}: {one_line(hide(str(cause_of(error))), 400)}") from error
 
 
 def impatient(retries: int, timeout_s: int = _TIMEOUT_S) -> AbstractContextManager[None]:
@@ -304,8 +294,13 @@ def _ensure_database(database: Path) -> None:
                     _make_database(database)
         sweep(database.parent)  # a process may have been killed that had just made it
         _check_schema(database)
-    except (OSError, sqlite3.Error) as error:
-        reason = obstacle(database, error) if isinstance(error, OSError) else error
+    except GluonexpError:
+        raise
+    except Exception as error:  # SQLAlchemy's own stand around those of SQLite
+        cause = cause_of(error)
+        if not isinstance(cause, OSError | sqlite3.Error):
+            raise
+        reason = obstacle(database, cause) if isinstance(cause, OSError) else cause
         raise GluonexpError(
             f"{database}: the store cannot be made or read ({reason}); name another place with "
             "tracking.uri=sqlite:////absolute/path/mlflow.db"

@@ -179,7 +179,7 @@ def note_sent(file: Path, uri: str, run_id: str, n: int) -> None:
     """Note that the store at `uri` has the records of a log up to the `n`-th, as run `run_id`."""
     entry = {"uri": displayed(uri), "run_id": run_id, "n": n}
     with _notes(file).open("a", encoding="utf-8") as notes:
-        notes.write(json.dumps(entry) + "\n")
+        notes.write(f"\n{json.dumps(entry)}\n")  # the line before may have been cut off
 
 
 def sent(file: Path, uri: str) -> tuple[str, int] | None:

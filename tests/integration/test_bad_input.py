@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import os
 import pickle
 import shutil
@@ -89,7 +90,9 @@ def ask(tmp_path, monkeypatch, world):
                 return ended.code or 0, said.getvalue()
         return 0, said.getvalue()
 
-    return ask
+    before = logging.getLogger().handlers[:]
+    yield ask
+    logging.getLogger().handlers[:] = before  # Hydra's own write into this test's folder
 
 
 def statuses(database):

@@ -386,9 +386,10 @@ def _down(told, folder, address):
     assert code == 0
     assert [path.name for path in folder.iterdir()] == ["job"]
     first, *_, last = log.records(folder / "job" / "run.jsonl")
-    assert (first["store"], last["kind"], last["status"]) == (None, "status", "FINISHED")
+    assert first["store"] == {"uri": address, "run_id": None}
+    assert (last["kind"], last["status"]) == ("status", "FINISHED")
     assert f"gluonexp: run {first['run']} is offline: all of it lies in" in err
-    assert f"`gluonexp push {first['run']}` sends it" in err
+    assert f"`gluonexp push {folder / 'job'}` sends it" in err
     assert (folder / "job" / "artifacts" / "config" / "resolved.yaml").is_file()
     # A sweep keeps its account in the store.
     code, err = told("-m", *SMALL, *words[::2], "seed=0,1", "hydra.sweep.dir=sweep")

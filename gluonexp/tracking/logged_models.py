@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from gluonexp.base.files import draft, link_or_copy, temporary
+from gluonexp.base.files import draft, link_or_copy, sweep, temporary
 from gluonexp.tracking.places import here
 from gluonexp.tracking.read.records import SYSTEM
 from gluonexp.tracking.store import reported
@@ -79,9 +79,11 @@ def log_model(
             target = local_path(here(logged.artifact_location, client.tracking_uri))
             if target is None:
                 client.log_model_artifacts(logged.model_id, str(folder))
-            elif not target.exists():
-                kept = local_path(here(run.info.artifact_uri, client.tracking_uri))
-                _link_all(folder, target, kept)
+            else:
+                sweep(target.parent)  # what a process left that was killed here
+                if not target.exists():
+                    kept = local_path(here(run.info.artifact_uri, client.tracking_uri))
+                    _link_all(folder, target, kept)
             outputs = run.outputs.model_outputs if run.outputs else []
             if logged.model_id not in [made.model_id for made in outputs]:
                 client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step)])

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, SupportsFloat
 
 from gluonexp.base.errors import GluonexpError
-from gluonexp.base.files import link_or_copy, sha256
+from gluonexp.base.files import link_or_copy, sha256, sync
 from gluonexp.base.secrets import hide
 from gluonexp.base.text import readable
 from gluonexp.tracking.lease import NoLease
@@ -295,6 +295,7 @@ class LogTracker(Tracker):
         if not folder.is_dir():
             raise GluonexpError(f"{folder} is no folder, so it cannot be kept in the run")
         name = self._below(folder, f"kept-{self._log.n + 1}")
+        sync(self._folder / name)  # before the log says that they are there
         self._append("artifacts", path=artifact_path, folder=name, files=self._listed(name))
         self._log.sync()
 
@@ -302,6 +303,7 @@ class LogTracker(Tracker):
         """Keep the model in `folder`, of which links are made in the job's folder."""
         shutil.rmtree(self._folder / MODEL, ignore_errors=True)
         shutil.copytree(folder, self._folder / MODEL, copy_function=link_or_copy)
+        sync(self._folder / MODEL)
         self._append("model", folder=MODEL, step=step, files=self._listed(MODEL))
 
     def register(self, name: str, value: float | None, goal: ObjectiveConfig) -> None:

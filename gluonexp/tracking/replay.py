@@ -33,21 +33,6 @@ _BATCHED: Final = ("params", "tags", "metrics")
 _OF_THE_STORE: Final = (PARENT, "mlflow.runName", "mlflow.rootRunId")
 
 
-def replay(
-    file: Path,
-    client: MlflowClient,
-    run_id: str,
-    *,
-    after: int = 0,
-    say: Callable[[str], None] = say,
-) -> int:
-    """Send the records of a log after the number `after`; return the number of the last one.
-
-    See `Replay`, which tells how far it came where it does not come to the end.
-    """
-    return Replay(file, client, run_id, after=after, say=say).send()
-
-
 class Replay:
     """Sends what a log has, in its order, to one run of a store; also while it grows.
 

@@ -20,7 +20,7 @@ from gluonexp.base.errors import GluonexpError
 from gluonexp.base.files import sha256
 from gluonexp.tracking import ensure_experiment, logs, open_store
 from gluonexp.tracking.log import NAME, Log, in_use, note_sent, records, sent, waits
-from gluonexp.tracking.replay import Replay, replay
+from gluonexp.tracking.replay import Replay
 
 
 def written(file: Path, *kinds: str) -> bytes:
@@ -155,7 +155,7 @@ def test_any_damage_to_a_log_is_continued_or_refused(fuzz: Any) -> None:
         try:
             whole = len(list(records(file)))
             logs.read(file)
-            replay(file, Taking(), "1" * 32)  # type: ignore[arg-type]
+            Replay(file, Taking(), "1" * 32).send()  # type: ignore[arg-type]
         finally:
             try:
                 log = Log(file)
@@ -372,11 +372,11 @@ def test_a_log_gives_a_run(client: MlflowClient, run_id: str, file: Path) -> Non
 
 
 def test_sent_twice_it_changes_nothing(client: MlflowClient, run_id: str, file: Path) -> None:
-    replay(file, client, run_id)
+    Replay(file, client, run_id).send()
     once = found(client, run_id)
-    assert replay(file, client, run_id) == 13
-    assert replay(file, client, run_id, after=5) == 13
-    assert replay(file, client, run_id, after=13) == 13
+    assert Replay(file, client, run_id).send() == 13
+    assert Replay(file, client, run_id, after=5).send() == 13
+    assert Replay(file, client, run_id, after=13).send() == 13
     assert found(client, run_id) == once
 
 
@@ -407,7 +407,7 @@ def test_cut_off_anywhere_it_goes_on(client: MlflowClient, uri: str, file: Path)
     experiment_id = ensure_experiment(client, "log", uri)
     counted = CutOff(client, 0, False)
     whole = client.create_run(experiment_id).info.run_id
-    replay(file, counted, whole)  # type: ignore[arg-type]
+    Replay(file, counted, whole).send()  # type: ignore[arg-type]
     expected = found(client, whole)
     for at in range(1, counted.calls + 1):
         run_id = client.create_run(experiment_id).info.run_id
@@ -459,7 +459,7 @@ def test_a_name_that_the_registry_refuses_does_not_hold_up_the_rest(
     log.append("register", name="a/b:c", goal={"metric": "m", "mode": "max"}, value=None)
     log.append("tags", values={"after": "1"})
     log.close()
-    assert replay(file, client, run_id, say=told.append) == 15
+    assert Replay(file, client, run_id, say=told.append).send() == 15
     assert ["a/b:c" in line for line in told] == [True]
     assert found(client, run_id)["tags"]["after"] == "1"
 
@@ -491,7 +491,7 @@ def test_a_record_that_is_none_is_named(
     log.append(**fields)
     log.close()
     with pytest.raises(GluonexpError, match=rf"{NAME}, line 1: this version of gluonexp does not"):
-        replay(log.file, client, run_id)
+        Replay(log.file, client, run_id).send()
 
 
 def test_nan_is_recorded_as_a_text(tmp_path: Path) -> None:

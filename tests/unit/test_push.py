@@ -21,7 +21,7 @@ from gluonexp.tracking.artifacts import of_run
 from gluonexp.tracking.log import NAME, Log
 from gluonexp.tracking.logs import below, named, read
 from gluonexp.tracking.read.runs import reader
-from gluonexp.tracking.replay import replay
+from gluonexp.tracking.replay import Replay
 
 SWEEP, CHILD, ALONE = "a" * 32, "b" * 32, "c" * 32
 PARENT = "mlflow.parentRunId"
@@ -166,7 +166,7 @@ def original(uri: str, logs: dict[str, Path]) -> tuple[MlflowClient, dict[str, s
         tags = {**log.tags, **({PARENT: made[log.parent]} if log.parent else {})}
         run = client.create_run(experiment_id, log.start, tags, log.name)
         made[own_id] = run.info.run_id
-        replay(file, client, run.info.run_id)
+        Replay(file, client, run.info.run_id).send()
     return client, made
 
 

@@ -28,7 +28,7 @@ from gluonexp.config.schema import ObjectiveConfig, TrackingConfig
 from gluonexp.tracking import Tracker, UsedData, ensure_experiment, open_store, tracked_run
 from gluonexp.tracking.lifecycle import Interrupted, _Signals
 from gluonexp.tracking.log import NAME, Log, records
-from gluonexp.tracking.replay import Replay, replay
+from gluonexp.tracking.replay import Replay
 from gluonexp.tracking.sender import Sender
 from gluonexp.tracking.tracker import LogTracker, Recorded
 from gluonexp.tracking.values import MAX_KEY, MAX_PARAM, flatten, number, sanitised
@@ -378,11 +378,11 @@ def test_runs_that_begin_at_once_record_the_same_data_set(
         if arguments[2].startswith("INSERT INTO datasets"):
             added.append("one")
             if len(added) == 1:
-                replay(log.file, client, faster_id)
+                Replay(log.file, client, faster_id).send()
 
     event.listen(Engine, "before_cursor_execute", overtake)
     try:
-        replay(log.file, client, run_id)
+        Replay(log.file, client, run_id).send()
     finally:
         event.remove(Engine, "before_cursor_execute", overtake)
     assert added == ["one", "one"]
@@ -500,7 +500,7 @@ def test_what_was_not_sent_is_told_at_the_end_and_can_be(
     assert told.startswith(f"run {run_id}: 2 of 2 records are not in {client.tracking_uri} (metri")
     assert told.endswith(f"all of it lies in {job}; `gluonexp push {job}` sends it")
     assert client.get_run(run_id).info.status == "RUNNING"
-    assert replay(job / NAME, client, run_id) == 2
+    assert Replay(job / NAME, client, run_id).send() == 2
     assert client.get_run(run_id).data.metrics == {"loss": 1.0}
     assert client.get_run(run_id).info.status == "FINISHED"
 
@@ -573,7 +573,7 @@ def test_a_log_that_is_not_sent_makes_room_for_another(
         assert sorted(path.name for path in job.iterdir()) == [aside.name, NAME, "run.sent"]
     experiment_id = client.get_run(second.run_id).info.experiment_id
     late = client.create_run(experiment_id).info.run_id
-    replay(aside / NAME, client, late)
+    Replay(aside / NAME, client, late).send()
     assert [item.path for item in client.list_artifacts(late)] == ["a.txt"]
 
 

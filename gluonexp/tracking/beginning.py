@@ -20,7 +20,7 @@ from gluonexp.base.text import readable
 from gluonexp.tracking import internals, logs, owner
 from gluonexp.tracking.burial import bury
 from gluonexp.tracking.lease import Lease
-from gluonexp.tracking.log import MODEL, NAME, Log, records, sent, waits
+from gluonexp.tracking.log import MODEL, NAME, Log, records, sent_as, waits
 from gluonexp.tracking.places import settle
 from gluonexp.tracking.replay import Replay
 from gluonexp.tracking.statuses import FAILED
@@ -168,8 +168,7 @@ def _opened(
 
     def replay() -> Replay:
         assert uri is not None
-        noted = sent(log.file, uri)
-        after = noted[1] if noted is not None and noted[0] == own else 0
+        after = sent_as(log.file, uri, own)
         return Replay(log.file, client or open_store(uri), own, after=after)
 
     tracker = LogTracker(

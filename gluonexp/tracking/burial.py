@@ -12,7 +12,7 @@ from gluonexp.base.errors import GluonexpError
 from gluonexp.base.secrets import hide
 from gluonexp.base.text import readable
 from gluonexp.tracking import owner
-from gluonexp.tracking.log import NAME, Log, in_use, note_sent, records, sent
+from gluonexp.tracking.log import NAME, Log, in_use, note_sent, records, sent_as
 from gluonexp.tracking.logs import Logged
 from gluonexp.tracking.places import WORKDIR
 from gluonexp.tracking.read.logged import as_recorded
@@ -107,8 +107,7 @@ def _send_rest(client: MlflowClient, run: Run) -> bool:
         own = next((entry["run"] for entry in records(file) if entry["kind"] == "open"), None)
         if own not in (run.info.run_id, run.data.tags.get(OWN_ID)):
             return False
-        noted = sent(file, client.tracking_uri)
-        after = noted[1] if noted is not None and noted[0] == run.info.run_id else 0
+        after = sent_as(file, client.tracking_uri, run.info.run_id)
         replay = Replay(file, client, run.info.run_id, after=after)
         try:
             replay.send()

@@ -190,6 +190,12 @@ def sent(file: Path, uri: str) -> tuple[str, int] | None:
     return stores(file).get(displayed(uri))
 
 
+def sent_as(file: Path, uri: str, run_id: str) -> int:
+    """Return the number of the last record that the store at `uri` has of a log as that run."""
+    noted = sent(file, uri)
+    return noted[1] if noted is not None and noted[0] == run_id else 0
+
+
 def waits(file: Path) -> bool:
     """Say whether a log has records that no store has."""
     last = max((record["n"] for record in records(file)), default=0)

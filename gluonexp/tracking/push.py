@@ -12,7 +12,7 @@ from gluonexp.base.files import held, lock
 from gluonexp.base.secrets import HIDDEN
 from gluonexp.base.text import say
 from gluonexp.tracking.burial import bury
-from gluonexp.tracking.log import NAME, in_use, note_sent, sent, waits
+from gluonexp.tracking.log import NAME, in_use, note_sent, sent, sent_as, waits
 from gluonexp.tracking.logs import Logged, below, read
 from gluonexp.tracking.places import settle
 from gluonexp.tracking.read.records import OWN_ID, PARENT
@@ -183,8 +183,7 @@ class Store:
 
     def _before(self, log: Logged, run: Run | None) -> int:
         """Return up to which record the run of a log has it, as far as that was noted."""
-        noted = sent(log.file, self.uri)
-        return noted[1] if noted and run and noted[0] == run.info.run_id else 0
+        return 0 if run is None else sent_as(log.file, self.uri, run.info.run_id)
 
 
 def rest(folder: Path, uri: str | None) -> Pushed | None:

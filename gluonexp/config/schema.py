@@ -271,6 +271,9 @@ class SweepConfig:
     # Start no job after so many have failed; fail_fast: after the first.
     max_failures: int | None = _ranged(None, low=1)
     fail_fast: bool = False
+    # Run a point again, from its checkpoint, whose process or machine was lost: at most so often.
+    # One that failed by itself is not tried again.
+    retries: int = _ranged(0, low=0)
     # The parent run of an earlier sweep: run only what it has not finished.
     resume: str | None = None
     # Also run what another host has left RUNNING, as soon as its lease has expired (3 minutes) or

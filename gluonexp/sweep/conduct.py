@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
@@ -99,6 +100,8 @@ def _run(
     settings = plan.source.config.sweep
     limit = 1 if settings.fail_fast else settings.max_failures
     running: dict[int, Point] = {}
+    lost: deque[Point] = deque()  # to be tried again
+    tries: Counter[str] = Counter()
     failures = 0
 
     def left_out() -> str | None:
@@ -107,9 +110,8 @@ def _run(
         return None if (who := wants_stop()) is None else f"`gluonexp stop` by {who}"
 
     def jobs() -> Iterator[Job]:
-        points = plan.source.points()
         while left_out() is None:
-            if (point := next(points, None)) is None:
+            if (point := lost.popleft() if lost else next(points, None)) is None:
                 return
             entry = ledger.begin(point)
             if isinstance(entry, Outcome):
@@ -121,18 +123,26 @@ def _run(
             added = (*entry.overrides, *plan.source.job_overrides(point))
             yield entry.number, [*point.overrides, *added]
 
+    points = plan.source.points()
     metric = plan.source.config.objective.metric
     display = Jobs(console, plan.source.total, metric)
-    with (
-        display.bar,
-        closing(plan.launch(jobs())) as launched,  # closed, it has ended what still runs
-    ):
-        for number, ending in launched:
-            point = running.pop(number)
-            outcome = ledger.end(number, ending)
-            failures += outcome.status in (FAILED, KILLED)
-            display.ended(outcome, point.name, plan.folder / str(number) / "console.log")
-            plan.source.ended(point, outcome)
+    with display.bar:
+        more = True
+        while more:  # once more where points were lost that nobody was there to try again
+            with closing(plan.launch(jobs())) as launched:  # closed, it has ended what still runs
+                for number, ending in launched:
+                    point = running.pop(number)
+                    outcome = ledger.end(number, ending)
+                    log = plan.folder / str(number) / "console.log"
+                    if ending.lost and tries[point.digest] < settings.retries:
+                        tries[point.digest] += 1
+                        lost.append(point)
+                        display.again(outcome, point.name, log)
+                        continue
+                    failures += outcome.status in (FAILED, KILLED)
+                    display.ended(outcome, point.name, log)
+                    plan.source.ended(point, outcome)
+            more = bool(lost) and left_out() is None
     why = left_out()
     return ("", 0) if why is None else (why, plan.source.left())
 

@@ -1,4 +1,4 @@
-"""How a sweep runs its jobs, with any of Hydra's launchers."""
+"""How a sweep runs its jobs: the protocol of a launcher, and Hydra's own ones behind it."""
 
 from __future__ import annotations
 
@@ -19,39 +19,67 @@ Launch = Callable[[Iterator[Job]], Generator[tuple[int, Ending], None, None]]
 
 
 @runtime_checkable
-class StreamingLauncher(Protocol):
+class Streaming(Protocol):
     """A launcher that draws a job only when it can run it, and yields each as soon as it ends.
 
-    Hydra's own interface knows only batches: a search learns nothing before a batch has ended.
+    A job whose process or machine is lost ends with a `WorkerDied` in place of its result; the
+    others go on, and nothing is tried again: that is up to the sweep. Closed, the iterator ends
+    the jobs that run, in order.
+
+    Hydra's own interface knows only batches: a search learns nothing before a batch has ended, and
+    one that raises loses what the others of its batch gave. `InBatches` is that, as it is.
     """
 
     def start(self, count: int | None = None, warm_up: Callable[[], object] | None = None) -> None:
         """Start workers ahead of the jobs: for `count` of them; each calls `warm_up` first."""
 
     def stream(self, jobs: Iterable[Job]) -> Generator[tuple[int, JobReturn], None, None]:
-        """Yield how each job ended; jobs that run when the iterator is closed are ended."""
+        """Yield how each job ended."""
 
 
-def launched(
-    launcher: Launcher | StreamingLauncher, jobs: Iterator[Job], batch_size: int | None
-) -> Generator[tuple[int, Ending], None, None]:
-    """Run jobs as late and as few at once as the launcher can, and yield how each ended.
+class InBatches:
+    """A launcher of Hydra that knows only batches.
+
+    Parameters
+    ----------
+    size
+        Of a batch; None for all jobs. Hydra's default launcher runs jobs in this process, one
+        after the other, and gets one at a time.
+    """
+
+    def __init__(self, launcher: Launcher, size: int | None) -> None:
+        self._launcher = launcher
+        self._size = 1 if type(launcher).__name__ == "BasicLauncher" else size
+
+    def start(self, count: int | None = None, warm_up: Callable[[], object] | None = None) -> None:
+        """Do nothing: such a launcher starts with its jobs."""
+
+    def stream(self, jobs: Iterable[Job]) -> Generator[tuple[int, JobReturn], None, None]:
+        """Yield how each job ended, batch after batch."""
+        jobs = iter(jobs)
+        while batch := list(itertools.islice(jobs, self._size)):
+            numbers = [number for number, _ in batch]
+            ended = self._launcher.launch([list(words) for _, words in batch], numbers[0])
+            yield from zip(numbers, ended, strict=True)
+
+
+def streaming(launcher: Launcher | Streaming, batch_size: int | None) -> Streaming:
+    """Return a launcher that has the protocol: `launcher`, or what makes batches for it.
 
     Parameters
     ----------
     batch_size
         How many jobs a launcher that knows only batches is given at once; None for all.
     """
-    if isinstance(launcher, StreamingLauncher):
-        for number, done in launcher.stream(jobs):
-            yield number, _ending(done)
-        return
-    # Hydra's default launcher runs jobs in this process, one after the other.
-    size = 1 if type(launcher).__name__ == "BasicLauncher" else batch_size
-    while batch := list(itertools.islice(jobs, size)):
-        numbers = [number for number, _ in batch]
-        ended = launcher.launch([list(words) for _, words in batch], numbers[0])
-        yield from zip(numbers, map(_ending, ended), strict=True)
+    return launcher if isinstance(launcher, Streaming) else InBatches(launcher, batch_size)
+
+
+def launched(
+    launcher: Streaming, jobs: Iterator[Job]
+) -> Generator[tuple[int, Ending], None, None]:
+    """Run jobs, and yield how each ended."""
+    for number, done in launcher.stream(jobs):
+        yield number, _ending(done)
 
 
 def _ending(done: JobReturn) -> Ending:
@@ -60,5 +88,7 @@ def _ending(done: JobReturn) -> Ending:
     if done.status is JobStatus.COMPLETED:
         assert isinstance(outcome, Ending)
         return outcome
-    status = KILLED if isinstance(outcome, WorkerDied) else FAILED
-    return Ending(status, reason=str(outcome) or type(outcome).__name__)
+    reason = str(outcome) or type(outcome).__name__
+    if isinstance(outcome, WorkerDied):
+        return Ending(KILLED, reason=reason, lost=True)
+    return Ending(FAILED, reason=reason)

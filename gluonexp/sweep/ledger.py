@@ -68,8 +68,9 @@ class Unrecorded:
             self.end(number, Ending(KILLED, reason=reason))
 
     def outcomes(self) -> list[Outcome]:
-        """Return how each point ended."""
-        return sorted(self._ended, key=lambda outcome: outcome.job)
+        """Return how each point ended: the last attempt counts."""
+        last = {outcome.point: outcome for outcome in self._ended}
+        return sorted(last.values(), key=lambda outcome: outcome.job)
 
 
 class Recorded:

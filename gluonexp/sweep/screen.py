@@ -78,6 +78,14 @@ class Jobs:
         if log.is_file():
             tell(self._console, f"      its output: {log}")
 
+    def again(self, outcome: Outcome, name: str, log: Path) -> None:
+        """Say that a job was lost and that its point is tried again."""
+        self._running.pop(outcome.job, None)
+        told = f": {outcome.error or ''}; it is tried again"
+        self._print(Text.assemble(f"{name}  ", (outcome.status, "yellow"), told))
+        if log.is_file():
+            tell(self._console, f"      its output: {log}")
+
     def _result(self, outcome: Outcome) -> str:
         value = "none" if outcome.objective is None else f"{outcome.objective:.4f}"
         when = "" if outcome.epoch is None else f" (epoch {outcome.epoch})"

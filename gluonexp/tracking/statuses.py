@@ -24,9 +24,12 @@ class Ending:
         Why it has no result, in one line; or why training stopped early.
     trace
         The traceback of a failure.
+    lost
+        Whether its process or its machine was lost: it did not fail by itself.
     """
 
     status: str
     objective: float | None = None
     reason: str = ""
     trace: str | None = None
+    lost: bool = False

@@ -6,7 +6,9 @@ Hydra imports this module whenever it starts: what is heavy is imported where it
 from __future__ import annotations
 
 import logging
+from abc import abstractmethod
 from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +21,82 @@ from omegaconf import DictConfig
 if TYPE_CHECKING:
     from gluonexp.base.workers import Workers
 
+# A job of a sweep: its number there, and its overrides.
+Job = tuple[int, Sequence[str]]
+
 log = logging.getLogger(__name__)
 
 
-class ProcessLauncher(Launcher):
+class StreamingLauncher(Launcher):
+    """What launchers share that draw jobs one by one: see `Streaming` in `gluonexp.sweep.launching`."""
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        """Take what Hydra gives to every launcher."""
+        self._hydra_context = hydra_context
+        self._task_function = task_function
+        self._config = config
+
+    @property
+    @abstractmethod
+    def n_workers(self) -> int:
+        """How many jobs run at a time."""
+
+    @abstractmethod
+    def start(self, count: int | None = None, warm_up: Callable[[], object] | None = None) -> None:
+        """Start what runs jobs ahead of them; where that runs, do nothing.
+
+        Parameters
+        ----------
+        count
+            How many jobs there are, if that is known: no more workers are needed.
+        warm_up
+            Called in each worker that will run several jobs, to import what they will need.
+        """
+
+    @abstractmethod
+    def outcomes(
+        self, shared: bytes, jobs: Iterable[Job]
+    ) -> Generator[tuple[Job, JobReturn | Exception], None, None]:
+        """Run jobs by ``remote.run(shared, number, overrides)``; yield each as soon as it ends.
+
+        What a job raised takes the place of what it returned; that is a
+        ``gluonexp.base.workers.WorkerDied`` if its process died. Closed, it ends what runs.
+        """
+
+    def stream(self, jobs: Iterable[Job]) -> Generator[tuple[int, JobReturn], None, None]:
+        """Run jobs, and yield how each ended as soon as it does.
+
+        A job is its number in the sweep and its overrides, and is drawn only when it can run.
+        What it raised takes the place of its return value.
+        """
+        from gluonexp.sweep import remote
+
+        self.start()
+        # All jobs share this folder: its name, which is the time, must be settled here.
+        Path(str(self._config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
+        shared = remote.packed(self._hydra_context, self._config, self._task_function)
+        with closing(self.outcomes(shared, jobs)) as outcomes:
+            for (number, overrides), outcome in outcomes:
+                done = outcome
+                if not isinstance(outcome, JobReturn):
+                    done = JobReturn(filter_overrides(overrides), status=JobStatus.FAILED)
+                    done.return_value = outcome
+                yield number, done
+
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> Sequence[JobReturn]:
+        """Run a batch of jobs and return how they ended, in their order."""
+        configure_log(self._config.hydra.hydra_logging, self._config.hydra.verbose)
+        self.start(len(job_overrides))
+        log.info("Launching %d jobs, %d at a time", len(job_overrides), self.n_workers)
+        ended = dict(self.stream(enumerate(job_overrides, initial_job_idx)))
+        return [ended[number] for number in sorted(ended)]
+
+
+class ProcessLauncher(StreamingLauncher):
     """Run jobs in worker processes; one that dies loses its own job only.
 
     Parameters
@@ -40,13 +114,8 @@ class ProcessLauncher(Launcher):
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
         """Take what Hydra gives to every launcher."""
-        if not isinstance(self.n_jobs, int) or (self.n_jobs < 1 and self.n_jobs != -1):
-            raise CompactHydraException(
-                f"hydra.launcher.n_jobs={self.n_jobs}: 1 or more, or -1 for one on each core"
-            )
-        self._hydra_context = hydra_context
-        self._task_function = task_function
-        self._config = config
+        check_n_jobs(self.n_jobs)
+        super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
 
     @property
     def n_workers(self) -> int:
@@ -58,15 +127,7 @@ class ProcessLauncher(Launcher):
         return cores() if self.n_jobs == -1 else self.n_jobs
 
     def start(self, count: int | None = None, warm_up: Callable[[], object] | None = None) -> None:
-        """Start the workers ahead of the jobs; once they run, this does nothing.
-
-        Parameters
-        ----------
-        count
-            How many jobs there are, if that is known: no more workers are needed.
-        warm_up
-            Called in each worker as soon as it runs, to import what the jobs will need.
-        """
+        """Start the worker processes."""
         from gluonexp.base.workers import Workers
 
         if self._workers is None:
@@ -74,47 +135,19 @@ class ProcessLauncher(Launcher):
             self._workers = Workers(n, warm_up)
             self._workers.start()
 
-    def stream(
-        self, jobs: Iterable[tuple[int, Sequence[str]]]
-    ) -> Generator[tuple[int, JobReturn], None, None]:
-        """Run jobs, and yield how each ended as soon as it does.
-
-        A job is its number in the sweep and its overrides, and is drawn only when a worker is
-        free for it. The workers end with the iterator; those that are busy when it is closed get
-        SIGTERM first. What a job raised takes the place of its return value; that is a
-        ``gluonexp.base.workers.WorkerDied`` if its process died.
-        """
+    def outcomes(
+        self, shared: bytes, jobs: Iterable[Job]
+    ) -> Generator[tuple[Job, JobReturn | Exception], None, None]:
+        """Run jobs; those that run when the iterator is closed get SIGTERM first."""
         from gluonexp.sweep import remote
 
-        self.start()
         assert self._workers is not None
-        # All jobs share this folder: its name, which is the time, must be settled here.
-        Path(str(self._config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
-        shared = remote.packed(self._hydra_context, self._config, self._task_function)
-        tasks = (
-            ((number, overrides), remote.run, (shared, number, overrides))
-            for number, overrides in jobs
-        )
+        tasks = ((job, remote.run, (shared, *job)) for job in jobs)
         try:
             with self._workers as workers:
-                for (number, overrides), outcome in workers.stream(tasks):
-                    done = outcome
-                    if not isinstance(outcome, JobReturn):
-                        done = JobReturn(filter_overrides(overrides), status=JobStatus.FAILED)
-                        done.return_value = outcome
-                    yield number, done
+                yield from workers.stream(tasks)
         finally:
             self._workers = None
-
-    def launch(
-        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
-    ) -> Sequence[JobReturn]:
-        """Run a batch of jobs and return how they ended, in their order."""
-        configure_log(self._config.hydra.hydra_logging, self._config.hydra.verbose)
-        self.start(len(job_overrides))
-        log.info("Launching %d jobs, %d at a time", len(job_overrides), self.n_workers)
-        ended = dict(self.stream(enumerate(job_overrides, initial_job_idx)))
-        return [ended[number] for number in sorted(ended)]
 
 
 class JoblibLauncher(ProcessLauncher):
@@ -128,3 +161,17 @@ class JoblibLauncher(ProcessLauncher):
 
     def __init__(self, n_jobs: int = -1, **of_joblib: Any) -> None:
         super().__init__(n_jobs)
+
+
+def check_n_jobs(n_jobs: object) -> None:
+    """Refuse what is no number of jobs.
+
+    Raises
+    ------
+    CompactHydraException
+        The message names the key.
+    """
+    if not isinstance(n_jobs, int) or (n_jobs < 1 and n_jobs != -1):
+        raise CompactHydraException(
+            f"hydra.launcher.n_jobs={n_jobs}: 1 or more, or -1 for as many as there is room for"
+        )

@@ -69,22 +69,22 @@ class RecordedSweeper(Sweeper):
         from gluonexp.config import hydra_private
         from gluonexp.config.overrides import as_typed
         from gluonexp.sweep.conduct import SweepPlan, conduct
-        from gluonexp.sweep.launching import StreamingLauncher, launched
+        from gluonexp.sweep.launching import launched, streaming
         from gluonexp.sweep.points import Composer
 
         if world().size > 1:
             raise CompactHydraException(
                 "a sweep starts its jobs itself: start it without torchrun"
             )
-        launcher, folder, loader = self._launcher, self._folder, self._loader
+        launcher = streaming(self._launcher, self._max_batch_size)
+        folder, loader = self._folder, self._loader
         parser = OverridesParser.create(config_loader=loader)
         parsed = {
             override.get_key_element(): override  # of the same key, the last counts
             for override in parser.parse_overrides(as_typed([*self._params, *arguments]))
         }
         overrides = list(parsed.values())
-        if isinstance(launcher, StreamingLauncher):
-            launcher.start(self.count(overrides), _warm_up)  # while we prepare
+        launcher.start(self.count(overrides), _warm_up)  # while we prepare
         try:
             source = self.source(Composer(loader, self._config), overrides)
             with hydra_private.job_folder("hydra.sweep.dir", folder):
@@ -95,7 +95,7 @@ class RecordedSweeper(Sweeper):
             summary = conduct(
                 SweepPlan(
                     source=source,
-                    launch=lambda jobs: launched(launcher, jobs, self._max_batch_size),
+                    launch=lambda jobs: launched(launcher, jobs),
                     folder=folder,
                     arguments=_typed(self._config, arguments),
                     is_group=lambda key: bool(loader.get_group_options(key)),

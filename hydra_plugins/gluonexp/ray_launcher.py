@@ -1,0 +1,205 @@
+"""``hydra/launcher=ray``: the jobs of a sweep as tasks of Ray, on this machine or on a cluster.
+
+Hydra imports this module whenever it starts: what is heavy is imported where it is used.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Final
+
+from hydra.core.utils import JobReturn
+from hydra.errors import CompactHydraException
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+from hydra_plugins.gluonexp.launchers import Job, StreamingLauncher, check_n_jobs
+
+# How often the cluster is asked whether there is room for more (seconds).
+_LOOK_AGAIN: Final = 1.0
+
+
+class RayLauncher(StreamingLauncher):
+    """Run jobs as tasks of Ray, each in a process of its own; a lost one loses its own job only.
+
+    Ray tries nothing again (``max_retries=0``): ``sweep.retries`` does, from the checkpoint.
+
+    Parameters
+    ----------
+    address
+        Of a cluster: ``auto`` (the one that this machine belongs to) or ``ray://host:10001``;
+        None starts one on this machine, for the time of the sweep.
+    n_jobs
+        How many run at a time, at most; -1 for as many as the cluster has room for.
+    num_cpus, num_gpus, resources
+        What a job takes.
+    runtime_env
+        What Ray brings to the workers: code, packages, environment variables.
+    """
+
+    def __init__(
+        self,
+        address: str | None = None,
+        n_jobs: int = -1,
+        num_cpus: float = 1,
+        num_gpus: float = 0,
+        resources: Mapping[str, float] | None = None,
+        runtime_env: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.address, self.n_jobs = address, n_jobs
+        self._takes = {"CPU": num_cpus, "GPU": num_gpus, **(resources or {})}
+        self._resources = dict(resources or {})
+        self._runtime_env = runtime_env
+        self._ours = False
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        """Take what Hydra gives to every launcher."""
+        check_n_jobs(self.n_jobs)
+        if self._takes["CPU"] <= 0:
+            raise CompactHydraException(
+                f"hydra.launcher.num_cpus={self._takes['CPU']}: a job takes more than nothing"
+            )
+        super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
+
+    @property
+    def n_workers(self) -> int:
+        """How many jobs run at a time: as many as the cluster has room for now."""
+        import ray
+
+        there = ray.cluster_resources()
+        rooms = [int(there.get(name, 0) / each) for name, each in self._takes.items() if each]
+        room = max(1, min(rooms))  # what there is no room for waits for it
+        return room if self.n_jobs == -1 else min(room, self.n_jobs)
+
+    def start(self, count: int | None = None, warm_up: Callable[[], object] | None = None) -> None:
+        """Connect to the cluster, or start one here; each task is a process that imports anew."""
+        try:
+            import ray
+        except ImportError:
+            raise CompactHydraException(
+                "hydra/launcher=ray needs Ray: pip install 'gluonexp[ray]'"
+            ) from None
+        if ray.is_initialized():
+            return
+        environment = self._runtime_env
+        if isinstance(environment, DictConfig):
+            environment = OmegaConf.to_container(environment, resolve=True)  # type: ignore[assignment]
+        options: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
+        if environment:
+            options["runtime_env"] = dict(environment)
+        if self.address is None:
+            from gluonexp.base.workers import cores
+
+            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+            options |= {"num_cpus": cores(), "include_dashboard": False}
+            options |= {"_node_ip_address": "127.0.0.1"}
+        else:
+            options["address"] = self.address
+        try:
+            ray.init(**options)
+        except Exception as error:  # of many kinds
+            raise CompactHydraException(
+                f"hydra.launcher.address={self.address}: Ray cannot be reached or started "
+                f"({error}); start it (`ray start --head`), or leave the address out"
+            ) from None
+        self._ours = True
+
+    def outcomes(
+        self, shared: bytes, jobs: Iterable[Job]
+    ) -> Generator[tuple[Job, JobReturn | Exception], None, None]:
+        """Run jobs; those that run when the iterator is closed are cancelled, as by Ctrl-C."""
+        import ray
+
+        task = ray.remote(
+            max_retries=0,
+            max_calls=1,
+            num_cpus=self._takes["CPU"],
+            num_gpus=self._takes["GPU"],
+            resources=self._resources or None,
+        )(_carried_out)
+        common = ray.put(shared)
+        jobs, more = iter(jobs), True
+        running: dict[Any, Job] = {}
+        try:
+            while True:
+                while more and len(running) < self.n_workers:
+                    try:
+                        job = next(jobs)
+                    except StopIteration:
+                        more = False
+                    else:
+                        running[task.remote(common, job[0], list(job[1]))] = job
+                if not running:
+                    return
+                ended, _ = ray.wait(list(running), num_returns=1, timeout=_LOOK_AGAIN)
+                for one in ended:
+                    yield running.pop(one), _outcome(one)
+        finally:
+            _cancel(list(running))
+            if self._ours:
+                ray.shutdown()
+                self._ours = False
+
+
+def _carried_out(shared: bytes, number: int, overrides: Sequence[str]) -> JobReturn:
+    """Run a job in a worker of Ray."""
+    from gluonexp.base.imports import heavy_imports
+    from gluonexp.base.workers import WorkerDied
+
+    try:
+        with heavy_imports():
+            from gluonexp.sweep import remote
+
+        return remote.run(shared, number, overrides)
+    except SystemExit as left:
+        raise WorkerDied(f"it left with exit code {left.code or 0}") from None
+    except KeyboardInterrupt:
+        raise WorkerDied("it was cancelled") from None
+
+
+def _outcome(task: Any) -> JobReturn | Exception:
+    """Return what a task returned or raised, or how its worker was lost."""
+    import ray
+    from ray import exceptions
+
+    from gluonexp.base.workers import TaskError, WorkerDied
+
+    try:
+        done: JobReturn = ray.get(task)
+        return done
+    except exceptions.RayTaskError as error:
+        cause = error.cause
+        return cause if isinstance(cause, Exception) else TaskError(str(error))
+    except exceptions.RayError as error:
+        return WorkerDied(f"its worker was lost: {_sentence(error)}")
+
+
+def _sentence(error: Exception) -> str:
+    """Return the first sentence of one of Ray's long messages."""
+    text = " ".join(str(error).split())
+    return text.partition(". ")[0] or type(error).__name__
+
+
+def _cancel(running: Sequence[Any]) -> None:
+    """End tasks in order, as Ctrl-C would; after the grace of any worker, at once."""
+    import ray
+
+    from gluonexp.base.workers import GRACE
+
+    if not running:
+        return
+    deadline = time.monotonic() + GRACE
+    with suppress(Exception):  # whatever a cluster that goes down comes up with
+        for one in running:
+            ray.cancel(one, force=False)
+        _, left = ray.wait(
+            list(running), num_returns=len(running), timeout=deadline - time.monotonic()
+        )
+        for one in left:
+            ray.cancel(one, force=True)

@@ -88,7 +88,7 @@ keys changed most often (all of them: --cfg job)
   model.weights  model.backbone  model.head  freeze.rules
   dataset.root  dataset.val_fraction  dataset.resize
   tracking.uri  tracking.experiment  tracking.run_name
-  sweep.fail_fast  sweep.max_failures  sweep.retries  sweep.register  objective.metric  objective.mode
+  sweep.fail_fast  sweep.retries  sweep.register  objective.metric  objective.mode
 
 Groups of your own: --config-dir DIR. Classes of your own: 'build.allow=[mypackage]'.
 Afterwards: gluonexp ui, gluonexp compare, gluonexp predict last. Hydra's options: --hydra-help.

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 class StreamingLauncher(Launcher):
-    """What launchers share that draw jobs one by one: see `Streaming` in `gluonexp.sweep.launching`."""
+    """What launchers share that draw jobs one by one (`gluonexp.sweep.launching.Streaming`)."""
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig

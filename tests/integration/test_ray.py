@@ -1,0 +1,65 @@
+"""``hydra/launcher=ray``: a sweep's jobs as tasks of Ray, of which any may be lost."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gluonexp import run
+from gluonexp.tracking.read.runs import reader
+from gluonexp.tracking.statuses import FINISHED, KILLED
+
+ray = pytest.importorskip("ray", reason="hydra/launcher=ray needs the extra `ray`")
+cluster_utils = pytest.importorskip("ray.cluster_utils")
+
+TINY = (
+    *("dataset=synthetic", "model=mlp", "model.hidden=[8]", "export=none"),
+    *("trainer.epochs=2", "dataset.source.train=200", "hydra/launcher=ray"),
+)
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Three nodes: a head that runs no jobs, and two with one core each."""
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    made = cluster_utils.Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}
+    )
+    made.workers = [made.add_node(num_cpus=1) for _ in range(2)]
+    made.wait_for_nodes()
+    yield made
+    ray.shutdown()
+    made.shutdown()
+
+
+def test_a_node_is_lost_and_its_point_is_tried_again(
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lost = threading.Thread(target=_lose_a_node, args=(cluster, tmp_path), daemon=True)
+    lost.start()
+    summary = run.sweep(
+        *TINY,
+        "trainer.epochs=60",
+        f"hydra.launcher.address={cluster.address}",
+        "seed=0,1,2",
+        "sweep.retries=1",
+    )
+    lost.join()
+    assert [one.status for one in summary.outcomes] == [FINISHED] * 3
+    assert sorted(one.attempts for one in summary.outcomes) == [1, 1, 2]
+    out = capfd.readouterr().out
+    assert "its worker was lost" in out and "it is tried again" in out
+    _, runs = reader(None).sweep("last")
+    assert sorted(one.status for one in runs) == [FINISHED] * 3 + [KILLED]
+
+
+def _lose_a_node(cluster: Any, folder: Path) -> None:
+    """Take a node away once a job has trained an epoch there."""
+    wanted = threading.Event()
+    while not wanted.wait(0.1):
+        if list(folder.glob("mlruns/hydra/*/*/checkpoints/last/meta.json")):
+            cluster.remove_node(cluster.workers.pop(), allow_graceful=False)
+            return

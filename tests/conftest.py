@@ -38,6 +38,7 @@ from gluonexp.base.text import COMMANDING
 from gluonexp.base.workers import Workers
 from gluonexp.config.schema import Config
 from gluonexp.tracking import internals
+from tests.postgres import new_database, postgres  # noqa: F401  fixtures of all tests
 
 # On a shared machine a slow example says nothing of the code. The examples are the same each
 # time, so that what fails is what the commit changed; with --hypothesis-profile=search pytest

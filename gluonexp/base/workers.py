@@ -29,6 +29,7 @@ from gluonexp.base.imports import heavy_imports
 from gluonexp.base.mx import usable_cores
 
 Key = TypeVar("Key")
+Result = TypeVar("Result")
 
 # How long a busy worker has to close its run when it is told to stop (seconds).
 GRACE: Final = 30.0
@@ -56,11 +57,14 @@ class WorkerDied(Exception):
     ----------
     crashed
         Whether a fault in native code ended it.
+    left
+        Whether the task left it by itself (``sys.exit``), unasked.
     """
 
-    def __init__(self, message: str, signum: int = 0) -> None:
-        super().__init__(message, signum)
+    def __init__(self, message: str, signum: int = 0, left: bool = False) -> None:
+        super().__init__(message, signum, left)
         self.crashed = signum in _FAULTS
+        self.left = left
 
     def __str__(self) -> str:
         return str(self.args[0])
@@ -304,6 +308,17 @@ def work(descriptor: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what is registered for the exit shall run
 
 
+def contained(function: Callable[..., Result], *arguments: object) -> Result:
+    """Return what a task returns; one that leaves its process raises `WorkerDied` instead."""
+    try:
+        return function(*arguments)
+    except SystemExit as left:
+        asked = left.code == 128 + signal.SIGTERM
+        raise WorkerDied(f"it left with exit code {left.code or 0}", left=not asked) from None
+    except KeyboardInterrupt as interrupt:
+        raise WorkerDied(f"it left with {interrupt!r}") from None
+
+
 def _terminated(signum: int, frame: FrameType | None) -> None:
     """End the task; a second SIGTERM must not disturb its closing (a group gets ours as well)."""
     signal.signal(signum, signal.SIG_IGN)
@@ -327,12 +342,11 @@ def _carried_out(message: bytes) -> tuple[str, bytes]:
     """Carry out a task; return its traceback, empty where there is none, and its outcome."""
     try:
         function, arguments = cloudpickle.loads(message)
-        outcome, trace = function(*arguments), ""
+        outcome, trace = contained(function, *arguments), ""
+    except WorkerDied as died:
+        outcome, trace = died, ""
     except Exception as error:
         outcome, trace = error, traceback.format_exc()
-    except BaseException as left:
-        how = f"exit code {left.code or 0}" if isinstance(left, SystemExit) else repr(left)
-        outcome, trace = WorkerDied(f"it left with {how}"), ""
     try:
         return trace, cloudpickle.dumps(outcome)
     except Exception as error:

@@ -90,5 +90,5 @@ def _ending(done: JobReturn) -> Ending:
         return outcome
     reason = str(outcome) or type(outcome).__name__
     if isinstance(outcome, WorkerDied):
-        return Ending(KILLED, reason=reason, lost=True)
+        return Ending(KILLED, reason=reason, lost=not outcome.left)
     return Ending(FAILED, reason=reason)

@@ -79,11 +79,12 @@ class StreamingLauncher(Launcher):
         shared = remote.packed(self._hydra_context, self._config, self._task_function)
         with closing(self.outcomes(shared, jobs)) as outcomes:
             for (number, overrides), outcome in outcomes:
-                done = outcome
-                if not isinstance(outcome, JobReturn):
-                    done = JobReturn(filter_overrides(overrides), status=JobStatus.FAILED)
-                    done.return_value = outcome
-                yield number, done
+                if isinstance(outcome, JobReturn):
+                    yield number, outcome
+                else:
+                    failed = JobReturn(filter_overrides(overrides), status=JobStatus.FAILED)
+                    failed.return_value = outcome
+                    yield number, failed
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int

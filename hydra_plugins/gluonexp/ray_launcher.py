@@ -5,10 +5,12 @@ Hydra imports this module whenever it starts: what is heavy is imported where it
 
 from __future__ import annotations
 
+import logging
 import os
+import tempfile
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, Final
 
 from hydra.core.utils import JobReturn
@@ -20,6 +22,9 @@ from hydra_plugins.gluonexp.launchers import Job, StreamingLauncher, check_n_job
 
 # How often the cluster is asked whether there is room for more (seconds).
 _LOOK_AGAIN: Final = 1.0
+
+# Of memory for what is sent to tasks, in a cluster of our own (bytes): the least that Ray takes.
+_STORE: Final = 80 * 2**20
 
 
 class RayLauncher(StreamingLauncher):
@@ -51,10 +56,10 @@ class RayLauncher(StreamingLauncher):
     ) -> None:
         super().__init__()
         self.address, self.n_jobs = address, n_jobs
-        self._takes = {"CPU": num_cpus, "GPU": num_gpus, **(resources or {})}
         self._resources = dict(resources or {})
+        self._takes = {"CPU": num_cpus, "GPU": num_gpus, **self._resources}
         self._runtime_env = runtime_env
-        self._ours = False
+        self._ending = ExitStack()
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -72,7 +77,7 @@ class RayLauncher(StreamingLauncher):
         """How many jobs run at a time: as many as the cluster has room for now."""
         import ray
 
-        there = ray.cluster_resources()
+        there: Mapping[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
         rooms = [int(there.get(name, 0) / each) for name, each in self._takes.items() if each]
         room = max(1, min(rooms))  # what there is no room for waits for it
         return room if self.n_jobs == -1 else min(room, self.n_jobs)
@@ -93,22 +98,20 @@ class RayLauncher(StreamingLauncher):
         options: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
         if environment:
             options["runtime_env"] = dict(environment)
-        if self.address is None:
-            from gluonexp.base.workers import cores
-
-            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-            options |= {"num_cpus": cores(), "include_dashboard": False}
-            options |= {"_node_ip_address": "127.0.0.1"}
-        else:
-            options["address"] = self.address
         try:
-            ray.init(**options)
+            if self.address is None:
+                self._ending.enter_context(_own_cluster(options))
+            else:
+                ray.init(address=self.address, **options)
+                self._ending.callback(ray.shutdown)
         except Exception as error:  # of many kinds
+            reason = f"{_sentence(error)}; "
+            remedy = "`ray start --head` starts a cluster, and without address= there is one here"
             raise CompactHydraException(
-                f"hydra.launcher.address={self.address}: Ray cannot be reached or started "
-                f"({error}); start it (`ray start --head`), or leave the address out"
+                f"hydra.launcher.address={self.address}: Ray cannot be reached: {reason}{remedy}"
+                if self.address
+                else f"hydra/launcher=ray: Ray does not start here: {_sentence(error)}"
             ) from None
-        self._ours = True
 
     def outcomes(
         self, shared: bytes, jobs: Iterable[Job]
@@ -116,13 +119,15 @@ class RayLauncher(StreamingLauncher):
         """Run jobs; those that run when the iterator is closed are cancelled, as by Ctrl-C."""
         import ray
 
-        task = ray.remote(
+        task: Any = ray.remote(
             max_retries=0,
             max_calls=1,
             num_cpus=self._takes["CPU"],
             num_gpus=self._takes["GPU"],
-            resources=self._resources or None,
+            resources=self._resources,
         )(_carried_out)
+        # Where Ray brings a folder to the workers, they are in that; else in ours, where it is.
+        folder = None if "working_dir" in (self._runtime_env or {}) else os.getcwd()
         common = ray.put(shared)
         jobs, more = iter(jobs), True
         running: dict[Any, Job] = {}
@@ -134,7 +139,7 @@ class RayLauncher(StreamingLauncher):
                     except StopIteration:
                         more = False
                     else:
-                        running[task.remote(common, job[0], list(job[1]))] = job
+                        running[task.remote(folder, common, job[0], list(job[1]))] = job
                 if not running:
                     return
                 ended, _ = ray.wait(list(running), num_returns=1, timeout=_LOOK_AGAIN)
@@ -142,25 +147,62 @@ class RayLauncher(StreamingLauncher):
                     yield running.pop(one), _outcome(one)
         finally:
             _cancel(list(running))
-            if self._ours:
-                ray.shutdown()
-                self._ours = False
+            self._ending.close()
 
 
-def _carried_out(shared: bytes, number: int, overrides: Sequence[str]) -> JobReturn:
-    """Run a job in a worker of Ray."""
+@contextmanager
+def _own_cluster(options: dict[str, Any]) -> Iterator[None]:
+    """Start Ray on this machine, reached through loopback alone; leave nothing of it.
+
+    Raises
+    ------
+    Exception
+        Of many kinds: Ray does not start.
+    """
+    import ray
+
+    from gluonexp.base.workers import cores
+
+    before = set(os.environ)
+    # Ray's sockets are in it, whose paths have at most 107 characters.
+    with tempfile.TemporaryDirectory(
+        prefix="gluonexp-ray-", dir="/tmp", ignore_cleanup_errors=True
+    ) as folder:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        says = logging.getLogger("ray")
+        level = says.level
+        says.setLevel(logging.ERROR)  # it explains its defaults, as that its cluster has a token
+        try:
+            ray.init(
+                num_cpus=cores(),
+                include_dashboard=False,
+                object_store_memory=_STORE,
+                _node_ip_address="127.0.0.1",
+                _temp_dir=folder,
+                **options,
+            )
+            yield
+        finally:
+            ray.shutdown()
+            says.setLevel(level)
+            for name in [name for name in os.environ if name.startswith("RAY_")]:
+                if name not in before:
+                    del os.environ[name]
+
+
+def _carried_out(
+    folder: str | None, shared: bytes, number: int, overrides: Sequence[str]
+) -> JobReturn:
+    """Run a job in a worker of Ray, in the folder of the sweep where this machine has that."""
     from gluonexp.base.imports import heavy_imports
-    from gluonexp.base.workers import WorkerDied
+    from gluonexp.base.workers import contained
 
-    try:
-        with heavy_imports():
-            from gluonexp.sweep import remote
+    if folder is not None and os.path.isdir(folder):
+        os.chdir(folder)
+    with heavy_imports():
+        from gluonexp.sweep import remote
 
-        return remote.run(shared, number, overrides)
-    except SystemExit as left:
-        raise WorkerDied(f"it left with exit code {left.code or 0}") from None
-    except KeyboardInterrupt:
-        raise WorkerDied("it was cancelled") from None
+    return contained(remote.run, shared, number, overrides)
 
 
 def _outcome(task: Any) -> JobReturn | Exception:

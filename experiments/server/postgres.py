@@ -52,6 +52,7 @@ def postgres(folder: Path, port: int = 0, durable: bool = True) -> Iterator[str]
     programs, folder = _programs(), folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
     server = _Server(folder, programs)
+    server.check()
     if server.runs():
         raise GluonexpError(
             f"{folder}: a PostgreSQL runs there already; end it, or choose another"
@@ -115,6 +116,13 @@ class _Server:
 
     def password(self) -> str:
         return self._password.read_text().strip()
+
+    def check(self) -> None:
+        if self._done("/usr/bin/env", "test", "-w", self._data.parent).returncode != 0:
+            raise GluonexpError(
+                f"{self._data.parent}: PostgreSQL, which refuses to run as root, cannot write "
+                "there as another user either: choose a folder that everybody can reach"
+            )
 
     def runs(self) -> bool:
         return self._done("pg_ctl", "status", "-D", self._data).returncode == 0

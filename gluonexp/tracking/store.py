@@ -341,7 +341,9 @@ def _check_reachable(uri: str) -> None:
         if parts.hostname:
             address = (parts.hostname, parts.port or port)
             socket.create_connection(address, timeout=_TIMEOUT_S).close()
-        engine = sqlalchemy.create_engine(uri)
+        # Whatever driver it is; that of SQL Server has another word, and a limit of its own.
+        limit = {} if parts.scheme.startswith("mssql") else {"connect_timeout": _TIMEOUT_S}
+        engine = sqlalchemy.create_engine(uri, connect_args=limit)
         engine.connect().close()
         engine.dispose()
     except ModuleNotFoundError as error:

@@ -240,10 +240,22 @@ def test_a_server_that_is_not_there_is_told_at_once(closed_port: int) -> None:
     assert "MLFLOW_HTTP_REQUEST_TIMEOUT" not in os.environ
 
 
-def test_a_missing_database_driver_is_named() -> None:
+def test_a_missing_database_driver_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg2", None)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         with pytest.raises(GluonexpError, match="pip install 'psycopg2-binary'"):
+            open_store(f"postgresql+psycopg2://me:secret@127.0.0.1:{port}/runs")
+
+
+def test_a_database_that_takes_calls_and_never_answers_is_told_soon(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("psycopg2", reason="no driver: pip install psycopg2-binary")
+    monkeypatch.setattr(store, "_TIMEOUT_S", 2)  # the least that the driver knows
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        with pytest.raises(GluonexpError, match="timeout expired"):
             open_store(f"postgresql+psycopg2://me:secret@127.0.0.1:{port}/runs")
 
 

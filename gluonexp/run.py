@@ -200,7 +200,8 @@ def _job_of_sweep(composed: DictConfig, workdir: Path, overrides: list[str]) -> 
     from gluonexp.tracking.statuses import FAILED, KILLED, Ending
 
     own = [word for word in overrides if not word.startswith(OF_SWEEPS)]
-    with (workdir / "console.log").open("w", encoding="utf-8", errors="backslashreplace") as log:
+    mode = "a" if str(composed.trainer.resume).startswith(f"{workdir}/") else "w"
+    with (workdir / "console.log").open(mode, encoding="utf-8", errors="backslashreplace") as log:
         console = plain_console(file=log, width=100)
         try:
             return _train(_asked_for(composed, own), workdir, own, console).ending

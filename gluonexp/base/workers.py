@@ -285,6 +285,7 @@ def work(descriptor: int) -> None:
         Of our side of the socket.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # Slurm's, to all processes of a job
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     signal.signal(signal.SIGTERM, _terminated)
     os.set_inheritable(descriptor, False)

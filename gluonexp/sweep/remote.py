@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from pathlib import Path
 
 import cloudpickle
 from hydra.core.utils import JobReturn, JobStatus, run_job
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from gluonexp.config import hydra_private
+from gluonexp.training import job_folder
 
 
 def packed(hydra_context: HydraContext, config: DictConfig, task_function: TaskFunction) -> bytes:
@@ -32,6 +34,8 @@ def run(shared: bytes, number: int, overrides: Sequence[str]) -> JobReturn:
     composed = hydra_context.config_loader.load_sweep_config(config, list(overrides))
     with open_dict(composed):
         composed.hydra.job.id = composed.hydra.job.num = number
+        if (last := _left_off(composed)) is not None:
+            composed.trainer.resume = str(last)
     with hydra_private.secrets_hidden():
         done = run_job(
             hydra_context=hydra_context,
@@ -43,6 +47,13 @@ def run(shared: bytes, number: int, overrides: Sequence[str]) -> JobReturn:
     if done.status is JobStatus.FAILED:
         raise hydra_private.outcome(done)
     return done
+
+
+def _left_off(composed: DictConfig) -> Path | None:
+    """Return the checkpoint of a job that its scheduler has started again, in its own run."""
+    folder = Path(composed.hydra.sweep.dir, composed.hydra.sweep.subdir).absolute()
+    run_id = OmegaConf.select(composed, "tracking.run_id")
+    return None if run_id is None else job_folder.goes_on(folder, run_id)
 
 
 @lru_cache(maxsize=1)

@@ -188,6 +188,15 @@ def of_run(workdir: Path, run_id: str) -> Path | None:
     return None
 
 
+def goes_on(workdir: Path, run_id: str) -> Path | None:
+    """Return the newest checkpoint in a folder whose own run is `run_id`, and was cut off."""
+    folder = workdir / CHECKPOINTS
+    before = owner(folder)
+    if before.run_id != run_id or not before.unfinished:
+        return None
+    return next(iter(checkpoint.newest(folder)), None)
+
+
 def clear(workdir: Path, run_id: str) -> None:
     """Remove the checkpoints of run `run_id` from its folder, and nothing else."""
     for folder in (workdir / CHECKPOINTS, _aside(workdir / CHECKPOINTS, run_id)):

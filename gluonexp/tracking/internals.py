@@ -20,6 +20,7 @@ from gluonexp.base.imports import heavy_imports
 
 if TYPE_CHECKING:
     import requests
+    from mlflow import MlflowClient
     from mlflow.models import Model
 
 _log = logging.getLogger(__name__)
@@ -28,6 +29,11 @@ _log = logging.getLogger(__name__)
 # the parameter of an address that opens the page so. Without them it shows MLflow's own charts.
 VIEW_TAG: Final = "mlflow.sharedViewState."
 VIEW_KEY: Final = "viewStateShareKey"
+
+# Of how many runs a server tells the histories of a metric at once, and of how many points.
+MOST_HISTORIES: Final = 100
+_MOST_POINTS: Final = 25_000
+_HISTORIES: Final = "ajax-api/2.0/mlflow/metrics/get-history-bulk"
 
 _OUTDATED: Final = "out-of-date database schema"
 # MLflow looks whether an experiment has a data set, then adds it, without a lock between: of runs
@@ -93,6 +99,48 @@ def get(uri: str, path: str, headers: Mapping[str, str]) -> requests.Response:
         server, f"/{path}", "GET", stream=True, extra_headers=dict(headers)
     )
     return response
+
+
+def histories(
+    client: MlflowClient, run_ids: Sequence[str], metric: str
+) -> list[tuple[str, int, float]] | None:
+    """Return run, step and value of a metric's points of several runs, by run and time.
+
+    None where they are too many for one answer, or the store does not answer it: without what
+    MLflow's own pages ask, each run is asked about in turn, which takes twenty times as long.
+
+    Parameters
+    ----------
+    run_ids
+        At most `MOST_HISTORIES`.
+    """
+    try:
+        if client.tracking_uri.startswith("http"):
+            points = _sent_histories(client.tracking_uri, run_ids, metric)
+        else:
+            store = client._tracking_client.store
+            found = store.get_metric_history_bulk(run_ids, metric, _MOST_POINTS)
+            points = [point.to_dict() for point in found]
+        if len(points) >= _MOST_POINTS:
+            return None
+        return [(point["run_id"], point["step"], float(point["value"])) for point in points]
+    except Exception as error:  # whatever it is: the public way says what is wrong
+        _log.debug("%s of %d runs: %s", metric, len(run_ids), error)
+        return None
+
+
+def _sent_histories(uri: str, run_ids: Sequence[str], metric: str) -> list[dict[str, Any]]:
+    from mlflow.utils.credentials import get_default_host_creds
+    from mlflow.utils.rest_utils import http_request
+
+    server = get_default_host_creds(uri)  # type: ignore[no-untyped-call]
+    asked = {"run_id": list(run_ids), "metric_key": metric, "max_results": _MOST_POINTS}
+    answer = http_request(  # type: ignore[no-untyped-call]
+        server, f"/{_HISTORIES}", "GET", max_retries=0, params=asked
+    )
+    answer.raise_for_status()
+    points: list[dict[str, Any]] = answer.json()["metrics"]
+    return points
 
 
 def environment(

@@ -26,6 +26,7 @@ from gluonexp.tracking.beginning import create_run, run_tags
 from gluonexp.tracking.burial import bury
 from gluonexp.tracking.logged_models import logged_model
 from gluonexp.tracking.places import Move, here
+from gluonexp.tracking.read.records import JOB, POINT
 from gluonexp.tracking.read.runs import PARENT, RunRecord, reader
 from gluonexp.tracking.registry import Registered, register
 from gluonexp.tracking.statuses import RUNNING, Ending
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 SWEEP = {KIND: "sweep"}
 BEST = "gluonexp.sweep.best"  # tag of the parent: the best child's id
 METRIC, MODE = "gluonexp.sweep.metric", "gluonexp.sweep.mode"  # its objective
-_JOB, _POINT, _VARIED = "gluonexp.sweep.job", "gluonexp.sweep.point", "gluonexp.sweep.varied"
+_VARIED = "gluonexp.sweep.varied"
 _ARGUMENTS, _HOME = "gluonexp.sweep.arguments", "gluonexp.sweep.store"
 
 
@@ -66,12 +67,12 @@ class Attempt:
     @property
     def job(self) -> int:
         """Its number in the sweep; attempts count on when a sweep is resumed."""
-        return int(self.record.tags.get(_JOB, -1))
+        return int(self.record.tags.get(JOB, -1))
 
     @property
     def point(self) -> str:
         """Digest of the configuration."""
-        return self.record.tags.get(_POINT, "")
+        return self.record.tags.get(POINT, "")
 
     @property
     def varied(self) -> dict[str, str]:
@@ -148,8 +149,8 @@ class SweepRun:
         """Return the id of a new child, for a job that is about to start."""
         tags = {
             PARENT: self.run_id,
-            _JOB: str(job),
-            _POINT: point,
+            JOB: str(job),
+            POINT: point,
             _VARIED: json.dumps(dict(varied)),
         }
         with reported(f"a child of sweep {self.run_id} cannot be made"):

@@ -4,7 +4,8 @@ import dataclasses
 import math
 import shutil
 import sqlite3
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gluonexp.base.errors import GluonexpError
-from gluonexp.tracking import ensure_experiment, find_run, open_store
+from gluonexp.tracking import ensure_experiment, find_run, internals, open_store
 from gluonexp.tracking.read import runs, sqlite
-from gluonexp.tracking.read.records import Query
+from gluonexp.tracking.read.client import Client
 
 START = 1_790_000_000_000  # ms since 1970
 ODD = "a.b-c d/e:f_ü"
@@ -69,11 +70,34 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     return made
 
 
-@pytest.fixture(params=["sql", "mlflow"])
+@pytest.fixture(scope="module")
+def served(store: SimpleNamespace) -> Iterator[str]:
+    """The address of MLflow's server on the store, in a thread."""
+    from mlflow.server import app, handlers
+    from werkzeug.serving import make_server
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("_MLFLOW_SERVER_FILE_STORE", store.uri)
+        patch.setattr(handlers, "_tracking_store", None)
+        patch.setattr(
+            handlers, "_tracking_store_registry", handlers.TrackingStoreRegistryWrapper()
+        )
+        server = make_server("127.0.0.1", 0, app, threaded=True)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join(10)
+        server.server_close()
+
+
+@pytest.fixture(params=["sql", "mlflow", "server"])
 def reader(store: SimpleNamespace, request: pytest.FixtureRequest) -> runs.Reader:
     if request.param == "sql":
         return runs.Reader(sqlite.Database(store.uri, store.path))
-    return runs.Reader(runs._Mlflow(store.client))
+    if request.param == "mlflow":
+        return runs.Reader(Client(store.client))
+    return runs.reader(request.getfixturevalue("served"))
 
 
 def named(records):
@@ -225,20 +249,52 @@ def test_a_curve_is_what_was_logged_last(store, points) -> None:
     last = {points[at][0]: points[at][1] for at in sorted(points)}
     expected = [(step, pytest.approx(last[step], nan_ok=True, rel=1e-12)) for step in sorted(last)]
     store.client.delete_run(run)  # a curve is read by its run's id alone
-    for source in (sqlite.Database(store.uri, store.path), runs._Mlflow(store.client)):
+    for source in (sqlite.Database(store.uri, store.path), Client(store.client)):
         assert runs.Reader(source).curves([run], "m")[run] == expected
 
 
-def test_both_ways_of_reading_agree_on_everything(store: SimpleNamespace) -> None:
+@pytest.mark.parametrize("most", [25_000, 7, 1])
+def test_curves_are_whole_however_much_a_store_tells_at_once(
+    reader: runs.Reader, store: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    ids = [run.run_id for run in reader.newest()]
+    expected = runs.Reader(sqlite.Database(store.uri, store.path)).curves(ids, "val/acc")
+    monkeypatch.setattr(internals, "_MOST_POINTS", most)
+    monkeypatch.setattr(internals, "MOST_HISTORIES", min(most, 100))
+    assert len(ids) == 9
+    assert str(reader.curves(ids, "val/acc")) == str(expected)  # as texts, NaN equals NaN
+
+
+def test_mlflow_tells_many_curves_at_once(store: SimpleNamespace, served: str) -> None:
+    ids = [store.resumed, store.plain]
+    here, there = (
+        internals.histories(one, ids, "val/acc") for one in (store.client, open_store(served))
+    )
+    assert here is not None
+    assert there == here
+    assert len(here) == 8
+
+
+def test_all_ways_of_reading_agree_on_everything(
+    reader: runs.Reader, store: SimpleNamespace
+) -> None:
     def plain(record):
         return dataclasses.asdict(record) | {"seconds": str(record.seconds)}
 
-    sources = (sqlite.Database(store.uri, store.path), runs._Mlflow(store.client))
-    by_sql, by_mlflow = (
-        [plain(run) for run in source.select(Query(newest_first=True))] for source in sources
-    )
+    by_sql = runs.Reader(sqlite.Database(store.uri, store.path)).newest()
     assert len(by_sql) == 9
-    assert str(by_sql) == str(by_mlflow)  # as texts, NaN equals NaN
+    assert str(list(map(plain, reader.newest()))) == str(list(map(plain, by_sql)))
+
+
+def test_a_large_sweep_is_counted_by_its_newest_jobs(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    client = open_store(uri)
+    parent = client.create_run("0").info.run_id
+    for job in range(7):
+        tags = {"mlflow.parentRunId": parent, "gluonexp.sweep.job": str(job)}
+        client.create_run("0", START + job, tags)
+    for source in (sqlite.Database(uri, tmp_path / "mlflow.db"), Client(client)):
+        assert source.count_children([parent]) == {parent: 7}
 
 
 # --- what goes wrong -----------------------------------------------------------------------------

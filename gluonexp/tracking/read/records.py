@@ -14,11 +14,16 @@ from gluonexp.tracking.statuses import FINISHED, LOST, PRUNED, RUNNING
 # The id that a run had before it was sent to this store: its own.
 OWN_ID = "gluonexp.run"
 PARENT, PRUNED_TAG = "mlflow.parentRunId", "gluonexp.pruned"
+# A child's number in its sweep, from 0, and the digest of its configuration.
+JOB, POINT = "gluonexp.sweep.job", "gluonexp.sweep.point"
 # Where MLflow keeps how busy a machine was; the most memory that training took, in megabytes.
 SYSTEM = "system/"
 PEAK_MEMORY = f"{SYSTEM}peak_memory_megabytes"
 # The SHA-256 of the export's certificate.
 CERTIFICATE_TAG = "gluonexp.export.certificate"
+
+# A run's id, the step, and the value of a metric.
+Point = tuple[str, int, float]
 
 
 @dataclass(frozen=True)

@@ -7,37 +7,19 @@ import alone takes longer than the answer should; every other store is read thro
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from dataclasses import replace
-from itertools import chain, islice
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from itertools import chain
 
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.text import say
 from gluonexp.tracking.logs import offline_run
-from gluonexp.tracking.places import move_of
 from gluonexp.tracking.read import sqlite
+from gluonexp.tracking.read.client import Client
 from gluonexp.tracking.read.logged import Logs
-from gluonexp.tracking.read.records import PARENT, Query, RunRecord, record
-from gluonexp.tracking.statuses import FINISHED, PRUNED
-from gluonexp.tracking.store import (
-    KIND,
-    Unreachable,
-    experiments,
-    find_run,
-    open_store,
-    reported,
-)
+from gluonexp.tracking.read.records import PARENT, Query, RunRecord
+from gluonexp.tracking.store import KIND, Unreachable, open_store
 from gluonexp.tracking.uri import displayed, existing, resolve_uri, sqlite_path
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-    from mlflow.entities import Metric, Run
-
-_THREADS = 8  # requests to a server at a time
 
 __all__ = ["PARENT", "Reader", "RunRecord", "reader"]
 
@@ -66,7 +48,7 @@ def reader(uri: str | None, *, alone: bool = False) -> Reader:
     if database is not None and sqlite.is_known(database):
         return Reader(sqlite.Database(uri, database))
     try:
-        return Reader(_Mlflow(open_store(uri)))
+        return Reader(Client(open_store(uri)))
     except Unreachable as down:
         logs = Logs(uri)
         if not alone or not logs.experiments():
@@ -81,7 +63,7 @@ class Reader:
     All methods raise `GluonexpError` where the store fails, or does not have what was asked for.
     """
 
-    def __init__(self, store: sqlite.Database | Logs | _Mlflow) -> None:
+    def __init__(self, store: sqlite.Database | Logs | Client) -> None:
         self._store = store
         self.uri = store.uri
         self._logs: Logs | None = None  # of runs that no store has, once one was asked for
@@ -216,84 +198,3 @@ class Reader:
         raise GluonexpError(
             f"no experiment {name} in {displayed(self.uri)}; there is {', '.join(near)}"
         )
-
-
-class _Mlflow:
-    """Any store, read through MLflow."""
-
-    def __init__(self, client: MlflowClient) -> None:
-        self._client = client
-        self.uri: str = client.tracking_uri
-
-    def find(self, ref: str) -> str:
-        return str(find_run(self._client, ref).info.run_id)
-
-    def experiments(self) -> dict[str, str]:
-        with self._reported():
-            return experiments(self._client)
-
-    def select(self, query: Query) -> list[RunRecord]:
-        names = self.experiments()
-        runs = (
-            _record(run, names[run.info.experiment_id], sqlite_path(self.uri))
-            for run in self._search(query, [query.experiment_id] if query.experiment_id else names)
-        )
-        # MLflow's filters do not know the status PRUNED, nor that a tag is absent.
-        wanted = (
-            run
-            for run in runs
-            if query.status in (None, run.status) and not (query.top and run.parent_id)
-        )
-        return list(islice(wanted, query.limit))
-
-    def count_children(self, parents: Sequence[str]) -> dict[str, int]:
-        counts = {parent: len(self.select(Query(tags={PARENT: parent}))) for parent in parents}
-        return {parent: count for parent, count in counts.items() if count}
-
-    def points(self, run_ids: Sequence[str], metric: str) -> Iterator[tuple[str, int, float]]:
-        def history(run_id: str) -> list[Metric]:
-            return list(self._client.get_metric_history(run_id, metric))
-
-        # MLflow has no public call for several runs; one after the other, 200 take 10 s.
-        with self._reported(), ThreadPoolExecutor(_THREADS) as pool:
-            histories = list(pool.map(history, run_ids))
-        for run_id, points in zip(run_ids, histories, strict=True):
-            for point in sorted(points, key=lambda point: point.timestamp):
-                yield run_id, point.step, point.value
-
-    def _search(self, query: Query, experiment_ids: Iterable[str]) -> Iterator[Run]:
-        filters = []
-        if query.ids is not None:
-            quoted = ", ".join(f"'{run_id}'" for run_id in query.ids)
-            filters.append(f"attributes.run_id IN ({quoted})")
-        filters += [f"tags.`{key}` = '{value}'" for key, value in query.tags.items()]
-        if query.status is not None:
-            status = FINISHED if query.status == PRUNED else query.status
-            filters.append(f"attributes.status = '{status}'")
-        order = "DESC" if query.newest_first else "ASC"
-        token: str | None = None
-        while True:
-            with self._reported():
-                page = self._client.search_runs(
-                    list(experiment_ids),
-                    " AND ".join(filters),
-                    max_results=1000 if query.limit is None else 100,
-                    order_by=[f"attributes.start_time {order}", f"attributes.run_id {order}"],
-                    page_token=token,
-                )
-            yield from page
-            token = page.token
-            if not token:
-                return
-
-    def _reported(self) -> AbstractContextManager[None]:
-        return reported(f"the runs in {displayed(self.uri)} cannot be read")
-
-
-def _record(run: Run, experiment: str, database: Path | None) -> RunRecord:
-    info, data = run.info, run.data
-    times = info.start_time, info.end_time
-    kept: dict[str, Any] = {"params": data.params, "metrics": data.metrics, "tags": data.tags}
-    named = info.run_id, info.run_name, info.status
-    move = move_of(info.artifact_uri, database)
-    return record(*named, *times, info.experiment_id, experiment, move=move, **kept)

@@ -198,10 +198,10 @@ def main(composed: DictConfig) -> "float | Ending | None":
 def _job_of_sweep(composed: DictConfig, workdir: Path, overrides: list[str]) -> "Ending":
     """Run one job of several: what it prints goes into its folder, how it ends to the sweep."""
     from gluonexp.tracking.statuses import FAILED, KILLED, Ending
+    from gluonexp.training import job_folder
 
     own = [word for word in overrides if not word.startswith(OF_SWEEPS)]
-    mode = "a" if str(composed.trainer.resume).startswith(f"{workdir}/") else "w"
-    with (workdir / "console.log").open(mode, encoding="utf-8", errors="backslashreplace") as log:
+    with job_folder.console(workdir, composed.trainer.resume) as log:
         console = plain_console(file=log, width=100)
         try:
             return _train(_asked_for(composed, own), workdir, own, console).ending

@@ -43,6 +43,11 @@ def this_boot() -> str:
     return ""
 
 
+def this_host() -> tuple[str, str]:
+    """Return what tells this machine from others: its name, and what `this_boot` says of it."""
+    return platform.node(), this_boot().partition(" ")[0]
+
+
 def is_alive(host: str, boot: str, process: str) -> bool | None:
     """Say whether a process runs that was `this_process`; None where it cannot be seen from here.
 

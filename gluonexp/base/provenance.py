@@ -81,10 +81,10 @@ class Provenance:
     sources: dict[str, str]
 
 
-def provenance(packages: Sequence[str] = ()) -> Provenance:
+def provenance(packages: Sequence[str] = (), libraries: Sequence[str] = ()) -> Provenance:
     """Describe code, machine and versions of this process; git may be absent.
 
-    `packages` besides gluonexp belong to the code.
+    `packages` besides gluonexp belong to the code, and so do the versions of `libraries`.
     """
     repository, sources = _repository(), file_digests(packages)
     status = _git(repository, "status", "--porcelain", "-z", "--", ":(exclude,top)mlruns")
@@ -102,9 +102,9 @@ def provenance(packages: Sequence[str] = ()) -> Provenance:
         pid=os.getpid(),
         cpu_count=_cpu_count(),
         omp_threads=omp_threads(),
-        versions={"gluonexp": gluonexp.__version__} | installed(*PACKAGES),
+        versions={"gluonexp": gluonexp.__version__} | installed(*PACKAGES, *libraries),
         command=shlex.join(hidden_words(sys.orig_argv)),
-        code=digest_of(sources),
+        code=digest_of(sources, installed(*libraries)),
         sources={name: digest[:12] for name, digest in sources.items()},
     )
 

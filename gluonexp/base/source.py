@@ -13,24 +13,25 @@ from pathlib import Path
 
 from gluonexp.base import mx as door
 from gluonexp.base.files import draft, user_cache
+from gluonexp.base.imports import installed
 
 _DOCUMENTED = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 KEPT = 4096  # digests; a cache that has grown beyond is begun anew
 
 
-def code_digest(packages: Sequence[str] = ()) -> str:
+def code_digest(packages: Sequence[str] = (), libraries: Sequence[str] = ()) -> str:
     """Return a digest of the code a result depends on, 16 hex digits.
 
-    It covers the source of gluonexp and of `packages`, as `file_digests` does, and MXNet's
-    version. Unlike a commit, it is there without git.
+    It covers the source of gluonexp and of `packages`, as `file_digests` does, and the versions
+    of MXNet and of `libraries`. Unlike a commit, it is there without git.
     """
-    return digest_of(file_digests(packages))
+    return digest_of(file_digests(packages), installed(*libraries))
 
 
-def digest_of(files: Mapping[str, str]) -> str:
-    """Return the digest of code whose files have these digests."""
+def digest_of(files: Mapping[str, str], versions: Mapping[str, str]) -> str:
+    """Return the digest of code whose files have these digests, on libraries of these versions."""
     digest = hashlib.sha256(" ".join(door.installed_wheels().values()).encode())
-    for name, each in files.items():
+    for name, each in (*files.items(), *versions.items()):
         digest.update(f"\0{name}\0{each}".encode())
     return digest.hexdigest()[:16]
 

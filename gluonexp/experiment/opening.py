@@ -14,6 +14,7 @@ from gluonexp import assembly, freeze, tracking
 from gluonexp.assembly import Components, Data, engines, networks
 from gluonexp.base.provenance import provenance
 from gluonexp.base.text import tell
+from gluonexp.config.computing import libraries
 from gluonexp.config.schema import Config
 from gluonexp.data.types import Spec
 from gluonexp.experiment import record, resume, show
@@ -132,13 +133,14 @@ def opened(
     engine = engines.engine(config, components, net, steps, spec, device, team)
     engine.freeze(plan)
     frozen = Frozen(engine, plan)
+    computing = libraries(config)
     outlook = assembly.outlook(config, components, net, layers, plan, steps, device)
     config = replace(config, features=outlook.settings)  # a repetition computes the same
     show.weights(console, pretrained, plan)
     show.plan(console, plan, outlook)
     if (text := networks.note(net)) is not None:
         show.note(console, text)
-    origin = provenance(config.build.allow)
+    origin = provenance(config.build.allow, computing)
 
     artifacts = workdir / job_folder.ARTIFACTS
     tags = record.tags(origin, overrides, engine.where)

@@ -17,6 +17,7 @@ from gluonexp.base.files import sha256, temporary
 from gluonexp.base.provenance import Provenance, provenance
 from gluonexp.base.text import listed, tell
 from gluonexp.config import recorded
+from gluonexp.config.computing import libraries
 from gluonexp.config.overrides import typed
 from gluonexp.config.recorded import Composed
 from gluonexp.config.schema import Config, to_config
@@ -95,7 +96,8 @@ def replay(
         _check(run.run_id, run.status, run.tags.get(tracking.KIND), kept)
         before = recorded.read(kept / "config" / "resolved.yaml")
         config = to_config(recorded.with_typed(before, composed, overrides, folders))
-        for change in changes(environment(kept), provenance(config.build.allow)):
+        now = provenance(config.build.allow, libraries(config))
+        for change in changes(environment(kept), now):
             tell(console, f"note: {change}")
         digest = run.params.get("data.digest")
         return _again(config, kept, digest, folder / "again", console)
@@ -174,8 +176,8 @@ def changes(environment: Mapping[str, Any], now: Provenance) -> list[str]:
             for name in sorted({*sources, *now.sources})
             if sources.get(name) != now.sources.get(name)
         ]
-        where = f" in {listed(files)}" if sources and files else ""
-        said.append(f"the code has changed{where}")
+        if files or not sources:  # else it is a version
+            said.append(f"the code has changed{f' in {listed(files)}' if sources else ''}")
     versions = environment.get("versions") or {}
     for name in sorted({*versions, *now.versions} if versions else ()):
         if (then := versions.get(name)) != (here := now.versions.get(name)):

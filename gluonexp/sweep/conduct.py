@@ -25,6 +25,7 @@ from gluonexp.tracking import recovery
 from gluonexp.tracking.lease import NoLease
 from gluonexp.tracking.statuses import FAILED, KILLED, RUNNING
 from gluonexp.tracking.sweeps import SweepRun
+from gluonexp.training.job_folder import CONSOLE
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ def _run(
                 for number, ending in launched:
                     point = running.pop(number)
                     outcome = ledger.end(number, ending)
-                    log = plan.folder / str(number) / "console.log"
+                    log = plan.folder / str(number) / CONSOLE
                     if ending.lost and tries[point.digest] < settings.retries:
                         tries[point.digest] += 1
                         lost.append(point)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from gluonexp.base.better import best_of
 from gluonexp.base.source import code_digest
+from gluonexp.config.computing import libraries
 from gluonexp.config.overrides import quoted
 from gluonexp.config.schema import Config, ObjectiveConfig
 from gluonexp.sweep.outcomes import Outcome
@@ -92,6 +93,7 @@ class Recorded:
         self._take_over = take_over
         self._open: dict[int, str] = {}  # run ids by job number, of this process
         self._digests: dict[str, str] = {}  # of data sets, by their configuration
+        self._codes: dict[tuple[Sequence[str], Sequence[str]], str] = {}  # digests, as they began
         self._bury()
 
     def lock(self) -> AbstractContextManager[object]:
@@ -192,13 +194,17 @@ class Recorded:
 
     def _current(self, attempt: Attempt, point: Point) -> bool:
         """Say whether running `point` now would only repeat a finished attempt."""
-        if point.config is None or not self._same_code(attempt, point):
+        if not self._same_code(attempt, point):
             return False
-        return attempt.data == self._data_digest(point.config)
+        return point.config is not None and attempt.data == self._data_digest(point.config)
 
     def _same_code(self, attempt: Attempt, point: Point) -> bool:
-        allowed = () if point.config is None else point.config.build.allow
-        return attempt.code == code_digest(allowed)
+        if point.config is None:
+            return False
+        key = tuple(point.config.build.allow), libraries(point.config)
+        if key not in self._codes:
+            self._codes[key] = code_digest(*key)
+        return attempt.code == self._codes[key]
 
     def _data_digest(self, config: Config) -> str:
         """Return the digest of the data as they are now; read once for each data set."""

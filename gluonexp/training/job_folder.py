@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 from gluonexp.base.errors import GluonexpError, has_no_room, is_full, reason
 from gluonexp.base.files import rename, sweep, write_text
@@ -20,6 +20,7 @@ from gluonexp.training import checkpoint
 
 CHECKPOINTS: Final = "checkpoints"
 ARTIFACTS: Final = "artifacts"
+CONSOLE: Final = "console.log"  # what the job of a sweep prints
 GROWING: Final = "metrics"  # among these, a folder to which epochs are added
 _OWNER: Final = "run.json"
 
@@ -178,6 +179,12 @@ def tidy(workdir: Path) -> None:
         _write(workdir / CHECKPOINTS, replace(before, status=FINISHED, artifacts=[]))
     for path in copies:
         _remove(path)
+
+
+def console(workdir: Path, resumed: str | None) -> IO[str]:
+    """Open what the job of a sweep prints; one that goes on from its own folder adds to it."""
+    mode = "a" if str(resumed).startswith(f"{workdir}/") else "w"
+    return (workdir / CONSOLE).open(mode, encoding="utf-8", errors="backslashreplace")
 
 
 def of_run(workdir: Path, run_id: str) -> Path | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,8 +21,9 @@ from omegaconf import DictConfig
 if TYPE_CHECKING:
     from gluonexp.base.workers import Workers
 
-# A job of a sweep: its number there, and its overrides.
+# A job of a sweep: its number there, and its overrides; and the same, packed for another process.
 Job = tuple[int, Sequence[str]]
+Packed = tuple[int, bytes]
 
 log = logging.getLogger(__name__)
 
@@ -57,9 +58,9 @@ class StreamingLauncher(Launcher):
 
     @abstractmethod
     def outcomes(
-        self, shared: bytes, jobs: Iterable[Job]
-    ) -> Generator[tuple[Job, JobReturn | Exception], None, None]:
-        """Run jobs by ``remote.run(shared, number, overrides)``; yield each as soon as it ends.
+        self, shared: bytes, jobs: Iterable[Packed]
+    ) -> Generator[tuple[int, JobReturn | Exception], None, None]:
+        """Run jobs by ``remote.run(shared, job)``; yield each, by number, as soon as it ends.
 
         What a job raised takes the place of what it returned; that is a
         ``gluonexp.base.workers.WorkerDied`` if its process died. Closed, it ends what runs.
@@ -76,9 +77,17 @@ class StreamingLauncher(Launcher):
         self.start()
         # All jobs share this folder: its name, which is the time, must be settled here.
         Path(str(self._config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
-        shared = remote.packed(self._hydra_context, self._config, self._task_function)
-        with closing(self.outcomes(shared, jobs)) as outcomes:
-            for (number, overrides), outcome in outcomes:
+        sender = remote.Sender(self._hydra_context, self._config, self._task_function)
+        running: dict[int, Sequence[str]] = {}
+
+        def packed() -> Iterator[Packed]:
+            for number, overrides in jobs:
+                running[number] = overrides
+                yield number, sender.packed(number, overrides)
+
+        with closing(self.outcomes(sender.shared, packed())) as outcomes:
+            for number, outcome in outcomes:
+                overrides = running.pop(number)
                 if isinstance(outcome, JobReturn):
                     yield number, outcome
                 else:
@@ -137,13 +146,13 @@ class ProcessLauncher(StreamingLauncher):
             self._workers.start()
 
     def outcomes(
-        self, shared: bytes, jobs: Iterable[Job]
-    ) -> Generator[tuple[Job, JobReturn | Exception], None, None]:
+        self, shared: bytes, jobs: Iterable[Packed]
+    ) -> Generator[tuple[int, JobReturn | Exception], None, None]:
         """Run jobs; those that run when the iterator is closed get SIGTERM first."""
         from gluonexp.sweep import remote
 
         assert self._workers is not None
-        tasks = ((job, remote.run, (shared, *job)) for job in jobs)
+        tasks = ((number, remote.run, (shared, job)) for number, job in jobs)
         try:
             with self._workers as workers:
                 yield from workers.stream(tasks)

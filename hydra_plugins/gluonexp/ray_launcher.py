@@ -18,7 +18,7 @@ from hydra.errors import CompactHydraException
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from hydra_plugins.gluonexp.launchers import Job, StreamingLauncher, check_n_jobs
+from hydra_plugins.gluonexp.launchers import Packed, StreamingLauncher, check_n_jobs
 
 # How often the cluster is asked whether there is room for more (seconds).
 _LOOK_AGAIN: Final = 1.0
@@ -114,8 +114,8 @@ class RayLauncher(StreamingLauncher):
             ) from None
 
     def outcomes(
-        self, shared: bytes, jobs: Iterable[Job]
-    ) -> Generator[tuple[Job, JobReturn | Exception], None, None]:
+        self, shared: bytes, jobs: Iterable[Packed]
+    ) -> Generator[tuple[int, JobReturn | Exception], None, None]:
         """Run jobs; those that run when the iterator is closed are cancelled, as by Ctrl-C."""
         import ray
 
@@ -130,16 +130,16 @@ class RayLauncher(StreamingLauncher):
         folder = None if "working_dir" in (self._runtime_env or {}) else os.getcwd()
         common = ray.put(shared)
         jobs, more = iter(jobs), True
-        running: dict[Any, Job] = {}
+        running: dict[Any, int] = {}
         try:
             while True:
                 while more and len(running) < self.n_workers:
                     try:
-                        job = next(jobs)
+                        number, job = next(jobs)
                     except StopIteration:
                         more = False
                     else:
-                        running[task.remote(folder, common, job[0], list(job[1]))] = job
+                        running[task.remote(folder, common, job)] = number
                 if not running:
                     return
                 ended, _ = ray.wait(list(running), num_returns=1, timeout=_LOOK_AGAIN)
@@ -190,9 +190,7 @@ def _own_cluster(options: dict[str, Any]) -> Iterator[None]:
                     del os.environ[name]
 
 
-def _carried_out(
-    folder: str | None, shared: bytes, number: int, overrides: Sequence[str]
-) -> JobReturn:
+def _carried_out(folder: str | None, shared: bytes, job: bytes) -> JobReturn:
     """Run a job in a worker of Ray, in the folder of the sweep where this machine has that."""
     from gluonexp.base.imports import heavy_imports
     from gluonexp.base.workers import contained
@@ -202,7 +200,7 @@ def _carried_out(
     with heavy_imports():
         from gluonexp.sweep import remote
 
-    return contained(remote.run, shared, number, overrides)
+    return contained(remote.run, shared, job)
 
 
 def _outcome(task: Any) -> JobReturn | Exception:

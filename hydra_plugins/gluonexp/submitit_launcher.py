@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from hydra.core.utils import JobReturn
 from hydra.errors import CompactHydraException
 
-from hydra_plugins.gluonexp.launchers import Job, StreamingLauncher, check_n_jobs
+from hydra_plugins.gluonexp.launchers import Packed, StreamingLauncher, check_n_jobs
 
 if TYPE_CHECKING:
     from submitit import AutoExecutor
@@ -128,21 +128,21 @@ class SubmititLauncher(StreamingLauncher):
         self._executor = executor
 
     def outcomes(
-        self, shared: bytes, jobs: Iterable[Job]
-    ) -> Generator[tuple[Job, JobReturn | Exception], None, None]:
+        self, shared: bytes, jobs: Iterable[Packed]
+    ) -> Generator[tuple[int, JobReturn | Exception], None, None]:
         """Run jobs; those that run when the iterator is closed are asked to end, then killed."""
         cluster = self._started().cluster
         jobs, more = iter(jobs), True
-        running: dict[Submitted[Any], Job] = {}
+        running: dict[Submitted[Any], int] = {}
         try:
             while True:
                 while more and len(running) < self.n_workers:
                     try:
-                        job = next(jobs)
+                        number, job = next(jobs)
                     except StopIteration:
                         more = False
                     else:
-                        running[self._submit(shared, *job)] = job
+                        running[self._submit(shared, job)] = number
                 if not running:
                     return
                 if not (ended := [each for each in running if each.done()]):
@@ -156,7 +156,7 @@ class SubmititLauncher(StreamingLauncher):
         assert self._executor is not None
         return self._executor
 
-    def _submit(self, shared: bytes, number: int, overrides: Sequence[str]) -> Submitted[Any]:
+    def _submit(self, shared: bytes, job: bytes) -> Submitted[Any]:
         from submitit.core.utils import (
             FailedJobError,
             FailedSubmissionError,
@@ -175,7 +175,7 @@ class SubmititLauncher(StreamingLauncher):
             with environment_variables(PYTHONPATH=path, OMP_NUM_THREADS=threads):
                 # Half a minute is left then to end the run, and to be queued again.
                 task = Task(executor.cluster, max(1.0, self._signal_delay_s - 30.0))
-                return executor.submit(task, shared, number, list(overrides))
+                return executor.submit(task, shared, job)
         except (FailedJobError, FailedSubmissionError, OSError) as error:
             raise GluonexpError(
                 f"hydra/launcher=submitit: no job can be submitted: {_sentence(error)}"
@@ -208,13 +208,13 @@ class Task:
 
         return DelayedSubmission(self, *arguments)
 
-    def __call__(self, shared: bytes, number: int, overrides: Sequence[str]) -> Any:
+    def __call__(self, shared: bytes, job: bytes) -> Any:
         """Return what the job returned, or what it raised: submitit keeps a text of that only."""
         if self._cluster == "debug":
-            return _carried_out(shared, number, overrides)
+            return _carried_out(shared, job)
         with _Asked(self._cluster, self._patience_s) as asked:
             try:
-                return _carried_out(shared, number, overrides)
+                return _carried_out(shared, job)
             except KeyboardInterrupt:
                 left: object = 130
             except SystemExit as ended:
@@ -292,14 +292,14 @@ def _terminated(signum: int, frame: FrameType | None) -> None:
     sys.exit(128 + signum)
 
 
-def _carried_out(shared: bytes, number: int, overrides: Sequence[str]) -> JobReturn | Exception:
+def _carried_out(shared: bytes, job: bytes) -> JobReturn | Exception:
     from gluonexp.base.imports import heavy_imports
 
     try:
         with heavy_imports():
             from gluonexp.sweep import remote
 
-        return remote.run(shared, number, overrides)
+        return remote.run(shared, job)
     except Exception as error:
         return error
 

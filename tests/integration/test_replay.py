@@ -73,7 +73,7 @@ def test_what_has_changed_around_it_is_told(recorded, replay, monkeypatch):
     changed = replaying.replace(
         origin, code="0" * 16, sources=sources, versions={**origin.versions, "numpy": "0.1"}
     )
-    monkeypatch.setattr(replaying, "provenance", lambda packages: changed)
+    monkeypatch.setattr(replaying, "provenance", lambda packages, computing: changed)
     code, said = replay()
     assert code == 0
     assert "note: the code has changed in gluonexp/training/loop.py\n" in said

@@ -2,11 +2,14 @@
 
 import ast
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from gluonexp.base.source import code_digest
+from gluonexp.config.computing import libraries
+from gluonexp.config.schema import Config
 
 MODULE = '''"""A docstring."""
 
@@ -125,3 +128,30 @@ def test_a_damaged_cache_costs_only_time(package: Path, cache: Path, damage: str
         cache.touch()
     assert digest() == before
     assert cache.is_file() or kept.stat().st_size > 1000  # it is mended where it can be
+
+
+def test_the_versions_of_what_computes_are_digested(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = code_digest(libraries=["numpy"])
+    assert before not in (code_digest(), code_digest(libraries=["pillow"]))
+    assert code_digest(libraries=["not-there"]) == code_digest()
+    monkeypatch.setattr("gluonexp.base.source.installed", lambda *names: {"numpy": "0.1"})
+    assert code_digest(libraries=["numpy"]) != before
+
+
+@pytest.mark.parametrize(
+    ("words", "computing"),
+    [
+        ([], {"onnxruntime", "openvino"}),
+        (["export=none"], set()),
+        (["export.onnx=false"], set()),
+        (["export=none", "engine=torch"], {"torch"}),
+        (["export.onnx=false", "export.torch=true"], {"torch"}),
+        (["export=none", "model=alexnet_ft"], {"openvino"}),
+        (["export=none", "model=alexnet_ft", "features.engine=torch"], {"torch"}),
+        (["export=none", "model=alexnet_ft", "features.cache='off'"], set()),
+    ],
+)
+def test_what_computes(
+    compose: Callable[..., Config], words: list[str], computing: set[str]
+) -> None:
+    assert set(libraries(compose(*words))) == computing

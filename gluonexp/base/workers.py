@@ -111,6 +111,10 @@ class Workers:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """End all workers, as leaving the block does."""
         self._stop(list(self._workers))
 
     def start(self) -> None:

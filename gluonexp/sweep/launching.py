@@ -24,7 +24,7 @@ class Streaming(Protocol):
 
     A job whose process or machine is lost ends with a `WorkerDied` in place of its result; the
     others go on, and nothing is tried again: that is up to the sweep. Closed, the iterator ends
-    the jobs that run, in order.
+    the jobs that run, in order. Several may follow each other between `start` and `close`.
 
     Hydra's own interface knows only batches: a search learns nothing before a batch has ended, and
     one that raises loses what the others of its batch gave. `InBatches` is that, as it is.
@@ -35,6 +35,9 @@ class Streaming(Protocol):
 
     def stream(self, jobs: Iterable[Job]) -> Generator[tuple[int, JobReturn], None, None]:
         """Yield how each job ended."""
+
+    def close(self) -> None:
+        """End the workers that `start` started."""
 
 
 class InBatches:
@@ -61,6 +64,9 @@ class InBatches:
             numbers = [number for number, _ in batch]
             ended = self._launcher.launch([list(words) for _, words in batch], numbers[0])
             yield from zip(numbers, ended, strict=True)
+
+    def close(self) -> None:
+        """Do nothing: such a launcher ends with its jobs."""
 
 
 def streaming(launcher: Launcher | Streaming, batch_size: int | None) -> Streaming:

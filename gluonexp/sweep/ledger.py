@@ -190,6 +190,11 @@ class Recorded:
             curve=curve,
             seed=int(seed) if seed.isdigit() else None,
             attempts=len(tried),
+            earlier=[
+                (one.run_id, one.status, one.error or "")
+                for one in tried
+                if one is not attempt and one.status in (FAILED, KILLED)
+            ],
         )
 
     def _current(self, attempt: Attempt, point: Point) -> bool:

@@ -42,6 +42,8 @@ class Outcome:
         The run's seed; points that differ in nothing else are one group.
     attempts
         How often the point was tried.
+    earlier
+        How those tries ended that others followed: (run id, status, reason).
     """
 
     job: int
@@ -57,6 +59,7 @@ class Outcome:
     curve: Sequence[tuple[int, float]] = ()
     seed: int | None = None
     attempts: int = 1
+    earlier: Sequence[tuple[str, str, str]] = ()
 
     @property
     def name(self) -> str:

@@ -58,6 +58,7 @@ def html(summary: Summary, path: Path) -> None:
         _answer(summary),
         Section("All points", [_table(summary)]),
         *_failures(summary),
+        *_tried_again(summary),
         *_pictures(summary),
         *_over_seeds(summary),
         _meaning(summary),
@@ -194,6 +195,18 @@ def _failures(summary: Summary) -> list[Section]:
     ]
     headings = ["job", "point", "status", "reason", "run"]
     return [Section("What failed", [Table(headings, rows, verbatim=["reason"], ids=["run"])])]
+
+
+def _tried_again(summary: Summary) -> list[Section]:
+    rows = [
+        [outcome.name, f"{SIGNS[status]} {status.lower()}", reason, run_id or "-"]
+        for outcome in summary.outcomes
+        for run_id, status, reason in outcome.earlier
+    ]
+    headings = ["point", "status", "reason", "run"]
+    table = Table(headings, rows, verbatim=["reason"], ids=["run"])
+    note = Text("Earlier tries of points; the last of each is in the table of all points.", True)
+    return [Section("What was tried again", [table, note])] if rows else []
 
 
 def _meaning(summary: Summary) -> Section:

@@ -66,6 +66,10 @@ class StreamingLauncher(Launcher):
         ``gluonexp.base.workers.WorkerDied`` if its process died. Closed, it ends what runs.
         """
 
+    @abstractmethod
+    def close(self) -> None:
+        """End what `start` started."""
+
     def stream(self, jobs: Iterable[Job]) -> Generator[tuple[int, JobReturn], None, None]:
         """Run jobs, and yield how each ended as soon as it does.
 
@@ -102,7 +106,8 @@ class StreamingLauncher(Launcher):
         configure_log(self._config.hydra.hydra_logging, self._config.hydra.verbose)
         self.start(len(job_overrides))
         log.info("Launching %d jobs, %d at a time", len(job_overrides), self.n_workers)
-        ended = dict(self.stream(enumerate(job_overrides, initial_job_idx)))
+        with closing(self):
+            ended = dict(self.stream(enumerate(job_overrides, initial_job_idx)))
         return [ended[number] for number in sorted(ended)]
 
 
@@ -152,11 +157,14 @@ class ProcessLauncher(StreamingLauncher):
         from gluonexp.sweep import remote
 
         assert self._workers is not None
-        tasks = ((number, remote.run, (shared, job)) for number, job in jobs)
-        try:
-            with self._workers as workers:
-                yield from workers.stream(tasks)
-        finally:
+        yield from self._workers.stream(
+            (number, remote.run, (shared, job)) for number, job in jobs
+        )
+
+    def close(self) -> None:
+        """End the worker processes."""
+        if self._workers is not None:
+            self._workers.stop()
             self._workers = None
 
 

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import socket
 import tempfile
-import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, Final
 
@@ -79,7 +81,7 @@ class RayLauncher(StreamingLauncher):
 
         there: Mapping[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
         rooms = [int(there.get(name, 0) / each) for name, each in self._takes.items() if each]
-        room = max(1, min(rooms))  # what there is no room for waits for it
+        room = max(1, min(rooms))  # a cluster may grow when a job waits for it
         return room if self.n_jobs == -1 else min(room, self.n_jobs)
 
     def start(self, count: int | None = None, warm_up: Callable[[], object] | None = None) -> None:
@@ -98,20 +100,42 @@ class RayLauncher(StreamingLauncher):
         options: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
         if environment:
             options["runtime_env"] = dict(environment)
+        self._ending.enter_context(_quiet())
+        on_sigterm = signal.getsignal(signal.SIGTERM)
         try:
             if self.address is None:
                 self._ending.enter_context(_own_cluster(options))
+                self._refuse_what_is_not_here()
             else:
+                _look_for(self.address)
                 ray.init(address=self.address, **options)
                 self._ending.callback(ray.shutdown)
+        except CompactHydraException:
+            raise
         except Exception as error:  # of many kinds
-            reason = f"{_sentence(error)}; "
-            remedy = "`ray start --head` starts a cluster, and without address= there is one here"
+            why = _sentence(error)
             raise CompactHydraException(
-                f"hydra.launcher.address={self.address}: Ray cannot be reached: {reason}{remedy}"
-                if self.address
-                else f"hydra/launcher=ray: Ray does not start here: {_sentence(error)}"
+                f"hydra/launcher=ray: Ray does not start here: {why}"
+                if self.address is None
+                else f"hydra.launcher.address={self.address}: there is no cluster ({why}); "
+                "`ray start --head` starts one, and without an address there is one here"
             ) from None
+        finally:
+            with suppress(ValueError):  # not in the main thread, where Ray changes nothing either
+                signal.signal(signal.SIGTERM, on_sigterm)
+
+    def _refuse_what_is_not_here(self) -> None:
+        """Refuse a job that this machine never has room for: it would wait for good."""
+        import ray
+
+        there: Mapping[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        for name, each in self._takes.items():
+            if each > (has := there.get(name, 0)):
+                key = f"num_{name.lower()}s" if name in ("CPU", "GPU") else f"resources.{name}"
+                raise CompactHydraException(
+                    f"hydra.launcher.{key}={each:g}: this machine has {has:g}; take less, or name "
+                    "a cluster by hydra.launcher.address"
+                )
 
     def outcomes(
         self, shared: bytes, jobs: Iterable[Packed]
@@ -130,7 +154,7 @@ class RayLauncher(StreamingLauncher):
         folder = None if "working_dir" in (self._runtime_env or {}) else os.getcwd()
         common = ray.put(shared)
         jobs, more = iter(jobs), True
-        running: dict[Any, int] = {}
+        running: dict[Future[JobReturn], tuple[Any, int]] = {}
         try:
             while True:
                 while more and len(running) < self.n_workers:
@@ -139,15 +163,45 @@ class RayLauncher(StreamingLauncher):
                     except StopIteration:
                         more = False
                     else:
-                        running[task.remote(folder, common, job)] = number
+                        reference = task.remote(folder, common, job)
+                        running[reference.future()] = reference, number
                 if not running:
                     return
-                ended, _ = ray.wait(list(running), num_returns=1, timeout=_LOOK_AGAIN)
-                for one in ended:
-                    yield running.pop(one), _outcome(one)
+                # Not ray.wait: a signal's exception that is raised in it becomes exit code 1.
+                for future in wait(running, _LOOK_AGAIN, FIRST_COMPLETED).done:
+                    yield running.pop(future)[1], _outcome(future)
         finally:
-            _cancel(list(running))
-            self._ending.close()
+            _cancel({future: reference for future, (reference, _) in running.items()})
+
+    def close(self) -> None:
+        """Leave the cluster; one of our own ends."""
+        self._ending.close()
+
+
+def _look_for(address: str) -> None:
+    """Raise OSError at once where nobody listens: Ray itself would try for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Let Ray print nothing among a sweep's lines: neither its defaults nor a lost node's log.
+
+    There is no public switch for the latter, which `_outcome` tells in a sentence.
+    """
+    from ray._private import worker
+
+    says = logging.getLogger("ray")
+    before = says.level, getattr(worker, "_worker_logs_enabled", True)
+    says.setLevel(logging.ERROR)
+    worker._worker_logs_enabled = False
+    try:
+        yield
+    finally:
+        says.setLevel(before[0])
+        worker._worker_logs_enabled = before[1]
 
 
 @contextmanager
@@ -169,9 +223,6 @@ def _own_cluster(options: dict[str, Any]) -> Iterator[None]:
         prefix="gluonexp-ray-", dir="/tmp", ignore_cleanup_errors=True
     ) as folder:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        says = logging.getLogger("ray")
-        level = says.level
-        says.setLevel(logging.ERROR)  # it explains its defaults, as that its cluster has a token
         try:
             ray.init(
                 num_cpus=cores(),
@@ -184,7 +235,6 @@ def _own_cluster(options: dict[str, Any]) -> Iterator[None]:
             yield
         finally:
             ray.shutdown()
-            says.setLevel(level)
             for name in [name for name in os.environ if name.startswith("RAY_")]:
                 if name not in before:
                     del os.environ[name]
@@ -203,16 +253,14 @@ def _carried_out(folder: str | None, shared: bytes, job: bytes) -> JobReturn:
     return contained(remote.run, shared, job)
 
 
-def _outcome(task: Any) -> JobReturn | Exception:
+def _outcome(future: Future[JobReturn]) -> JobReturn | Exception:
     """Return what a task returned or raised, or how its worker was lost."""
-    import ray
     from ray import exceptions
 
     from gluonexp.base.workers import TaskError, WorkerDied
 
     try:
-        done: JobReturn = ray.get(task)
-        return done
+        return future.result()
     except exceptions.RayTaskError as error:
         cause = error.cause
         return cause if isinstance(cause, Exception) else TaskError(str(error))
@@ -226,20 +274,19 @@ def _sentence(error: Exception) -> str:
     return text.partition(". ")[0] or type(error).__name__
 
 
-def _cancel(running: Sequence[Any]) -> None:
+def _cancel(running: Mapping[Future[JobReturn], Any]) -> None:
     """End tasks in order, as Ctrl-C would; after the grace of any worker, at once."""
     import ray
 
     from gluonexp.base.workers import GRACE
 
-    if not running:
-        return
-    deadline = time.monotonic() + GRACE
-    with suppress(Exception):  # whatever a cluster that goes down comes up with
-        for one in running:
-            ray.cancel(one, force=False)
-        _, left = ray.wait(
-            list(running), num_returns=len(running), timeout=deadline - time.monotonic()
-        )
-        for one in left:
-            ray.cancel(one, force=True)
+    left = set(running)
+    try:
+        with suppress(Exception):  # whatever a cluster that goes down comes up with
+            for reference in running.values():
+                ray.cancel(reference, force=False)
+            left = wait(running, GRACE).not_done
+    finally:  # also when a second Ctrl-C cuts the wait short
+        with suppress(Exception):
+            for future in left:
+                ray.cancel(running[future], force=True)

@@ -152,6 +152,10 @@ class SubmititLauncher(StreamingLauncher):
         finally:
             _cancel(list(running), cluster)
 
+    def close(self) -> None:
+        """Do nothing more: no worker waits for jobs."""
+        self._executor = None
+
     def _started(self) -> AutoExecutor:
         assert self._executor is not None
         return self._executor

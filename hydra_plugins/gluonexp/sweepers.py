@@ -84,8 +84,8 @@ class RecordedSweeper(Sweeper):
             for override in parser.parse_overrides(as_typed([*self._params, *arguments]))
         }
         overrides = list(parsed.values())
-        launcher.start(self.count(overrides), _warm_up)  # while we prepare
         try:
+            launcher.start(self.count(overrides), _warm_up)  # while we prepare
             source = self.source(Composer(loader, self._config), overrides)
             with hydra_private.job_folder("hydra.sweep.dir", folder):
                 folder.mkdir(parents=True, exist_ok=True)
@@ -103,6 +103,8 @@ class RecordedSweeper(Sweeper):
             )
         except GluonexpError as error:
             raise CompactHydraException(str(error)) from None
+        finally:
+            launcher.close()
         RecordedSweeper.failed = summary.problem is not None
         return summary
 

@@ -9,6 +9,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,9 +53,14 @@ def launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Launch
             RunMode.MULTIRUN,
         )
         context = HydraContext(config_loader=loader, callbacks=Callbacks())
-        return Plugins.instance().instantiate_launcher(context, task_function, config)
+        one = Plugins.instance().instantiate_launcher(context, task_function, config)
+        ends.callback(one.close)
+        return one
 
-    with hydra.initialize_config_dir(version_base="1.3", config_dir=conf_dir(), job_name="try"):
+    with (
+        ExitStack() as ends,
+        hydra.initialize_config_dir(version_base="1.3", config_dir=conf_dir(), job_name="try"),
+    ):
         yield made
 
 
@@ -140,6 +146,7 @@ def test_so_many_workers(launcher: Launch) -> None:
     there.start(5)
     assert there.n_workers == 2
     assert [done.return_value[0] for _, done in there.stream([(0, ["seed=10"])])] == [10]
+    there.close()
     assert there.n_workers == 3
 
 
@@ -147,7 +154,7 @@ def test_so_many_workers(launcher: Launch) -> None:
 def test_a_number_of_jobs_that_is_none(launcher: Launch, n_jobs: str) -> None:
     with pytest.raises(CompactHydraException) as refused:
         launcher(job, f"hydra.launcher.n_jobs={n_jobs}")
-    said = f"hydra.launcher.n_jobs={n_jobs}: 1 or more, or -1 for one on each core"
+    said = f"hydra.launcher.n_jobs={n_jobs}: 1 or more, or -1 for as many as there is room for"
     assert str(refused.value) == said
 
 

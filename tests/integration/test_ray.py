@@ -1,11 +1,15 @@
 """``hydra/launcher=ray``: a sweep's jobs as tasks of Ray, of which any may be lost."""
 
+import os
+import signal
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra.errors import CompactHydraException
 
 from gluonexp import run
 from gluonexp.tracking.read.runs import reader
@@ -47,19 +51,56 @@ def test_a_node_is_lost_and_its_point_is_tried_again(
         "seed=0,1,2",
         "sweep.retries=1",
     )
-    lost.join()
+    lost.join(10)
+    assert not lost.is_alive()
     assert [one.status for one in summary.outcomes] == [FINISHED] * 3
     assert sorted(one.attempts for one in summary.outcomes) == [1, 1, 2]
     out = capfd.readouterr().out
-    assert "its worker was lost" in out and "it is tried again" in out
+    assert "its worker was lost" in out and "it is tried again" in out and "raylet" not in out
     _, runs = reader(None).sweep("last")
     assert sorted(one.status for one in runs) == [FINISHED] * 3 + [KILLED]
+    (report,) = tmp_path.glob("mlruns/artifacts/*/*/artifacts/sweep/report.html")
+    (lost_run,) = [one.run_id for one in runs if one.status == KILLED]
+    told = report.read_text().partition("What was tried again")[2]
+    assert lost_run[:8] in told and "its worker was lost" in told
+
+
+def test_a_cluster_of_its_own_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = dict(os.environ), signal.getsignal(signal.SIGTERM)
+    summary = run.sweep(*TINY, "seed=0,1", "tracking=none")
+    assert [one.status for one in summary.outcomes] == [FINISHED] * 2
+    assert not ray.is_initialized()
+    assert (dict(os.environ), signal.getsignal(signal.SIGTERM)) == before
+    assert not list(Path(tempfile.gettempdir()).glob("gluonexp-ray-*"))
+    assert "ray" not in capfd.readouterr().err.lower()
+
+
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [
+        ("address=127.0.0.1:1", "there is no cluster .*; `ray start --head` starts one"),
+        ("address=ray://127.0.0.1:1", "there is no cluster .*; `ray start --head` starts one"),
+        ("num_cpus=0", "a job takes more than nothing"),
+        ("n_jobs=0", "1 or more"),
+    ],
+)
+def test_what_cannot_be_started_is_refused(
+    option: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CompactHydraException, match=f"{option}: {says}"):
+        run.sweep(*TINY, "seed=0,1", f"hydra.launcher.{option}")
+    assert not list(tmp_path.iterdir())
 
 
 def _lose_a_node(cluster: Any, folder: Path) -> None:
     """Take a node away once a job has trained an epoch there."""
     wanted = threading.Event()
-    while not wanted.wait(0.1):
+    for _ in range(600):
+        wanted.wait(0.1)
         if list(folder.glob("mlruns/hydra/*/*/checkpoints/last/meta.json")):
             cluster.remove_node(cluster.workers.pop(), allow_graceful=False)
             return

@@ -11,9 +11,9 @@ import math
 import statistics
 import sys
 import tempfile
-from pathlib import Path
 
 from gluonexp.sweep.study.dimensions import Number
+from gluonexp.sweep.study.place import place
 from gluonexp.sweep.study.reporter import open_trial
 from gluonexp.sweep.study.search import open_study
 from gluonexp.tracking.read.runs import reader
@@ -54,7 +54,7 @@ def main():
         saved = []
         for seed in range(seeds):
             with tempfile.TemporaryDirectory() as folder:
-                journal = Path(folder, "study.journal")
+                journal = place(f"{folder}/study.journal")
                 saved.append(1 - searched(curves, pruner, seed, journal) / whole)
         figures = [statistics.mean(saved), min(saved), max(saved)]
         rows.writerow([pruner, seeds, *(f"{each:.3f}" for each in figures), runs[0].parent_id[:8]])

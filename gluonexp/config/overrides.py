@@ -22,7 +22,7 @@ TEXT_ARGUMENTS: Final = (
     *("dataset.source.root", "dataset.source.folder", "dataset.source.title"),
     *("dataset.source.note", "dataset.source.cache_folder"),
     *("model.weights", "model.sha256", "model.backbone"),
-    *("hydra.sweeper.study", "hydra.sweeper.journal"),
+    *("hydra.sweeper.study", "hydra.sweeper.storage"),
 )
 _QUOTED: Final = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*\"""")
 

@@ -258,7 +258,7 @@ class BuildConfig:
 class TrialConfig:
     """Which trial of which Optuna study a job is; set by the sweep for each of its jobs."""
 
-    journal: str | None = None  # the study's file, which Optuna calls so
+    storage: str | None = None  # of the study: a file, a database's address, grpc://HOST:PORT
     study: str | None = None
     number: int | None = None
     pruner: str = _chosen("none", "none", "median", "asha")

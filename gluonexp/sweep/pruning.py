@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 from gluonexp.base.better import Better
 from gluonexp.base.errors import GluonexpError
 from gluonexp.config.schema import Config
+from gluonexp.sweep.study.place import place
 from gluonexp.sweep.study.reporter import Reporter, open_trial
 from gluonexp.tracking.statuses import PRUNED
 from gluonexp.training.loop import Callback, Fit, StopFit
@@ -18,9 +18,9 @@ def callbacks(config: Config) -> list[Callback]:
     trial, objective = config.sweep.trial, config.objective
     if trial.number is None:
         return []
-    assert trial.journal is not None and trial.study is not None
+    assert trial.storage is not None and trial.study is not None
     reporter = open_trial(
-        Path(trial.journal), trial.study, trial.number, trial.pruner, config.trainer.epochs
+        place(trial.storage), trial.study, trial.number, trial.pruner, config.trainer.epochs
     )
     return [Prune(reporter, objective.metric, objective.mode)]
 

@@ -15,6 +15,7 @@ from gluonexp.sweep.grid import shared
 from gluonexp.sweep.outcomes import Outcome
 from gluonexp.sweep.points import Composer, Point, PointSource
 from gluonexp.sweep.space import parse
+from gluonexp.sweep.study.place import chosen
 from gluonexp.sweep.study.reporter import PRUNERS
 from gluonexp.sweep.study.search import Trial, open_study
 from gluonexp.tracking.statuses import KILLED
@@ -36,16 +37,17 @@ class Options:
         Of the sampler.
     study
         A name that several processes share; None for a study of this sweep alone.
-    journal
-        The study's file (Optuna's word); None for one named after the study, or in the sweep's
-        folder.
+    storage
+        Where the study is: the path of a file, a database's address, or ``grpc://HOST:PORT``.
+        None: where runs are recorded in PostgreSQL, there; else a file named after the study, or
+        in the sweep's folder.
     """
 
     n_trials: int = 20
     pruner: str = "asha"
     seed: int = 0
     study: str | None = None
-    journal: str | None = None
+    storage: str | None = None
 
 
 class Search(PointSource):
@@ -83,9 +85,11 @@ class Search(PointSource):
         self._resumes = self.config.sweep.resume is not None
         self._name = options.study or folder.name
         own = STUDIES / f"{options.study}.journal" if options.study else folder / "study.journal"
-        self._file = Path(options.journal or own).expanduser().absolute()
+        tracking = self.config.tracking
+        recorded = tracking.backend == "mlflow"
+        self._place = chosen(options.storage, tracking.uri, recorded, own)
         self._study = open_study(
-            self._file,
+            self._place,
             self._name,
             self._space,
             metric=self.config.objective.metric,
@@ -97,8 +101,10 @@ class Search(PointSource):
 
     def arguments(self) -> list[str]:
         """Return the overrides with which another process finds this study."""
-        file = quoted(str(self._file))
-        return [f"hydra.sweeper.study={quoted(self._name)}", f"hydra.sweeper.journal={file}"]
+        words = [f"hydra.sweeper.study={quoted(self._name)}"]
+        if not self._place.follows:
+            words.append(f"hydra.sweeper.storage={quoted(self._place.name)}")
+        return words
 
     def parent(self, create: Callable[[], str]) -> str:
         """Return the parent run of all processes that share the study."""
@@ -108,6 +114,13 @@ class Search(PointSource):
         """Return what is searched, a line for each key, and how."""
         lines = [f"  {key}: {dimension.describe()}" for key, dimension in self._space.items()]
         pruned = "none are pruned" if self._pruner == "none" else f"pruned by {self._pruner}"
+        if self._place.file is None:
+            lines.append(f"  the study is at {self._place.shown}")
+        elif self._place.apart:
+            lines.append(
+                "  the study is a file on this machine: for others to search along, name a "
+                "database by hydra.sweeper.storage"
+            )
         return [f"{self.total} trials of study {self._name}, chosen by TPE, {pruned}", *lines]
 
     def points(self) -> Iterator[Point]:
@@ -132,7 +145,7 @@ class Search(PointSource):
     def job_overrides(self, point: Point) -> Sequence[str]:
         """Return what the job needs to report its epochs to the study."""
         return [
-            f"sweep.trial.journal={quoted(str(self._file))}",
+            f"sweep.trial.storage={quoted(self._place.name)}",
             f"sweep.trial.study={quoted(self._name)}",
             f"sweep.trial.number={self._trials[point.digest][-1].number}",
             f"sweep.trial.pruner={self._pruner}",

@@ -246,6 +246,7 @@ def arguments_of(parent: RunRecord, uri: str) -> list[str]:
 
 def _followed(word: str, move: Move | None) -> str:
     """Return an override with the paths in it that were moved together with the store."""
+    word = word.replace("hydra.sweeper.journal=", "hydra.sweeper.storage=")  # its former name
     if move is None or not word.startswith("hydra."):
         return word
     # A path as `quoted` writes it, or one of a list of addresses.

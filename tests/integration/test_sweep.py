@@ -26,6 +26,7 @@ from rich.console import Console
 
 from gluonexp import experiment
 from gluonexp import run as app
+from gluonexp.base.errors import GluonexpError
 from gluonexp.config import hydra_private
 from gluonexp.data import synthetic
 from gluonexp.data.types import Samples
@@ -34,6 +35,7 @@ from gluonexp.sweep.ledger import Begun, Recorded
 from gluonexp.sweep.outcomes import Outcome, Summary
 from gluonexp.sweep.points import Point, digest_of
 from gluonexp.sweep.study.dimensions import Number
+from gluonexp.sweep.study.place import place
 from gluonexp.sweep.study.reporter import open_trial
 from gluonexp.sweep.study.search import Study, open_study
 from gluonexp.tracking import lease, open_store
@@ -583,13 +585,13 @@ def test_a_pruned_run_is_closed_before_its_checkpoints_go(
     """Three trials had an accuracy of 2 from the start; what this one has is hopeless."""
     journal = folder / "study.journal"
     space = {"x": Number(0.0, 1.0)}
-    study = open_study(journal, "x", space, metric="val/acc", mode="max", n_trials=9)
+    study = open_study(place(str(journal)), "x", space, metric="val/acc", mode="max", n_trials=9)
     for _ in range(3):
         number = asked(study)
-        reporter = open_trial(journal, "x", number, "none", 3)
+        reporter = open_trial(place(str(journal)), "x", number, "none", 3)
         assert not any(reporter.report(2.0, epoch) for epoch in range(3))
         study.tell(number, FINISHED, 2.0)
-    trial = {"journal": journal, "study": "x", "number": asked(study), "pruner": "median"}
+    trial = {"storage": journal, "study": "x", "number": asked(study), "pruner": "median"}
     words = [f"sweep.trial.{key}={value}" for key, value in trial.items()]
     config = app.compose(*TINY, "trainer.epochs=3", "callbacks.checkpoint.keep=0", *words)
 
@@ -625,15 +627,22 @@ def asked(study: Study) -> int:
     return trial.number
 
 
-def test_two_processes_share_one_search(folder: Path) -> None:
+@pytest.mark.parametrize("kind", ["file", "postgresql"])
+def test_two_processes_share_one_search(
+    folder: Path, kind: str, request: pytest.FixtureRequest
+) -> None:
+    n = 6 if kind == "file" else 4
     search = [
         "-m",
         *TINY,
         "hydra/sweeper=optuna",
-        "hydra.sweeper.n_trials=6",
+        f"hydra.sweeper.n_trials={n}",
         "hydra.sweeper.study=shared",
         "optim.lr=interval(1e-4,1e-1)",
     ]
+    database = None if kind == "file" else request.getfixturevalue("postgres")
+    if database is not None:
+        search.append(f"hydra.sweeper.storage={database}")
     processes = start_sweeps([command(*search), command(*search)])
     said = [process.communicate()[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], "\n".join(said)
@@ -641,8 +650,16 @@ def test_two_processes_share_one_search(folder: Path) -> None:
     (parent,) = client.search_runs(["1"], "tags.`gluonexp.kind` = 'sweep'")
     assert parent.info.status == "FINISHED"
     runs = children(client, parent.info.run_id)
-    assert len(runs) == 6
-    assert len({run.data.params["optim.lr"] for run in runs}) == 6
+    assert len(runs) == n
+    assert len({run.data.params["optim.lr"] for run in runs}) == n
     assert len({run.data.tags["gluonexp.pid"] for run in runs}) == 2
     table = pd.read_csv(client.download_artifacts(parent.info.run_id, "sweep/results.csv"))
-    assert set(table["status"]) <= {FINISHED, PRUNED} and len(table) == 6
+    assert set(table["status"]) <= {FINISHED, PRUNED} and len(table) == n
+    if database is None:
+        return
+    password = database.split(":")[2].split("@")[0].encode()
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert [path for path in files if password in path.read_bytes()] == []
+    assert password.decode() not in "".join(said)
+    with pytest.raises(GluonexpError, match=r"hydra\.sweeper\.storage is a secret"):
+        app.again([f"sweep.resume={parent.info.run_id}"])

@@ -110,7 +110,7 @@ def test_a_sweep_is_resumed_with_the_files_that_were_moved_with_it(moved):
     conf, journal = f"{moved.now}/my conf", f"{moved.now}/mlruns/studies"
     expected = [
         f"hydra.searchpath=['file://{conf}','file:///usr/share']",
-        f"hydra.sweeper.journal='{journal}'",
+        f"hydra.sweeper.storage='{journal}'",
         f"dataset.root={moved.before}/mlruns",  # the user's own, and part of what a point is
     ]
     store = reader(moved.uri)

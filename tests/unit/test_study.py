@@ -2,6 +2,7 @@
 
 import json
 import math
+import socket
 import subprocess
 import sys
 from collections import Counter
@@ -19,7 +20,9 @@ from gluonexp.base.errors import GluonexpError
 from gluonexp.base.mx import mx, nn
 from gluonexp.data.types import Split
 from gluonexp.sweep import pruning, space
+from gluonexp.sweep.study import storage as studies
 from gluonexp.sweep.study.dimensions import Choice, Number
+from gluonexp.sweep.study.place import place
 from gluonexp.sweep.study.reporter import open_trial
 from gluonexp.sweep.study.search import ATTEMPTS, open_study
 from gluonexp.tracking.statuses import FAILED, FINISHED, PRUNED, Ending
@@ -35,7 +38,7 @@ def journal(tmp_path):
 
 def opened(journal, searched=None, **changed):
     settings = {"metric": "val/acc", "mode": "max", "n_trials": 20, "seed": 3} | changed
-    return open_study(journal, "lr", searched or X, **settings)
+    return open_study(place(str(journal)), "lr", searched or X, **settings)
 
 
 def told(study, worth, count=None):
@@ -113,27 +116,27 @@ def test_what_is_chosen_is_an_override_that_hydra_reads(journal):
 WORKER = """
 import json, sys
 from contextlib import closing
-from pathlib import Path
 from gluonexp.sweep.study.dimensions import Number
+from gluonexp.sweep.study.place import place
 from gluonexp.sweep.study.reporter import open_trial
 from gluonexp.sweep.study.search import ATTEMPTS, open_study
 from gluonexp.tracking.statuses import FINISHED
 
-journal, me = Path(sys.argv[1]), sys.argv[2]
+shared, n_trials, made, me = place(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:]
 print("ready", flush=True)
 sys.stdin.readline()
 with closing(open_study(
-    journal, "lr", {"x": Number(0.0, 1.0)}, metric="val/acc", mode="max", n_trials=24
+    shared, "lr", {"x": Number(0.0, 1.0)}, metric="val/acc", mode="max", n_trials=n_trials
 )) as study:
     def create():
-        with open(journal.parent / "made", "a") as file:
+        with open(made, "a") as file:
             file.write(me)
         return me
 
     parent = study.parent(create)
     numbers = []
     while (trial := study.ask()) is not None:
-        reporter = open_trial(journal, "lr", trial.number, "none", 3)
+        reporter = open_trial(shared, "lr", trial.number, "none", 3)
         for epoch in range(3):
             assert not reporter.report(float(trial.params["x"]), epoch)
         study.tell(trial.number, FINISHED, float(trial.params["x"]))
@@ -153,27 +156,59 @@ def started(script, *arguments):
     return process, process.stdout.readline()
 
 
-def test_processes_that_share_a_study_share_its_trials_and_its_parent(journal):
-    workers = [started(WORKER, journal, name)[0] for name in "abc"]
+PROXY = """
+import sys, optuna
+from optuna.storages import get_storage, run_grpc_proxy_server
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+storage = get_storage(sys.argv[1])
+print("ready", flush=True)
+run_grpc_proxy_server(storage, host="127.0.0.1", port=int(sys.argv[2]))
+"""
+
+
+@pytest.fixture(params=["journal", "sqlite", "postgresql", "grpc"])
+def shared(request, tmp_path):
+    """Where a study is that processes share, of each kind."""
+    if request.param == "journal":
+        yield str(tmp_path / "sweep" / "study.journal")
+    elif request.param == "postgresql":
+        yield request.getfixturevalue("postgres")
+    elif request.param == "sqlite":
+        yield f"sqlite:///{tmp_path}/sweep/study.db"
+    else:
+        pytest.importorskip("grpc", reason="no grpcio: pip install 'gluonexp[grpc]'")
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        proxy, _ = started(PROXY, f"sqlite:///{tmp_path}/study.db", port)
+        yield f"grpc://127.0.0.1:{port}"
+        killed(proxy)
+
+
+def test_processes_that_share_a_study_share_its_trials_and_its_parent(shared, tmp_path):
+    # A database takes more time for each.
+    names, n = ("ab", 8) if "://" in shared else ("abc", 24)
+    made = tmp_path / "made"
+    workers = [started(WORKER, shared, n, made, name)[0] for name in names]
     for worker in workers:
         worker.stdin.write("go\n")
         worker.stdin.flush()
     answers = [json.loads(worker.communicate(timeout=100)[0]) for worker in workers]
-    assert [worker.returncode for worker in workers] == [0, 0, 0]
-    assert sorted(number for answer in answers for number in answer["numbers"]) == list(range(24))
-    made = (journal.parent / "made").read_text()
-    assert len(made) == 1
-    assert {answer["parent"] for answer in answers} == {made}
-    late = opened(journal, n_trials=24)
-    assert late.parent(lambda: pytest.fail("a second parent")) == made
+    assert [worker.returncode for worker in workers] == [0] * len(names)
+    assert sorted(number for answer in answers for number in answer["numbers"]) == list(range(n))
+    assert len(made.read_text()) == 1
+    assert {answer["parent"] for answer in answers} == {made.read_text()}
+    late = opened(shared, n_trials=n)
+    assert late.parent(lambda: pytest.fail("a second parent")) == made.read_text()
     assert late.ask() is None
-    trials = optuna.load_study(study_name="lr", storage=storage(journal)).trials
+    trials = optuna.load_study(study_name="lr", storage=storage(shared)).trials
     assert all(set(trial.intermediate_values.values()) == {trial.value} for trial in trials)
-    assert len({trial.params["x"] for trial in trials}) == 24
+    assert len({trial.params["x"] for trial in trials}) == n
+    late.close()
 
 
 def storage(journal):
-    return optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(journal)))
+    return studies.opened(place(str(journal)))
 
 
 def states(journal):
@@ -183,12 +218,12 @@ def states(journal):
 
 HOLDER = """
 import sys
-from pathlib import Path
 from gluonexp.sweep.study.dimensions import Number
+from gluonexp.sweep.study.place import place
 from gluonexp.sweep.study.search import open_study
 
 study = open_study(
-    Path(sys.argv[1]), "lr", {"x": Number(0.0, 1.0)}, metric="val/acc", mode="max", n_trials=20
+    place(sys.argv[1]), "lr", {"x": Number(0.0, 1.0)}, metric="val/acc", mode="max", n_trials=20
 )
 trial = study.ask()
 print(trial.number, trial.params["x"], flush=True)
@@ -201,10 +236,11 @@ def killed(process):
     process.communicate(timeout=100)
 
 
-def test_the_trial_of_a_process_that_died_is_taken_over(journal):
-    holder, said = started(HOLDER, journal)
+@pytest.mark.parametrize("shared", ["journal", "postgresql"], indirect=True)
+def test_the_trial_of_a_process_that_died_is_taken_over(shared):
+    holder, said = started(HOLDER, shared)
     number, x = said.split()
-    study = opened(journal)
+    study = opened(shared)
     mine = study.ask()
     assert (int(number), mine.number) == (0, 1)  # it is alive, and so is its trial
     killed(holder)
@@ -302,7 +338,7 @@ def test_a_study_is_of_one_objective_and_of_values_that_compare(journal, tmp_pat
     with pytest.raises(GluonexpError, match="mode=best: choose min or max"):
         opened(journal, mode="best")
     with pytest.raises(GluonexpError, match="nothing to search"):
-        open_study(journal, "lr", {}, metric="a", mode="max", n_trials=1)
+        open_study(place(str(journal)), "lr", {}, metric="a", mode="max", n_trials=1)
 
 
 @pytest.mark.parametrize("content", ["no journal\n", "{}\n", "[1]\n", "3", '{"op'])
@@ -328,7 +364,7 @@ def test_optuna_is_quiet_and_left_as_it_was(journal, capfd):
 
 
 def trial_of(journal, number, pruner, epochs=20):
-    return open_trial(journal, "lr", number, pruner, epochs)
+    return open_trial(place(str(journal)), "lr", number, pruner, epochs)
 
 
 def measured(journal, values, mode="max"):
@@ -344,10 +380,10 @@ def measured(journal, values, mode="max"):
 
 REPORTER = """
 import json, sys
-from pathlib import Path
+from gluonexp.sweep.study.place import place
 from gluonexp.sweep.study.reporter import open_trial
 
-reporter = open_trial(Path(sys.argv[1]), "lr", int(sys.argv[2]), sys.argv[3], 20)
+reporter = open_trial(place(sys.argv[1]), "lr", int(sys.argv[2]), sys.argv[3], 20)
 print(json.dumps([reporter.report(float(sys.argv[4]), epoch) for epoch in range(5)]))
 """
 
@@ -417,7 +453,7 @@ def test_a_trial_that_does_not_exist_is_told(journal):
     with pytest.raises(GluonexpError, match="has no trial 7 of study lr"):
         trial_of(journal, 7, "asha")
     with pytest.raises(GluonexpError, match="has no trial 0 of study other"):
-        open_trial(journal, "other", 0, "asha", 20)
+        open_trial(place(str(journal)), "other", 0, "asha", 20)
     with pytest.raises(GluonexpError, match="pruner=best: choose one of none, median, asha"):
         trial_of(journal, 0, "best")
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gluonexp.base.errors import GluonexpError
-from gluonexp.sweep.study.storage import StoredTrial, opened
+from gluonexp.sweep.study.place import Place
+from gluonexp.sweep.study.storage import StoredTrial, opened, told
 
 if TYPE_CHECKING:
     import optuna
+
+_log = logging.getLogger(__name__)
 
 PRUNERS = ("none", "median", "asha")
 
@@ -18,7 +21,8 @@ PRUNERS = ("none", "median", "asha")
 class Reporter:
     """Reports the epochs of one trial to its study; see `open_trial`."""
 
-    def __init__(self, trial: StoredTrial, prunes: bool) -> None:
+    def __init__(self, place: Place, trial: StoredTrial, prunes: bool) -> None:
+        self._place = place
         self._trial = trial
         self._prunes = prunes
         self._known = trial.epochs()
@@ -28,16 +32,22 @@ class Reporter:
 
         An epoch that the study knows already, from before the job was resumed, is not reported
         again, and ends nothing. A value that is not a number ends the trial, if any value may.
+        While the study cannot be reached, training goes on.
         """
         if epoch in self._known:
             return False
         if math.isnan(value):
             return self._prunes
-        return self._trial.report(value, epoch)
+        try:
+            with told(self._place):
+                return self._trial.report(value, epoch)
+        except GluonexpError as error:
+            _log.warning("epoch %d is not reported: %s", epoch, error)
+            return False
 
 
-def open_trial(path: Path, name: str, number: int, pruner: str, epochs: int) -> Reporter:
-    """Return what reports trial `number` of study `name` in the journal at `path`.
+def open_trial(place: Place, name: str, number: int, pruner: str, epochs: int) -> Reporter:
+    """Return what reports trial `number` of study `name` at a place.
 
     Parameters
     ----------
@@ -53,7 +63,7 @@ def open_trial(path: Path, name: str, number: int, pruner: str, epochs: int) -> 
     Raises
     ------
     GluonexpError
-        There is no such trial, or the journal cannot be read.
+        There is no such trial, or it cannot be read.
     """
     import optuna
 
@@ -68,13 +78,16 @@ def open_trial(path: Path, name: str, number: int, pruner: str, epochs: int) -> 
         chosen = optuna.pruners.SuccessiveHalvingPruner(min_resource=first, reduction_factor=4)
     else:
         chosen = optuna.pruners.NopPruner()
-    path = path.expanduser().resolve()
-    missing = GluonexpError(f"{path} has no trial {number} of study {name}")
-    if not path.exists():
+    missing = GluonexpError(
+        f"{place.shown} has no trial {number} of study {name}; jobs on other machines need a "
+        "database: hydra.sweeper.storage=postgresql://..."
+    )
+    if place.file is not None and not place.file.exists():
         raise missing
-    storage = opened(path)
-    try:
-        study = optuna.load_study(study_name=name, storage=storage, pruner=chosen)
-        return Reporter(StoredTrial(study, storage, number), prunes=pruner != "none")
-    except KeyError:
-        raise missing from None
+    storage = opened(place)
+    with told(place):
+        try:
+            study = optuna.load_study(study_name=name, storage=storage, pruner=chosen)
+            return Reporter(place, StoredTrial(study, storage, number), prunes=pruner != "none")
+        except KeyError:
+            raise missing from None

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import math
-import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock
-
-from gluonexp.base import files
 from gluonexp.base.errors import GluonexpError
-from gluonexp.base.processes import lives, this_process
 from gluonexp.sweep.study.dimensions import Dimension
-from gluonexp.sweep.study.storage import StoredTrial, opened, quiet
+from gluonexp.sweep.study.place import Place
+from gluonexp.sweep.study.storage import StoredTrial, opened, quiet, told
+from gluonexp.sweep.study.turns import Presence, own, turn_of
 from gluonexp.tracking.statuses import FAILED, FINISHED, PRUNED
 
 if TYPE_CHECKING:
     import optuna
-    from optuna.storages import JournalStorage
+    from optuna.storages import BaseStorage
     from optuna.trial import FrozenTrial
 
 # Points drawn at random before TPE chooses.
@@ -54,16 +51,19 @@ class Study:
 
     def __init__(
         self,
+        place: Place,
         study: optuna.Study,
-        storage: JournalStorage,
-        lock: FileLock,
+        storage: BaseStorage,
         space: Mapping[str, Dimension],
         n_trials: int,
         seed: int,
     ) -> None:
+        self._place = place
         self._study = study
         self._storage = storage
-        self._lock = lock
+        # Optuna makes each of its writes one step; this makes "count, then add" one.
+        self._turn = turn_of(place, storage, study.study_name)
+        self._presence = Presence(place, study)
         self._space = dict(space)
         self._n_trials = n_trials
         self._seed = seed
@@ -71,8 +71,11 @@ class Study:
 
     def close(self) -> None:
         """Hand back the trials that were not told: the process that asks next gets them."""
-        for number in sorted(self._asked):
-            self._mark(number, _OWNER, None)
+        self._presence.end()
+        # Else they are taken over as those of a dead process.
+        with suppress(GluonexpError), told(self._place):
+            for number in sorted(self._asked):
+                self._mark(number, _OWNER, None)
         self._asked.clear()
 
     def parent(self, create: Callable[[], str]) -> str:
@@ -80,12 +83,35 @@ class Study:
 
         The first process makes it by `create`; the others wait meanwhile.
         """
-        with self._lock:
+        with self._alone():
             known = self._study.user_attrs.get(_PARENT)
             if known is None:
                 known = create()
                 self._study.set_user_attr(_PARENT, known)
             return str(known)
+
+    def check(self, metric: str, mode: str) -> None:
+        """Refuse to search something else than the study did before.
+
+        Raises
+        ------
+        GluonexpError
+            Its objective is another, or values of a key cannot be compared with earlier ones.
+        """
+        name, wanted = self._study.study_name, [metric, mode]
+        with self._alone():
+            if (known := self._study.user_attrs.get(_METRIC)) is None:
+                self._study.set_user_attr(_METRIC, wanted)
+                known = wanted
+            trials = self._study.get_trials(deepcopy=False)
+        other = f"give this one another name than {name}, or another place than "
+        other += self._place.shown
+        if known != wanted:
+            before = f"{known[0]} ({known[1]})"
+            raise GluonexpError(
+                f"objective {metric} ({mode}): the study looks for {before}; {other}"
+            )
+        _check_space(trials, self._space, other)
 
     def ask(self) -> Trial | None:
         """Return the next point, or None once all processes together have begun `n_trials`.
@@ -97,10 +123,10 @@ class Study:
         import optuna
         from numpy.random import SeedSequence
 
-        with self._lock, quiet():
+        with self._alone():
             trials = self._study.get_trials(deepcopy=False)
             for trial in trials:
-                if _abandoned(trial) and (again := self._take_over(trial)) is not None:
+                if self._abandoned(trial) and (again := self._take_over(trial)) is not None:
                     return again
             trials = self._study.get_trials(deepcopy=False)
             waiting = any(trial.state.name == "WAITING" for trial in trials)
@@ -134,7 +160,7 @@ class Study:
             state = TrialState.PRUNED
         elif status == FINISHED and value is not None and math.isfinite(value):
             state, result = TrialState.COMPLETE, value
-        with quiet():
+        with told(self._place), quiet():
             self._study.tell(number, result, state=state, skip_if_finished=True)
         self._asked.discard(number)
 
@@ -143,14 +169,29 @@ class Study:
 
         A failed trial does not count any more then, the new one does in its place.
         """
-        with self._lock:
+        with self._alone():
             for trial in _counted(self._study.get_trials(deepcopy=False)):
                 if trial.state.name == "FAIL":
                     self._study.enqueue_trial(trial.params, user_attrs={_RETRIED: trial.number})
 
     def left(self) -> int:
         """Return how many trials no process has begun yet."""
-        return max(0, self._n_trials - len(_counted(self._study.get_trials(deepcopy=False))))
+        with told(self._place):
+            trials = self._study.get_trials(deepcopy=False)
+        return max(0, self._n_trials - len(_counted(trials)))
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep out all other processes that work on the study."""
+        with told(self._place), self._turn(), quiet():
+            yield
+
+    def _abandoned(self, trial: FrozenTrial) -> bool:
+        """Say whether no process works on a trial that runs: handed back, or its process died."""
+        if trial.state.name != "RUNNING":
+            return False
+        owner = trial.user_attrs.get(_OWNER)
+        return owner is None or self._presence.lost(owner)
 
     def _take_over(self, trial: FrozenTrial) -> Trial | None:
         """Take over a trial that no process works on, or fail it if it cannot be tried."""
@@ -166,8 +207,7 @@ class Study:
         return None
 
     def _owned(self, number: int, params: Mapping[str, Any]) -> Trial:
-        owner = {"host": platform.node(), "process": this_process()}
-        self._mark(number, _OWNER, owner)
+        self._mark(number, _OWNER, own())
         self._asked.add(number)
         texts = {key: dimension.text(params[key]) for key, dimension in self._space.items()}
         return Trial(number, texts)
@@ -177,7 +217,7 @@ class Study:
 
 
 def open_study(
-    path: Path,
+    place: Place,
     name: str,
     space: Mapping[str, Dimension],
     *,
@@ -186,7 +226,7 @@ def open_study(
     n_trials: int,
     seed: int = 0,
 ) -> Study:
-    """Open study `name` in the journal at `path`, making what does not exist.
+    """Open study `name` where `place` says, making what does not exist.
 
     Parameters
     ----------
@@ -202,37 +242,24 @@ def open_study(
     Raises
     ------
     GluonexpError
-        The journal cannot be read or written, or the study searched something else.
+        It cannot be read or written there, or the study searched something else.
     """
     import optuna
 
-    path = path.expanduser().resolve()
     if mode not in ("min", "max"):
         raise GluonexpError(f"objective.mode={mode}: choose min or max")
     if not space:
         raise GluonexpError("there is nothing to search: give a key several values")
-    storage = opened(path)
+    storage = opened(place)
     directions = optuna.study.StudyDirection
     direction = directions.MAXIMIZE if mode == "max" else directions.MINIMIZE
-    with quiet():
+    with told(place), quiet():
         study = optuna.create_study(
             storage=storage, study_name=name, direction=direction, load_if_exists=True
         )
-    # Optuna locks each line it writes; this makes "count, then add" one step. The kernel releases
-    # it with the process.
-    lock = files.lock(Path(f"{path}.ask"))
-    wanted = [metric, mode]
-    with lock:
-        if (known := study.user_attrs.get(_METRIC)) is None:
-            study.set_user_attr(_METRIC, wanted)
-            known = wanted
-    other = f"give this one another name than {name}, or another journal than {path}"
-    if known != wanted:
-        raise GluonexpError(
-            f"objective {metric} ({mode}): the study looks for {known[0]} ({known[1]}); {other}"
-        )
-    _check_space(study.get_trials(deepcopy=False), space, other)
-    return Study(study, storage, lock, space, n_trials, seed)
+        opening = Study(place, study, storage, space, n_trials, seed)
+        opening.check(metric, mode)
+    return opening
 
 
 def _check_space(
@@ -257,15 +284,3 @@ def _counted(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     return [
         trial for trial in trials if trial.number not in retried and _LOST not in trial.user_attrs
     ]
-
-
-def _abandoned(trial: FrozenTrial) -> bool:
-    """Say whether no process works on a trial that runs: handed back, or its process died."""
-    if trial.state.name != "RUNNING":
-        return False
-    owner = trial.user_attrs.get(_OWNER)
-    if owner is None:
-        return True
-    if owner["host"] != platform.node():
-        return False
-    return owner["process"] != this_process() and not lives(owner["process"])

@@ -1,7 +1,4 @@
-"""Optuna's journal, and what of its storage no public class of Optuna offers.
-
-A journal is Optuna's word for the file that keeps studies, and so the name of the settings
-``hydra.sweeper.journal`` and ``sweep.trial.journal``.
+"""What keeps studies, and what of Optuna's storages no public class of Optuna offers.
 
 `StoredTrial` uses methods of Optuna's storages that are meant for Optuna itself; read from Optuna
 4.5 and 5.0. `optuna.Study.ask` gives a trial to the process that asks. Any other process, such as
@@ -12,21 +9,161 @@ its epochs or be pruned, and no process can take over what another one left.
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
 
+from gluonexp.base import files
 from gluonexp.base.errors import GluonexpError
+from gluonexp.base.secrets import hide
+from gluonexp.sweep.study.place import Place
 
 if TYPE_CHECKING:
     import optuna
-    from optuna.storages import JournalStorage
+    from optuna.storages import BaseStorage, JournalStorage
     from optuna.storages.journal import JournalFileSymlinkLock
+    from sqlalchemy import Connection, Engine
+
+# Of PostgreSQL: MLflow and Optuna both have a table alembic_version.
+SCHEMA: Final = "gluonexp_studies"
+_PORT: Final = 13000  # of the proxy, as Optuna has it
+_ANSWER_S: Final = 20  # that a database or a proxy may take
+_BRACES: Final = str.maketrans({"{": "{{", "}": "}}"})
 
 
-def opened(path: Path) -> JournalStorage:
-    """Return what keeps studies in the file at `path`, which is made with its folder."""
+def opened(place: Place) -> BaseStorage:
+    """Return what keeps studies at a place; what is missing there is made.
+
+    Raises
+    ------
+    GluonexpError
+        It cannot be opened, or something else is there.
+    """
+    with told(place):
+        if place.name.startswith("grpc://"):
+            return _proxy(place)
+        if "://" in place.name or place.file is None:
+            return _database(place)
+        return _journal(place.file)
+
+
+@contextmanager
+def told(place: Place) -> Iterator[None]:
+    """Say in a sentence that a study cannot be read or written now.
+
+    Raises
+    ------
+    GluonexpError
+        Instead of what Optuna, SQLAlchemy or gRPC raise.
+    """
+    import sqlalchemy.exc
+    from optuna.exceptions import StorageInternalError
+
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        extra = "grpc" if place.name.startswith("grpc:") else "postgres"
+        raise GluonexpError(
+            f"{place.shown}: {error.name} is not installed: pip install 'gluonexp[{extra}]', or "
+            "the driver of another kind of database"
+        ) from error
+    except Exception as error:
+        known = (StorageInternalError, sqlalchemy.exc.SQLAlchemyError, OSError)
+        if not isinstance(error, known) and not type(error).__module__.startswith("grpc"):
+            raise
+        cause = error.__cause__ if isinstance(error, StorageInternalError) else error
+        details = getattr(cause, "details", None)  # of gRPC
+        said = str(details() if callable(details) else cause).strip().partition("\n")[0]
+        raise GluonexpError(
+            f"{place.shown}: the study there cannot be read or written ({hide(said)})"
+        ) from error
+
+
+def _proxy(place: Place) -> BaseStorage:
+    from optuna.exceptions import ExperimentalWarning
+    from optuna.storages import GrpcStorageProxy
+
+    address = urlsplit(place.name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        proxy = GrpcStorageProxy(host=address.hostname or "127.0.0.1", port=address.port or _PORT)
+    proxy.wait_server_ready(timeout=_ANSWER_S)
+    return proxy
+
+
+def _database(place: Place) -> BaseStorage:
+    import sqlalchemy
+    from optuna.storages import RDBStorage
+
+    try:
+        url = sqlalchemy.make_url(place.name)
+    except sqlalchemy.exc.ArgumentError as error:
+        raise GluonexpError(
+            f"{place.shown} is no address of a database; write one as "
+            "postgresql://USER:PASSWORD@HOST/NAME"
+        ) from error
+    if place.file is not None:
+        place.file.parent.mkdir(parents=True, exist_ok=True)
+    waits = {"connect_args": {"timeout": _ANSWER_S}} if place.file is not None else {}
+    # What is in PostgreSQL has a schema of its own, unless the address says which.
+    separate = url.drivername.startswith("postgresql") and "options" not in url.query
+    if separate:
+        url = url.update_query_dict({"options": f"-csearch_path={SCHEMA}"})
+    engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool, **waits)
+    if place.file is not None:
+        alone: AbstractContextManager[object] = files.lock(place.file)
+    else:
+        alone = locked(engine, SCHEMA)
+    with alone:  # several that make tables at the same time fail
+        with engine.begin() as link:
+            if separate:
+                _make_schema(link)
+            if sqlalchemy.inspect(link).has_table("experiments"):
+                raise GluonexpError(
+                    f"{place.shown} keeps MLflow's runs, and tables of Optuna's must not be among "
+                    "those: name another database by hydra.sweeper.storage="
+                )
+        try:
+            # It takes the address for a template.
+            written = url.render_as_string(hide_password=False).translate(_BRACES)
+            return RDBStorage(written, engine_kwargs={"pool_pre_ping": True, **waits})
+        except RuntimeError as error:
+            raise GluonexpError(f"{place.shown}: {error}") from error
+
+
+@contextmanager
+def locked(engine: Engine, name: str) -> Iterator[None]:
+    """Have a lock in PostgreSQL by this name; in other databases, none."""
+    from sqlalchemy import text
+
+    with engine.begin() as link:
+        if link.dialect.name == "postgresql":  # it ends with the transaction, or the connection
+            query = text("SELECT pg_advisory_xact_lock(hashtext(:name))")
+            link.execute(query, {"name": f"gluonexp {name}"})
+        yield
+
+
+def _make_schema(link: Connection) -> None:
+    from sqlalchemy import text
+    from sqlalchemy.exc import ProgrammingError
+
+    known = text("SELECT 1 FROM pg_namespace WHERE nspname = :name")
+    if link.execute(known, {"name": SCHEMA}).first() is not None:
+        return
+    try:
+        link.execute(text(f"CREATE SCHEMA {SCHEMA}"))
+    except ProgrammingError as error:
+        raise GluonexpError(
+            "the database may not be given a schema for studies: let its owner say CREATE SCHEMA "
+            f"{SCHEMA} AUTHORIZATION {link.engine.url.username}, or name another place by "
+            "hydra.sweeper.storage="
+        ) from error
+
+
+def _journal(path: Path) -> JournalStorage:
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
@@ -61,7 +198,7 @@ def _check_end(path: Path, lock: JournalFileSymlinkLock) -> None:
 class StoredTrial:
     """A trial of a study, whichever process asked for it; KeyError if there is none."""
 
-    def __init__(self, study: optuna.Study, storage: JournalStorage, number: int) -> None:
+    def __init__(self, study: optuna.Study, storage: BaseStorage, number: int) -> None:
         study_id = storage.get_study_id_from_name(study.study_name)
         self._id = storage.get_trial_id_from_study_id_trial_number(study_id, number)
         self._study = study

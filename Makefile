@@ -2,6 +2,8 @@
 # make test   linter, types and tests
 # make fuzz   10,000 damaged files for each of the parsers
 # make crash  a small run is killed at each of its steps, and goes on; STRIDE=9: at each ninth
+# make server a store for many on loopback: PostgreSQL and MLflow's server; FOLDER=... is where it is
+#             kept without containers, PORT=5000, WORKERS=2, LOGIN=1: with names and passwords
 # make bench  against the tutorials' loops, PyTorch and Lightning; QUICK=1: in 5 minutes
 #
 # PYTHON=/path/to/python chooses the interpreter of .venv; without it, the first that runs and is
@@ -12,7 +14,7 @@ BIN := $(VENV)/bin
 WORKERS ?= 2
 SUPPORTED := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))
 
-.PHONY: demo test fuzz crash bench clean
+.PHONY: demo test fuzz crash server bench clean
 
 demo: $(VENV)/.installed-cpu
 	$(BIN)/python -m gluonexp.run
@@ -29,6 +31,10 @@ fuzz: $(VENV)/.installed-dev
 crash: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.crash --jobs $(WORKERS) $(if $(STRIDE),--stride $(STRIDE))
 
+server: $(VENV)/.installed-server
+	$(BIN)/python -m experiments.server $(or $(FOLDER),mlruns/server) --workers $(WORKERS) \
+	    $(if $(PORT),--port $(PORT)) $(if $(LOGIN),--login)
+
 bench: $(VENV)/.installed-dev
 	$(BIN)/python experiments/throughput/bench.py $(if $(QUICK),--quick)
 
@@ -39,6 +45,11 @@ $(VENV)/.installed-cpu: pyproject.toml constraints.txt | $(BIN)/pip
 	@echo "Installing gluonexp and what it needs into $(VENV) (a minute or two) ..."
 	@$(BIN)/python -m pip install -q -c constraints.txt -e '.[cpu]'
 	@touch $@
+
+$(VENV)/.installed-server: pyproject.toml constraints.txt | $(BIN)/pip
+	@echo "Installing gluonexp, a driver for PostgreSQL and MLflow's login into $(VENV) ..."
+	@$(BIN)/python -m pip install -q -c constraints.txt -e '.[cpu,postgres]' 'mlflow[auth]'
+	@touch $@ $(VENV)/.installed-cpu
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/pip
 	@echo "Installing gluonexp, what it needs and its tools into $(VENV) (a minute or two) ..."

@@ -253,6 +253,11 @@ def is_away(error: BaseException | None) -> bool:
     return getattr(error, "error_code", None) in ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE")
 
 
+def asks_who(error: BaseException) -> bool:
+    """Say whether a server wants to know who asks, by the code."""
+    return getattr(error, "error_code", None) == "UNAUTHENTICATED"
+
+
 def is_refusal(error: BaseException | None) -> bool:
     """Say whether a store refuses a request, by the code; any other may be sent again."""
     return getattr(error, "error_code", None) in _REFUSALS

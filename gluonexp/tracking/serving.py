@@ -85,12 +85,13 @@ def serving(
         print(f"Port {port} is in use; taking {free}.", flush=True)
     base = f"http://{_LOOPBACK.get(host, f'[{host}]' if ':' in host else host)}:{free}"
     command = [sys.executable, "-m", "mlflow", "server"]
-    command += ["--backend-store-uri", uri, "--registry-store-uri", uri]
     if artifacts is not None:
         command += ["--artifacts-destination", str(artifacts)]
     command += ["--host", host, "--port", str(free), "--workers", str(workers)]
     command += ["--uvicorn-opts", "--log-level warning", *options]
-    given = {**os.environ, **_SETTINGS, **(environment or {})}
+    # Every process of this machine can read the words of a command, and a URI may have a password.
+    store = {"MLFLOW_BACKEND_STORE_URI": uri, "MLFLOW_REGISTRY_STORE_URI": uri}
+    given = {**os.environ, **_SETTINGS, **store, **(environment or {})}
     # Its own process group: the server has workers, and all of them are to end with it.
     server = subprocess.Popen(command, env=given, start_new_session=True)
     try:

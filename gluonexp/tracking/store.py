@@ -341,7 +341,6 @@ def _check_reachable(uri: str) -> None:
         if parts.hostname:
             address = (parts.hostname, parts.port or port)
             socket.create_connection(address, timeout=_TIMEOUT_S).close()
-        # Whatever driver it is; that of SQL Server has another word, and a limit of its own.
         limit = {} if parts.scheme.startswith("mssql") else {"connect_timeout": _TIMEOUT_S}
         engine = sqlalchemy.create_engine(uri, connect_args=limit)
         engine.connect().close()
@@ -377,6 +376,9 @@ def _mention_file_store(folder: Path) -> None:
 
 
 def _unreachable(uri: str, error: BaseException) -> str:
+    if internals.asks_who(error):
+        names = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        return f"tracking.uri={displayed(uri)}: this server asks who you are; set {names}"
     while error.__cause__ or error.__context__:  # below: "Connection refused", "timed out"
         error = error.__cause__ or error.__context__ or error
     return (

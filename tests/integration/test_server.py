@@ -1,0 +1,74 @@
+"""A store for many: MLflow's server over PostgreSQL, several processes that record at once."""
+
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from mlflow import MlflowClient
+
+from experiments.server.__main__ import secured
+from gluonexp.cli import main
+from gluonexp.tracking.serving import serving
+from tests.postgres import new_database  # noqa: F401
+
+ROOT = Path(__file__).parents[2]
+NAMES = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"
+
+
+@pytest.fixture(scope="module")
+def server(new_database, tmp_path_factory):  # noqa: F811
+    """A server that asks who one is; gives its address, and logs in as the administrator."""
+    pytest.importorskip("flask_wtf", reason="MLflow's login: pip install 'mlflow[auth]'")
+    folder = tmp_path_factory.mktemp("server")
+    options, environment = secured(folder, new_database())
+    uri = new_database()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NO_PROXY", "127.0.0.1")
+        for name in NAMES:
+            patch.delenv(name, raising=False)
+        with serving(
+            uri, folder / "artifacts", options=options, environment=environment
+        ) as running:
+            refused = CliRunner().invoke(main, ["runs", f"--tracking-uri={running.base}"])
+            assert refused.exit_code == 1
+            assert f"asks who you are; set {' and '.join(NAMES)}" in refused.stderr
+            for name, value in zip(
+                NAMES, ("admin", (folder / "admin-password").read_text()), strict=True
+            ):
+                patch.setenv(name, value)
+            yield running.base
+
+
+def test_eight_writers_at_once_lose_nothing_and_write_nothing_twice(server):
+    words = ["-m", "experiments.scale.writers", server, "--writers=8", "--epochs=4"]
+    told = subprocess.run(
+        [sys.executable, *words], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert told.returncode == 0, told.stderr
+    assert '"errors": []' in told.stdout, told.stdout
+    client = MlflowClient(server)
+    experiment = client.get_experiment_by_name("writers")
+    runs = client.search_runs([experiment.experiment_id], "params.seed LIKE '%'")
+    assert sorted(int(run.data.params["seed"]) for run in runs) == list(range(8))
+    for run in runs:
+        seed = int(run.data.params["seed"])
+        assert run.info.status == "FINISHED"
+        assert {entry.dataset.digest for entry in run.inputs.dataset_inputs} == {"d" * 36}
+        assert len(run.data.metrics) == 8
+        for name in run.data.metrics:
+            points = client.get_metric_history(run.info.run_id, name)
+            once = {(epoch, seed + epoch / 1024): 1 for epoch in range(4)}
+            assert Counter((point.step, point.value) for point in points) == once
+        (part,) = client.list_artifacts(run.info.run_id, "export")
+        assert (part.path, part.file_size) == ("export/x.params", 400 * 1024)
+
+    of_server = f"--tracking-uri={server}"
+    compared = CliRunner().invoke(main, ["compare", "--sweep", "last", "--json", of_server])
+    assert compared.exit_code == 0, compared.output
+    shown = CliRunner().invoke(main, ["ui", "--sweep", "last", of_server])
+    assert "viewStateShareKey" in shown.output
+    listed = CliRunner().invoke(main, ["runs", of_server])
+    assert "(sweep of 8)" in listed.output

@@ -107,14 +107,13 @@ class Recorded:
         Equal are configuration, code and data. A job that was cut off resumes from its checkpoint.
         """
         with self.lock():
-            attempts = self._run.attempts()
-            tried = [one for one in reversed(attempts) if one.point == point.digest]
+            tried = self._run.attempts(point=point.digest)[::-1]
             for one in tried:
                 if one.run_id in self._open.values() or one.elsewhere(self._take_over):
                     return replace(self._outcome([one], {}), error=one.where)
                 if one.status in (FINISHED, PRUNED) and self._current(one, point):
                     return self._outcome([one], self._curves([one.run_id]))
-            number = max((one.job for one in attempts), default=-1) + 1
+            number = self._run.next_job()
             run_id = self._run.begin(number, point.digest, point.varied, point.name)
             self._open[number] = run_id
         overrides = [f"tracking.run_id={quoted(run_id)}"]
@@ -158,9 +157,9 @@ class Recorded:
         return last if last is not None and job_folder.owner(last.parent).unfinished else None
 
     def _bury(self) -> None:
-        for one in self._run.attempts():
+        for one in self._run.attempts(status=RUNNING):
             ours = one.run_id in self._open.values()
-            if one.status == RUNNING and not ours and not one.elsewhere(self._take_over):
+            if not ours and not one.elsewhere(self._take_over):
                 reason = f"{one.where} ended without recording it"
                 self._run.end(one.run_id, Ending(KILLED, reason=reason))
 

@@ -26,7 +26,7 @@ from gluonexp.tracking.beginning import create_run, run_tags
 from gluonexp.tracking.burial import bury
 from gluonexp.tracking.logged_models import logged_model
 from gluonexp.tracking.places import Move, here
-from gluonexp.tracking.read.records import JOB, POINT
+from gluonexp.tracking.read.records import JOB, POINT, Query
 from gluonexp.tracking.read.runs import PARENT, RunRecord, reader
 from gluonexp.tracking.registry import Registered, register
 from gluonexp.tracking.statuses import RUNNING, Ending
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 SWEEP = {KIND: "sweep"}
 BEST = "gluonexp.sweep.best"  # tag of the parent: the best child's id
 METRIC, MODE = "gluonexp.sweep.metric", "gluonexp.sweep.mode"  # its objective
-_VARIED = "gluonexp.sweep.varied"
+_VARIED, _BEGUN = "gluonexp.sweep.varied", "gluonexp.sweep.jobs"  # how many there have been
 _ARGUMENTS, _HOME = "gluonexp.sweep.arguments", "gluonexp.sweep.store"
 
 
@@ -140,10 +140,30 @@ class SweepRun:
         self.experiment_id = str(tracker.experiment_id)
         self._reader = reader(client.tracking_uri)
 
-    def attempts(self) -> list[Attempt]:
-        """Return all attempts there have been, by number."""
-        found = map(Attempt, self._reader.children(self.run_id))
-        return sorted(found, key=lambda one: one.job)
+    def attempts(self, point: str | None = None, status: str | None = None) -> list[Attempt]:
+        """Return the attempts there have been, by number.
+
+        Parameters
+        ----------
+        point, status
+            Only those at the point of this digest, and of this status: of a thousand attempts a
+            server sends 12 MB, so nobody asks for all of them once for each point.
+        """
+        tags = {PARENT: self.run_id} if point is None else {PARENT: self.run_id, POINT: point}
+        query = Query(tags=tags, status=status, experiment_id=self.experiment_id)
+        return sorted(map(Attempt, self._reader.select(query)), key=lambda one: one.job)
+
+    def next_job(self) -> int:
+        """Return the number of an attempt that is about to begin; it is given once.
+
+        Only for the process that holds `lock`.
+        """
+        with reported(f"sweep {self.run_id} cannot be read"):
+            begun = self.client.get_run(self.run_id).data.tags.get(_BEGUN)
+            if begun is None:  # the first, or a sweep of an earlier version
+                begun = str(max((one.job for one in self.attempts()), default=-1) + 1)
+            self.client.set_tag(self.run_id, _BEGUN, str(int(begun) + 1))
+        return int(begun)
 
     def begin(self, job: int, point: str, varied: Mapping[str, str], name: str) -> str:
         """Return the id of a new child, for a job that is about to start."""
@@ -165,7 +185,8 @@ class SweepRun:
 
     def read(self, run_id: str) -> Attempt:
         """Return one child, as it is recorded now."""
-        return Attempt(*self._reader.fetch([run_id]))
+        query = Query(ids=[run_id], experiment_id=self.experiment_id)
+        return Attempt(*(self._reader.select(query) or self._reader.fetch([run_id])))
 
     def curves(self, run_ids: Sequence[str], metric: str) -> dict[str, list[tuple[int, float]]]:
         """Return `metric` by epoch for each of these children."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -18,6 +19,7 @@ from gluonexp.base.errors import GluonexpError
 from gluonexp.tracking import ensure_experiment, find_run, internals, open_store
 from gluonexp.tracking.read import runs, sqlite
 from gluonexp.tracking.read.client import Client
+from gluonexp.tracking.sweeps import SweepRun
 
 START = 1_790_000_000_000  # ms since 1970
 ODD = "a.b-c d/e:f_ü"
@@ -77,8 +79,7 @@ def served(store: SimpleNamespace) -> Iterator[str]:
     from werkzeug.serving import make_server
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("_MLFLOW_SERVER_FILE_STORE", store.uri)
-        patch.setattr(handlers, "_tracking_store", None)
+        patch.setattr(handlers, "_tracking_store", store.client._tracking_client.store)
         patch.setattr(
             handlers, "_tracking_store_registry", handlers.TrackingStoreRegistryWrapper()
         )
@@ -295,6 +296,35 @@ def test_a_large_sweep_is_counted_by_its_newest_jobs(tmp_path: Path) -> None:
         client.create_run("0", START + job, tags)
     for source in (sqlite.Database(uri, tmp_path / "mlflow.db"), Client(client)):
         assert source.count_children([parent]) == {parent: 7}
+
+
+@pytest.mark.parametrize("where", ["uri", "served"])
+def test_a_sweep_asks_for_a_part_of_its_attempts(
+    store: SimpleNamespace, served: str, where: str
+) -> None:
+    client = open_store(served if where == "served" else store.uri)
+    experiment = client.create_experiment(f"sweep {where}")
+    parent = client.create_run(experiment).info.run_id
+    for job in range(2):  # as an earlier version, which did not count
+        tags = {"mlflow.parentRunId": parent, "gluonexp.sweep.job": str(job)}
+        client.create_run(experiment, START + job, tags)
+    tracker: Any = SimpleNamespace(experiment_id=experiment)
+    run = SweepRun(client, parent, tracker)
+    jobs = [run.next_job() for _ in range(3)]
+    assert jobs == [2, 3, 4]
+    first, second, third = (
+        run.begin(job, point, {"optim.lr": point}, point)
+        for job, point in zip(jobs, ("aa", "bb", "aa"), strict=True)
+    )
+    client.set_terminated(second, "FAILED")
+    everything = run.attempts()
+    assert [one.job for one in everything] == [0, 1, 2, 3, 4]
+    assert [one.run_id for one in run.attempts("aa")] == [first, third]
+    assert run.attempts("bb") == [one for one in everything if one.run_id == second]
+    assert run.attempts("bb", "RUNNING") == run.attempts("cc") == []
+    assert [one.job for one in run.attempts(status="RUNNING")] == [0, 1, 2, 4]
+    assert run.read(third).job == 4
+    client.delete_experiment(experiment)
 
 
 # --- what goes wrong -----------------------------------------------------------------------------

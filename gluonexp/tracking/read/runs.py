@@ -74,22 +74,28 @@ class Reader:
         An id may be the one that a run had before it was sent here, or that of a run which is
         recorded in its log alone.
         """
-        there = {run.run_id for run in self.existing([ref for ref in refs if len(ref) == 32])}
+        there = {run.run_id: run for run in self.existing([one for one in refs if len(one) == 32])}
         found: list[str] = []
         alone: list[str] = []
         for ref in refs:
             try:
-                found.append(ref if ref in there else self._store.find(ref))
+                if ref not in there:
+                    found.append(self._store.find(ref))
             except GluonexpError:
                 log = offline_run(ref, self.uri)
                 if log is None:
                     raise
                 alone.append(log.run_id)
-        runs = self.existing(found)
+        there |= {run.run_id: run for run in self.existing(found)}
+        runs = list(there.values())
         if alone:
             self._logs = Logs(self.uri)
             runs += self._logs.select(Query(ids=alone))
         return sorted(runs, key=lambda run: (run.start, run.run_id))
+
+    def select(self, query: Query) -> list[RunRecord]:
+        """Return the runs of `query`, in order of their start."""
+        return self._store.select(query)
 
     def existing(self, run_ids: Sequence[str]) -> list[RunRecord]:
         """Return those of `run_ids` (whole ids) that are there, in order of their start."""

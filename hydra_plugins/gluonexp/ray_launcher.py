@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 from typing import Any, Final
 
 from hydra.core.utils import JobReturn
@@ -118,7 +119,8 @@ class RayLauncher(StreamingLauncher):
                 f"hydra/launcher=ray: Ray does not start here: {why}"
                 if self.address is None
                 else f"hydra.launcher.address={self.address}: there is no cluster ({why}); "
-                "`ray start --head` starts one, and without an address there is one here"
+                "`ray start --head` starts one, and without an address there is one here; "
+                "one with a token needs RAY_AUTH_MODE=token"
             ) from None
         finally:
             with suppress(ValueError):  # not in the main thread, where Ray changes nothing either
@@ -245,12 +247,21 @@ def _carried_out(folder: str | None, shared: bytes, job: bytes) -> JobReturn:
     from gluonexp.base.imports import heavy_imports
     from gluonexp.base.workers import contained
 
-    if folder is not None and os.path.isdir(folder):
-        os.chdir(folder)
+    if folder is not None:
+        os.chdir(folder if os.path.isdir(folder) else _home())
     with heavy_imports():
         from gluonexp.sweep import remote
 
     return contained(remote.run, shared, job)
+
+
+def _home() -> Path:
+    """Return the folder for jobs on a host that has not that of the sweep."""
+    import platformdirs
+
+    home = platformdirs.user_state_path("gluonexp", appauthor=False) / "jobs"
+    home.mkdir(parents=True, exist_ok=True)
+    return home
 
 
 def _outcome(future: Future[JobReturn]) -> JobReturn | Exception:

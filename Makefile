@@ -1,5 +1,5 @@
 # make demo   a tracked run on real data, offline, in a fresh .venv
-# make test   linter, types and tests
+# make test   linter, types and tests; `make types` and `make suite` are the last two, alone
 # make fuzz   10,000 damaged files for each of the parsers
 # make crash  a small run is killed at each of its steps, and goes on; STRIDE=9: at each ninth
 # make server a store for many on loopback: PostgreSQL and MLflow's server; FOLDER=... is where it is
@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 WORKERS ?= 2
 SUPPORTED := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))
 
-.PHONY: demo test fuzz crash server bench clean
+.PHONY: demo test types suite fuzz crash server bench clean
 
 demo: $(VENV)/.installed-cpu
 	$(BIN)/python -m gluonexp.run
@@ -22,7 +22,12 @@ demo: $(VENV)/.installed-cpu
 test: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	@$(MAKE) --no-print-directory -j2 types suite
+
+types: $(VENV)/.installed-dev
 	$(BIN)/mypy
+
+suite: $(VENV)/.installed-dev
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile --durations=10
 
 fuzz: $(VENV)/.installed-dev

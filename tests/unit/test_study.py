@@ -2,17 +2,23 @@
 
 import json
 import math
+import platform
 import socket
 import subprocess
 import sys
 from collections import Counter
 from contextlib import closing
 from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import optuna
+import psutil
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from mlflow import MlflowClient
 
 from gluonexp import assembly
 from gluonexp.assembly import engines, networks
@@ -22,9 +28,10 @@ from gluonexp.data.types import Split
 from gluonexp.sweep import pruning, space
 from gluonexp.sweep.study import storage as studies
 from gluonexp.sweep.study.dimensions import Choice, Number
-from gluonexp.sweep.study.place import place
+from gluonexp.sweep.study.place import Place, chosen, place
 from gluonexp.sweep.study.reporter import open_trial
 from gluonexp.sweep.study.search import ATTEMPTS, open_study
+from gluonexp.sweep.study.turns import Turns, own
 from gluonexp.tracking.statuses import FAILED, FINISHED, PRUNED, Ending
 from gluonexp.training import callbacks, checkpoint, loop
 
@@ -166,28 +173,34 @@ run_grpc_proxy_server(storage, host="127.0.0.1", port=int(sys.argv[2]))
 """
 
 
-@pytest.fixture(params=["journal", "sqlite", "postgresql", "grpc"])
+@pytest.fixture
+def proxy(tmp_path):
+    """The address of Optuna's proxy of a database, and its process."""
+    pytest.importorskip("grpc", reason="no grpcio: pip install 'gluonexp[grpc]'")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process, _ = started(PROXY, f"sqlite:///{tmp_path}/study.db", port)
+    yield f"grpc://127.0.0.1:{port}", process
+    killed(process)
+
+
+@pytest.fixture
 def shared(request, tmp_path):
     """Where a study is that processes share, of each kind."""
     if request.param == "journal":
-        yield str(tmp_path / "sweep" / "study.journal")
-    elif request.param == "postgresql":
-        yield request.getfixturevalue("postgres")
-    elif request.param == "sqlite":
-        yield f"sqlite:///{tmp_path}/sweep/study.db"
-    else:
-        pytest.importorskip("grpc", reason="no grpcio: pip install 'gluonexp[grpc]'")
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        proxy, _ = started(PROXY, f"sqlite:///{tmp_path}/study.db", port)
-        yield f"grpc://127.0.0.1:{port}"
-        killed(proxy)
+        return str(tmp_path / "sweep" / "study.journal")
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/sweep/study.db"
+    if request.param == "postgresql":
+        return request.getfixturevalue("postgres")
+    return request.getfixturevalue("proxy")[0]
 
 
+@pytest.mark.parametrize("shared", ["journal", "postgresql", "grpc"], indirect=True)
 def test_processes_that_share_a_study_share_its_trials_and_its_parent(shared, tmp_path):
     # A database takes more time for each.
-    names, n = ("ab", 8) if "://" in shared else ("abc", 24)
+    names, n = ("ab", 6) if "://" in shared else ("abc", 24)
     made = tmp_path / "made"
     workers = [started(WORKER, shared, n, made, name)[0] for name in names]
     for worker in workers:
@@ -205,6 +218,119 @@ def test_processes_that_share_a_study_share_its_trials_and_its_parent(shared, tm
     assert all(set(trial.intermediate_values.values()) == {trial.value} for trial in trials)
     assert len({trial.params["x"] for trial in trials}) == n
     late.close()
+
+
+def test_where_a_study_is_follows_from_where_runs_are_recorded(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    server, database = "http://host:5000", "postgresql://me:secret@host/runs"
+    own = Path("study.journal")
+    file = Place(str(tmp_path / own))
+    for uri in (None, "sqlite:///runs.db"):
+        assert chosen(None, uri, True, own) == file
+    assert chosen(None, database, True, own) == Place(database, follows=True)
+    assert "secret" not in chosen(None, database, True, own).shown
+    for uri in (server, "mysql://host/runs"):
+        assert chosen(None, uri, True, own) == replace(file, apart=True)
+    for uri in (server, database):
+        assert chosen(None, uri, False, own) == file  # tracking=none
+        assert chosen("grpc://host:1", uri, True, own) == Place("grpc://host:1")
+        assert chosen("x.journal", uri, True, own) == Place(str(tmp_path / "x.journal"))
+    assert place("sqlite:///x.db").name == f"sqlite:///{tmp_path}/x.db"
+    assert place("sqlite:///x.db").file == tmp_path / "x.db"
+
+
+@pytest.mark.parametrize("name", ["shared/sweep/study.journal", "sqlite:///shared/x.db"])
+def test_a_file_on_a_network_disk_is_refused(name, tmp_path, monkeypatch):
+    def mounted(kind):
+        disks = {"/": "ext4", str(tmp_path / "shared"): kind}
+        found = [SimpleNamespace(mountpoint=at, fstype=kind) for at, kind in disks.items()]
+        monkeypatch.setattr(psutil, "disk_partitions", lambda all: found)
+
+    monkeypatch.chdir(tmp_path)
+    for kind in ("nfs4", "cifs", "lustre", "fuse.sshfs"):
+        mounted(kind)
+        with pytest.raises(GluonexpError, match=rf"is on a network disk \({kind}\).*storage="):
+            place(name)
+    for kind in ("xfs", "tmpfs", "fuse.fuse-overlayfs"):
+        mounted(kind)
+        assert place(name).file.is_relative_to(tmp_path)
+
+
+def test_mlflow_and_studies_live_in_one_database(postgres):
+    store = MlflowClient(postgres)
+    run = store.create_run(store.create_experiment("x")).info.run_id
+    assert told(opened(postgres, n_trials=2), near) != []
+    assert told(opened(postgres, n_trials=3), near)[0][0] == 2
+    store.log_metric(run, "a", 1.0)
+    assert MlflowClient(postgres).get_run(run).data.metrics == {"a": 1.0}
+    with pytest.raises(GluonexpError, match=r"keeps MLflow's runs.*another database") as error:
+        opened(f"{postgres}?options=-csearch_path%3Dpublic")
+    assert postgres.split(":")[2].split("@")[0] not in str(error.value)
+
+
+def test_a_database_that_does_not_answer_is_told(monkeypatch):
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{closed.getsockname()[1]}"
+        with pytest.raises(GluonexpError, match=r"\*\*\*@127.*cannot be read or written") as error:
+            opened(f"postgresql://me:secret@{address}/x")
+    assert "secret" not in str(error.value)
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(GluonexpError, match=r"psycopg is not installed: .*gluonexp\[postgres\]"):
+        opened("postgresql+psycopg://host/x")
+
+
+def test_training_goes_on_while_the_study_cannot_be_reached(proxy, caplog):
+    address, process = proxy
+    study = opened(address)
+    number = study.ask().number
+    reporter = trial_of(address, number, "asha")
+    assert not reporter.report(0.5, 0)
+    killed(process)
+    assert not reporter.report(0.5, 1)
+    assert "epoch 1 is not reported: grpc://127.0.0.1" in caplog.text
+    with pytest.raises(GluonexpError, match="cannot be read or written"):
+        study.tell(number, FINISHED, 0.5)
+    study.close()
+
+
+@pytest.mark.parametrize("shared", ["postgresql"], indirect=True)
+def test_a_process_of_another_host_is_dead_after_half_an_hour_of_silence(shared, monkeypatch):
+    with monkeypatch.context() as there:
+        there.setattr(platform, "node", lambda: "elsewhere")
+        gone = opened(shared)
+        first = gone.ask()
+    study = opened(shared)
+    assert study.ask().number == 1
+    [lease] = (key for key in study._study.user_attrs if "elsewhere" in key)
+    for minutes, number in ((5, 2), (31, 0)):
+        before = datetime.now(timezone.utc) - timedelta(minutes=minutes)
+        study._study.set_user_attr(lease, before.isoformat())
+        again = study.ask()
+        assert again.number == number
+    assert again.params == first.params
+    gone.close()
+    study.close()
+
+
+def test_nobody_waits_for_the_turn_of_a_process_that_is_gone(journal, monkeypatch):
+    turns = Turns(storage(journal), "lr")
+
+    def waits(**changed):
+        turns._study.add_trial(
+            optuna.create_trial(
+                state=optuna.trial.TrialState.RUNNING,
+                user_attrs={"ticket": "x", "owner": own() | changed},
+            )
+        )
+
+    waits(process="1@1")
+    with turns:
+        waits(process="1@1")  # who comes later
+    monkeypatch.setattr("gluonexp.sweep.study.turns.EXPIRED_S", 0.0)
+    waits(host="elsewhere")
+    with turns:
+        pass
 
 
 def storage(journal):
@@ -236,7 +362,7 @@ def killed(process):
     process.communicate(timeout=100)
 
 
-@pytest.mark.parametrize("shared", ["journal", "postgresql"], indirect=True)
+@pytest.mark.parametrize("shared", ["journal", "sqlite", "postgresql"], indirect=True)
 def test_the_trial_of_a_process_that_died_is_taken_over(shared):
     holder, said = started(HOLDER, shared)
     number, x = said.split()

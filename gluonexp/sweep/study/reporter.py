@@ -84,7 +84,7 @@ def open_trial(place: Place, name: str, number: int, pruner: str, epochs: int) -
     )
     if place.file is not None and not place.file.exists():
         raise missing
-    storage = opened(place)
+    storage = opened(place, seldom=True)
     with told(place):
         try:
             study = optuna.load_study(study_name=name, storage=storage, pruner=chosen)

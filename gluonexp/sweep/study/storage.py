@@ -34,8 +34,14 @@ _ANSWER_S: Final = 20  # that a database or a proxy may take
 _BRACES: Final = str.maketrans({"{": "{{", "}": "}}"})
 
 
-def opened(place: Place) -> BaseStorage:
+def opened(place: Place, seldom: bool = False) -> BaseStorage:
     """Return what keeps studies at a place; what is missing there is made.
+
+    Parameters
+    ----------
+    seldom
+        Whether it is used now and then only, as by a job after each epoch: no connection to a
+        database is kept then, of which a server has a hundred for all.
 
     Raises
     ------
@@ -46,7 +52,7 @@ def opened(place: Place) -> BaseStorage:
         if place.name.startswith("grpc://"):
             return _proxy(place)
         if "://" in place.name or place.file is None:
-            return _database(place)
+            return _database(place, seldom)
         return _journal(place.file)
 
 
@@ -94,7 +100,7 @@ def _proxy(place: Place) -> BaseStorage:
     return proxy
 
 
-def _database(place: Place) -> BaseStorage:
+def _database(place: Place, seldom: bool) -> BaseStorage:
     import sqlalchemy
     from optuna.storages import RDBStorage
 
@@ -107,7 +113,8 @@ def _database(place: Place) -> BaseStorage:
         ) from error
     if place.file is not None:
         place.file.parent.mkdir(parents=True, exist_ok=True)
-    waits = {"connect_args": {"timeout": _ANSWER_S}} if place.file is not None else {}
+    limit = {"sqlite": "timeout", "postgresql": "connect_timeout"}.get(url.get_backend_name())
+    waits = {"connect_args": {limit: _ANSWER_S}} if limit else {}
     # What is in PostgreSQL has a schema of its own, unless the address says which.
     separate = url.drivername.startswith("postgresql") and "options" not in url.query
     if separate:
@@ -129,7 +136,8 @@ def _database(place: Place) -> BaseStorage:
         try:
             # It takes the address for a template.
             written = url.render_as_string(hide_password=False).translate(_BRACES)
-            return RDBStorage(written, engine_kwargs={"pool_pre_ping": True, **waits})
+            kept = {"poolclass": sqlalchemy.NullPool} if seldom else {"pool_pre_ping": True}
+            return RDBStorage(written, engine_kwargs={**kept, **waits})
         except RuntimeError as error:
             raise GluonexpError(f"{place.shown}: {error}") from error
 

@@ -40,7 +40,7 @@ def shown_sweep(client: MlflowClient, ref: str) -> RunRecord:
     GluonexpError
         There is no such run, it is no sweep, or it has no runs to be compared.
     """
-    return reader(client.tracking_uri).sweep(ref)[0]
+    return reader(client.tracking_uri).sweep(ref, limit=1)[0]
 
 
 def sweep_of(client: MlflowClient, run: RunRecord) -> RunRecord | None:

@@ -44,7 +44,7 @@ class Client:
     def __init__(self, client: MlflowClient) -> None:
         self._client = client
         self.uri: str = client.tracking_uri
-        self._names: dict[str, str] = {}  # of experiments, by their ids
+        self._names: dict[str, str] = {}  # of experiments, by their ids, once they were asked for
 
     def find(self, ref: str) -> str:
         """Return the id of the run that `ref` means."""
@@ -58,12 +58,14 @@ class Client:
 
     def select(self, query: Query) -> list[RunRecord]:
         """Return the runs of `query`, in order of their start."""
-        known = query.experiment_id is not None and query.experiment_id in self._names
-        names = self._names if known else self.experiments()
+        names = self._names
+        if not names or query.experiment_id not in (None, *names):
+            names = self.experiments()
         database = sqlite_path(self.uri)
         return [
             _record(run, names[run.info.experiment_id], database)
             for run in self._search(query, names)
+            if run.info.experiment_id in names  # else that was deleted
         ]
 
     def count_children(self, parents: Sequence[str]) -> dict[str, int]:
@@ -71,7 +73,7 @@ class Client:
 
         Of a sweep of gluonexp's that is how many were begun, so that not all of them are read.
         """
-        names = self.experiments()  # asked for once, and not by each thread
+        names = self._names or self.experiments()
 
         def count(parent: str) -> int:
             of_parent = Query(tags={PARENT: parent}, newest_first=True, limit=_NEWEST)

@@ -117,13 +117,18 @@ class Reader:
             raise self._no_sweep(parent)
         return parent
 
-    def sweep(self, ref: str) -> tuple[RunRecord, list[RunRecord]]:
+    def sweep(self, ref: str, limit: int | None = None) -> tuple[RunRecord, list[RunRecord]]:
         """Return a sweep's parent, and its runs in order of their start; there is at least one.
 
         Any run that has children is a sweep here, whoever made it.
+
+        Parameters
+        ----------
+        limit
+            How many runs are enough.
         """
         parent = self._parent(ref)
-        runs = self._store.select(Query(tags={PARENT: parent.run_id}))
+        runs = self._store.select(Query(tags={PARENT: parent.run_id}, limit=limit))
         if runs:
             return parent, runs
         if parent.tags.get(KIND) == "sweep":

@@ -275,6 +275,10 @@ def test_a_database_that_does_not_answer_is_told(monkeypatch):
         with pytest.raises(GluonexpError, match=r"\*\*\*@127.*cannot be read or written") as error:
             opened(f"postgresql://me:secret@{address}/x")
     assert "secret" not in str(error.value)
+    for wrong in ("postgresql://me:secret@host:port/x", "postgresql://me:secret/more@host/x"):
+        with pytest.raises(GluonexpError, match="is no address: write one as") as error:
+            opened(wrong)
+        assert "secret" not in str(error.value)
     monkeypatch.setitem(sys.modules, "psycopg", None)
     with pytest.raises(GluonexpError, match=r"psycopg is not installed: .*gluonexp\[postgres\]"):
         opened("postgresql+psycopg://host/x")

@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 from gluonexp.base.errors import GluonexpError
 from gluonexp.tracking.uri import displayed, resolve_uri, sqlite_path
@@ -58,7 +59,7 @@ def place(name: str) -> Place:
     Raises
     ------
     GluonexpError
-        It is a file on a disk of another host.
+        It is a file on a disk of another host, or no address.
     """
     sqlite = name.startswith(_SQLITE)
     if sqlite or "://" not in name:
@@ -66,6 +67,13 @@ def place(name: str) -> Place:
         file = os.path.abspath(os.path.expanduser(path))
         _check_local(Path(file))
         return Place(f"{_SQLITE if sqlite else ''}{file}{mark}{query}")
+    try:
+        _ = urlsplit(name).port
+    except ValueError:  # it may quote a part of the password
+        raise GluonexpError(
+            f"{displayed(name)} is no address: write one as postgresql://USER:PASSWORD@HOST/NAME "
+            "or grpc://HOST:PORT, with %XX for special characters in a password"
+        ) from None
     return Place(name)
 
 
@@ -88,7 +96,7 @@ def chosen(name: str | None, tracking_uri: str | None, recorded: bool, journal: 
         return place(name)
     uri = resolve_uri(tracking_uri) if recorded else ""
     if uri.startswith("postgresql"):
-        return Place(uri, follows=True)
+        return replace(place(uri), follows=True)
     return replace(place(str(journal)), apart=bool(uri) and sqlite_path(uri) is None)
 
 

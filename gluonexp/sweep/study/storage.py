@@ -84,7 +84,8 @@ def told(place: Place) -> Iterator[None]:
         details = getattr(cause, "details", None)  # of gRPC
         said = str(details() if callable(details) else cause).strip().partition("\n")[0]
         raise GluonexpError(
-            f"{place.shown}: the study there cannot be read or written ({hide(said)})"
+            f"{place.shown}: the study there cannot be read or written ({hide(said)}); see that "
+            "its address is right, and that it can be reached from here"
         ) from error
 
 

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from hydra.core.utils import JobReturn
 from hydra.errors import CompactHydraException
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
 
 from hydra_plugins.gluonexp.launchers import Packed, StreamingLauncher, check_n_jobs
 
@@ -67,7 +69,6 @@ class SubmititLauncher(StreamingLauncher):
         additional_parameters: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        check_n_jobs(n_jobs)
         self.n_jobs, self._cluster, self._cpus = n_jobs, cluster, cpus
         self._signal_delay_s, self._max_num_timeout = signal_delay_s, max_num_timeout
         self._started = False
@@ -81,6 +82,25 @@ class SubmititLauncher(StreamingLauncher):
             "slurm_additional_parameters": dict(additional_parameters or {}),
             "slurm_signal_delay_s": signal_delay_s,
         }
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        """Take what Hydra gives to every launcher."""
+        check_n_jobs(self.n_jobs)
+        minutes, delay = self._takes["timeout_min"], self._signal_delay_s
+        numbers = {"timeout_min": minutes, "cpus": self._cpus, "signal_delay_s": delay}
+        for name, value in numbers.items():
+            if not isinstance(value, int) or value < 1:
+                raise CompactHydraException(
+                    f"hydra.launcher.{name}={value}: a whole number, 1 or more"
+                )
+        if delay >= 60 * minutes:
+            raise CompactHydraException(
+                f"hydra.launcher.signal_delay_s={delay}: less than a job's whole time, which is "
+                f"{60 * minutes} s (hydra.launcher.timeout_min={minutes})"
+            )
+        super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
 
     @property
     def n_workers(self) -> int:

@@ -276,9 +276,6 @@ class SweepConfig:
     retries: int = _ranged(0, low=0)
     # The parent run of an earlier sweep: run only what it has not finished.
     resume: str | None = None
-    # Also run what another host has left RUNNING, as soon as its lease has expired (3 minutes) or
-    # where it has none; else only half an hour after its last sign of life.
-    take_over: bool = False
     # Register the best point's export in the model registry, under this name.
     register: str | None = None
     trial: TrialConfig = field(default_factory=TrialConfig)

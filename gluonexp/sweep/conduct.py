@@ -66,9 +66,8 @@ def conduct(plan: SweepPlan, console: Console | None = None) -> Summary:
     arguments = list(by_key(words).values())
     name = f"sweep over {', '.join(short_keys(plan.source.keys)) or 'nothing'}"
     with closing(plan.source), answer.opened(config, arguments, name, plan.source.parent) as run:
-        take_over = config.sweep.take_over
         wants_stop = NoLease().stop_wanted if run is None else run.tracker.lease.stop_wanted
-        ledger = Recorded(run, config.objective, take_over) if run is not None else Unrecorded()
+        ledger = Recorded(run, config.objective) if run is not None else Unrecorded()
         announce(console, run, plan.source.describe())
         if text := recovery.mention(config.tracking):
             tell(console, f"  note: {text}")

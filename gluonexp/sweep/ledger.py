@@ -83,14 +83,11 @@ class Recorded:
         The parent run.
     objective
         What the outcomes are judged by.
-    take_over
-        Whether runs that other hosts left RUNNING are taken for dead.
     """
 
-    def __init__(self, run: SweepRun, objective: ObjectiveConfig, take_over: bool) -> None:
+    def __init__(self, run: SweepRun, objective: ObjectiveConfig) -> None:
         self._run = run
         self._objective = objective
-        self._take_over = take_over
         self._open: dict[int, str] = {}  # run ids by job number, of this process
         self._digests: dict[str, str] = {}  # of data sets, by their configuration
         self._codes: dict[tuple[Sequence[str], Sequence[str]], str] = {}  # digests, as they began
@@ -109,7 +106,7 @@ class Recorded:
         with self.lock():
             tried = self._run.attempts(point=point.digest)[::-1]
             for one in tried:
-                if one.run_id in self._open.values() or one.elsewhere(self._take_over):
+                if one.run_id in self._open.values() or self._run.elsewhere(one):
                     return replace(self._outcome([one], {}), error=one.where)
                 if one.status in (FINISHED, PRUNED) and self._current(one, point):
                     return self._outcome([one], self._curves([one.run_id]))
@@ -159,7 +156,7 @@ class Recorded:
     def _bury(self) -> None:
         for one in self._run.attempts(status=RUNNING):
             ours = one.run_id in self._open.values()
-            if not ours and not one.elsewhere(self._take_over):
+            if not ours and not self._run.elsewhere(one):
                 reason = f"{one.where} ended without recording it"
                 self._run.end(one.run_id, Ending(KILLED, reason=reason))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -15,6 +16,12 @@ from gluonexp.config.overrides import typed
 from gluonexp.sweep.outcomes import Outcome
 from gluonexp.tracking.statuses import FAILED, FINISHED, KILLED, PRUNED, RUNNING
 from gluonexp.tracking.sweeps import SweepRun
+
+# Of a point that another process runs.
+_OF_OTHERS: Final = (
+    "if its host was lost: sweep.resume runs it half an hour later, or after `gluonexp recover "
+    "--force`"
+)
 
 
 class Jobs:
@@ -61,7 +68,7 @@ class Jobs:
         self._ended += 1
         if outcome.status == RUNNING:
             self._print(f"{name}  is being run by {outcome.error}")
-            tell(self._console, "      if that process is gone: sweep.take_over=true runs it here")
+            tell(self._console, f"      {_OF_OTHERS}")
         else:
             self._print(f"{name}  {self._result(outcome)}  (before; run {_short(outcome)})")
 

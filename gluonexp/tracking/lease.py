@@ -27,6 +27,9 @@ class NoLease:
     def begin(self) -> None:
         """Begin to renew it."""
 
+    def lead(self) -> None:
+        """Let it count, from now on, for jobs too that wait for their processes."""
+
     def stop_wanted(self) -> str | None:
         """Return who wants the run to stop, as far as the store has told; None if nobody does."""
         return None
@@ -52,6 +55,7 @@ class Lease(NoLease):
         # Of the system's clock: the time asleep counts.
         self._renewed = self._looked = time.time()
         self._stop: str | None = None
+        self._leads = False
         self._wake, self._answered = threading.Event(), threading.Event()
         self._ended = False
         name = f"lease of {run_id}"
@@ -60,6 +64,11 @@ class Lease(NoLease):
     def begin(self) -> None:
         """Start the thread."""
         self._thread.start()
+
+    def lead(self) -> None:
+        """Let it count, from now on, for jobs too that wait for their processes."""
+        self._leads = True
+        owner.renew(self._client, self._run_id, leads=True)
 
     def stop_wanted(self) -> str | None:
         """Return who wants the run to stop; a store that is slow is asked the next time."""
@@ -93,7 +102,7 @@ class Lease(NoLease):
                 )
                 owner.claim(self._client, self._run_id)
             elif time.time() - self._renewed >= owner.RENEWED_S:
-                owner.renew(self._client, self._run_id)
+                owner.renew(self._client, self._run_id, self._leads)
                 self._renewed = time.time()
         except Exception as error:  # whatever a store raises: no run ends for that
             _log.debug("the lease of run %s was not renewed: %s", self._run_id, error)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from gluonexp.base.processes import is_alive, this_boot, this_process
 from gluonexp.tracking.statuses import RUNNING
+from gluonexp.tracking.values import sanitised
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -75,6 +76,23 @@ def silence(tags: Mapping[str, str]) -> float | None:
         return None
 
 
+def of_waiting(tags: Mapping[str, str], sweep: Mapping[str, str]) -> Mapping[str, str]:
+    """Return a job's tags; while it waits for its process, the one that leads its sweep counts.
+
+    Parameters
+    ----------
+    sweep
+        The tags of its sweep, where each process that leads it has a lease.
+    """
+    leads = sweep.get(leading(tags))
+    return tags if LEASE in tags or leads is None else {**tags, LEASE: leads}
+
+
+def leading(tags: Mapping[str, str]) -> str:
+    """Return the tag of a sweep that has the lease of the process which `tags` name."""
+    return sanitised(f"{LEASE}.{tags.get(HOST)}.{tags.get(PROCESS)}")
+
+
 def is_lost(tags: Mapping[str, str], patience_s: float = EXPIRED_S) -> bool:
     """Say whether a RUNNING run has lost its process, as far as can be told.
 
@@ -117,9 +135,14 @@ def claim(client: MlflowClient, run_id: str) -> None:
     renew(client, run_id)
 
 
-def renew(client: MlflowClient, run_id: str) -> None:
-    """Let a run say that this process is at work on it now; of a sweep's processes, any may."""
+def renew(client: MlflowClient, run_id: str, leads: bool = False) -> None:
+    """Let a run say that this process is at work on it now.
+
+    Of several processes that work on one sweep any may; with `leads` it also says so of this one.
+    """
     from mlflow.entities import RunTag
 
     now = {**own_tags(), **lease_tag()}
+    if leads:
+        now[leading(now)] = now[LEASE]
     client.log_batch(run_id, tags=[RunTag(key, value) for key, value in now.items()])

@@ -138,11 +138,7 @@ def stop(uri: str | None, ref: str) -> RunRecord:
 def _tags(run: RunRecord, running: Mapping[str, RunRecord]) -> Mapping[str, str]:
     """Return a run's tags; a job that waits for its process has the lease of its sweep."""
     sweep = running.get(run.parent_id or "")
-    if owner.LEASE in run.tags or sweep is None or owner.LEASE not in sweep.tags:
-        return run.tags
-    if any(run.tags.get(key) != sweep.tags.get(key) for key in (owner.HOST, owner.PROCESS)):
-        return run.tags
-    return {**run.tags, owner.LEASE: sweep.tags[owner.LEASE]}
+    return run.tags if sweep is None else owner.of_waiting(run.tags, sweep.tags)
 
 
 def _is_as_before(client: MlflowClient, run: RunRecord) -> bool:

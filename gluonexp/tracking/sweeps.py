@@ -45,6 +45,7 @@ SWEEP = {KIND: "sweep"}
 BEST = "gluonexp.sweep.best"  # tag of the parent: the best child's id
 METRIC, MODE = "gluonexp.sweep.metric", "gluonexp.sweep.mode"  # its objective
 _VARIED, _BEGUN = "gluonexp.sweep.varied", "gluonexp.sweep.jobs"  # how many there have been
+_GONE = "sweep.take_over="  # of an earlier version: leases tell now
 _ARGUMENTS, _HOME = "gluonexp.sweep.arguments", "gluonexp.sweep.store"
 
 
@@ -109,17 +110,6 @@ class Attempt:
         """Which process is, or was, at work on it."""
         return owner.name(self.record.tags)
 
-    def elsewhere(self, take_over: bool = False) -> bool:
-        """Say whether another process may still be at work on it.
-
-        One on another host may be for half an hour after its lease was last renewed, or for ever
-        where it has none; with `take_over` only while its lease has not expired.
-        """
-        tags = self.record.tags
-        if self.status != RUNNING or owner.is_ours(tags):
-            return False
-        return not owner.may_be_dead(tags, forced=take_over)
-
     def _tag(self, name: str) -> str | None:
         return self.record.tags.get(name)
 
@@ -139,6 +129,8 @@ class SweepRun:
         self.client, self.run_id, self.tracker = client, run_id, tracker
         self.experiment_id = str(tracker.experiment_id)
         self._reader = reader(client.tracking_uri)
+        with reported(f"sweep {run_id} cannot be led"):
+            tracker.lease.lead()
 
     def attempts(self, point: str | None = None, status: str | None = None) -> list[Attempt]:
         """Return the attempts there have been, by number.
@@ -164,6 +156,20 @@ class SweepRun:
                 begun = str(max((one.job for one in self.attempts()), default=-1) + 1)
             self.client.set_tag(self.run_id, _BEGUN, str(int(begun) + 1))
         return int(begun)
+
+    def elsewhere(self, attempt: Attempt) -> bool:
+        """Say whether another process may still be at work on an attempt.
+
+        One on another host may be until half an hour after its lease was last renewed: its own or,
+        before the job has begun, that of the process which leads the sweep.
+        """
+        tags = attempt.record.tags
+        if attempt.status != RUNNING or owner.is_ours(tags):
+            return False
+        if owner.LEASE not in tags:
+            with reported(f"sweep {self.run_id} cannot be read"):
+                tags = owner.of_waiting(tags, self.client.get_run(self.run_id).data.tags)
+        return not owner.may_be_dead(tags)
 
     def begin(self, job: int, point: str, varied: Mapping[str, str], name: str) -> str:
         """Return the id of a new child, for a job that is about to start."""
@@ -258,7 +264,7 @@ def arguments_of(parent: RunRecord, uri: str) -> list[str]:
     try:
         # What follows is of an earlier, longer list of arguments.
         words, _ = json.JSONDecoder().raw_decode("".join(map(str, parts)))
-        return [_followed(str(word), move) for word in words]
+        return [_followed(str(word), move) for word in words if not str(word).startswith(_GONE)]
     except ValueError:
         raise GluonexpError(
             f"sweep {parent.run_id} does not say what it was started with; start another one"

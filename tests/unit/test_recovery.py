@@ -106,7 +106,10 @@ def test_of_another_host_the_lease_speaks(make: Make, uri: str) -> None:
 
 
 def test_a_job_that_waits_is_lost_with_the_process_of_its_sweep(make: Make, uri: str) -> None:
-    sweeps = [make(ELSEWHERE, SWEEP, silent_for(minutes)) for minutes in (-60, 40)]
+    sweeps = []
+    for minutes in (-60, 40):
+        lease, leading = silent_for(minutes), owner.leading({**owner.own_tags(), **ELSEWHERE})
+        sweeps.append(make(ELSEWHERE, SWEEP, lease, {leading: lease[owner.LEASE]}))
     jobs = [make(ELSEWHERE, {"mlflow.parentRunId": sweep}) for sweep in sweeps]
     taken = make(ELSEWHERE, DEAD, {"mlflow.parentRunId": sweeps[1]})  # by another, once
     assert ended(uri) == {sweeps[1]: "KILLED", jobs[1]: "KILLED"}

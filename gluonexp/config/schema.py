@@ -278,6 +278,8 @@ class SweepConfig:
     resume: str | None = None
     # Register the best point's export in the model registry, under this name.
     register: str | None = None
+    # The digest of the data on other hosts; the sweep sets it for each of its jobs.
+    data: str | None = None
     trial: TrialConfig = field(default_factory=TrialConfig)
 
 

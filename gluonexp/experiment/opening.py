@@ -12,6 +12,7 @@ from rich.console import Console
 
 from gluonexp import assembly, freeze, tracking
 from gluonexp.assembly import Components, Data, engines, networks
+from gluonexp.base.errors import GluonexpError
 from gluonexp.base.provenance import provenance
 from gluonexp.base.text import tell
 from gluonexp.config.computing import libraries
@@ -23,6 +24,7 @@ from gluonexp.freeze import FreezePlan
 from gluonexp.model_folder.signature import Preprocessing
 from gluonexp.models.layers import outline
 from gluonexp.models.outline import Outline
+from gluonexp.sweep.ledger import other_data
 from gluonexp.tracking import Tracker, recovery, tracked_run
 from gluonexp.tracking.statuses import Ending
 from gluonexp.training import job_folder, loop
@@ -177,6 +179,8 @@ def opened(
             record.samples(artifacts, data)
         tracker.log_params(record.parameters(as_recorded, data, plan, pretrained))
         record.datasets(tracker, config, data)
+        if (others := config.sweep.data) not in (None, data.digest):
+            raise GluonexpError(other_data(data.digest, str(others)))
         tracker.log_artifacts(artifacts)
         settings = loop.Settings(
             epochs=config.trainer.epochs,

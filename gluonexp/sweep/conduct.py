@@ -109,6 +109,10 @@ def _run(
             return "sweep.fail_fast" if settings.fail_fast else "sweep.max_failures"
         return None if (who := wants_stop()) is None else f"`gluonexp stop` by {who}"
 
+    def output(outcome: Outcome) -> str | None:
+        log = plan.folder / str(outcome.job) / CONSOLE
+        return ledger.output(outcome.run_id, log)
+
     def jobs() -> Iterator[Job]:
         while left_out() is None:
             if (point := lost.popleft() if lost else next(points, None)) is None:
@@ -133,14 +137,14 @@ def _run(
                 for number, ending in launched:
                     point = running.pop(number)
                     outcome = ledger.end(number, ending)
-                    log = plan.folder / str(number) / CONSOLE
                     if ending.lost and tries[point.digest] < settings.retries:
                         tries[point.digest] += 1
                         lost.append(point)
-                        display.again(outcome, point.name, log)
+                        display.again(outcome, point.name, output(outcome))
                         continue
-                    failures += outcome.status in (FAILED, KILLED)
-                    display.ended(outcome, point.name, log)
+                    failed = outcome.status in (FAILED, KILLED)
+                    failures += failed
+                    display.ended(outcome, point.name, output(outcome) if failed else None)
                     plan.source.ended(point, outcome)
             more = bool(lost) and left_out() is None
     why = left_out()

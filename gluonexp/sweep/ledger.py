@@ -10,7 +10,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from gluonexp.base.better import best_of
+from gluonexp.base.errors import GluonexpError
 from gluonexp.base.source import code_digest
+from gluonexp.base.text import store_option
 from gluonexp.config.computing import libraries
 from gluonexp.config.overrides import quoted
 from gluonexp.config.schema import Config, ObjectiveConfig
@@ -63,6 +65,10 @@ class Unrecorded:
         )
         return self._ended[-1]
 
+    def output(self, run_id: str | None, log: Path) -> str | None:
+        """Say where the output of a job is; None if it is nowhere."""
+        return str(log) if log.is_file() else None
+
     def settle(self, reason: str) -> None:
         """Enter all attempts that did not end as KILLED."""
         for number in list(self._open):
@@ -89,6 +95,7 @@ class Recorded:
         self._run = run
         self._objective = objective
         self._open: dict[int, str] = {}  # run ids by job number, of this process
+        self._points: dict[int, Point] = {}  # theirs
         self._digests: dict[str, str] = {}  # of data sets, by their configuration
         self._codes: dict[tuple[Sequence[str], Sequence[str]], str] = {}  # digests, as they began
         self._bury()
@@ -113,7 +120,10 @@ class Recorded:
             number = self._run.next_job()
             run_id = self._run.begin(number, point.digest, point.varied, point.name)
             self._open[number] = run_id
+            self._points[number] = point
         overrides = [f"tracking.run_id={quoted(run_id)}"]
+        if (data := self._digests.get(_data_of(point))) is not None:
+            overrides.append(f"sweep.data={quoted(data)}")
         checkpoints = (self._checkpoint(one, point) for one in tried)
         if (last := next(filter(None, checkpoints), None)) is not None:
             overrides.append(f"trainer.resume={quoted(str(last))}")
@@ -121,10 +131,36 @@ class Recorded:
 
     def end(self, number: int, ending: Ending) -> Outcome:
         """Read how a job ended; where it could not say so itself, enter it."""
-        run_id = self._open.pop(number)
+        run_id, point = self._open.pop(number), self._points.pop(number)
         if ending.status in (FAILED, KILLED):
             self._run.end(run_id, ending)
-        return self._outcome([self._run.read(run_id)], self._curves([run_id]))
+        attempt = self._run.read(run_id)
+        if attempt.status in (FINISHED, PRUNED) and attempt.data is not None:
+            data = self._digests.setdefault(_data_of(point), attempt.data)
+            if data != attempt.data:  # it began before any other had said what data it has
+                self._run.fail(run_id, other_data(attempt.data, data))
+                attempt = self._run.read(run_id)
+        return self._outcome([attempt], self._curves([run_id]))
+
+    def output(self, run_id: str | None, log: Path) -> str | None:
+        """Say where the output of a job is; None if it is nowhere.
+
+        Parameters
+        ----------
+        log
+            Where it is if the job ran on this host, or shares its disk.
+        """
+        if log.is_file() or run_id is None:
+            return str(log) if log.is_file() else None
+        attempt = self._run.read(run_id)
+        if attempt.host is None:
+            return None
+        if self._run.has(run_id, job_folder.CONSOLE):
+            store = store_option(self._run.client.tracking_uri)
+            return f"gluonexp download {run_id[:8]} {job_folder.CONSOLE} --to .{store}"
+        if attempt.folder is None:
+            return None
+        return f"{attempt.folder / job_folder.CONSOLE} on {attempt.host}"
 
     def settle(self, reason: str) -> None:
         """Mark the children KILLED whose jobs are gone: ours, and those of dead processes."""
@@ -181,13 +217,13 @@ class Recorded:
             seconds=record.seconds,
             run_id=attempt.run_id,
             point=attempt.point,
-            error=attempt.error,
+            error=attempt.told,
             metrics=record.metrics,
             curve=curve,
             seed=int(seed) if seed.isdigit() else None,
             attempts=len(tried),
             earlier=[
-                (one.run_id, one.status, one.error or "")
+                (one.run_id, one.status, one.told or "")
                 for one in tried
                 if one is not attempt and one.status in (FAILED, KILLED)
             ],
@@ -195,9 +231,9 @@ class Recorded:
 
     def _current(self, attempt: Attempt, point: Point) -> bool:
         """Say whether running `point` now would only repeat a finished attempt."""
-        if not self._same_code(attempt, point):
+        if point.config is None or not self._same_code(attempt, point):
             return False
-        return point.config is not None and attempt.data == self._data_digest(point.config)
+        return attempt.data == self._data_digest(point, point.config, attempt)
 
     def _same_code(self, attempt: Attempt, point: Point) -> bool:
         if point.config is None:
@@ -207,14 +243,36 @@ class Recorded:
             self._codes[key] = code_digest(*key)
         return attempt.code == self._codes[key]
 
-    def _data_digest(self, config: Config) -> str:
-        """Return the digest of the data as they are now; read once for each data set."""
+    def _data_digest(self, point: Point, config: Config, attempt: Attempt) -> str:
+        """Return the digest of the data as they are now; read once for each data set.
+
+        Where this host has none, that of an attempt on another one counts.
+        """
         from gluonexp import assembly  # MXNet comes with it, which only a resumed sweep needs here
 
-        key = json.dumps(asdict(config.dataset), sort_keys=True, default=str)
-        if key not in self._digests:
-            self._digests[key] = assembly.data(config, assembly.components(config).source).digest
+        if (key := _data_of(point)) not in self._digests:
+            try:
+                found = assembly.data(config, assembly.components(config).source).digest
+            except GluonexpError:
+                if attempt.host is None or attempt.data is None:
+                    raise
+                found = attempt.data
+            self._digests[key] = found
         return self._digests[key]
+
+
+def other_data(found: str, others: str) -> str:
+    """Say that this host, or the one of an attempt, has other data than other jobs of a sweep."""
+    return (
+        f"its data (digest {found[:8]}) are not those of other jobs of the sweep ({others[:8]}): "
+        "let all hosts have the same, and resume the sweep"
+    )
+
+
+def _data_of(point: Point) -> str:
+    """Return what tells the data set of a point from those of others."""
+    dataset = None if point.config is None else asdict(point.config.dataset)
+    return json.dumps(dataset, sort_keys=True, default=str)
 
 
 Ledger = Recorded | Unrecorded

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final
 
 from rich.console import Console
@@ -72,7 +71,7 @@ class Jobs:
         else:
             self._print(f"{name}  {self._result(outcome)}  (before; run {_short(outcome)})")
 
-    def ended(self, outcome: Outcome, name: str, log: Path) -> None:
+    def ended(self, outcome: Outcome, name: str, output: str | None) -> None:
         """Say how a job ended; where it failed, why, and where its output is."""
         self._running.pop(outcome.job, None)
         self._ended += 1
@@ -82,16 +81,16 @@ class Jobs:
             return
         told = f": {outcome.error or ''}{run}"
         self._print(Text.assemble(f"{name}  ", (outcome.status, "red"), told))
-        if log.is_file():
-            tell(self._console, f"      its output: {log}")
+        if output is not None:
+            tell(self._console, f"      its output: {output}")
 
-    def again(self, outcome: Outcome, name: str, log: Path) -> None:
+    def again(self, outcome: Outcome, name: str, output: str | None) -> None:
         """Say that a job was lost and that its point is tried again."""
         self._running.pop(outcome.job, None)
         told = f": {outcome.error or ''}; it is tried again"
         self._print(Text.assemble(f"{name}  ", (outcome.status, "yellow"), told))
-        if log.is_file():
-            tell(self._console, f"      its output: {log}")
+        if output is not None:
+            tell(self._console, f"      its output: {output}")
 
     def _result(self, outcome: Outcome) -> str:
         value = "none" if outcome.objective is None else f"{outcome.objective:.4f}"

@@ -29,7 +29,7 @@ from gluonexp.tracking.places import Move, here
 from gluonexp.tracking.read.records import JOB, POINT, Query
 from gluonexp.tracking.read.runs import PARENT, RunRecord, reader
 from gluonexp.tracking.registry import Registered, register
-from gluonexp.tracking.statuses import RUNNING, Ending
+from gluonexp.tracking.statuses import FAILED, RUNNING, Ending
 from gluonexp.tracking.store import KIND, reported
 from gluonexp.tracking.tracker import Tracker
 from gluonexp.tracking.uri import sqlite_path
@@ -104,6 +104,17 @@ class Attempt:
         """The job's folder; None if it ended before that was recorded."""
         folder = self.record.workdir
         return Path(folder) if folder else None
+
+    @property
+    def host(self) -> str | None:
+        """The host that ran it, if that is another one than this."""
+        host = self._tag(owner.HOST)
+        return None if host == owner.own_tags()[owner.HOST] else host
+
+    @property
+    def told(self) -> str | None:
+        """Why it failed and, if that was on another host, on which."""
+        return f"{self.error} (on {self.host})" if self.error and self.host else self.error
 
     @property
     def where(self) -> str:
@@ -188,6 +199,16 @@ class SweepRun:
         The reason is entered wherever there is none.
         """
         bury(self.client, run_id, ending.reason, ending.status, ending.trace)
+
+    def fail(self, run_id: str, reason: str) -> None:
+        """Let a child be FAILED that has ended well, as far as it could know."""
+        with reported(f"run {run_id} cannot be marked FAILED"):
+            self.client.set_tag(run_id, "error", reason)
+            self.client.update_run(run_id, status=FAILED)
+
+    def has(self, run_id: str, path: str) -> bool:
+        """Tell whether a child keeps a file `path`."""
+        return of_run(self.client, run_id).has(path)
 
     def read(self, run_id: str) -> Attempt:
         """Return one child, as it is recorded now."""

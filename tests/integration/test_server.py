@@ -1,8 +1,11 @@
 """A store for many: MLflow's server over PostgreSQL, several processes that record at once."""
 
+import os
+import platform
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,10 @@ from click.testing import CliRunner
 from mlflow import MlflowClient
 
 from experiments.server.__main__ import secured
+from gluonexp import run as app
 from gluonexp.cli import main
+from gluonexp.data.synthetic import Synthetic
+from gluonexp.sweep import conduct
 from gluonexp.tracking.serving import serving
 from tests.postgres import new_database  # noqa: F401
 
@@ -72,3 +78,33 @@ def test_eight_writers_at_once_lose_nothing_and_write_nothing_twice(server):
     assert "viewStateShareKey" in shown.output
     listed = CliRunner().invoke(main, ["runs", of_server])
     assert "(sweep of 8)" in listed.output
+
+
+class OfTheProcess(Synthetic):
+    """Other data in each process, as if each were on a host with files of its own."""
+
+    def load(self):
+        return Synthetic.load(replace(self, seed=os.getpid()))
+
+
+def test_hosts_that_have_other_data_and_no_disk_in_common(server, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(ROOT))  # for the workers
+    monkeypatch.setattr(platform, "node", lambda: "leader")  # they are on another host
+    monkeypatch.setattr(conduct, "CONSOLE", "on-another-disk.log")
+    summary = app.sweep(
+        *("dataset=synthetic", "model=mlp", "model.hidden=[8]", "export=none"),
+        "dataset.source._target_=tests.integration.test_server.OfTheProcess",
+        *("dataset.source.train=200", "dataset.source.test=50", "build.allow=[tests]"),
+        *("hydra/launcher=processes", "hydra.launcher.n_jobs=2", f"tracking.uri={server}"),
+        *("trainer.epochs=1", "seed=0,1", "tracking.experiment=hosts"),
+    )
+    assert sorted(one.status for one in summary.outcomes) == ["FAILED", "FINISHED"]
+    (failed,) = (one for one in summary.outcomes if one.status == "FAILED")
+    assert "are not those of other jobs of the sweep" in failed.error
+    assert failed.error.endswith(f" (on {os.uname().nodename})")
+    fetched = f"download {failed.run_id[:8]} console.log --to . --tracking-uri {server}"
+    assert f"its output: gluonexp {fetched}" in capsys.readouterr().out
+    done = CliRunner().invoke(main, fetched.split())
+    assert done.exit_code == 0, done.output
+    assert "synthetic patterns" in (tmp_path / "console.log").read_text()

@@ -256,6 +256,24 @@ def test_a_finished_point_is_run_again_when_the_data_or_the_code_are_others(
     assert ended == [FINISHED] * 5
 
 
+def test_data_that_are_not_those_of_other_jobs_end_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    load, times = synthetic.Synthetic.load, iter(range(9))
+
+    def other(self: synthetic.Synthetic) -> Samples:
+        samples = load(self)
+        samples.train.images[0] ^= next(times) == 1
+        return samples
+
+    monkeypatch.setattr(synthetic.Synthetic, "load", other)
+    summary = app.sweep(*TINY, "trainer.epochs=1", "seed=0,1,2")
+    assert statuses(summary) == [FINISHED, FAILED, FINISHED]
+    failed = children(open_store(None), summary.parent_id)[1]
+    assert failed.data.params["data.digest"][:8] in str(summary.outcomes[1].error)
+    assert "are not those of other jobs of the sweep (" in str(summary.outcomes[1].error)
+    assert not failed.data.metrics
+    assert statuses(app.sweep("sweep.resume=last")) == [FINISHED] * 3
+
+
 @pytest.mark.parametrize("option", ["sweep.fail_fast=true", "sweep.max_failures=1"])
 def test_failures_can_end_a_sweep(option: str) -> None:
     summary = app.sweep(*TINY, "optim=sgd", "optim.lr=1e30,0.01,0.1", option)

@@ -18,11 +18,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
-import requests
-
+from experiments.scale.counting import asked
 from gluonexp.base.imports import heavy_imports
 from gluonexp.config.schema import TrackingConfig
 from gluonexp.run import compose
@@ -71,7 +69,8 @@ def main(words: Sequence[str] | None = None) -> dict[str, Any]:
     with FORK.Pool(1) as pool:
         lost, twice = pool.apply(checked, (settings, children, wanted.epochs))
     seconds = [each["seconds"] for each in told]
-    answers = [second for each in told for second in each["answers"]]
+    requests = [each["asked"] for each in told]
+    answers = sorted(second for each in requests for second in each.answers)
     result = {
         "sweep": sweep,
         "writers": wanted.writers,
@@ -82,12 +81,11 @@ def main(words: Sequence[str] | None = None) -> dict[str, Any]:
         "points_lost": lost,
         "points_twice": twice,
         "errors": [each["unsent"] for each in told if each["unsent"]],
-        "failed_requests": dict(sum((Counter(each["failed"]) for each in told), Counter())),
+        "failed_requests": dict(sum((each.failed for each in requests), Counter())),
         "requests": len(answers),
-        "bytes_sent": sum(each["bytes"] for each in told),
+        "bytes_sent": sum(each.sent for each in requests),
     }
     if answers:
-        answers.sort()
         result["requests_a_second"] = round(len(answers) / took, 1)
         result["answer_s"] = {
             name: round(answers[min(int(len(answers) * part), len(answers) - 1)], 3)
@@ -116,7 +114,7 @@ def written(
     settings: TrackingConfig, run_id: str, number: int, epochs: int, epoch_s: float
 ) -> dict[str, Any]:
     """Record one run; return what that took."""
-    counted = counted_requests()
+    counted = asked()
     config = {**CONFIG, "seed": number}
     settings = TrackingConfig(uri=settings.uri, experiment=settings.experiment, run_id=run_id)
     with tempfile.TemporaryDirectory() as place:
@@ -136,33 +134,13 @@ def written(
                 tracker.log_metrics({name: value(number, epoch) for name in METRICS}, epoch)
                 tracker.flush()
             tracker.log_artifacts(files)
-        counted["seconds"] = time.perf_counter() - start
-        counted["unsent"] = tracker.unsent()
-    return counted
+        took = time.perf_counter() - start
+    return {"seconds": took, "unsent": tracker.unsent(), "asked": counted}
 
 
 def value(number: int, epoch: int) -> float:
     """Return what run `number` measures in an epoch: another number for each."""
     return number + epoch / 1024
-
-
-def counted_requests() -> dict[str, Any]:
-    """Return what is counted, from now on, of requests to a server."""
-    counted: dict[str, Any] = {"answers": [], "failed": Counter(), "bytes": 0}
-    send, alone = requests.Session.send, Lock()
-
-    def counting(session: requests.Session, request: Any, **more: Any) -> requests.Response:
-        start = time.perf_counter()
-        answer = send(session, request, **more)
-        with alone:
-            counted["answers"].append(time.perf_counter() - start)
-            counted["bytes"] += int(request.headers.get("Content-Length") or 0)
-            if not answer.ok:
-                counted["failed"][f"{answer.status_code} {request.path_url.split('?')[0]}"] += 1
-        return answer
-
-    requests.Session.send = counting  # type: ignore[method-assign]
-    return counted
 
 
 def checked(settings: TrackingConfig, children: Sequence[str], epochs: int) -> tuple[int, int]:

@@ -14,8 +14,8 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 
 from experiments.server.postgres import postgres
 from gluonexp.base.errors import GluonexpError
@@ -41,7 +41,7 @@ def main() -> int:
         engine = None if wanted.no_containers else container_engine()
         if engine is None:
             return from_packages(folder, wanted.port, wanted.workers, wanted.login)
-        return by_compose(engine, folder, wanted.port, wanted.workers, wanted.login)
+        by_compose(engine, folder, wanted.port, wanted.workers, wanted.login)
     except KeyboardInterrupt:
         return 0
     except (GluonexpError, OSError) as error:
@@ -65,18 +65,16 @@ def from_packages(folder: Path, port: int, workers: int, login: bool) -> int:
             return server.wait()
 
 
-def by_compose(engine: Sequence[str], folder: Path, port: int, workers: int, login: bool) -> int:
-    """Serve from containers."""
+def by_compose(
+    engine: Sequence[str], folder: Path, port: int, workers: int, login: bool
+) -> NoReturn:
+    """Serve from containers: this process becomes the command that runs them."""
     environment = {**os.environ, "PORT": str(port), "WORKERS": str(workers)}
     if login:
         environment |= {"MLFLOW_OPTIONS": "--app-name basic-auth", **login_secrets(folder)}
     announce(f"http://127.0.0.1:{port}", folder, login)
     print("All of it is in volumes of gluonexp's. Press Ctrl-C to stop.", flush=True)
-    command = [*engine, "-f", str(ROOT / "compose.yaml"), "up"]
-    with subprocess.Popen(command, env=environment) as process:
-        while True:  # what it does at Ctrl-C takes its time
-            with suppress(KeyboardInterrupt):
-                return process.wait()
+    os.execvpe(engine[0], [*engine, "-f", str(ROOT / "compose.yaml"), "up"], environment)
 
 
 def container_engine() -> list[str] | None:

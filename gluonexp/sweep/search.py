@@ -102,7 +102,7 @@ class Search(PointSource):
     def arguments(self) -> list[str]:
         """Return the overrides with which another process finds this study."""
         words = [f"hydra.sweeper.study={quoted(self._name)}"]
-        if not self._place.follows:
+        if self._place.file is not None:  # an address is as it was typed, or that of the store
             words.append(f"hydra.sweeper.storage={quoted(self._place.name)}")
         return words
 

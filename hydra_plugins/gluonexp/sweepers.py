@@ -183,7 +183,10 @@ def _typed(config: DictConfig, task: Sequence[str]) -> list[str]:
     """
     from gluonexp.config.overrides import by_key, quoted
 
-    words = [str(word) for word in config.hydra.overrides.hydra]
+    # As they were typed: what an ${oc.env:...} stands for may be a secret.
+    written = OmegaConf.to_container(config.hydra.overrides.hydra, resolve=False)
+    assert isinstance(written, list)
+    words = [str(word) for word in written]
     folders = [
         str(Path(source.path).resolve())
         for source in config.hydra.runtime.config_sources

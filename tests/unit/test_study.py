@@ -227,7 +227,7 @@ def test_where_a_study_is_follows_from_where_runs_are_recorded(tmp_path, monkeyp
     file = Place(str(tmp_path / own))
     for uri in (None, "sqlite:///runs.db"):
         assert chosen(None, uri, True, own) == file
-    assert chosen(None, database, True, own) == Place(database, follows=True)
+    assert chosen(None, database, True, own) == Place(database)
     assert "secret" not in chosen(None, database, True, own).shown
     for uri in (server, "mysql://host/runs"):
         assert chosen(None, uri, True, own) == replace(file, apart=True)

@@ -29,14 +29,11 @@ class Place:
     name
         An address as SQLAlchemy has it, ``grpc://HOST:PORT``, or the path of a journal. Optuna
         calls the file so to which it only appends.
-    follows
-        Whether it follows from where the runs are recorded.
     apart
         Whether runs can be recorded from other machines, which cannot search along.
     """
 
     name: str
-    follows: bool = False
     apart: bool = False
 
     @property
@@ -96,7 +93,7 @@ def chosen(name: str | None, tracking_uri: str | None, recorded: bool, journal: 
         return place(name)
     uri = resolve_uri(tracking_uri) if recorded else ""
     if uri.startswith("postgresql"):
-        return replace(place(uri), follows=True)
+        return place(uri)
     return replace(place(str(journal)), apart=bool(uri) and sqlite_path(uri) is None)
 
 

@@ -5,7 +5,7 @@ Here the sweep is led by a host of another name, and its workers are on this one
 
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from gluonexp import run as app
 from gluonexp.base.errors import GluonexpError
 from gluonexp.config import hydra_private
 from gluonexp.sweep import remote
+from gluonexp.tracking import open_store
 
 # Workers cannot import the tests.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -121,3 +122,16 @@ def test_a_store_in_files_of_another_host_is_refused(
     assert not list(folder.rglob("*.db"))
     assert led_by("leader", monkeypatch, "tracking=none")
     assert led_by("leader", monkeypatch, "tracking.uri=http://there")
+
+
+def test_files_of_runs_are_where_all_hosts_have_them(
+    new_database: Callable[[], str], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = new_database()
+    run_id = open_store(uri).create_run("0").info.run_id  # its files are to lie in this folder
+    words = [f"tracking.uri={uri}", f"tracking.run_id={run_id}", "hydra.sweep.dir=out"]
+    with pytest.raises(GluonexpError, match="cannot write what the runs of the sweep keep"):
+        led_by("leader", monkeypatch, *words)
+    (folder / "out").mkdir()
+    (folder / "out" / "multirun.yaml").touch()  # as the leader does, on a disk that both share
+    assert led_by("leader", monkeypatch, *words)

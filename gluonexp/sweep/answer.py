@@ -86,6 +86,8 @@ def opened(
     if resume is not None and run_id != made():
         raise GluonexpError(f"sweep.resume={resume}: this study belongs to sweep {run_id}")
     with tracked_run(replace(settings, run_id=run_id), tags) as tracker:
+        with reported(f"sweep {run_id} cannot be led"):
+            tracker.lease.lead()
         yield SweepRun(client, run_id, tracker)
 
 

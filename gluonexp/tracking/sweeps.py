@@ -140,8 +140,6 @@ class SweepRun:
         self.client, self.run_id, self.tracker = client, run_id, tracker
         self.experiment_id = str(tracker.experiment_id)
         self._reader = reader(client.tracking_uri)
-        with reported(f"sweep {run_id} cannot be led"):
-            tracker.lease.lead()
 
     def attempts(self, point: str | None = None, status: str | None = None) -> list[Attempt]:
         """Return the attempts there have been, by number.

@@ -39,11 +39,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
-_DRIVERS = {
-    "psycopg": "psycopg[binary]",
-    "psycopg2": "psycopg2-binary",
-    "MySQLdb": "mysqlclient",
-}  # what to install for a module
+# What to install for a module.
+_DRIVERS = {"psycopg": "psycopg[binary]", "psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient"}
 _TIMEOUT_S = 5
 
 # The tag of runs that end with an answer, not with a model: searches, sweeps.
@@ -114,14 +111,13 @@ def open_store(uri: str | None) -> MlflowClient:
         _ensure_database(database)
         _mention_file_store(database.parent)
     else:
-        _check_reachable(uri)
         # A server that restarts is waited for; one that is gone must not stop training for long.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
     try:
-        with impatient(retries=0):
+        with impatient(retries=0), _logged_in(uri):
             client = MlflowClient(tracking_uri=uri)
             client.search_experiments(max_results=1)
     except MlflowException as error:
@@ -329,22 +325,25 @@ def _check_schema(database: Path) -> None:
         raise GluonexpError(_other_schema(f"sqlite:///{database}"))
 
 
-def _check_reachable(uri: str) -> None:
-    """Knock at the host of a database server, then log in once."""
+@contextmanager
+def _logged_in(uri: str) -> Iterator[None]:
+    """Knock at a database server, log in, and let one process at a time make MLflow's tables."""
     parts = urlsplit(uri)
     port = _PORTS.get(parts.scheme.split("+")[0])
     if port is None:
+        yield
         return
     import sqlalchemy
 
     try:
         if parts.hostname:
-            address = (parts.hostname, parts.port or port)
-            socket.create_connection(address, timeout=_TIMEOUT_S).close()
+            socket.create_connection((parts.hostname, parts.port or port), _TIMEOUT_S).close()
         limit = {} if parts.scheme.startswith("mssql") else {"connect_timeout": _TIMEOUT_S}
-        engine = sqlalchemy.create_engine(uri, connect_args=limit)
-        engine.connect().close()
-        engine.dispose()
+        engine = sqlalchemy.create_engine(uri, connect_args=limit, poolclass=sqlalchemy.NullPool)
+        link = engine.connect()
+        if engine.name == "postgresql":  # it ends with the connection
+            link.execute(sqlalchemy.text("SET lock_timeout = '60s'"))
+            link.execute(sqlalchemy.text("SELECT pg_advisory_lock(1729)"))
     except ModuleNotFoundError as error:
         package = _DRIVERS.get(error.name or "", error.name)
         raise GluonexpError(
@@ -352,6 +351,8 @@ def _check_reachable(uri: str) -> None:
         ) from error
     except (OSError, sqlalchemy.exc.SQLAlchemyError) as error:
         raise Unreachable(_unreachable(uri, error)) from error
+    with link:
+        yield
 
 
 def _try_writing(folder: Path) -> None:

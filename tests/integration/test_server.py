@@ -18,9 +18,28 @@ from gluonexp.cli import main
 from gluonexp.data.synthetic import Synthetic
 from gluonexp.sweep import conduct
 from gluonexp.tracking.serving import serving
-from tests.postgres import new_database  # noqa: F401
+from tests.postgres import new_database, postgres  # noqa: F401
 
 ROOT = Path(__file__).parents[2]
+BEGIN = """
+import multiprocessing, sys
+import mlflow.store.tracking.sqlalchemy_store
+from gluonexp.tracking import open_store
+
+fork = multiprocessing.get_context("fork")
+together = fork.Barrier(4)
+
+def begin():
+    together.wait(60)
+    open_store(sys.argv[1])
+
+processes = [fork.Process(target=begin) for _ in range(4)]
+for process in processes:
+    process.start()
+for process in processes:
+    process.join(60)
+sys.exit(any(process.exitcode for process in processes))
+"""
 NAMES = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"
 
 
@@ -108,3 +127,9 @@ def test_hosts_that_have_other_data_and_no_disk_in_common(server, tmp_path, monk
     done = CliRunner().invoke(main, fetched.split())
     assert done.exit_code == 0, done.output
     assert "synthetic patterns" in (tmp_path / "console.log").read_text()
+
+
+def test_processes_that_begin_together_make_the_tables_of_a_database_once(postgres):  # noqa: F811
+    command = [sys.executable, "-c", BEGIN, postgres]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 0, ended.stderr

@@ -54,7 +54,8 @@ def test_the_wheel_holds_the_package_its_configuration_and_nothing_else(wheel):
     tops = {name.split("/")[0].split("-")[0] for name in names}
     assert tops == {"gluonexp", "hydra_plugins"}
     assert {name for name in names if name.startswith("hydra_plugins/")} == {
-        f"hydra_plugins/gluonexp/{name}.py" for name in ("__init__", "launchers", "sweepers")
+        f"hydra_plugins/gluonexp/{name}.py"
+        for name in ("__init__", "launchers", "ray_launcher", "submitit_launcher", "sweepers")
     }
     assert "gluonexp/report/page.html" in names
     groups = {

@@ -36,7 +36,7 @@ def test_a_name_is_printed_as_it_is(console, name):
     show.stopped(console, name)
     jobs = Jobs(console, 3, "val/acc")
     failed = Outcome(job=0, varied={}, status=FAILED, run_id=None, point="", error=name)
-    jobs.ended(failed, name, Path(name))
+    jobs.ended(failed, name, name)
     jobs.known(name, Outcome(job=1, varied={}, status=FINISHED, run_id="a" * 32, point=""))
     tell(console, name)
     assert console.file.getvalue().splitlines() == [
@@ -45,6 +45,7 @@ def test_a_name_is_printed_as_it_is(console, name):
         f"not tracked; the artifacts are in {name}",
         f"stopped early: {name}",
         f"[1/3] {name}  FAILED: {name}",
+        f"      its output: {name}",
         f"[2/3] {name}  val/acc none  (before; run aaaaaaaa)",
         name,
     ]

@@ -19,7 +19,7 @@ from typing import NoReturn
 
 from experiments.server.postgres import postgres
 from gluonexp.base.errors import GluonexpError
-from gluonexp.tracking.serving import serving
+from gluonexp.tracking.serving import Server, check_port, serving
 
 ROOT = Path(__file__).parents[2]
 ENGINES = (["docker", "compose"], ["podman", "compose"], ["docker-compose"])
@@ -29,10 +29,23 @@ def main() -> int:
     """Serve until Ctrl-C; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m experiments.server", description=__doc__)
     parser.add_argument("folder", type=Path, help="where all of it is kept; made if need be")
-    parser.add_argument("--port", type=int, default=5000)
-    parser.add_argument("--workers", type=int, default=2, help="processes, 250 MB each")
+    parser.add_argument(
+        "--port",
+        type=port_number,
+        metavar="N",
+        help="where to listen (without: 5000, or any that is free)",
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=2,
+        metavar="N",
+        help="processes of MLflow's, 250 MB each (without: %(default)s)",
+    )
     parser.add_argument("--login", action="store_true", help="ask for a name and a password")
-    parser.add_argument("--no-containers", action="store_true", help="use the system's packages")
+    parser.add_argument(
+        "--no-containers", action="store_true", help="use the system's packages in any case"
+    )
     wanted = parser.parse_args()
     folder = wanted.folder.absolute()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -40,8 +53,14 @@ def main() -> int:
         folder.mkdir(parents=True, exist_ok=True)
         engine = None if wanted.no_containers else container_engine()
         if engine is None:
-            return from_packages(folder, wanted.port, wanted.workers, wanted.login)
-        by_compose(engine, folder, wanted.port, wanted.workers, wanted.login)
+            from_packages(folder, wanted.port, wanted.workers, wanted.login)
+        by_compose(
+            engine,
+            folder,
+            5000 if wanted.port is None else wanted.port,
+            wanted.workers,
+            wanted.login,
+        )
     except KeyboardInterrupt:
         return 0
     except (GluonexpError, OSError) as error:
@@ -49,20 +68,42 @@ def main() -> int:
         return 1
 
 
-def from_packages(folder: Path, port: int, workers: int, login: bool) -> int:
-    """Serve from PostgreSQL and MLflow as they are installed here."""
+def port_number(word: str) -> int:
+    """Return the number of a port, as typed."""
+    if not word.isdecimal() or int(word) > 65535:
+        raise argparse.ArgumentTypeError(f"{word}: a number up to 65535; 0 for any port")
+    return int(word)
+
+
+def from_packages(folder: Path, port: int | None, workers: int, login: bool) -> NoReturn:
+    """Serve from PostgreSQL and MLflow as they are installed here; end by an exception only.
+
+    Parameters
+    ----------
+    port
+        None for 5000, or another if that is taken.
+
+    Raises
+    ------
+    GluonexpError
+        The port is taken, a server does not come up, or MLflow's ends by itself.
+    KeyboardInterrupt
+        It is enough.
+    """
+    if port is not None:
+        check_port(port)
     with postgres(folder / "postgres") as uri:
         options, environment = secured(folder, uri) if login else ([], {})
         with serving(
             *(uri, folder / "artifacts"),
-            port=port,
+            port=5000 if port is None else port,
             workers=workers,
             options=options,
             environment=environment,
         ) as server:
             announce(server.base, folder, login)
             print(f"All of it is in {folder}. Press Ctrl-C to stop.", flush=True)
-            return server.wait()
+            raise ended(server)
 
 
 def by_compose(
@@ -75,6 +116,16 @@ def by_compose(
     announce(f"http://127.0.0.1:{port}", folder, login)
     print("All of it is in volumes of gluonexp's. Press Ctrl-C to stop.", flush=True)
     os.execvpe(engine[0], [*engine, "-f", str(ROOT / "compose.yaml"), "up"], environment)
+
+
+def ended(server: Server) -> GluonexpError:
+    """Wait until MLflow's server ends by itself, and return what is to be told then."""
+    status = server.wait()
+    how = f"was killed by signal {status - 128}" if status > 128 else f"ended (status {status})"
+    return GluonexpError(
+        f"MLflow's server {how}, so PostgreSQL was stopped too; nothing that was recorded is "
+        "lost, and the same command starts both again"
+    )
 
 
 def container_engine() -> list[str] | None:

@@ -8,17 +8,20 @@ import secrets
 import shutil
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from gluonexp.base.errors import GluonexpError
+from gluonexp.base.processes import outlived_by
 
 NAME = "gluonexp"  # of the database, and of the role that owns it
 REMEDY = "install it: apt-get install postgresql, dnf install postgresql-server or " + (
     "brew install postgresql"
 )
+_ENDS_S: Final = 5.0  # so long one may take to end whose command was killed
 
 
 class Absent(GluonexpError):
@@ -53,17 +56,15 @@ def postgres(folder: Path, port: int = 0, durable: bool = True) -> Iterator[str]
     folder.mkdir(parents=True, exist_ok=True)
     server = _Server(folder, programs)
     server.check()
-    if server.runs():
-        raise GluonexpError(
-            f"{folder}: a PostgreSQL runs there already; end it, or choose another"
-        )
-    try:
-        server.make(durable)
-        port = server.start(port, durable)
-        admin = f"postgresql://{NAME}:{server.password()}@127.0.0.1:{port}/postgres"
-        yield database(admin, NAME)
-    finally:
-        server.stop(durable)
+    server.refuse_another()
+    with server.ended_with_this_process(durable):
+        try:
+            server.make(durable)
+            port = server.start(port, durable)
+            admin = f"postgresql://{NAME}:{server.password()}@127.0.0.1:{port}/postgres"
+            yield database(admin, NAME)
+        finally:
+            server.stop(durable)
 
 
 def database(url: str, name: str) -> str:
@@ -127,6 +128,21 @@ class _Server:
     def runs(self) -> bool:
         return self._done("pg_ctl", "status", "-D", self._data).returncode == 0
 
+    def refuse_another(self) -> None:
+        deadline = time.monotonic() + _ENDS_S
+        while self.runs():
+            if time.monotonic() > deadline:
+                process = (self._data / "postmaster.pid").read_text().split()[0]
+                raise GluonexpError(
+                    f"{self._data.parent}: a PostgreSQL runs there already, process {process}: "
+                    f"choose another folder, or end it with `kill -INT {process}`"
+                )
+            time.sleep(0.2)
+
+    def ended_with_this_process(self, durable: bool) -> AbstractContextManager[None]:
+        program, *arguments = self._stopping(durable)
+        return outlived_by(self._programs / program, *arguments, cwd="/", **self._as)
+
     def make(self, durable: bool) -> None:
         if (self._data / "PG_VERSION").exists():
             return
@@ -157,8 +173,11 @@ class _Server:
 
     def stop(self, durable: bool) -> None:
         if self.runs():
-            mode = "fast" if durable else "immediate"
-            self._run("pg_ctl", "stop", "-w", "-D", self._data, "-m", mode)
+            self._run(*self._stopping(durable))
+
+    def _stopping(self, durable: bool) -> list[str]:
+        mode = "fast" if durable else "immediate"
+        return ["pg_ctl", "stop", "-w", "-D", str(self._data), "-m", mode]
 
     def _give(self, path: Path) -> None:
         if self._as:

@@ -1,11 +1,14 @@
-"""Which process this is, since when, and whether one of this host still runs."""
+"""Which process this is, since when, whether one of this host still runs, and what ends it."""
 
 import os
 import platform
+import subprocess
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 # What there is to go by where the system does not say when this process started.
 _IMPORTED = time.monotonic()
@@ -78,6 +81,32 @@ def process_start() -> float:
         return time.monotonic() - (time.clock_gettime(time.CLOCK_BOOTTIME) - since_boot)
     except (OSError, AttributeError):
         return _IMPORTED
+
+
+@contextmanager
+def outlived_by(*command: str | Path, **options: Any) -> Iterator[None]:
+    """Have a command run if this process is killed inside the block, by whatever signal.
+
+    A shell waits for the end of a pipe that only this process holds.
+
+    Parameters
+    ----------
+    command, options
+        As `subprocess.Popen` takes them.
+    """
+    words = ["/bin/sh", "-c", 'read -r _ || exec "$@"', "sh", *map(str, command)]
+    with subprocess.Popen(
+        words,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,  # a terminal's Ctrl-C is not for it
+        **options,
+    ) as watch:
+        try:
+            yield
+        finally:
+            watch.communicate(b"\n")
 
 
 def _process(pid: int) -> str | None:

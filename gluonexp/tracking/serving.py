@@ -17,9 +17,12 @@ from typing import Final
 import requests
 
 from gluonexp.base.errors import GluonexpError
+from gluonexp.base.processes import outlived_by
 
 _START_S: Final = 60.0  # it takes 5 s on two idle cores
 _STOP_S: Final = 10.0
+# What ends a process group, should the process be killed that serves.
+_END_GROUP: Final = f"kill -TERM -$1; sleep {_STOP_S:.0f}; kill -KILL -$1"
 _LOOPBACK: Final = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # how to ask it from here
 _SETTINGS: Final = {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # for generative models: 10 processes, 2 GB
@@ -94,11 +97,26 @@ def serving(
     given = {**os.environ, **_SETTINGS, **store, **(environment or {})}
     # Its own process group: the server has workers, and all of them are to end with it.
     server = subprocess.Popen(command, env=given, start_new_session=True)
-    try:
-        _await_answer(server, base)
-        yield Server(base, server)
-    finally:
-        _stop(server)
+    with outlived_by("/bin/sh", "-c", _END_GROUP, "sh", str(server.pid)):
+        try:
+            _await_answer(server, base)
+            yield Server(base, server)
+        finally:
+            _stop(server)
+
+
+def check_port(port: int, host: str = "127.0.0.1") -> None:
+    """Refuse a port that another program listens at.
+
+    Raises
+    ------
+    GluonexpError
+        The message names it.
+    """
+    if _free_port(host, port) != port != 0:
+        raise GluonexpError(
+            f"port {port} is in use on this machine: end what listens there, or choose another"
+        )
 
 
 def _free_port(host: str, port: int) -> int:

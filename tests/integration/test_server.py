@@ -2,8 +2,10 @@
 
 import os
 import platform
+import socket
 import subprocess
 import sys
+import tempfile
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +14,14 @@ import pytest
 from click.testing import CliRunner
 from mlflow import MlflowClient
 
-from experiments.server.__main__ import secured
+from experiments.server import __main__ as entry
+from experiments.server import postgres as database
 from gluonexp import run as app
+from gluonexp.base.errors import GluonexpError
 from gluonexp.cli import main
 from gluonexp.data.synthetic import Synthetic
 from gluonexp.sweep import conduct
-from gluonexp.tracking.serving import serving
+from gluonexp.tracking.serving import Server, serving
 from tests.postgres import new_database, postgres  # noqa: F401
 
 ROOT = Path(__file__).parents[2]
@@ -40,6 +44,15 @@ for process in processes:
     process.join(60)
 sys.exit(any(process.exitcode for process in processes))
 """
+SERVE = """
+import sys, time
+from pathlib import Path
+from experiments.server.postgres import postgres
+
+with postgres(Path(sys.argv[1]), durable=False) as url:
+    print(url, flush=True)
+    time.sleep(100)
+"""
 NAMES = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"
 
 
@@ -48,7 +61,7 @@ def server(new_database, tmp_path_factory):  # noqa: F811
     """A server that asks who one is; gives its address, and logs in as the administrator."""
     pytest.importorskip("flask_wtf", reason="MLflow's login: pip install 'mlflow[auth]'")
     folder = tmp_path_factory.mktemp("server")
-    options, environment = secured(folder, new_database())
+    options, environment = entry.secured(folder, new_database())
     uri = new_database()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NO_PROXY", "127.0.0.1")
@@ -65,6 +78,44 @@ def server(new_database, tmp_path_factory):  # noqa: F811
             ):
                 patch.setenv(name, value)
             yield running.base
+
+
+def test_a_port_that_was_typed_and_is_taken_is_refused(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(GluonexpError, match=f"port {port} is in use on this machine"):
+            entry.from_packages(tmp_path, port, workers=1, login=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_server_that_is_killed_is_told():
+    with subprocess.Popen(["sleep", "100"]) as process:
+        process.kill()
+        told = entry.ended(Server("", process))
+    assert str(told).startswith(
+        "MLflow's server was killed by signal 9, so PostgreSQL was stopped"
+    )
+
+
+def test_a_database_ends_with_its_command_even_if_that_is_killed(
+    new_database,  # noqa: F811
+    monkeypatch,
+):
+    new_database()  # or there is none to be had
+    with tempfile.TemporaryDirectory(prefix="postgres-") as folder:
+        words = [sys.executable, "-c", SERVE, folder]
+        with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+            url = process.stdout.readline().strip()
+            monkeypatch.setattr(database, "_ENDS_S", 0.0)
+            with (
+                pytest.raises(GluonexpError, match=r"already, process .* `kill -INT \d+`"),
+                database.postgres(Path(folder)),
+            ):
+                pass
+            monkeypatch.undo()
+            process.kill()
+        with database.postgres(Path(folder), durable=False) as again:
+            assert url.rpartition(":")[0] == again.rpartition(":")[0]  # all but the port
 
 
 def test_eight_writers_at_once_lose_nothing_and_write_nothing_twice(server):

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import signal
 import subprocess
 import sys
 import time
@@ -29,6 +30,24 @@ def test_this_process_has_started_before_it_asks() -> None:
     tick = 1 / os.sysconf("SC_CLK_TCK")  # seconds
     assert process_start() < before
     assert before - tick <= start <= asked
+
+
+@pytest.mark.parametrize("ending", ["os.kill(os.getpid(), 9)", "raise SystemExit"])
+def test_what_outlives_a_process_runs_only_if_that_was_killed(ending: str) -> None:
+    read, write = os.pipe()
+    code = (
+        "import os\n"
+        "from gluonexp.base.processes import outlived_by\n"
+        f"words = '/bin/sh', '-c', 'echo ran >/dev/fd/{write}'\n"
+        f"with outlived_by(*words, pass_fds=[{write}]):\n"
+        f"    {ending}"
+    )
+    killed = "kill" in ending
+    ended = subprocess.run([sys.executable, "-c", code], pass_fds=[write])
+    assert ended.returncode == (-signal.SIGKILL if killed else 0)
+    os.close(write)
+    with os.fdopen(read) as told:
+        assert told.read() == ("ran\n" if killed else "")
 
 
 @pytest.mark.parametrize("text", ["", "nobody", "-1@3"])

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 # How many jobs are in Slurm's queue at a time, where that is not said: a search must learn, too.
 _QUEUED: Final = 32
+_CLUSTERS: Final = (None, "slurm", "local", "debug")
 
 
 class SubmititLauncher(StreamingLauncher):
@@ -88,6 +89,11 @@ class SubmititLauncher(StreamingLauncher):
     ) -> None:
         """Take what Hydra gives to every launcher."""
         check_n_jobs(self.n_jobs)
+        if self._cluster not in _CLUSTERS:
+            raise CompactHydraException(
+                f"hydra.launcher.cluster={self._cluster}: slurm, local, debug, or null for Slurm "
+                "where it is installed, else local"
+            )
         minutes, delay = self._takes["timeout_min"], self._signal_delay_s
         numbers = {"timeout_min": minutes, "cpus": self._cpus, "signal_delay_s": delay}
         for name, value in numbers.items():
@@ -115,10 +121,17 @@ class SubmititLauncher(StreamingLauncher):
 
     def start(self, count: int | None = None, warm_up: Callable[[], object] | None = None) -> None:
         """Check that jobs can be submitted; each is a process that imports anew."""
-        if not self._started:
-            with tempfile.TemporaryDirectory() as folder:
-                self._cluster = self._executor(Path(folder)).cluster
-            self._started = True
+        if self._started:
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            found = self._executor(Path(folder)).cluster
+        if self._cluster is None and found == "local":
+            from gluonexp.base.text import say
+
+            say(
+                "hydra/launcher=submitit: no Slurm is installed here; the jobs run on this machine"
+            )
+        self._cluster, self._started = found, True
 
     def _executor(self, folder: Path) -> AutoExecutor:
         try:
@@ -187,7 +200,9 @@ class SubmititLauncher(StreamingLauncher):
         # A terminal sends Ctrl-C to all processes; submitit's own would leave the job a second.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            with environment_variables(PYTHONPATH=path, OMP_NUM_THREADS=threads):
+            with environment_variables(
+                PYTHONPATH=path, OMP_NUM_THREADS=threads, PYTHONFAULTHANDLER="1"
+            ):
                 # Half a minute is left then to end the run, and to be queued again.
                 task = Task(executor.cluster, max(1.0, self._signal_delay_s - 30.0))
                 return executor.submit(task, shared, job)
@@ -273,7 +288,7 @@ def _outcome(job: Submitted[Any], cluster: str) -> JobReturn | Exception:
 
     try:
         if cluster != "debug" and not job.paths.result_pickle.exists():
-            return WorkerDied(f"job {job.job_id} ended without a result{_state(job, cluster)}")
+            return WorkerDied(_death(job, cluster))
         outcome: JobReturn | Exception = job.result()
         return outcome
     except FailedJobError:
@@ -284,13 +299,18 @@ def _outcome(job: Submitted[Any], cluster: str) -> JobReturn | Exception:
         _tidy(job)
 
 
-def _state(job: Submitted[Any], cluster: str) -> str:
-    """Return how a job ended that left no result, if that is known, and where it says so."""
+def _death(job: Submitted[Any], cluster: str) -> str:
+    """Say how a job ended that left no result, as far as that is known, and where it says so."""
     known = None
     if cluster == "slurm":
         known = _slurm("sacct", "-X", "--noheader", "--format=State", "--jobs", job.job_id)
-    words = known.split() if known else []
-    return f" ({', '.join([*words[:1], str(job.paths.stderr)])})"
+    words = known.split()[:1] if known else []
+    with suppress(OSError):
+        if job.paths.stderr.stat().st_size:
+            words.append(str(job.paths.stderr))
+    if not words:  # a fault in native code says what it is there; see PYTHONFAULTHANDLER
+        return f"job {job.job_id} was killed: it left no result and no message, as by signal 9"
+    return f"job {job.job_id} ended without a result ({', '.join(words)})"
 
 
 def _cancel(jobs: Sequence[Submitted[Any]], watch: _Here | _OfSlurm) -> None:

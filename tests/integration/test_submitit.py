@@ -15,6 +15,7 @@ from gluonexp.tracking import open_store
 from gluonexp.tracking.read.runs import reader
 from gluonexp.tracking.statuses import FINISHED, KILLED
 from gluonexp.training import job_folder
+from hydra_plugins.gluonexp.submitit_launcher import SubmititLauncher
 
 pytest.importorskip("submitit", reason="hydra/launcher=submitit needs the extra `slurm`")
 
@@ -59,7 +60,7 @@ def test_one_is_out_of_time_and_goes_on_one_dies(
     summary = run.sweep(*TINY, "hydra.launcher.cluster=local", "trainer.epochs=30", "seed=0,1")
     assert [one.status for one in summary.outcomes] == [FINISHED, KILLED]
     assert [one.attempts for one in summary.outcomes] == [1, 1]
-    assert "ended without a result" in str(summary.outcomes[1].error)
+    assert str(summary.outcomes[1].error).endswith("no result and no message, as by signal 9")
     log = (here / "out" / "0" / "console.log").read_text()
     assert log.count("synthetic patterns") == 2
     assert f"resumes run {str(summary.outcomes[0].run_id)[:8]} after" in log
@@ -97,11 +98,23 @@ def test_in_this_process(here: Path) -> None:
     assert [one.status for one in summary.outcomes] == [FINISHED] * 2
 
 
+def test_without_slurm_that_is_said_once(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", str(here))
+    launcher = SubmititLauncher()
+    launcher.start()
+    launcher.start()
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert said.endswith("no Slurm is installed here; the jobs run on this machine\n")
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
         ("cluster=slurm", 'Could not detect "srun"'),
-        ("cluster=cloud", "doesn't know any executor named cloud"),
+        ("cluster=cloud", "hydra.launcher.cluster=cloud: slurm, local, debug"),
         ("timeout_min=soon", "hydra.launcher.timeout_min=soon: a whole number, 1 or more"),
         ("timeout_min=2", "hydra.launcher.signal_delay_s=120: less than a job's whole time"),
         ("mem_gb=much", 'Parameter "mem_gb" expected type'),

@@ -51,20 +51,27 @@ def recover(forced: bool, tracking_uri: str | None) -> None:
 
 @click.command()
 @click.argument("run_id", metavar="RUN")
+@click.option("--jobs", is_flag=True, help="Of a sweep, let the jobs that run end so, too.")
 @URI
-def stop(run_id: str, tracking_uri: str | None) -> None:
+def stop(run_id: str, jobs: bool, tracking_uri: str | None) -> None:
     """Let a run end in order after the epoch that it is in, on whatever machine it trains.
+
+    RUN is its id, the beginning of that, or 'last': the run or sweep that trains and began last.
 
     It is evaluated and exported as if it had been its last epoch. A sweep starts no more jobs, and
     ends when those that run have ended.
     """
+    from gluonexp.base.text import store_option
     from gluonexp.tracking.recovery import stop
     from gluonexp.tracking.store import KIND
 
-    run = stop(tracking_uri, run_id)
-    sweep = run.tags.get(KIND) == "sweep"
-    when = "when the jobs that run have ended" if sweep else "after the epoch that it is in"
-    click.echo(f"run {run.run_id} ({run.name}) stops {when}")
+    for run in stop(tracking_uri, run_id, jobs):
+        sweep = run.tags.get(KIND) == "sweep"
+        when = "when the jobs that run have ended" if sweep else "after the epoch that it is in"
+        click.echo(f"run {run.run_id} ({run.name}) stops {when}")
+        if sweep and not jobs:
+            words = f"gluonexp stop {run.run_id[:8]} --jobs{store_option(tracking_uri)}"
+            click.echo(f"  to end those, too, each after the epoch that it is in:  {words}")
 
 
 def _completed(uri: str | None) -> Iterator[str]:

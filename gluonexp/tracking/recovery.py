@@ -15,6 +15,7 @@ from gluonexp.tracking.read.records import RunRecord
 from gluonexp.tracking.read.runs import Reader, reader
 from gluonexp.tracking.statuses import KILLED, RUNNING
 from gluonexp.tracking.store import open_store, reported
+from gluonexp.tracking.uri import displayed
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -105,10 +106,17 @@ def recover(uri: str | None, forced: bool = False) -> Iterator[Found]:
             yield Found(run, RUNNING, None, _patience(tags))
 
 
-def stop(uri: str | None, ref: str) -> RunRecord:
-    """Let a run that trains stop after the epoch that it is in; return it.
+def stop(uri: str | None, ref: str, jobs: bool = False) -> list[RunRecord]:
+    """Let a run that trains stop after the epoch that it is in; return what was told to stop.
 
     A sweep begins no more jobs then; those that have begun go on.
+
+    Parameters
+    ----------
+    ref
+        A run id, the start of one, or ``last``: the run or sweep that trains and began last.
+    jobs
+        Of a sweep, let the jobs that train stop too.
 
     Raises
     ------
@@ -117,7 +125,7 @@ def stop(uri: str | None, ref: str) -> RunRecord:
         so that there is no way to tell it.
     """
     store = reader(uri)
-    (run,) = store.fetch([ref])
+    run = _last_that_trains(store) if ref == "last" else store.fetch([ref])[0]
     if run.lost:
         raise GluonexpError(
             f"run {run.run_id} is lost, and cannot stop: `gluonexp recover` ends it"
@@ -129,10 +137,23 @@ def stop(uri: str | None, ref: str) -> RunRecord:
             f"run {run.run_id} is recorded offline, where it cannot be told to stop: end "
             f"{owner.name(run.tags)} with Ctrl-C or kill -INT"
         )
+    told = [run]
+    if jobs:
+        told += [one for one in store.children(run.run_id) if one.status == RUNNING]
     client = open_store(store.uri)
-    with reported(f"run {run.run_id} cannot be told to stop"):
-        client.set_tag(run.run_id, owner.STOP, owner.name(owner.own_tags()))
-    return run
+    for one in told:
+        with reported(f"run {one.run_id} cannot be told to stop"):
+            client.set_tag(one.run_id, owner.STOP, owner.name(owner.own_tags()))
+    return told
+
+
+def _last_that_trains(store: Reader) -> RunRecord:
+    for run in store.newest(status=RUNNING, top=True, offline=True):
+        if not run.lost:
+            return run
+    raise GluonexpError(
+        f"no run trains in {displayed(store.uri)}; `gluonexp runs` lists the runs there are"
+    )
 
 
 def _tags(run: RunRecord, running: Mapping[str, RunRecord]) -> Mapping[str, str]:

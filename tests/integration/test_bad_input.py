@@ -550,7 +550,7 @@ CASES = {
             ("replay", "last", "dataset.x=(", "dataset.x"),
             ("replay", "last", "dataset=synthetic", "dataset.source.train=65", "digest"),
             ("stop", "ffffff", "ffffff"),
-            ("stop", "last", "does not train"),
+            ("stop", "last", "no run trains"),
             ("cache", "nowhere", "nowhere"),
             ("cache", "list", "--folder", "/dev/null", "/dev/null"),
             ("doctor", "nowhere", "nowhere"),

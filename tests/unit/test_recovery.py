@@ -27,7 +27,7 @@ from gluonexp.tracking import (
 )
 from gluonexp.tracking.burial import bury
 from gluonexp.tracking.lease import Lease
-from gluonexp.tracking.read.runs import reader
+from gluonexp.tracking.read.runs import PARENT, reader
 from gluonexp.tracking.recovery import lost, mention, recover, stop
 from gluonexp.tracking.sweeps import SWEEP
 from gluonexp.training.callbacks import StopWhenAsked
@@ -277,6 +277,30 @@ def test_a_job_that_waits_can_be_told_to_stop(make: Make, uri: str, client: Mlfl
     gluonexp(uri, "stop", run_id)
     with start(uri, run_id) as tracker, pytest.raises(StopFit):
         StopWhenAsked(tracker).epoch_end(FIT)
+
+
+def test_the_last_is_the_newest_that_trains_and_of_a_sweep_its_parent(
+    make: Make, uri: str, client: MlflowClient
+) -> None:
+    def told() -> set[str]:
+        return {run_id for run_id in known if owner.STOP in client.get_run(run_id).data.tags}
+
+    first, parent = make(), make(SWEEP)
+    job, ended = make({PARENT: parent}), make({PARENT: parent})
+    client.set_terminated(ended)
+    known = first, parent, job, ended, make(DEAD)
+    said = gluonexp(uri, "stop", "last")
+    assert said.splitlines()[0].endswith("stops when the jobs that run have ended")
+    assert f"gluonexp stop {parent[:8]} --jobs --tracking-uri " in said
+    assert told() == {parent}
+    gluonexp(uri, "stop", "last", "--jobs")
+    assert told() == {parent, job}
+    client.set_terminated(parent)
+    gluonexp(uri, "stop", "last")
+    assert told() == {parent, job, first}
+    client.set_terminated(first)
+    with pytest.raises(GluonexpError, match="no run trains in sqlite:"):
+        stop(uri, "last")
 
 
 def test_what_does_not_train_cannot_be_told_to_stop(

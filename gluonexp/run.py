@@ -26,7 +26,7 @@ from gluonexp.base.imports import heavy_imports
 from gluonexp.base.processes import process_start
 from gluonexp.base.secrets import HIDDEN, hide
 from gluonexp.base.text import plain_console, tell
-from gluonexp.config import hydra_private, keys, schema
+from gluonexp.config import hydra_private, keys, schema, usage
 from gluonexp.config.overrides import as_typed, by_key, text_of
 
 if TYPE_CHECKING:
@@ -57,42 +57,6 @@ def conf_dir() -> str:
             return str(folder.resolve())
     raise SystemExit(f"gluonexp: no config.yaml in {' or '.join(map(str, candidates))}")
 
-
-HELP = """\
-gluonexp: turn a Gluon training script into a tracked experiment.
-
-usage: {command} [GROUP=NAME ...] [KEY=VALUE ...] [--multirun]
-
-  {command}                                      digits on a small CNN, offline, in seconds
-  {command} experiment=fashion_mnist_cnn         a recorded study, as it was run
-  {command} model=alexnet_ft optim=sgd           pretrained AlexNet, frozen, under a new classifier
-  {command} model=zoo_ft model.backbone=resnet18_v1 freeze=gradual
-  {command} trainer=lr_find                      which learning rate?
-  {command} engine=torch                         the same network, trained by PyTorch
-  {command} dataset=cifar10 optim=sgd optim.lr=0.05 scheduler=cosine
-  {command} dataset=image_folder dataset.root=photos dataset.resize=64
-  {command} -m optim.lr=0.001,0.003,0.01 seed=0,1  a sweep: every combination, and which is best
-  {command} -m optim.lr=0.001,0.01 hydra/launcher=processes hydra.launcher.n_jobs=2
-  {command} -m hydra/sweeper=optuna 'optim.lr=interval(1e-4,1e-1)' model=cnn,mlp
-  {command} sweep=lr_grid                        a preset; others: seeds, lr_search
-  {command} sweep.resume=last                    what the last sweep has not finished
-  {command} --cfg job                            the configuration that would run, with every key
-  {command} --info defaults                      which file each part of it comes from
-
-groups (choose with GROUP=NAME)
-{groups}
-
-keys changed most often (all of them: --cfg job)
-  seed  device  trainer.epochs  trainer.batch_size  trainer.log_every  trainer.resume
-  optim.lr  optim.momentum  optim.weight_decay
-  model.weights  model.backbone  model.head  freeze.rules
-  dataset.root  dataset.val_fraction  dataset.resize
-  tracking.uri  tracking.experiment  tracking.run_name
-  sweep.fail_fast  sweep.retries  sweep.register  objective.metric  objective.mode
-
-Groups of your own: --config-dir DIR. Classes of your own: 'build.allow=[mypackage]'.
-Afterwards: gluonexp ui, gluonexp compare, gluonexp predict last. Hydra's options: --hydra-help.
-"""
 
 schema.register()
 
@@ -144,21 +108,6 @@ def sweep(*overrides: str) -> "Summary":
     ):
         ended: Summary = hydra_private.multirun("config", main.__wrapped__, words)
         return ended
-
-
-def help_text(command: str, arguments: Sequence[str]) -> str:
-    """Return what ``--help`` prints, at once: Hydra's own listing of the groups takes a second."""
-    folders = [Path(conf_dir())]
-    for position, argument in enumerate(arguments):
-        name, _, value = argument.partition("=")
-        if name in ("--config-dir", "-cd"):
-            folders += map(Path, [value] if value else arguments[position + 1 : position + 2])
-    groups: dict[str, set[str]] = {}
-    for path in (path for folder in folders for path in folder.glob("*/*.yaml")):
-        groups.setdefault(path.parent.name, set()).add(path.stem)
-    width = max(map(len, groups))
-    lines = [f"  {name:<{width}}  {'  '.join(sorted(groups[name]))}" for name in sorted(groups)]
-    return HELP.format(command=command, groups="\n".join(lines))
 
 
 @hydra.main(version_base="1.3", config_path=conf_dir(), config_name="config")
@@ -286,7 +235,7 @@ def start(command: str = "python -m gluonexp.run") -> None:
         os.environ["HYDRA_FULL_ERROR"] = "1"
     arguments = sys.argv[1:]
     if {"--help", "-h"} & set(arguments) and not ranks.world().rank:
-        print(help_text(command, arguments), end="")
+        print(usage.text(command, arguments, conf_dir()), end="")
         return
     # Hydra's parser wants its options before the overrides; people write them anywhere.
     options: list[str] = []

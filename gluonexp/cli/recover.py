@@ -81,7 +81,8 @@ def _completed(uri: str | None) -> Iterator[str]:
     from gluonexp.training import job_folder
 
     used = (
-        logs.job_folders(uri, name) for name in ("artifacts", "checkpoints", "model", ".new-*")
+        logs.job_folders(uri, name)
+        for name in ("run.jsonl", "artifacts", "checkpoints", "model", ".new-*")
     )
     for folder in dict.fromkeys(chain(*used)):
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -21,6 +22,7 @@ from gluonexp.sweep.outcomes import Outcome, Summary
 from gluonexp.sweep.table import sweep_table
 from gluonexp.tracking import ensure_experiment, open_store, tracked_run
 from gluonexp.tracking.beginning import create_run, run_tags
+from gluonexp.tracking.log import NAME, in_use
 from gluonexp.tracking.read.runs import RunRecord, reader
 from gluonexp.tracking.statuses import FAILED, FINISHED, KILLED, PRUNED, RUNNING
 from gluonexp.tracking.store import reported
@@ -38,6 +40,7 @@ def opened(
     arguments: Sequence[str],
     name: str,
     parent: Callable[[Callable[[], str]], str],
+    folder: Path,
 ) -> Iterator[SweepRun | None]:
     """Open the parent run of a new sweep, or of ``sweep.resume``; None with ``tracking=none``.
 
@@ -48,6 +51,8 @@ def opened(
     parent
         Returns the id of the parent run that all processes of the sweep share. Its argument
         creates one.
+    folder
+        The sweep's, where the log of the parent run lies.
 
     Raises
     ------
@@ -85,10 +90,19 @@ def opened(
     run_id = parent(made)
     if resume is not None and run_id != made():
         raise GluonexpError(f"sweep.resume={resume}: this study belongs to sweep {run_id}")
-    with tracked_run(replace(settings, run_id=run_id), tags) as tracker:
+    its, place = replace(settings, run_id=run_id), _of_log(folder.absolute())
+    with tracked_run(its, tags, place, alone=False) as tracker:
         with reported(f"sweep {run_id} cannot be led"):
             tracker.lease.lead()
         yield SweepRun(client, run_id, tracker)
+
+
+def _of_log(folder: Path) -> Path:
+    """Return the folder for this process's log of a sweep that others may lead from there too."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not in_use(folder / NAME):
+        return folder
+    return Path(tempfile.mkdtemp(prefix="process-", dir=folder))
 
 
 def _check_same(parent: RunRecord, config: Config) -> None:

@@ -65,7 +65,8 @@ def conduct(plan: SweepPlan, console: Console | None = None) -> Summary:
     words = [*plan.arguments, *plan.source.arguments()]  # a resumed search has both
     arguments = list(by_key(words).values())
     name = f"sweep over {', '.join(short_keys(plan.source.keys)) or 'nothing'}"
-    with closing(plan.source), answer.opened(config, arguments, name, plan.source.parent) as run:
+    parent, folder = plan.source.parent, plan.folder
+    with closing(plan.source), answer.opened(config, arguments, name, parent, folder) as run:
         wants_stop = NoLease().stop_wanted if run is None else run.tracker.lease.stop_wanted
         ledger = Recorded(run, config.objective) if run is not None else Unrecorded()
         announce(console, run, plan.source.describe())

@@ -13,13 +13,14 @@ from gluonexp.base.secrets import hide
 from gluonexp.base.text import readable
 from gluonexp.tracking import owner
 from gluonexp.tracking.log import NAME, Log, in_use, note_sent, records, sent_as
-from gluonexp.tracking.logs import Logged
+from gluonexp.tracking.logs import Logged, read
 from gluonexp.tracking.places import WORKDIR
 from gluonexp.tracking.read.logged import as_recorded
 from gluonexp.tracking.read.records import OWN_ID
 from gluonexp.tracking.replay import Replay
 from gluonexp.tracking.statuses import KILLED, UNFINISHED
 from gluonexp.tracking.store import reported
+from gluonexp.tracking.succession import Newer, has_gone_on
 from gluonexp.tracking.values import one_line
 
 if TYPE_CHECKING:
@@ -107,8 +108,10 @@ def _send_rest(client: MlflowClient, run: Run) -> bool:
         own = next((entry["run"] for entry in records(file) if entry["kind"] == "open"), None)
         if own not in (run.info.run_id, run.data.tags.get(OWN_ID)):
             return False
-        after = sent_as(file, client.tracking_uri, run.info.run_id)
-        replay = Replay(file, client, run.info.run_id, after=after)
+        run_id = run.info.run_id
+        after = sent_as(file, client.tracking_uri, run_id)
+        newer = Newer(client, run_id) if has_gone_on(run, read(file)) else None
+        replay = Replay(file, client, run_id, after=after, newer=newer)
         try:
             replay.send()
         finally:

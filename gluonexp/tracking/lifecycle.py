@@ -42,6 +42,8 @@ def tracked_run(
     settings: TrackingConfig,
     tags: Mapping[str, str] | None = None,
     folder: Path | None = None,
+    *,
+    alone: bool = True,
 ) -> Iterator[Tracker]:
     """Record what happens inside as one run, and how it ended.
 
@@ -63,7 +65,9 @@ def tracked_run(
         The user, the source file and its git commit, the host and the process id are added.
     folder
         The job's, where the log lies; None: a temporary one, which stays where something could
-        not be sent. A run in a folder of its own goes on offline where its store is down.
+        not be sent.
+    alone
+        Whether a run in a folder of its own goes on offline where its store is down.
 
     Raises
     ------
@@ -80,8 +84,8 @@ def tracked_run(
                 folder = temporary = Path(tempfile.mkdtemp(prefix="gluonexp-"))
             # A run that exists must not be lost on the way to its `finally`.
             try:
-                alone = temporary is None
-                tracker = begun(settings, tags or {}, folder, signals.defer, alone=alone)
+                may = alone and temporary is None
+                tracker = begun(settings, tags or {}, folder, signals.defer, alone=may)
             except BaseException:
                 if temporary is not None:
                     shutil.rmtree(temporary, ignore_errors=True)

@@ -78,6 +78,13 @@ class Logged:
         kinds = (entry["kind"] for entry in reversed(self.records))
         return bool(next(kind for kind in kinds if kind in ("open", "status")) == "status")
 
+    @property
+    def last(self) -> int:
+        """When the run ended or, if its process did not end it, recorded something last (ms)."""
+        if not self.ended:
+            return int(self.records[-1]["at"])
+        return int(next(each["end"] for each in reversed(self.records) if "end" in each))
+
     def steps(self, metric: str) -> int:
         """Return at how many steps a metric was recorded."""
         points = (point for each in self.records for point in each.get("points", ()))

@@ -69,9 +69,14 @@ def alive(tags: Mapping[str, str]) -> bool | None:
 
 def silence(tags: Mapping[str, str]) -> float | None:
     """Return for how many seconds a run's lease was not renewed; None if it has none."""
+    at = renewed(tags)
+    return None if at is None else max(0.0, time.time() - at)
+
+
+def renewed(tags: Mapping[str, str]) -> float | None:
+    """Return when a run's lease was last renewed (s since 1970); None if it has none."""
     try:
-        renewed = datetime.fromisoformat(tags[LEASE])
-        return max(0.0, time.time() - renewed.timestamp())
+        return datetime.fromisoformat(tags[LEASE]).timestamp()
     except (KeyError, ValueError):
         return None
 

@@ -11,6 +11,7 @@ from gluonexp.base.errors import GluonexpError
 from gluonexp.base.files import held, lock
 from gluonexp.base.secrets import HIDDEN
 from gluonexp.base.text import say
+from gluonexp.tracking import owner
 from gluonexp.tracking.burial import bury
 from gluonexp.tracking.log import NAME, in_use, note_sent, sent, sent_as, waits
 from gluonexp.tracking.logs import Logged, below, read
@@ -19,6 +20,7 @@ from gluonexp.tracking.read.records import OWN_ID, PARENT
 from gluonexp.tracking.replay import Replay
 from gluonexp.tracking.statuses import RUNNING
 from gluonexp.tracking.store import ensure_experiment, experiments, open_store, reported
+from gluonexp.tracking.succession import Newer, has_gone_on
 from gluonexp.tracking.uri import displayed, resolve_uri
 
 if TYPE_CHECKING:
@@ -40,6 +42,8 @@ class Pushed:
         The numbers of the last record that the store had before, and has now (or would have).
     missing
         Which recorded files were not found, so not sent, in a sentence; None if all were.
+    newer
+        How the run stands that another process has gone on with; None where none has.
     """
 
     log: Logged
@@ -48,6 +52,7 @@ class Pushed:
     before: int
     last: int
     missing: str | None = None
+    newer: str | None = None
 
 
 class Store:
@@ -78,7 +83,8 @@ class Store:
         """Send what the store does not have of a log, and of that of its parent before.
 
         It is made there under another id, which its tag ``gluonexp.run`` maps to its own. Cut off,
-        the same call goes on; a run whose process was killed is ended there as KILLED.
+        the same call goes on; a run whose process was killed is ended there as KILLED. One that
+        another process has gone on with is given what it lacks, and stays as it ended since.
 
         Parameters
         ----------
@@ -98,34 +104,37 @@ class Store:
         last = log.records[-1]["n"]
         if rehearse:
             run = self._find(log)
-            return Pushed(
-                log,
-                self.uri,
-                None if run is None else run.info.run_id,
-                self._before(log, run),
-                last,
-            )
+            run_id = None if run is None else run.info.run_id
+            newer = _newer(run, log)
+            return Pushed(log, self.uri, run_id, self._before(log, run), last, newer=newer)
         with held(lock(f"push {log.file.resolve()}"), f"sends {log.file}"):
             found = self._find(log)
-            run = found or self._make(log)
-            run_id: str = run.info.run_id
+            run, newer = found or self._make(log), _newer(found, log)
+            run_id = run.info.run_id
             before = self._before(log, run)
             if found is not None and before < last:
                 settle(self.uri, run_id)
-            replay = Replay(log.file, self._client, run_id, after=before, say=self._say)
+            replay = Replay(
+                log.file,
+                self._client,
+                run_id,
+                after=before,
+                say=self._say,
+                newer=Newer(self._client, run_id) if newer and before < last else None,
+            )
             try:
                 last = replay.send()
             finally:
                 if replay.sent > before:
                     note_sent(log.file, self.uri, run_id, replay.sent)
-            if not log.ended:
+            if not (log.ended or newer):
                 self._bury(run_id)
-            return Pushed(log, self.uri, run_id, before, last, replay.missing())
+            return Pushed(log, self.uri, run_id, before, last, replay.missing(), newer)
 
     def _bury(self, run_id: str) -> None:
         with reported(f"run {run_id} cannot be read in {displayed(self.uri)}"):
-            status = self._client.get_run(run_id).info.status
-        if status == RUNNING:
+            run = self._client.get_run(run_id)
+        if run.info.status == RUNNING and owner.alive(run.data.tags) is not True:
             bury(self._client, run_id, "its process ended without an end of its log")
 
     def _find(self, log: Logged) -> Run | None:
@@ -237,4 +246,14 @@ def sentence(done: Pushed, *, rehearsed: bool = False) -> str:
     if not count:
         return f"{title}: {where} has all of it"
     verb = "would send" if rehearsed else "sent"
-    return f"{title}: {verb} {count} of {done.last} records to {where}"
+    told = f"{title}: {verb} {count} of {done.last} records to {where}"
+    if done.newer is None:
+        return told
+    return f"{told}; that has gone on since ({done.newer}), and what is newer there stays"
+
+
+def _newer(run: Run | None, log: Logged) -> str | None:
+    """Say how a run stands that has gone on since a log; None if it has not."""
+    if run is None or not has_gone_on(run, log):
+        return None
+    return f"{owner.name(run.data.tags)}: {run.info.status}"

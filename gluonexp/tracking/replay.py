@@ -19,6 +19,7 @@ from gluonexp.tracking.places import here
 from gluonexp.tracking.read.records import PARENT
 from gluonexp.tracking.registry import Registered, register
 from gluonexp.tracking.store import reported
+from gluonexp.tracking.succession import Newer
 from gluonexp.tracking.uri import displayed, local_path
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ _MODEL: Final = "the model"
 # Two of them tell when they were made; the third's header has no order.
 _NOT_THE_SAME_TWICE: Final = ("MLmodel", "certificate.json", "samples.safetensors")
 _BATCHED: Final = ("params", "tags", "metrics")
+# Of several logs of a run, the newest has these.
+_OF_THE_NEWEST: Final = ("open", "model", "register", "status")
 # Tags that belong to a run of one store, which has them from its start.
 _OF_THE_STORE: Final = (PARENT, "mlflow.runName", "mlflow.rootRunId")
 
@@ -49,6 +52,9 @@ class Replay:
         The number of the last record that was sent before.
     say
         Takes a line about what cannot be sent and is left out.
+    newer
+        What the store has of a run that has gone on with another log: only what it lacks is sent,
+        and no model, nor how this log ends.
 
     Attributes
     ----------
@@ -66,8 +72,9 @@ class Replay:
         *,
         after: int = 0,
         say: Callable[[str], None] = say,
+        newer: Newer | None = None,
     ) -> None:
-        self._file, self._folder = file, file.parent
+        self._file, self._folder, self._newer = file, file.parent, newer
         self._answering = _Answering(client)
         self._client = cast("MlflowClient", self._answering)
         self._run_id, self._say = run_id, say
@@ -139,6 +146,8 @@ class Replay:
         from mlflow.entities import Metric, Param, RunTag
         from mlflow.exceptions import MlflowException
 
+        if self._newer is not None:
+            batch.without(self._newer)
         points, tags = batch.points, batch.tags
         with self._reported(batch.title()):
             self._client.log_batch(
@@ -157,6 +166,8 @@ class Replay:
     def _one(self, record: Record) -> None:
         """Send a record that is a request of its own."""
         kind = record["kind"]
+        if self._newer is not None and kind in _OF_THE_NEWEST:
+            return
         if kind == "open":
             self._open(record)
         elif kind == "dataset":
@@ -217,7 +228,7 @@ class Replay:
         for file in record["files"]:
             source, digest = self._below(record["folder"], file["name"]), file["sha256"]
             kept = f"{path}/{file['name']}".strip("/")
-            if self._kept.get(kept) == digest:
+            if self._kept.get(kept) == digest or (self._newer and kept in self._newer.files):
                 continue
             if not _is(source, digest):  # a later record has what it became, perhaps
                 self._missing[kept] = str(folder)
@@ -346,6 +357,11 @@ class _Batch:
         else:
             kept: dict[str, Any] = self.params if record["kind"] == "params" else self.tags
             kept.update(record["values"])
+
+    def without(self, known: Newer) -> None:
+        """Leave out what is known."""
+        self.params, self.tags = known.params(self.params), known.tags(self.tags)
+        self.points = known.points(self.points)
 
     def title(self) -> str:
         """Say what there is."""

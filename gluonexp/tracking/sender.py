@@ -13,6 +13,7 @@ from gluonexp.tracking.replay import Replay
 
 _log = logging.getLogger(__name__)
 
+_SLOW_S: Final = 10.0  # that a store may take for an answer, if it is not known to be away
 _WAITS_S: Final = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0)  # between two attempts at a store that is away
 
 
@@ -46,15 +47,20 @@ class Sender:
             self._turn.notify()
 
     def finish(self, patience_s: float) -> None:
-        """Send what is left, and end the thread; give up where nothing moves for `patience_s`."""
+        """Send what is left, and end the thread; give up where nothing moves for `patience_s`.
+
+        A store that has not failed, or answers again, may be slow: it is waited for longer.
+        """
         with self._turn:
             self._ending = True
             self._turn.notify()
         moved, since = self._moved(), time.monotonic()
+        if self.failure is None:
+            patience_s = max(patience_s, _SLOW_S)
         while self._thread.is_alive() and time.monotonic() - since < patience_s:
             self._thread.join(0.05)
             if (now := self._moved()) != moved:
-                moved, since = now, time.monotonic()
+                moved, since, patience_s = now, time.monotonic(), max(patience_s, _SLOW_S)
         if self._thread.is_alive():
             self.failure = self.failure or GluonexpError("the store does not answer")
 

@@ -38,6 +38,7 @@ from gluonexp.sweep.study.place import place
 from gluonexp.sweep.study.reporter import open_trial
 from gluonexp.sweep.study.search import Study, open_study
 from gluonexp.tracking import lease, open_store
+from gluonexp.tracking.push import every
 from gluonexp.tracking.recovery import stop
 from gluonexp.tracking.statuses import FAILED, FINISHED, KILLED, PRUNED
 from gluonexp.tracking.sweeps import argument_tags
@@ -119,6 +120,8 @@ def test_a_grid_is_one_parent_with_its_children(folder: Path) -> None:
     assert kept == [best.run_id]
     # Nothing but mlruns appears where the user stands.
     assert [path.name for path in folder.iterdir()] == ["mlruns"]
+    # The parent has its log, too, where `gluonexp push --all` looks for logs.
+    assert {log.run_id for log in every(None)} == {parent.info.run_id, *folders}
 
 
 def test_the_report_lies_in_the_parent_and_best_yaml_repeats_the_best(folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -256,6 +257,37 @@ def test_a_run_whose_process_was_killed_does_not_stay_running(home: Path, uri: s
     code, out = told("push", str(home / "job"), "--to", uri)
     assert code == 0, out
     assert find_run(open_store(uri), "d" * 32).info.status == "KILLED"
+
+
+@pytest.mark.parametrize("since", ["FINISHED", "RUNNING"])
+@pytest.mark.parametrize("end", ["FAILED", None])
+def test_an_earlier_log_changes_nothing_of_a_run_that_has_gone_on(
+    home: Path, uri: str, since: str, end: str | None
+) -> None:
+    first = logged(home / "first", "d" * 32, end=None)
+    log = Log(first)
+    log.append("tags", values={"error": "the store does not answer", "gluonexp.device": "gpu"})
+    log.append("metrics", points=[["val/acc", 0.5, 1300, 1], ["val/acc", 0.75, 1300, 2]])
+    if end:
+        log.append("status", status=end, end=read(first).last, error="Traceback")
+    log.close()
+    later = read(first).last + 2000
+    at = datetime.fromtimestamp(later / 1000, timezone.utc).isoformat(timespec="seconds")
+    client, runs = original(uri, {"d" * 32: logged(home / "second", "d" * 32, end=None)})
+    (run_id,) = runs.values()
+    client.set_tag(run_id, "gluonexp.run", "d" * 32)
+    for key, value in {"host": "h", "pid": "7", "process": "7", "lease": at}.items():
+        client.set_tag(run_id, f"gluonexp.{key}", value)
+    if since == "FINISHED":
+        client.set_terminated(run_id, since, later)
+    before = fields(client, run_id, {})
+    code, out = told("push", str(first), "--to", uri)
+    assert code == 0, out
+    assert f"that has gone on since (process 7 on h: {since}), and what is newer" in out
+    before["points"]["val/acc"].append((2, 1300, "0.75", True))
+    assert fields(client, run_id, {}) == before
+    assert "has all of it" in told("push", str(first), "--to", uri)[1]
+    assert client.get_run(run_id).info.status == since
 
 
 def test_what_cannot_be_sent_is_named_and_the_rest_is_sent(home: Path, uri: str) -> None:

@@ -515,6 +515,7 @@ def test_a_store_that_hangs_holds_nobody_up(
             released.wait(60)
 
     monkeypatch.setattr("gluonexp.tracking.tracker._PATIENCE_S", 0.1)
+    monkeypatch.setattr("gluonexp.tracking.sender._SLOW_S", 0.1)
     tracker = recording(Hanging(client), run_id, job)  # type: ignore[arg-type]
     tracker.log_metrics({"loss": 1}, 0)
     tracker.flush()
@@ -522,6 +523,22 @@ def test_a_store_that_hangs_holds_nobody_up(
     assert "the store does not answer" in str(tracker.unsent())
     assert [record["kind"] for record in records(job / NAME)] == ["metrics", "status"]
     released.set()
+
+
+def test_a_store_that_is_slow_is_waited_for(
+    client: MlflowClient, run_id: str, job: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Slow(Flaky):
+        def log_batch(self, *arguments: Any, **options: Any) -> None:
+            threading.Event().wait(0.3)
+            self.client.log_batch(*arguments, **options)
+
+    monkeypatch.setattr("gluonexp.tracking.tracker._HURRY_S", 0.1)
+    tracker = recording(Slow(client), run_id, job)  # type: ignore[arg-type]
+    tracker.log_metrics({"loss": 1}, 0)
+    tracker.close("KILLED")
+    assert tracker.sent
+    assert client.get_run(run_id).info.status == "KILLED"
 
 
 def test_an_offline_run_is_a_log(job: Path, capsys: pytest.CaptureFixture[str]) -> None:

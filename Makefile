@@ -12,6 +12,8 @@
 VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
+# One more than workers: a test often waits, for a process, a server or a database.
+TESTS_AT_ONCE ?= $(shell expr $(WORKERS) + 1)
 SUPPORTED := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))
 
 .PHONY: demo test types suite fuzz crash server bench clean
@@ -28,7 +30,7 @@ types: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
 suite: $(VENV)/.installed-dev
-	$(BIN)/pytest -n $(WORKERS) --dist loadfile --durations=10
+	$(BIN)/pytest -n $(TESTS_AT_ONCE) --dist loadfile --durations=10
 
 fuzz: $(VENV)/.installed-dev
 	$(BIN)/pytest -n $(WORKERS) -m fuzz --hypothesis-profile=fuzz --durations=0 --durations-min=1

@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import tempfile
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import ExitStack, contextmanager, suppress
@@ -28,6 +29,13 @@ _LOOK_AGAIN: Final = 1.0
 
 # Of memory for what is sent to tasks, in a cluster of our own (bytes): the least that Ray takes.
 _STORE: Final = 80 * 2**20
+
+# How often to look whether the head of the cluster is there (seconds), and how often in vain.
+_LOOK_FOR_HEAD: Final = 5.0
+_PATIENCE: Final = 3
+
+# Where Ray finds a token besides in the user's folder.
+_TOKENS: Final = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
 
 class RayLauncher(StreamingLauncher):
@@ -59,20 +67,23 @@ class RayLauncher(StreamingLauncher):
     ) -> None:
         super().__init__()
         self.address, self.n_jobs = address, n_jobs
-        self._resources = dict(resources or {})
+        self._resources = _mapping("resources", resources)
         self._takes = {"CPU": num_cpus, "GPU": num_gpus, **self._resources}
-        self._runtime_env = runtime_env
+        self._runtime_env = _mapping("runtime_env", runtime_env)
         self._ending = ExitStack()
+        self._connected = False
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
         """Take what Hydra gives to every launcher."""
         check_n_jobs(self.n_jobs)
-        if self._takes["CPU"] <= 0:
-            raise CompactHydraException(
-                f"hydra.launcher.num_cpus={self._takes['CPU']}: a job takes more than nothing"
-            )
+        for name, each in self._takes.items():
+            if not isinstance(each, int | float) or each < 0 or (name == "CPU" and not each):
+                raise CompactHydraException(
+                    f"hydra.launcher.{_key(name)}={each}: a job takes a number, and more than no "
+                    "core"
+                )
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
 
     @property
@@ -87,20 +98,23 @@ class RayLauncher(StreamingLauncher):
 
     def start(self, count: int | None = None, warm_up: Callable[[], object] | None = None) -> None:
         """Connect to the cluster, or start one here; each task is a process that imports anew."""
+        if self._connected:
+            return
+        self._ending.enter_context(_environment(self.address))
         try:
             import ray
         except ImportError:
+            self.close()
             raise CompactHydraException(
                 "hydra/launcher=ray needs Ray: pip install 'gluonexp[ray]'"
             ) from None
-        if ray.is_initialized():
+        self._connected = True
+        self._ending.callback(setattr, self, "_connected", False)
+        if ray.is_initialized():  # by whoever called us
             return
-        environment = self._runtime_env
-        if isinstance(environment, DictConfig):
-            environment = OmegaConf.to_container(environment, resolve=True)  # type: ignore[assignment]
         options: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
-        if environment:
-            options["runtime_env"] = dict(environment)
+        if self._runtime_env:
+            options["runtime_env"] = self._runtime_env
         self._ending.enter_context(_quiet())
         on_sigterm = signal.getsignal(signal.SIGTERM)
         try:
@@ -133,17 +147,24 @@ class RayLauncher(StreamingLauncher):
         there: Mapping[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
         for name, each in self._takes.items():
             if each > (has := there.get(name, 0)):
-                key = f"num_{name.lower()}s" if name in ("CPU", "GPU") else f"resources.{name}"
                 raise CompactHydraException(
-                    f"hydra.launcher.{key}={each:g}: this machine has {has:g}; take less, or name "
-                    "a cluster by hydra.launcher.address"
+                    f"hydra.launcher.{_key(name)}={each:g}: this machine has {has:g}; take less, "
+                    "or name a cluster by hydra.launcher.address"
                 )
 
     def outcomes(
         self, shared: bytes, jobs: Iterable[Packed]
     ) -> Generator[tuple[int, JobReturn | Exception], None, None]:
-        """Run jobs; those that run when the iterator is closed are cancelled, as by Ctrl-C."""
+        """Run jobs; those that run when the iterator is closed are cancelled, as by Ctrl-C.
+
+        Raises
+        ------
+        GluonexpError
+            The head of the cluster is lost, and all jobs with it.
+        """
         import ray
+
+        from gluonexp.base.errors import GluonexpError
 
         task: Any = ray.remote(
             max_retries=0,
@@ -157,8 +178,15 @@ class RayLauncher(StreamingLauncher):
         common = ray.put(shared)
         jobs, more = iter(jobs), True
         running: dict[Future[JobReturn], tuple[Any, int]] = {}
+        head = _Head(self.address)
         try:
             while True:
+                if not head.answers():
+                    running.clear()  # nobody is there to be asked to cancel them
+                    raise GluonexpError(
+                        f"the head of the Ray cluster ({head.address}) does not answer any more: "
+                        "its jobs are lost; start it again and resume the sweep"
+                    )
                 while more and len(running) < self.n_workers:
                     try:
                         number, job = next(jobs)
@@ -178,6 +206,50 @@ class RayLauncher(StreamingLauncher):
     def close(self) -> None:
         """Leave the cluster; one of our own ends."""
         self._ending.close()
+
+
+def _mapping(key: str, value: object) -> dict[str, Any]:
+    """Return an option that is a mapping, as plain Python."""
+    if OmegaConf.is_config(value):
+        value = OmegaConf.to_container(value, resolve=True)
+    if value is not None and not isinstance(value, Mapping):
+        raise CompactHydraException(
+            f"hydra.launcher.{key}={value}: a mapping is wanted, as '{{NAME: VALUE}}'"
+        )
+    return {str(name): each for name, each in (value or {}).items()}
+
+
+def _key(resource: str) -> str:
+    """Return the option that says how much of a resource a job takes."""
+    return f"num_{resource.lower()}s" if resource in ("CPU", "GPU") else f"resources.{resource}"
+
+
+class _Head:
+    """The head of a cluster: Ray ends a process that has lost it, without a word, in a minute.
+
+    Parameters
+    ----------
+    address
+        What the user named.
+    """
+
+    def __init__(self, address: str | None) -> None:
+        import ray
+
+        client = address is not None and address.startswith("ray://")
+        self.address: str = address if client else ray.get_runtime_context().gcs_address
+        self._next, self._silent = 0.0, 0
+
+    def answers(self) -> bool:
+        """Say whether somebody listened there within the last looks."""
+        if time.monotonic() >= self._next:
+            self._next = time.monotonic() + _LOOK_FOR_HEAD
+            try:
+                _look_for(self.address)
+                self._silent = 0
+            except OSError:
+                self._silent += 1
+        return self._silent < _PATIENCE
 
 
 def _look_for(address: str) -> None:
@@ -207,6 +279,25 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
+def _environment(address: str | None) -> Iterator[None]:
+    """Undo what Ray changes in the environment; a cluster of others is met with a token.
+
+    `ray start` takes the token that the user has; `ray.init` with an address would not look for
+    one. Both decide when Ray is imported.
+    """
+    before = set(os.environ)
+    token = Path.home() / ".ray" / "auth_token"
+    if address is not None and (token.is_file() or any(each in before for each in _TOKENS)):
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+    try:
+        yield
+    finally:
+        for name in [name for name in os.environ if name.startswith("RAY_")]:
+            if name not in before:
+                del os.environ[name]
+
+
+@contextmanager
 def _own_cluster(options: dict[str, Any]) -> Iterator[None]:
     """Start Ray on this machine, reached through loopback alone; leave nothing of it.
 
@@ -219,7 +310,6 @@ def _own_cluster(options: dict[str, Any]) -> Iterator[None]:
 
     from gluonexp.base.workers import cores
 
-    before = set(os.environ)
     # Ray's sockets are in it, whose paths have at most 107 characters.
     with tempfile.TemporaryDirectory(
         prefix="gluonexp-ray-", dir="/tmp", ignore_cleanup_errors=True
@@ -237,9 +327,6 @@ def _own_cluster(options: dict[str, Any]) -> Iterator[None]:
             yield
         finally:
             ray.shutdown()
-            for name in [name for name in os.environ if name.startswith("RAY_")]:
-                if name not in before:
-                    del os.environ[name]
 
 
 def _carried_out(folder: str | None, shared: bytes, job: bytes) -> JobReturn:

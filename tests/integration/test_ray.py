@@ -83,7 +83,9 @@ def test_a_cluster_of_its_own_leaves_nothing_behind(
     [
         ("address=127.0.0.1:1", "there is no cluster .*; `ray start --head` starts one"),
         ("address=ray://127.0.0.1:1", "there is no cluster .*; `ray start --head` starts one"),
-        ("num_cpus=0", "a job takes more than nothing"),
+        ("num_cpus=0", "a job takes a number, and more than no core"),
+        ("num_gpus=many", "a job takes a number"),
+        ("runtime_env=here", "a mapping is wanted"),
         ("n_jobs=0", "1 or more"),
     ],
 )

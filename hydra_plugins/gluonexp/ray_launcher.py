@@ -5,15 +5,12 @@ Hydra imports this module whenever it starts: what is heavy is imported where it
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
-import socket
-import tempfile
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,16 +23,6 @@ from hydra_plugins.gluonexp.launchers import Packed, StreamingLauncher, check_n_
 
 # How often the cluster is asked whether there is room for more (seconds).
 _LOOK_AGAIN: Final = 1.0
-
-# Of memory for what is sent to tasks, in a cluster of our own (bytes): the least that Ray takes.
-_STORE: Final = 80 * 2**20
-
-# How often to look whether the head of the cluster is there (seconds), and how often in vain.
-_LOOK_FOR_HEAD: Final = 5.0
-_PATIENCE: Final = 3
-
-# Where Ray finds a token besides in the user's folder.
-_TOKENS: Final = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
 
 class RayLauncher(StreamingLauncher):
@@ -98,9 +85,11 @@ class RayLauncher(StreamingLauncher):
 
     def start(self, count: int | None = None, warm_up: Callable[[], object] | None = None) -> None:
         """Connect to the cluster, or start one here; each task is a process that imports anew."""
+        from gluonexp.base import ray_cluster
+
         if self._connected:
             return
-        self._ending.enter_context(_environment(self.address))
+        self._ending.enter_context(ray_cluster.environment(self.address))
         try:
             import ray
         except ImportError:
@@ -115,14 +104,14 @@ class RayLauncher(StreamingLauncher):
         options: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
         if self._runtime_env:
             options["runtime_env"] = self._runtime_env
-        self._ending.enter_context(_quiet())
+        self._ending.enter_context(ray_cluster.quiet())
         on_sigterm = signal.getsignal(signal.SIGTERM)
         try:
             if self.address is None:
-                self._ending.enter_context(_own_cluster(options))
+                self._ending.enter_context(ray_cluster.own_cluster(options))
                 self._refuse_what_is_not_here()
             else:
-                _look_for(self.address)
+                ray_cluster.look_for(self.address)
                 ray.init(address=self.address, **options)
                 self._ending.callback(ray.shutdown)
         except CompactHydraException:
@@ -164,6 +153,7 @@ class RayLauncher(StreamingLauncher):
         """
         import ray
 
+        from gluonexp.base import ray_cluster
         from gluonexp.base.errors import GluonexpError
 
         task: Any = ray.remote(
@@ -178,16 +168,19 @@ class RayLauncher(StreamingLauncher):
         common = ray.put(shared)
         jobs, more = iter(jobs), True
         running: dict[Future[JobReturn], tuple[Any, int]] = {}
-        head = _Head(self.address)
+        head = ray_cluster.Head(self.address)
         try:
             while True:
-                if not head.answers():
+                there = head.answers()  # if not, a question to Ray would not come back
+                if head.lost:
                     running.clear()  # nobody is there to be asked to cancel them
                     raise GluonexpError(
-                        f"the head of the Ray cluster ({head.address}) does not answer any more: "
-                        "its jobs are lost; start it again and resume the sweep"
+                        f"the Ray cluster is lost, and its jobs with it: {head.silent} does not "
+                        "answer any more; start it again and resume the sweep"
                     )
-                while more and len(running) < self.n_workers:
+                if not there and not running:
+                    time.sleep(_LOOK_AGAIN)
+                while there and more and len(running) < self.n_workers:
                     try:
                         number, job = next(jobs)
                     except StopIteration:
@@ -195,7 +188,7 @@ class RayLauncher(StreamingLauncher):
                     else:
                         reference = task.remote(folder, common, job)
                         running[reference.future()] = reference, number
-                if not running:
+                if not running and not more:
                     return
                 # Not ray.wait: a signal's exception that is raised in it becomes exit code 1.
                 for future in wait(running, _LOOK_AGAIN, FIRST_COMPLETED).done:
@@ -222,111 +215,6 @@ def _mapping(key: str, value: object) -> dict[str, Any]:
 def _key(resource: str) -> str:
     """Return the option that says how much of a resource a job takes."""
     return f"num_{resource.lower()}s" if resource in ("CPU", "GPU") else f"resources.{resource}"
-
-
-class _Head:
-    """The head of a cluster: Ray ends a process that has lost it, without a word, in a minute.
-
-    Parameters
-    ----------
-    address
-        What the user named.
-    """
-
-    def __init__(self, address: str | None) -> None:
-        import ray
-
-        client = address is not None and address.startswith("ray://")
-        self.address: str = address if client else ray.get_runtime_context().gcs_address
-        self._next, self._silent = 0.0, 0
-
-    def answers(self) -> bool:
-        """Say whether somebody listened there within the last looks."""
-        if time.monotonic() >= self._next:
-            self._next = time.monotonic() + _LOOK_FOR_HEAD
-            try:
-                _look_for(self.address)
-                self._silent = 0
-            except OSError:
-                self._silent += 1
-        return self._silent < _PATIENCE
-
-
-def _look_for(address: str) -> None:
-    """Raise OSError at once where nobody listens: Ray itself would try for minutes."""
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if colon and port.isdigit():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Let Ray print nothing among a sweep's lines: neither its defaults nor a lost node's log.
-
-    There is no public switch for the latter, which `_outcome` tells in a sentence.
-    """
-    from ray._private import worker
-
-    says = logging.getLogger("ray")
-    before = says.level, getattr(worker, "_worker_logs_enabled", True)
-    says.setLevel(logging.ERROR)
-    worker._worker_logs_enabled = False
-    try:
-        yield
-    finally:
-        says.setLevel(before[0])
-        worker._worker_logs_enabled = before[1]
-
-
-@contextmanager
-def _environment(address: str | None) -> Iterator[None]:
-    """Undo what Ray changes in the environment; a cluster of others is met with a token.
-
-    `ray start` takes the token that the user has; `ray.init` with an address would not look for
-    one. Both decide when Ray is imported.
-    """
-    before = set(os.environ)
-    token = Path.home() / ".ray" / "auth_token"
-    if address is not None and (token.is_file() or any(each in before for each in _TOKENS)):
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-    try:
-        yield
-    finally:
-        for name in [name for name in os.environ if name.startswith("RAY_")]:
-            if name not in before:
-                del os.environ[name]
-
-
-@contextmanager
-def _own_cluster(options: dict[str, Any]) -> Iterator[None]:
-    """Start Ray on this machine, reached through loopback alone; leave nothing of it.
-
-    Raises
-    ------
-    Exception
-        Of many kinds: Ray does not start.
-    """
-    import ray
-
-    from gluonexp.base.workers import cores
-
-    # Ray's sockets are in it, whose paths have at most 107 characters.
-    with tempfile.TemporaryDirectory(
-        prefix="gluonexp-ray-", dir="/tmp", ignore_cleanup_errors=True
-    ) as folder:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        try:
-            ray.init(
-                num_cpus=cores(),
-                include_dashboard=False,
-                object_store_memory=_STORE,
-                _node_ip_address="127.0.0.1",
-                _temp_dir=folder,
-                **options,
-            )
-            yield
-        finally:
-            ray.shutdown()
 
 
 def _carried_out(folder: str | None, shared: bytes, job: bytes) -> JobReturn:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -108,7 +109,8 @@ def environment(address: str | None) -> Iterator[None]:
     """
     before = set(os.environ)
     token = Path.home() / ".ray" / "auth_token"
-    if address is not None and (token.is_file() or any(each in before for each in _TOKENS)):
+    undecided = address is not None and "ray" not in sys.modules
+    if undecided and (token.is_file() or any(each in before for each in _TOKENS)):
         os.environ.setdefault("RAY_AUTH_MODE", "token")
     try:
         yield

@@ -249,6 +249,8 @@ def _outcome(future: Future[JobReturn]) -> JobReturn | Exception:
         return future.result()
     except exceptions.RayTaskError as error:
         cause = error.cause
+        if isinstance(cause, exceptions.RayError):  # what it was sent is lost, say
+            return WorkerDied(f"its worker was lost: {_sentence(cause)}")
         return cause if isinstance(cause, Exception) else TaskError(str(error))
     except exceptions.RayError as error:
         return WorkerDied(f"its worker was lost: {_sentence(error)}")

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import pytest
 from hydra.errors import CompactHydraException
 
 from gluonexp import run
+from gluonexp.base.ray_cluster import Head
 from gluonexp.tracking.read.runs import reader
 from gluonexp.tracking.statuses import FINISHED, KILLED
 
@@ -106,3 +108,14 @@ def _lose_a_node(cluster: Any, folder: Path) -> None:
         if list(folder.glob("mlruns/hydra/*/*/checkpoints/last/meta.json")):
             cluster.remove_node(cluster.workers.pop(), allow_graceful=False)
             return
+
+
+def test_a_head_that_is_gone_is_lost_after_some_looks() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        address = f"ray://127.0.0.1:{listening.getsockname()[1]}"
+        head = Head(address)
+        assert head.answers() and not head.lost
+    assert not head.answers() and head.silent == address
+    assert not head.lost  # one look in vain is not enough
+    while not head.lost:
+        assert not head.answers()

@@ -249,7 +249,7 @@ def sentence(done: Pushed, *, rehearsed: bool = False) -> str:
     told = f"{title}: {verb} {count} of {done.last} records to {where}"
     if done.newer is None:
         return told
-    return f"{told}; that has gone on since ({done.newer}), and what is newer there stays"
+    return f"{told}; that has gone on since ({done.newer}), so how this log ends is left out"
 
 
 def _newer(run: Run | None, log: Logged) -> str | None:

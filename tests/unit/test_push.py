@@ -283,7 +283,7 @@ def test_an_earlier_log_changes_nothing_of_a_run_that_has_gone_on(
     before = fields(client, run_id, {})
     code, out = told("push", str(first), "--to", uri)
     assert code == 0, out
-    assert f"that has gone on since (process 7 on h: {since}), and what is newer" in out
+    assert f"that has gone on since (process 7 on h: {since}), so how this log ends is" in out
     before["points"]["val/acc"].append((2, 1300, "0.75", True))
     assert fields(client, run_id, {}) == before
     assert "has all of it" in told("push", str(first), "--to", uri)[1]

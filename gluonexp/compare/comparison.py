@@ -166,7 +166,10 @@ def differences(runs: Sequence[RunRecord]) -> tuple[list[str], dict[str, str]]:
     recorded = [run.params for run in runs if run.params]
     silent = [asked(run) for run in runs if not run.params]
     differing, same = [], {}
-    for key in dict.fromkeys(key for params in recorded or silent for key in params):
+    keys = dict.fromkeys(key for params in recorded or silent for key in params)
+    if all(run.parent_id for run in runs):  # a sweep sets it where it tries a point again
+        keys.pop("trainer.resume", None)
+    for key in keys:
         values = [params.get(key) for params in recorded or silent]
         values += [chosen[key] for chosen in silent if key in chosen]
         if len(set(map(_value, values))) > 1:

@@ -16,9 +16,11 @@ from gluonexp.compare.columns import SHORT_ID, Column
 from gluonexp.compare.comparison import DEFAULT_METRIC, direction
 from gluonexp.tracking.read.records import PEAK_MEMORY, RunRecord
 from gluonexp.tracking.read.runs import Reader
-from gluonexp.tracking.statuses import FINISHED, LOST, RUNNING
+from gluonexp.tracking.statuses import FAILED, FINISHED, KILLED, LOST, PRUNED, RUNNING
 from gluonexp.tracking.store import KIND
 from gluonexp.tracking.sweeps import BEST
+
+_ENDS = (FINISHED, PRUNED, FAILED, KILLED)
 
 
 def listed(
@@ -109,7 +111,10 @@ def _bests(reader: Reader, runs: Sequence[RunRecord]) -> dict[str, tuple[str, fl
 def _named(run: RunRecord, sizes: Mapping[str, int]) -> str:
     kind = run.tags.get(KIND)
     if run.run_id in sizes:
-        kind = f"{kind} of {sizes[run.run_id]}"
+        # Once a sweep has ended it has counted its points, of which some may be tried twice.
+        counts = [run.tags.get(f"gluonexp.sweep.{status.lower()}", "") for status in _ENDS]
+        known = run.status in _ENDS and all(count.isdigit() for count in counts)
+        kind = f"{kind} of {sum(map(int, counts)) if known else sizes[run.run_id]}"
     return f"{run.name} ({kind})" if kind else run.name
 
 

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -14,7 +15,7 @@ from rich.console import Console
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.files import temporary
 from gluonexp.base.secrets import hidden_words
-from gluonexp.base.text import digits, in_shell
+from gluonexp.base.text import digits, in_shell, tell
 from gluonexp.config.schema import Config
 from gluonexp.sweep import screen
 from gluonexp.sweep.best import IsGroup, best_yaml
@@ -23,6 +24,7 @@ from gluonexp.sweep.table import sweep_table
 from gluonexp.tracking import ensure_experiment, open_store, tracked_run
 from gluonexp.tracking.beginning import create_run, run_tags
 from gluonexp.tracking.log import NAME, in_use
+from gluonexp.tracking.patience import Patience
 from gluonexp.tracking.read.runs import RunRecord, reader
 from gluonexp.tracking.statuses import FAILED, FINISHED, KILLED, PRUNED, RUNNING
 from gluonexp.tracking.store import reported
@@ -36,6 +38,7 @@ NOTED = 20  # points in it
 
 @contextmanager
 def opened(
+    console: Console,
     config: Config,
     arguments: Sequence[str],
     name: str,
@@ -43,6 +46,8 @@ def opened(
     folder: Path,
 ) -> Iterator[SweepRun | None]:
     """Open the parent run of a new sweep, or of ``sweep.resume``; None with ``tracking=none``.
+
+    If the block ends before the answer is given, the command is told that goes on with the sweep.
 
     Parameters
     ----------
@@ -92,9 +97,14 @@ def opened(
         raise GluonexpError(f"sweep.resume={resume}: this study belongs to sweep {run_id}")
     its, place = replace(settings, run_id=run_id), _of_log(folder.absolute())
     with tracked_run(its, tags, place, alone=False) as tracker:
-        with reported(f"sweep {run_id} cannot be led"):
-            tracker.lease.lead()
-        yield SweepRun(client, run_id, tracker)
+        run = SweepRun(client, run_id, tracker, Patience(partial(tell, console)))
+        try:
+            run.lead()
+            yield run
+        except BaseException:
+            if not run.answered:
+                screen.unanswered(console, run, settings.uri)
+            raise
 
 
 def _of_log(folder: Path) -> Path:
@@ -164,6 +174,7 @@ def give(
     screen.farewell(
         console, run, status, problem, uri=config.tracking.uri, best=winner, model=model
     )
+    run.answered = True
 
 
 def _write(

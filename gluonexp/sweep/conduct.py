@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
 from rich.console import Console
 
@@ -24,8 +25,11 @@ from gluonexp.sweep.screen import Jobs, announce
 from gluonexp.tracking import recovery
 from gluonexp.tracking.lease import NoLease
 from gluonexp.tracking.statuses import FAILED, KILLED, RUNNING
+from gluonexp.tracking.store import impatient
 from gluonexp.tracking.sweeps import SweepRun
 from gluonexp.training.job_folder import CONSOLE
+
+_PARTING_S: Final = 20  # that the store has for each answer when a sweep is cut off
 
 
 @dataclass(frozen=True)
@@ -66,24 +70,33 @@ def conduct(plan: SweepPlan, console: Console | None = None) -> Summary:
     arguments = list(by_key(words).values())
     name = f"sweep over {', '.join(short_keys(plan.source.keys)) or 'nothing'}"
     parent, folder = plan.source.parent, plan.folder
-    with closing(plan.source), answer.opened(config, arguments, name, parent, folder) as run:
+    opened = answer.opened(console, config, arguments, name, parent, folder)
+    with closing(plan.source), opened as run:
         wants_stop = NoLease().stop_wanted if run is None else run.tracker.lease.stop_wanted
-        ledger = Recorded(run, config.objective) if run is not None else Unrecorded()
-        announce(console, run, plan.source.describe())
-        if text := recovery.mention(config.tracking):
-            tell(console, f"  note: {text}")
+        ledger: Ledger = Unrecorded()
+        if run is not None:
+            ledger = Recorded(run, config.objective, plan.folder)
         try:
+            announce(console, run, plan.source.describe())
+            if text := recovery.mention(config.tracking):
+                tell(console, f"  note: {text}")
             why, left_out = _run(plan, ledger, console, wants_stop)
             ledger.settle("its launcher did not report its end")
         except GluonexpError:  # most often the store fails; what it still takes is recorded
-            with suppress(GluonexpError):
+            with suppress(GluonexpError), impatient(retries=0, timeout_s=_PARTING_S):
                 ledger.settle("the sweep was stopped by an error")
             raise
         except (KeyboardInterrupt, SystemExit):
-            ledger.settle("the sweep was interrupted")
-            with ledger.lock():
-                summary = _summary(plan, ledger, run)
-                answer.give(console, run, config, summary, plan.is_group, interrupted=True)
+            if run is not None:
+                run.patience.end()
+            try:
+                with impatient(retries=0, timeout_s=_PARTING_S):
+                    ledger.settle("the sweep was interrupted")
+                    with ledger.lock():
+                        summary = _summary(plan, ledger, run)
+                        answer.give(console, run, config, summary, plan.is_group, interrupted=True)
+            except GluonexpError as error:  # the store is away: its log has the end of the sweep
+                tell(console, str(error))
             raise
         with ledger.lock():  # of several processes, the last to end writes the result
             summary = _summary(plan, ledger, run)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Final
 
 from gluonexp.base.better import best_of
 from gluonexp.base.errors import GluonexpError
@@ -21,6 +22,11 @@ from gluonexp.sweep.points import Point
 from gluonexp.tracking.statuses import FAILED, FINISHED, KILLED, PRUNED, RUNNING, Ending
 from gluonexp.tracking.sweeps import Attempt, SweepRun
 from gluonexp.training import job_folder
+
+# Why a job counts as KILLED of which the store has no end, and this machine no log.
+_UNSENT: Final = (
+    "it ended, which the store has not been told: `gluonexp push --all` on its host sends it"
+)
 
 
 @dataclass(frozen=True)
@@ -89,11 +95,14 @@ class Recorded:
         The parent run.
     objective
         What the outcomes are judged by.
+    folder
+        Where the jobs' folders are, on this machine.
     """
 
-    def __init__(self, run: SweepRun, objective: ObjectiveConfig) -> None:
+    def __init__(self, run: SweepRun, objective: ObjectiveConfig, folder: Path) -> None:
         self._run = run
         self._objective = objective
+        self._folder = folder
         self._open: dict[int, str] = {}  # run ids by job number, of this process
         self._points: dict[int, Point] = {}  # theirs
         self._digests: dict[str, str] = {}  # of data sets, by their configuration
@@ -131,16 +140,21 @@ class Recorded:
 
     def end(self, number: int, ending: Ending) -> Outcome:
         """Read how a job ended; where it could not say so itself, enter it."""
-        run_id, point = self._open.pop(number), self._points.pop(number)
+        run_id, point, folder = self._open[number], self._points[number], self._job(number)
         if ending.status in (FAILED, KILLED):
-            self._run.end(run_id, ending)
+            self._run.end(run_id, ending, folder)
         attempt = self._run.read(run_id)
+        if attempt.status == RUNNING:  # the store was away when it ended: its log tells
+            self._run.end(run_id, Ending(KILLED, reason=_UNSENT), folder)
+            attempt = self._run.read(run_id)
         if attempt.status in (FINISHED, PRUNED) and attempt.data is not None:
             data = self._digests.setdefault(_data_of(point), attempt.data)
             if data != attempt.data:  # it began before any other had said what data it has
                 self._run.fail(run_id, other_data(attempt.data, data))
                 attempt = self._run.read(run_id)
-        return self._outcome([attempt], self._curves([run_id]))
+        outcome = self._outcome([attempt], self._curves([run_id]))
+        del self._open[number], self._points[number]
+        return outcome
 
     def output(self, run_id: str | None, log: Path) -> str | None:
         """Say where the output of a job is; None if it is nowhere.
@@ -164,8 +178,8 @@ class Recorded:
 
     def settle(self, reason: str) -> None:
         """Mark the children KILLED whose jobs are gone: ours, and those of dead processes."""
-        for run_id in self._open.values():
-            self._run.end(run_id, Ending(KILLED, reason=reason))
+        for number, run_id in self._open.items():
+            self._run.end(run_id, Ending(KILLED, reason=reason), self._job(number))
         self._open.clear()
         self._bury()
 
@@ -180,6 +194,10 @@ class Recorded:
         curves = self._curves([one.run_id for tried in points.values() for one in tried])
         found = [self._outcome(tried, curves) for tried in points.values()]
         return sorted(found, key=lambda outcome: outcome.job)
+
+    def _job(self, number: int) -> Path:
+        """Return the folder of a job."""
+        return self._folder / str(number)
 
     def _checkpoint(self, attempt: Attempt, point: Point) -> Path | None:
         """Return the checkpoint of an attempt that was cut off, if the code is still the same."""

@@ -87,7 +87,8 @@ class Jobs:
     def again(self, outcome: Outcome, name: str, output: str | None) -> None:
         """Say that a job was lost and that its point is tried again."""
         self._running.pop(outcome.job, None)
-        told = f": {outcome.error or ''}; it is tried again"
+        run = f"  run {_short(outcome)}" if outcome.run_id else ""
+        told = f": {outcome.error or ''}; it is tried again{run}"
         self._print(Text.assemble(f"{name}  ", (outcome.status, "yellow"), told))
         if output is not None:
             tell(self._console, f"      its output: {output}")
@@ -134,9 +135,18 @@ def farewell(
     if model is not None:
         lines.append(f"  model:   {model}")
     if status in (FAILED, KILLED):
-        where = f" {typed('tracking.uri', hide(uri))}" if uri else ""
-        lines.append(f"  resume:  python -m gluonexp.run sweep.resume={short}{where}")
+        lines.append(_resume(run, uri))
     tell(console, "\n".join(lines))
+
+
+def unanswered(console: Console, run: SweepRun, uri: str | None) -> None:
+    """Say how to go on with a sweep whose end could not be recorded."""
+    tell(console, f"sweep {run.run_id} was cut off\n{_resume(run, uri)}")
+
+
+def _resume(run: SweepRun, uri: str | None) -> str:
+    where = f" {typed('tracking.uri', hide(uri))}" if uri else ""
+    return f"  resume:  python -m gluonexp.run sweep.resume={run.run_id[:8]}{where}"
 
 
 def _short(outcome: Outcome) -> str:

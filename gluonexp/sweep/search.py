@@ -18,6 +18,7 @@ from gluonexp.sweep.space import parse
 from gluonexp.sweep.study.place import chosen
 from gluonexp.sweep.study.reporter import PRUNERS
 from gluonexp.sweep.study.search import Trial, open_study
+from gluonexp.tracking.patience import Patience
 from gluonexp.tracking.statuses import KILLED
 
 STUDIES = Path("mlruns", "studies")
@@ -97,6 +98,7 @@ class Search(PointSource):
             n_trials=options.n_trials,
             seed=options.seed,
         )
+        self._patience = Patience()
         self._trials: dict[str, list[Trial]] = {}  # asked for and not ended, by point
 
     def arguments(self) -> list[str]:
@@ -126,21 +128,22 @@ class Search(PointSource):
     def points(self) -> Iterator[Point]:
         """Yield points as long as the study asks for some; a resumed one tries failures again."""
         if self._resumes:
-            self._study.retry_failed()
-        while (trial := self._study.ask()) is not None:
+            self._patience.ask(self._study.retry_failed)
+        while (trial := self._patience.ask(self._study.ask)) is not None:
             point = self._point(dict(trial.params))
             self._trials.setdefault(point.digest, []).append(trial)
             yield point
 
     def left(self) -> int:
         """Return how many trials no process has asked for yet."""
-        return self._study.left()
+        return self._patience.ask(self._study.left)
 
     def ended(self, point: Point, outcome: Outcome) -> None:
         """Tell the study; a trial whose process died is tried again when the sweep is resumed."""
         number = self._trials[point.digest].pop().number
         if outcome.status != KILLED:  # RUNNING: another process runs the same point
-            self._study.tell(number, outcome.status, outcome.objective)
+            status, value = outcome.status, outcome.objective
+            self._patience.ask(lambda: self._study.tell(number, status, value))
 
     def job_overrides(self, point: Point) -> Sequence[str]:
         """Return what the job needs to report its epochs to the study."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.secrets import hide
 from gluonexp.base.text import readable
-from gluonexp.tracking import owner
+from gluonexp.tracking import internals, owner
 from gluonexp.tracking.log import NAME, Log, in_use, note_sent, records, sent_as
 from gluonexp.tracking.logs import Logged, read
 from gluonexp.tracking.places import WORKDIR
@@ -33,7 +33,12 @@ _OF_EPOCHS: Final = "train/loss"  # a metric that every epoch has
 
 
 def bury(
-    client: MlflowClient, run_id: str, reason: str, status: str = KILLED, trace: str | None = None
+    client: MlflowClient,
+    run_id: str,
+    reason: str,
+    status: str = KILLED,
+    trace: str | None = None,
+    folder: Path | None = None,
 ) -> None:
     """End a run that is still RUNNING; what it recorded stays, and how far it came is noted.
 
@@ -49,6 +54,8 @@ def bury(
         FAILED or KILLED.
     trace
         The traceback of a failure.
+    folder
+        Where its log is if the store was never told.
 
     Raises
     ------
@@ -57,7 +64,7 @@ def bury(
     """
     with reported(f"run {run_id} cannot be marked {status}"):
         run = client.get_run(run_id)
-        if run.info.status in UNFINISHED and _send_rest(client, run):
+        if run.info.status in UNFINISHED and _send_rest(client, run, folder):
             run = client.get_run(run_id)
             if run.info.status not in UNFINISHED:
                 return
@@ -99,9 +106,9 @@ def bury_offline(log: Logged, reason: str) -> str | None:
     return reached
 
 
-def _send_rest(client: MlflowClient, run: Run) -> bool:
+def _send_rest(client: MlflowClient, run: Run, folder: Path | None) -> bool:
     """Send what the log of a run has and its store has not; say whether there was a log."""
-    file = Path(run.data.tags.get(WORKDIR, ""), NAME)
+    file = Path(run.data.tags.get(WORKDIR) or folder or "", NAME)
     if not file.is_file() or in_use(file):
         return False
     try:
@@ -118,6 +125,8 @@ def _send_rest(client: MlflowClient, run: Run) -> bool:
             if replay.sent > after:
                 note_sent(file, client.tracking_uri, run.info.run_id, replay.sent)
     except GluonexpError as error:
+        if internals.is_away(error.__cause__):
+            raise
         _log.warning("not all that run %s recorded was sent: %s", run.info.run_id, error)
     return True
 

@@ -103,11 +103,11 @@ def open_store(uri: str | None) -> MlflowClient:
     with heavy_imports():
         import mlflow  # noqa: F401 (it sets up its loggers, before we set one up otherwise)
 
-    # "Creating initial MLflow database tables...", and each error that we report, as a traceback.
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+    # "Creating initial MLflow database tables...", each error that we report, each retry.
+    for name in ("mlflow.store.db.utils", "urllib3.connectionpool"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     uri = resolve_uri(uri)
-    database = sqlite_path(uri)
-    if database is not None:
+    if (database := sqlite_path(uri)) is not None:
         _ensure_database(database)
         _mention_file_store(database.parent)
     else:

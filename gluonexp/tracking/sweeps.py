@@ -6,13 +6,14 @@ far as a run, its process was killed) has a run that says so.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 import yaml
 from filelock import FileLock
@@ -25,6 +26,7 @@ from gluonexp.tracking.artifacts import of_run
 from gluonexp.tracking.beginning import create_run, run_tags
 from gluonexp.tracking.burial import bury
 from gluonexp.tracking.logged_models import logged_model
+from gluonexp.tracking.patience import Patience
 from gluonexp.tracking.places import Move, here
 from gluonexp.tracking.read.records import JOB, POINT, Query
 from gluonexp.tracking.read.runs import PARENT, RunRecord, reader
@@ -125,8 +127,26 @@ class Attempt:
         return self.record.tags.get(name)
 
 
+_Given = ParamSpec("_Given")
+_Answer = TypeVar("_Answer")
+
+
+def _patient(
+    request: Callable[Concatenate[SweepRun, _Given], _Answer],
+) -> Callable[Concatenate[SweepRun, _Given], _Answer]:
+    """Let a method wait for a store that is away."""
+
+    @functools.wraps(request)
+    def waiting(run: SweepRun, /, *given: _Given.args, **named: _Given.kwargs) -> _Answer:
+        return run.patience.ask(lambda: request(run, *given, **named))
+
+    return waiting
+
+
 class SweepRun:
     """The parent run, open, and its children.
+
+    A store that is away is waited for, by all methods.
 
     Parameters
     ----------
@@ -134,13 +154,38 @@ class SweepRun:
         Of the store.
     run_id, tracker
         Of the parent run.
+    patience
+        With a store that is away; None: as long as usual, but not with one in a file.
+
+    Attributes
+    ----------
+    answered
+        Whether people have been told how the sweep ended.
     """
 
-    def __init__(self, client: MlflowClient, run_id: str, tracker: Tracker) -> None:
+    answered = False
+
+    def __init__(
+        self,
+        client: MlflowClient,
+        run_id: str,
+        tracker: Tracker,
+        patience: Patience | None = None,
+    ) -> None:
         self.client, self.run_id, self.tracker = client, run_id, tracker
         self.experiment_id = str(tracker.experiment_id)
         self._reader = reader(client.tracking_uri)
+        self.patience = patience or Patience()
+        if sqlite_path(client.tracking_uri) is not None:
+            self.patience.end()
 
+    @_patient
+    def lead(self) -> None:
+        """Let others know that this process is at work on the sweep; see `lease`."""
+        with reported(f"sweep {self.run_id} cannot be led"):
+            self.tracker.lease.lead()
+
+    @_patient
     def attempts(self, point: str | None = None, status: str | None = None) -> list[Attempt]:
         """Return the attempts there have been, by number.
 
@@ -154,6 +199,7 @@ class SweepRun:
         query = Query(tags=tags, status=status, experiment_id=self.experiment_id)
         return sorted(map(Attempt, self._reader.select(query)), key=lambda one: one.job)
 
+    @_patient
     def next_job(self) -> int:
         """Return the number of an attempt that is about to begin; it is given once.
 
@@ -166,6 +212,7 @@ class SweepRun:
             self.client.set_tag(self.run_id, _BEGUN, str(int(begun) + 1))
         return int(begun)
 
+    @_patient
     def elsewhere(self, attempt: Attempt) -> bool:
         """Say whether another process may still be at work on an attempt.
 
@@ -181,38 +228,64 @@ class SweepRun:
         return not owner.may_be_dead(tags)
 
     def begin(self, job: int, point: str, varied: Mapping[str, str], name: str) -> str:
-        """Return the id of a new child, for a job that is about to start."""
+        """Return the id of a new child, for a job that is about to start.
+
+        `job` is a number that `next_job` gave, by which a child is found again of which the store
+        could not tell that it made it.
+        """
         tags = {
             PARENT: self.run_id,
             JOB: str(job),
             POINT: point,
             _VARIED: json.dumps(dict(varied)),
         }
-        with reported(f"a child of sweep {self.run_id} cannot be made"):
-            return create_run(self.client, self.experiment_id, run_tags(tags), name)
+        tried = False
 
-    def end(self, run_id: str, ending: Ending) -> None:
+        def make() -> str:
+            nonlocal tried
+            if tried:
+                for one in self.attempts(point=point):
+                    if one.job == job:
+                        return one.run_id
+            tried = True
+            with reported(f"a child of sweep {self.run_id} cannot be made"):
+                return create_run(self.client, self.experiment_id, run_tags(tags), name)
+
+        return self.patience.ask(make)
+
+    @_patient
+    def end(self, run_id: str, ending: Ending, folder: Path | None = None) -> None:
         """End a child whose job did not end it itself; what it recorded stays.
 
-        The reason is entered wherever there is none.
-        """
-        bury(self.client, run_id, ending.reason, ending.status, ending.trace)
+        Where its log, on this machine, has its end, it ends so; else the reason is entered
+        wherever there is none.
 
+        Parameters
+        ----------
+        folder
+            Where the job's log is if the store was never told.
+        """
+        bury(self.client, run_id, ending.reason, ending.status, ending.trace, folder)
+
+    @_patient
     def fail(self, run_id: str, reason: str) -> None:
         """Let a child be FAILED that has ended well, as far as it could know."""
         with reported(f"run {run_id} cannot be marked FAILED"):
             self.client.set_tag(run_id, "error", reason)
             self.client.update_run(run_id, status=FAILED)
 
+    @_patient
     def has(self, run_id: str, path: str) -> bool:
         """Tell whether a child keeps a file `path`."""
         return of_run(self.client, run_id).has(path)
 
+    @_patient
     def read(self, run_id: str) -> Attempt:
         """Return one child, as it is recorded now."""
         query = Query(ids=[run_id], experiment_id=self.experiment_id)
         return Attempt(*(self._reader.select(query) or self._reader.fetch([run_id])))
 
+    @_patient
     def curves(self, run_ids: Sequence[str], metric: str) -> dict[str, list[tuple[int, float]]]:
         """Return `metric` by epoch for each of these children."""
         return self._reader.curves(run_ids, metric)
@@ -223,16 +296,19 @@ class SweepRun:
         database = sqlite_path(uri)
         return lock(f"sweeps {uri}" if database is None else Path(f"{database}.sweeps"))
 
+    @_patient
     def overrides(self, run_id: str) -> list[str]:
         """Return the overrides that a child was run with."""
         text = of_run(self.client, run_id).text("config/overrides.yaml")
         return [str(word) for word in yaml.safe_load(text)]
 
+    @_patient
     def local(self, path: str) -> Path | None:
         """Return the file of an artifact of the parent, if it lies on this machine."""
         file = of_run(self.client, self.run_id).local(path)
         return file if file is not None and file.is_file() else None
 
+    @_patient
     def register(
         self, name: str, run_id: str, value: float | None, goal: ObjectiveConfig, description: str
     ) -> Registered:

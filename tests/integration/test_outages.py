@@ -1,5 +1,6 @@
 """A store that goes away while runs train, and a disk that is full: nothing is lost."""
 
+import io
 import os
 import re
 import resource
@@ -7,8 +8,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,8 +24,9 @@ from gluonexp import experiment
 from gluonexp.base.errors import sentence
 from gluonexp.cli import main
 from gluonexp.run import compose, sweep
-from gluonexp.tracking import find_run, open_store
+from gluonexp.tracking import find_run, open_store, patience
 from gluonexp.tracking.log import NAME, records
+from gluonexp.tracking.read.runs import reader
 from gluonexp.training.checkpoint import newest, read_meta
 from gluonexp.training.loop import Callback, Fit
 from tests.unit.test_push import fields
@@ -30,6 +34,10 @@ from tests.unit.test_push import fields
 SMALL = [
     *("model=mlp", "model.hidden=[32]", "trainer.epochs=6", "trainer.batch_size=64"),
     *("export.onnx=false", "export.images=16", "build.allow=[tests]"),
+]
+SWEEP = [
+    *(*SMALL, "trainer.epochs=2", "export=none", "seed=0,1"),
+    "+callbacks.next={_target_: tests.integration.test_outages.Next}",
 ]
 OUTAGE = "+callbacks.outage={_target_: tests.integration.test_outages.Outage, %s}"
 
@@ -41,6 +49,8 @@ class Server:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self._process = folder, None
+        self.next: list[Callable[[], None]] = []
+        self._back = threading.Thread()
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
@@ -67,12 +77,26 @@ class Server:
     def send(self, signum: int) -> None:
         os.killpg(self._process.pid, signum)
 
+    def restart(self) -> None:
+        """Let it be away for the seconds that it takes to start."""
+        self.stop()
+        self._back = threading.Thread(target=self.start, daemon=True)
+        self._back.start()
+
     def stop(self) -> None:
         if self._process is not None:
             with suppress(ProcessLookupError):
                 self.send(signal.SIGKILL)
             self._process.wait()
             self._process = None
+
+
+class Next(Callback):
+    """Do to the server, in the second epoch of a run, what is the next that a test has in mind."""
+
+    def epoch_end(self, fit: Fit) -> None:
+        if fit.epoch == 1 and Server.running.next:
+            Server.running.next.pop(0)()
 
 
 class Outage(Callback):
@@ -198,6 +222,53 @@ def test_what_a_server_never_got_is_pushed_to_any_store(server, home, capsys):
         assert there == here
         assert whole(run, there)
     assert there["versions"] == []
+
+
+def test_a_sweep_waits_for_a_server_that_is_away(server, home, capsys):
+    server.next = [server.restart]
+    summary = sweep(*SWEEP, f"tracking.uri={server.uri}")
+    said = capsys.readouterr()
+    assert "Retrying" not in said.out + said.err
+    assert said.out.count("the store does not answer; the sweep waits") == 1
+    assert said.out.count("the store answers again") == 1
+    client = MlflowClient(server.uri)
+    assert client.get_run(summary.parent_id).info.status == "FINISHED"
+    _, runs = reader(server.uri).sweep(summary.parent_id)
+    assert [run.run_id for run in runs] == [one.run_id for one in summary.outcomes]
+    for run in runs:  # what the server never got lay in its log
+        assert run.status == "FINISHED"
+        assert len(client.get_metric_history(run.run_id, "train/loss")) == 2
+
+
+def test_a_sweep_whose_server_stays_away_says_how_to_go_on(server, home, capsys, monkeypatch):
+    monkeypatch.setattr(patience, "LIMIT_S", 0.2)
+    server.next = [server.stop]
+    with pytest.raises(HydraException, match=r"the store has not answered for 0\.2 s"):
+        sweep(*SWEEP, f"tracking.uri={server.uri}")
+    resume = re.search(r"^  resume:  python -m gluonexp.run (.+)$", capsys.readouterr().out, re.M)
+    server.start()
+    summary = sweep(*resume[1].split())
+    assert [one.status for one in summary.outcomes] == ["FINISHED", "FINISHED"]
+    assert [one.job for one in summary.outcomes] == [0, 1]  # the first lay in its log
+    assert MlflowClient(server.uri).get_run(summary.parent_id).info.status == "FINISHED"
+
+
+def test_ctrl_c_after_the_first_line_of_a_sweep_says_how_to_go_on(server, home, monkeypatch):
+    class Screen(io.StringIO):
+        def write(self, text):
+            size = super().write(text)
+            if ": 2 points" in text:
+                signal.raise_signal(signal.SIGINT)
+            return size
+
+    monkeypatch.setattr(sys, "stdout", Screen())
+    with pytest.raises(KeyboardInterrupt):
+        sweep(*SWEEP, f"tracking.uri={server.uri}")
+    resume = re.search(
+        r"resume:  python -m gluonexp.run sweep.resume=(\w+)", sys.stdout.getvalue()
+    )
+    parent = find_run(MlflowClient(server.uri), resume[1])
+    assert parent.info.status == "KILLED"
 
 
 @pytest.fixture

@@ -4,14 +4,16 @@ import csv
 import io
 import json
 import math
+from dataclasses import replace
 from datetime import datetime, timezone
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from gluonexp.compare import Comparison, Row, columns, comparison, machine, terminal
+from gluonexp.compare import Comparison, Row, columns, comparison, listing, machine, terminal
 from gluonexp.tracking.read.records import RunRecord
 
 START = datetime(2026, 11, 22, 10, 0, tzinfo=timezone.utc)
@@ -45,6 +47,30 @@ def test_only_what_differs_is_a_difference():
     keys, same = comparison.differences([run(0, one), run(1, other)])
     assert sorted(keys) == ["optim.lr", "optim.momentum", "trainer.epochs"]
     assert same == {"seed": "0"}
+
+
+def test_that_a_sweep_tried_a_point_again_is_no_difference():
+    again = {"seed": "0", "trainer.resume": "checkpoints/last"}
+    runs = [run(0, {"seed": "0", "trainer.resume": "None"}), run(1, again)]
+    assert comparison.differences(runs)[0] == ["trainer.resume"]
+    runs = [replace(one, tags={"mlflow.parentRunId": "f" * 32}) for one in runs]
+    assert comparison.differences(runs) == ([], {"seed": "0"})
+
+
+def test_a_sweep_that_has_ended_is_as_large_as_it_has_points():
+    counts = {"finished": "3", "pruned": "0", "failed": "0", "killed": "0"}
+    tags = {f"gluonexp.sweep.{status}": count for status, count in counts.items()}
+    ended = run(0, tags={"gluonexp.kind": "sweep", **tags}, name="over lr")
+    attempts = {ended.run_id: 4}  # one point was tried twice
+    reader = SimpleNamespace(
+        count_children=lambda _: attempts,
+        existing=lambda _: [],
+        curves=lambda ids, _: {ids[0]: []},
+    )
+    for one, size in ((ended, 3), (replace(ended, status="RUNNING"), 4)):
+        out = io.StringIO()
+        listing.render(Console(file=out, width=100), reader, [one])
+        assert f"over lr (sweep of {size})" in out.getvalue()
 
 
 def test_one_run_differs_in_nothing():

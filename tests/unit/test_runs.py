@@ -14,9 +14,12 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from gluonexp.base.errors import GluonexpError
 from gluonexp.tracking import ensure_experiment, find_run, internals, open_store
+from gluonexp.tracking.patience import Patience
 from gluonexp.tracking.read import runs, sqlite
 from gluonexp.tracking.read.client import Client
 from gluonexp.tracking.sweeps import SweepRun
@@ -324,6 +327,33 @@ def test_a_sweep_asks_for_a_part_of_its_attempts(
     assert run.attempts("bb", "RUNNING") == run.attempts("cc") == []
     assert [one.job for one in run.attempts(status="RUNNING")] == [0, 1, 2, 4]
     assert run.read(third).job == 4
+    client.delete_experiment(experiment)
+
+
+def test_a_run_is_begun_once_though_the_answer_is_lost(served: str) -> None:
+    class Cut(MlflowClient):
+        answers = 0
+
+        def create_run(self, *given: Any, **named: Any) -> Any:
+            made = super().create_run(*given, **named)
+            self.answers += 1
+            if self.answers == 1:
+                raise MlflowException("the connection was cut")
+            return made
+
+    client, said = Cut(served), list[str]()
+    experiment = client.create_experiment("cut")
+    parent = MlflowClient(served).create_run(experiment).info.run_id
+    tracker: Any = SimpleNamespace(experiment_id=experiment)
+    run = SweepRun(client, parent, tracker, Patience(said.append))
+    jobs = [run.next_job(), run.next_job()]
+    begun = [run.begin(job, "aa", {}, "aa") for job in jobs]
+    assert [one.run_id for one in run.attempts("aa")] == begun
+    assert len(set(begun)) == client.answers == len(said) == 2
+    run.patience.end()
+    client.answers = 0
+    with pytest.raises(GluonexpError, match="was cut"):
+        run.begin(run.next_job(), "aa", {}, "aa")
     client.delete_experiment(experiment)
 
 

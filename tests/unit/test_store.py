@@ -5,6 +5,7 @@ import http.server
 import logging
 import os
 import re
+import signal
 import socket
 import sqlite3
 import subprocess
@@ -23,6 +24,7 @@ from gluonexp.base.errors import GluonexpError
 from gluonexp.run import again
 from gluonexp.tracking import ensure_experiment, find_run, open_store, probe, store, ui
 from gluonexp.tracking.beginning import run_tags
+from gluonexp.tracking.patience import Patience
 from gluonexp.tracking.uri import displayed, experiment_link, resolve_uri, run_link
 
 
@@ -39,6 +41,35 @@ def closed_port() -> int:
     with socket.socket() as probe_socket:
         probe_socket.bind(("127.0.0.1", 0))
         return probe_socket.getsockname()[1]
+
+
+# --- a store that is away ------------------------------------------------------------------------
+
+
+def test_a_store_is_waited_for_as_long_as_it_does_not_answer(closed_port: int) -> None:
+    said: list[str] = []
+
+    def ask() -> None:
+        open_store(f"http://127.0.0.1:{closed_port}")
+
+    with pytest.raises(GluonexpError, match=r"has not answered for 0\.1 s: tracking\.uri="):
+        (patience := Patience(said.append, limit_s=0.1)).ask(ask)
+    assert len(said) == 1 and "the sweep waits up to 0.1 s" in said[0]
+    with pytest.raises(GluonexpError, match=r"^tracking"):  # no more
+        patience.ask(ask)
+
+    def refused() -> None:
+        raise GluonexpError("no such run")
+
+    with pytest.raises(GluonexpError, match="no such run"):
+        Patience(said.append).ask(refused)
+    assert len(said) == 1
+
+    def interrupt(line: str) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        Patience(interrupt).ask(ask)
 
 
 # --- which store a URI means ---------------------------------------------------------------------

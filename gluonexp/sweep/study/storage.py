@@ -20,6 +20,7 @@ from gluonexp.base import files
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.secrets import hide
 from gluonexp.sweep.study.place import Place
+from gluonexp.tracking.store import Unreachable
 
 if TYPE_CHECKING:
     import optuna
@@ -63,7 +64,7 @@ def told(place: Place) -> Iterator[None]:
     Raises
     ------
     GluonexpError
-        Instead of what Optuna, SQLAlchemy or gRPC raise.
+        Instead of what Optuna, SQLAlchemy or gRPC raise; `Unreachable` where that is no file.
     """
     import sqlalchemy.exc
     from optuna.exceptions import StorageInternalError
@@ -83,7 +84,8 @@ def told(place: Place) -> Iterator[None]:
         cause = error.__cause__ if isinstance(error, StorageInternalError) else error
         details = getattr(cause, "details", None)  # of gRPC
         said = str(details() if callable(details) else cause).strip().partition("\n")[0]
-        raise GluonexpError(
+        kind = Unreachable if place.file is None else GluonexpError
+        raise kind(
             f"{place.shown}: the study there cannot be read or written ({hide(said)}); see that "
             "its address is right, and that it can be reached from here"
         ) from error

@@ -16,6 +16,7 @@ import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from experiments.reading.fill import fill
 from experiments.server.postgres import postgres
@@ -62,24 +63,29 @@ def one(command: str, uri: str) -> None:
 def main() -> None:
     """Fill a store in PostgreSQL and one in SQLite; measure each command through a server."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, help="where the stores are made, 2 GB")
+    parser.add_argument("--folder", type=Path, help="where the stores are made, 2 GB")
     parser.add_argument("--runs", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--stores", nargs="+", default=["PostgreSQL", "SQLite"])
+    parser.add_argument("--commands", nargs="+", choices=list(COMMANDS), default=list(COMMANDS))
     given = parser.parse_args()
-    folder = given.folder.absolute()
     found: dict[tuple[str, str], list[dict[str, float]]] = {}
     with ExitStack() as open_:
-        uris = {
-            "PostgreSQL": open_.enter_context(postgres(folder / "postgres")),
-            "SQLite": f"sqlite:///{folder}/mlflow.db",
-        }
+        folder = given.folder or Path(open_.enter_context(TemporaryDirectory()))
+        folder = folder.absolute()
+        uris = {"SQLite": f"sqlite:///{folder}/mlflow.db"}
+        if "PostgreSQL" in given.stores:
+            folder.chmod(0o755)  # PostgreSQL has a user of its own where this one is root
+            uris["PostgreSQL"] = open_.enter_context(postgres(folder / "postgres"))
+        uris = {name: uris[name] for name in given.stores}
         sweeps = {name: fill(uri, given.runs) for name, uri in uris.items()}
         bases = {
             name: open_.enter_context(serving(uri, folder / "artifacts", workers=2)).base
             for name, uri in uris.items()
         }
         for _ in range(given.rounds + 1):  # the first warms the servers up
-            for name, command in COMMANDS.items():
+            for name in given.commands:
+                command = COMMANDS[name]
                 for store, base in bases.items():
                     words = [command.format(sweep=sweeps[store]), base]
                     one = [sys.executable, "-m", "experiments.reading.measure", "--one", *words]

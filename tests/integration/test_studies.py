@@ -73,6 +73,7 @@ def test_every_table_has_the_script_that_writes_it(path, store, tmp_path, monkey
     (script,) = (script for script, written in writers(path.parent) if written == path.name)
     small = {
         "bench.py": ["--only=cnn", "--rounds=1", "--images=512", f"--csv={tmp_path}/x.csv"],
+        "measure.py": ["--runs=250", "--rounds=1", "--stores=SQLite", "--commands=runs"],
         "pruners.py": ["2"],
         "speed.py": ["--only=small", "--rounds=1", "--images=256", f"--csv={tmp_path}/x.csv"],
     }

@@ -146,7 +146,7 @@ def test_eight_writers_at_once_lose_nothing_and_write_nothing_twice(server):
     assert compared.exit_code == 0, compared.output
     shown = CliRunner().invoke(main, ["ui", "--sweep", "last", of_server])
     assert "viewStateShareKey" in shown.output
-    listed = CliRunner().invoke(main, ["runs", of_server])
+    listed = CliRunner().invoke(main, ["runs", of_server], env={"COLUMNS": "200"})
     assert "(sweep of 8)" in listed.output
 
 

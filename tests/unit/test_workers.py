@@ -343,8 +343,8 @@ def linger(folder: Path) -> None:
     """Note who we are, wait for the end, and note what it was."""
     try:
         (folder / f"busy-{os.getpid()}").touch()
-        while True:
-            signal.pause()
+        while True:  # not signal.pause(): it would not see what comes just before it
+            time.sleep(0.05)
     except SystemExit as left:
         os.kill(os.getpid(), signal.SIGTERM)  # another, as a group gets it, disturbs nothing
         (folder / f"closed-{left.code}-{os.getpid()}").touch()

@@ -60,7 +60,8 @@ class Task:
         from submitit.core.utils import UncompletedJobError
 
         if not asked.came and left != os.EX_TEMPFAIL:
-            return WorkerDied(f"it left with exit code {left or 0}")
+            asked_to = left in (130, 128 + signal.SIGTERM)  # else it is not tried again
+            return WorkerDied(f"it left with exit code {left or 0}", left=not asked_to)
         try:
             return asked.requeue()
         except UncompletedJobError:

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -96,6 +98,20 @@ def test_in_this_process(here: Path) -> None:
         "hydra.launcher.additional_parameters={account: mine}",
     )
     assert [one.status for one in summary.outcomes] == [FINISHED] * 2
+
+
+@pytest.mark.parametrize(("code", "left"), [(3, True), (128 + signal.SIGTERM, False)])
+def test_a_job_that_leaves_by_itself_is_not_lost(code: int, left: bool) -> None:
+    # In a process of its own, whose signals it handles.
+    job = f"""
+import sys
+from gluonexp.sweep import requeue
+requeue._carried_out = lambda *given: sys.exit({code})
+died = requeue.Task("local", 1.0)(b"", b"")
+print(died, died.left)
+"""
+    done = subprocess.run([sys.executable, "-c", job], capture_output=True, text=True, check=True)
+    assert done.stdout == f"it left with exit code {code} {left}\n"
 
 
 def test_without_slurm_that_is_said_once(

@@ -24,7 +24,6 @@ from gluonexp.freeze import FreezePlan
 from gluonexp.model_folder.signature import Preprocessing
 from gluonexp.models.layers import outline
 from gluonexp.models.outline import Outline
-from gluonexp.sweep.ledger import other_data
 from gluonexp.tracking import Tracker, recovery, tracked_run
 from gluonexp.tracking.statuses import Ending
 from gluonexp.training import job_folder, loop
@@ -180,6 +179,8 @@ def opened(
         tracker.log_params(record.parameters(as_recorded, data, plan, pretrained))
         record.datasets(tracker, config, data)
         if (others := config.sweep.data) not in (None, data.digest):
+            from gluonexp.sweep.ledger import other_data  # which other runs do not need
+
             raise GluonexpError(other_data(data.digest, str(others)))
         tracker.log_artifacts(artifacts)
         settings = loop.Settings(

@@ -181,6 +181,7 @@ class Recorded:
         for number, run_id in self._open.items():
             self._run.end(run_id, Ending(KILLED, reason=reason), self._job(number))
         self._open.clear()
+        self._points.clear()
         self._bury()
 
     def outcomes(self) -> list[Outcome]:

@@ -12,8 +12,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
-# One more than workers: a test often waits, for a process, a server or a database. In their own
-# order: by default files of few tests come last, and these take longest.
+# One more than workers: a test often waits, for a process, a server or a database.
 TESTS_AT_ONCE ?= $(shell expr $(WORKERS) + 1)
 SUPPORTED := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))
 
@@ -31,7 +30,7 @@ types: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
 suite: $(VENV)/.installed-dev
-	$(BIN)/pytest -n $(TESTS_AT_ONCE) --dist loadfile --no-loadscope-reorder --durations=10
+	$(BIN)/pytest -n $(TESTS_AT_ONCE) --dist loadfile --durations=10
 
 fuzz: $(VENV)/.installed-dev
 	$(BIN)/pytest -n $(WORKERS) -m fuzz --hypothesis-profile=fuzz --durations=0 --durations-min=1

@@ -42,9 +42,9 @@ def packed(*overrides: str, config_dir: str | None = None) -> tuple[bytes, bytes
     with hydra_private.application(folder, job_name="try"):
         loader = GlobalHydra.instance().config_loader()
         search = [f"hydra.searchpath=[file://{app.conf_dir()}]"] if config_dir else []
-        master = loader.load_configuration(
-            "config", ["hydra/hydra_logging=none", *search], RunMode.MULTIRUN
-        )
+        # A job's log file would stay open in this process, and fail where the folder is gone.
+        quiet = ["hydra/hydra_logging=none", "hydra/job_logging=none"]
+        master = loader.load_configuration("config", [*quiet, *search], RunMode.MULTIRUN)
         context = HydraContext(config_loader=loader, callbacks=Callbacks())
         sender = remote.Sender(context, master, told)
         return sender.shared, sender.packed(0, overrides)

@@ -44,15 +44,19 @@ def test_a_node_is_lost_and_its_point_is_tried_again(
     cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    lost = threading.Thread(target=_lose_a_node, args=(cluster, tmp_path), daemon=True)
+    over = threading.Event()
+    lost = threading.Thread(target=_lose_a_node, args=(cluster, tmp_path, over), daemon=True)
     lost.start()
-    summary = run.sweep(
-        *TINY,
-        "trainer.epochs=60",
-        f"hydra.launcher.address={cluster.address}",
-        "seed=0,1,2",
-        "sweep.retries=1",
-    )
+    try:
+        summary = run.sweep(
+            *TINY,
+            "trainer.epochs=60",
+            f"hydra.launcher.address={cluster.address}",
+            "seed=0,1,2",
+            "sweep.retries=1",
+        )
+    finally:
+        over.set()
     lost.join(10)
     assert not lost.is_alive()
     assert [one.status for one in summary.outcomes] == [FINISHED] * 3
@@ -100,11 +104,9 @@ def test_what_cannot_be_started_is_refused(
     assert not list(tmp_path.iterdir())
 
 
-def _lose_a_node(cluster: Any, folder: Path) -> None:
-    """Take a node away once a job has trained an epoch there."""
-    wanted = threading.Event()
-    for _ in range(600):
-        wanted.wait(0.1)
+def _lose_a_node(cluster: Any, folder: Path, over: threading.Event) -> None:
+    """Take a node away once a job has trained an epoch there, unless the sweep is over first."""
+    while not over.wait(0.1):
         if list(folder.glob("mlruns/hydra/*/*/checkpoints/last/meta.json")):
             cluster.remove_node(cluster.workers.pop(), allow_graceful=False)
             return

@@ -4,6 +4,7 @@
 # make crash  a small run is killed at each of its steps, and goes on; STRIDE=9: at each ninth
 # make server a store for many on loopback: PostgreSQL and MLflow's server; FOLDER=... is where it is
 #             kept without containers, PORT=5000, WORKERS=2, LOGIN=1: with names and passwords
+# make docs   the documentation's pages, in build/docs/html: strict, and every notebook is run
 # make bench  against the tutorials' loops, PyTorch and Lightning; QUICK=1: in 5 minutes
 #
 # PYTHON=/path/to/python chooses the interpreter of .venv; without it, the first that runs and is
@@ -16,7 +17,7 @@ WORKERS ?= 2
 TESTS_AT_ONCE ?= $(shell expr $(WORKERS) + 1)
 SUPPORTED := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))
 
-.PHONY: demo test types suite fuzz crash server bench clean
+.PHONY: demo test types suite fuzz crash server docs bench clean
 
 demo: $(VENV)/.installed-cpu
 	$(BIN)/python -m gluonexp.run
@@ -42,6 +43,10 @@ server: $(VENV)/.installed-server
 	$(BIN)/python -m experiments.server $(or $(FOLDER),mlruns/server) --workers $(WORKERS) \
 	    $(if $(PORT),--port $(PORT)) $(if $(LOGIN),--login)
 
+docs: $(VENV)/.installed-docs
+	$(BIN)/sphinx-build -q -W --keep-going -n -d build/docs/doctrees docs build/docs/html
+	@echo "The pages are in build/docs/html/index.html"
+
 bench: $(VENV)/.installed-dev
 	$(BIN)/python experiments/throughput/bench.py $(if $(QUICK),--quick)
 
@@ -56,6 +61,11 @@ $(VENV)/.installed-cpu: pyproject.toml constraints.txt | $(BIN)/pip
 $(VENV)/.installed-server: pyproject.toml constraints.txt | $(BIN)/pip
 	@echo "Installing gluonexp, a driver for PostgreSQL and MLflow's login into $(VENV) ..."
 	@$(BIN)/python -m pip install -q -c constraints.txt -e '.[cpu,postgres]' 'mlflow[auth]'
+	@touch $@ $(VENV)/.installed-cpu
+
+$(VENV)/.installed-docs: pyproject.toml constraints.txt | $(BIN)/pip
+	@echo "Installing gluonexp and what its pages are built with into $(VENV) (a minute or two) ..."
+	@$(BIN)/python -m pip install -q -c constraints.txt -e '.[cpu,docs]'
 	@touch $@ $(VENV)/.installed-cpu
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/pip

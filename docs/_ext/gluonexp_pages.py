@@ -1,0 +1,41 @@
+"""What these pages take from the repository while they are built."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from sphinx.application import Sphinx
+
+ROOT = Path(__file__).parents[2]
+_PAGE = re.compile(r"<!-- page: (\S+) -->\n")
+_LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)")
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Let Sphinx read pages through us."""
+    app.connect("source-read", _read)
+    return {"parallel_read_safe": True}
+
+
+def _read(app: Sphinx, docname: str, content: list[str]) -> None:
+    if found := _PAGE.fullmatch(content[0]):
+        content[0] = elsewhere(ROOT / found[1], Path(app.srcdir, docname).parent)
+        app.env.note_dependency(str(ROOT / found[1]))
+
+
+def elsewhere(page: Path, folder: Path) -> str:
+    """Return a page of the repository with its links as they are from a folder of ``docs/``.
+
+    A link to a study leads to its page here, one to any other file to a copy of the file.
+    """
+
+    def link(found: re.Match[str]) -> str:
+        target = (page.parent / found[1]).resolve()
+        if target.parent == ROOT / "experiments" and (target / "README.md").exists():
+            target = ROOT / "docs" / "studies" / f"{target.name}.md"
+        return f"]({os.path.relpath(target, folder)}"
+
+    return _LINK.sub(link, page.read_text("utf-8"))

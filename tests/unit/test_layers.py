@@ -15,6 +15,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = (
     "__main__",
     "cli",
+    "api",
     "run",
     "experiment",
     "sweep",

@@ -1,0 +1,167 @@
+"""Runs, sweeps and models from Python: ``import gluonexp.api as gx``.
+
+What is slow to import (MXNet, MLflow, pandas) is imported where it is first needed.
+
+Examples
+--------
+>>> import gluonexp.api as gx
+>>> gx.__all__
+['GluonexpError', 'Model', 'Run', 'Sweep', 'load', 'run', 'runs', 'sweep']
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gluonexp.api.model import Model
+from gluonexp.api.recorded import Run
+from gluonexp.api.sweeps import Sweep
+from gluonexp.base.errors import GluonexpError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pandas as pd
+
+__all__ = ["GluonexpError", "Model", "Run", "Sweep", "load", "run", "runs", "sweep"]
+
+
+def run(*overrides: str, config_dir: str | Path | None = None) -> Run:
+    """Train one run, as ``python -m gluonexp.run`` does with these overrides.
+
+    It is the same run: with a folder and a log of its own, recorded, exported, proved. Relative
+    paths count from the current folder. Ctrl-C, or the notebook's "interrupt", ends it KILLED
+    with its last checkpoint, from which ``trainer.resume=ID`` goes on.
+
+    Parameters
+    ----------
+    *overrides
+        Words as on the command line: ``"model=cnn"``, ``"optim.lr=0.01"``.
+    config_dir
+        A folder of your own groups, as for ``--config-dir``.
+
+    Returns
+    -------
+    Run
+        The run, which has ended.
+
+    Raises
+    ------
+    GluonexpError
+        A setting, the data or the export is not right. A run that had begun is FAILED.
+    KeyboardInterrupt
+        It was interrupted.
+
+    Examples
+    --------
+    >>> import gluonexp.api as gx
+    >>> run = gx.run("dataset=digits", "model=mlp", "trainer.epochs=2")  # doctest: +SKIP
+    >>> run.status, run.metrics["test/acc"]  # doctest: +SKIP
+    ('FINISHED', 0.9222222222222223)
+    """
+    from gluonexp.api import running
+
+    return running.single(overrides, config_dir)
+
+
+def sweep(*overrides: str, config_dir: str | Path | None = None) -> Sweep:
+    """Run a sweep, as ``python -m gluonexp.run -m`` does with these overrides.
+
+    Points that fail raise nothing: the sweep is FAILED then, and its table says why.
+
+    Parameters
+    ----------
+    *overrides
+        Words as on the command line, some of them with several values: ``"optim.lr=0.01,0.1"``.
+    config_dir
+        A folder of your own groups, as for ``--config-dir``.
+
+    Returns
+    -------
+    Sweep
+        The sweep, which has ended.
+
+    Raises
+    ------
+    GluonexpError
+        No point can be run.
+    KeyboardInterrupt
+        It was interrupted; ``sweep.resume=ID`` goes on.
+
+    Examples
+    --------
+    >>> import gluonexp.api as gx
+    >>> sweep = gx.sweep("model=mlp", "optim.lr=0.001,0.01")  # doctest: +SKIP
+    >>> sweep.best.params["optim.lr"]  # doctest: +SKIP
+    0.01
+    """
+    from gluonexp.api import running
+
+    return running.several(overrides, config_dir)
+
+
+def runs(
+    experiment: str | None = None,
+    where: str | None = None,
+    uri: str | None = None,
+    limit: int | None = None,
+) -> pd.DataFrame:
+    """Return the runs that were recorded, a row each, the newest first.
+
+    The columns are ``run_id``, ``name``, ``experiment``, ``status``, ``started`` (UTC),
+    ``seconds``, then every parameter and the last value of every metric by its name. Of a
+    parameter named like one of the others, or like a metric, the column is ``params.NAME``. A
+    sweep's points are runs; of the sweep itself there is no row.
+
+    Parameters
+    ----------
+    experiment
+        Only those of this experiment.
+    where
+        A condition on the columns, as for `pandas.DataFrame.query`; a name with a dot or a slash
+        stands between backquotes.
+    uri
+        The store; None: that of ``MLFLOW_TRACKING_URI``, else ``./mlruns/mlflow.db``.
+    limit
+        At most so many; those that `where` leaves out do not count.
+
+    Raises
+    ------
+    GluonexpError
+        There is no such store or experiment, or `where` cannot be evaluated.
+
+    Examples
+    --------
+    >>> import gluonexp.api as gx
+    >>> good = gx.runs("digits", where="`val/acc` > 0.9")  # doctest: +SKIP
+    >>> good[["name", "optim.lr", "val/acc"]]  # doctest: +SKIP
+    """
+    from gluonexp.api import listing
+
+    return listing.runs(experiment, where, uri, limit)
+
+
+def load(model: str | Path | Run | Sweep, runtime: str | None = None) -> Model:
+    """Load what a run exported, to classify images with it.
+
+    Parameters
+    ----------
+    model
+        A run or a sweep (its best run), as an object or by name: ``last``, an id or the first 6
+        or more characters of one, ``runs:/ID``; a registered model, ``models:/NAME@ALIAS`` or
+        ``models:/NAME/VERSION``; or the folder of an export.
+    runtime
+        ``module``, ``onnx``...: those of ``gluonexp predict --runtime``; None: its default.
+
+    Raises
+    ------
+    GluonexpError
+        There is no such model, or the runtime is not installed.
+
+    Examples
+    --------
+    >>> import gluonexp.api as gx
+    >>> model = gx.load("last")  # doctest: +SKIP
+    >>> model(["one.png", "two.png"])  # doctest: +SKIP
+    """
+    return Model(model, runtime)

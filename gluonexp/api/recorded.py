@@ -1,0 +1,5 @@
+"""To come."""
+
+
+class Run:
+    """To come."""

@@ -15,6 +15,7 @@ from gluonexp.cli.cache import cache
 from gluonexp.cli.files import download, export
 from gluonexp.cli.models import evaluate, predict, verify
 from gluonexp.cli.options import URI, complete_overrides
+from gluonexp.cli.output import JSON, write
 from gluonexp.cli.push import push
 from gluonexp.cli.recover import recover, stop
 from gluonexp.cli.replay import replay
@@ -59,6 +60,11 @@ def main() -> None:
     gluonexp push --all                      send what was recorded offline
     gluonexp doctor                          is this machine ready?
 
+    --json lets a command print one JSON document on standard output and nothing else there: ids
+    whole, times in UTC (ISO 8601), seconds and bytes as numbers, null for what is not known or
+    not a number. What went wrong is told on standard error, and by an exit status other than 0,
+    as without it; where standard output is empty, there is no answer.
+
     Completion: eval "$(_GLUONEXP_COMPLETE=bash_source gluonexp)" (or zsh_source, fish_source).
     """  # noqa: D301 (click wants the backspace itself)
 
@@ -80,7 +86,8 @@ def run(overrides: tuple[str, ...]) -> None:
 @main.command()
 @click.option("--relocate", is_flag=True, help="Record where the files of a moved store are now.")
 @URI
-def doctor(tracking_uri: str | None, relocate: bool) -> None:
+@JSON
+def doctor(tracking_uri: str | None, relocate: bool, form: str | None) -> None:
     """Check Python, MXNet, devices, the MLflow store and the caches, one line each.
 
     A store that was moved, database and files, is read where it is. Only MLflow's own commands
@@ -93,10 +100,16 @@ def doctor(tracking_uri: str | None, relocate: bool) -> None:
 
         mended = tracking.relocate(tracking_uri)
         click.echo(f"mended: {told(mended)}" if mended else "nothing to mend")
+        if form == "json":
+            write({"mended": [{"before": each.path, "now": each.now} for each in mended]})
         return
     found = checks(tracking_uri)
-    render(found)
-    sys.exit(1 if any(check.ok is False for check in found) else 0)
+    usable = all(check.ok is not False for check in found)
+    if form == "json":
+        write({"usable": usable, "checks": found})
+    else:
+        render(found)
+    sys.exit(0 if usable else 1)
 
 
 for command in (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gluonexp.cli.options import FOLDER
+from gluonexp.cli.output import JSON, write
 
 if TYPE_CHECKING:
     from gluonexp.base.arrays import ArrayCache, Kept
@@ -44,7 +45,8 @@ def cache() -> None:
 
 @cache.command("list")
 @_folder
-def list_(folder: Path | None) -> None:
+@JSON
+def list_(folder: Path | None, form: str | None) -> None:
     """Say what is kept, how large it is and when it was used."""
     from rich.table import Table
 
@@ -52,6 +54,9 @@ def list_(folder: Path | None) -> None:
 
     store = _opened(folder)
     kept = store.entries()
+    if form == "json":
+        write({**_totals(store, kept), "budget": store.budget, "arrays": list(map(_told, kept))})
+        return
     if kept:
         table = Table(box=None, pad_edge=False)
         table.add_column("kind")
@@ -77,7 +82,8 @@ def list_(folder: Path | None) -> None:
 @cache.command()
 @click.option("--remove", is_flag=True, help="Remove what is damaged.")
 @_folder
-def verify(remove: bool, folder: Path | None) -> None:
+@JSON
+def verify(remove: bool, folder: Path | None, form: str | None) -> None:
     """Read all that is kept; exit code 1 if any is damaged.
 
     Everything is compared with the SHA-256 that was recorded when it was made. Runs do so with
@@ -86,14 +92,17 @@ def verify(remove: bool, folder: Path | None) -> None:
     from gluonexp.base.text import in_bytes
 
     store = _opened(folder)
-    kept, damaged = store.entries(), 0
+    kept, damaged = store.entries(), list[dict[str, Any]]()
     for one in kept:
         if damage := store.verify(one.folder):
-            damaged += 1
-            done = "; removed" if remove and store.remove(one.folder) else ""
+            removed = remove and store.remove(one.folder)
+            damaged.append({**_told(one), "damage": damage, "removed": removed})
+            done = "; removed" if removed else ""
             click.echo(f"{one.folder} is damaged: {damage}{done}")
     size = in_bytes(sum(one.size for one in kept))
-    click.echo(f"{store.folder}: {_arrays(len(kept))}, {size}; {damaged or 'none'} damaged")
+    click.echo(f"{store.folder}: {_arrays(len(kept))}, {size}; {len(damaged) or 'none'} damaged")
+    if form == "json":
+        write({**_totals(store, kept), "damaged": damaged})
     sys.exit(1 if damaged else 0)
 
 
@@ -107,7 +116,10 @@ def verify(remove: bool, folder: Path | None) -> None:
 )
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @_folder
-def clear(kind: str | None, unused: float | None, yes: bool, folder: Path | None) -> None:
+@JSON
+def clear(
+    kind: str | None, unused: float | None, yes: bool, folder: Path | None, form: str | None
+) -> None:
     """Remove what is kept, unless a run uses it.
 
     \b
@@ -124,16 +136,20 @@ def clear(kind: str | None, unused: float | None, yes: bool, folder: Path | None
         for one in store.entries()
         if kind in (None, one.kind) and (unused is None or one.used <= since)
     ]
+    size = in_bytes(sum(one.size for one in chosen))
+    if chosen and not yes:
+        click.confirm(f"remove {_arrays(len(chosen))} from {store.folder}, {size}?", abort=True)
+    stays = [one for one in chosen if not store.remove(one.folder)]
+    gone = [one for one in chosen if one not in stays]
+    if form == "json":
+        write({**_totals(store, gone), "removed": list(map(_told, gone)), "in_use": len(stays)})
+        return
     if not chosen:
         click.echo(f"{store.folder}: there is nothing to remove")
         return
-    size = in_bytes(sum(one.size for one in chosen))
-    if not yes:
-        click.confirm(f"remove {_arrays(len(chosen))} from {store.folder}, {size}?", abort=True)
-    stays = [one for one in chosen if not store.remove(one.folder)]
-    size = in_bytes(sum(one.size for one in chosen if one not in stays))
+    size = in_bytes(sum(one.size for one in gone))
     in_use = f"; in use, and left: {len(stays)}" if stays else ""
-    click.echo(f"{store.folder}: {_arrays(len(chosen) - len(stays))} removed, {size}{in_use}")
+    click.echo(f"{store.folder}: {_arrays(len(gone))} removed, {size}{in_use}")
 
 
 def _opened(folder: Path | None) -> ArrayCache:
@@ -144,6 +160,20 @@ def _opened(folder: Path | None) -> ArrayCache:
     store = ArrayCache.configured(named, FeaturesConfig.budget_gb)
     store.remove_drafts()
     return store
+
+
+def _totals(store: ArrayCache, of: Sequence[Kept]) -> dict[str, Any]:
+    return {"folder": store.folder, "count": len(of), "size": sum(one.size for one in of)}
+
+
+def _told(one: Kept) -> dict[str, Any]:
+    """Return what is known of an array; sizes in bytes."""
+    made, used = (
+        None if at is None else datetime.fromtimestamp(at, timezone.utc)
+        for at in (one.made, one.used)
+    )
+    names = {"folder": one.folder, "kind": one.kind, "title": _title(one), "size": one.size}
+    return {**names, "made": made, "used": used, "in_use": one.in_use}
 
 
 def _title(one: Kept) -> str:

@@ -13,6 +13,7 @@ from gluonexp.base.files import pointer, temporary
 from gluonexp.base.text import listed
 from gluonexp.cli.opening import opened
 from gluonexp.cli.options import FOLDER, MODEL, URI, complete_models
+from gluonexp.cli.output import JSON, write
 
 
 @click.command()
@@ -21,8 +22,14 @@ from gluonexp.cli.options import FOLDER, MODEL, URI, complete_models
 @click.option("--to", type=FOLDER, help="The folder to copy to.")
 @click.option("--list", "listing", is_flag=True, help="Only say what there is, with sizes.")
 @URI
+@JSON
 def download(
-    model: str, path: str, to: Path | None, listing: bool, tracking_uri: str | None
+    model: str,
+    path: str,
+    to: Path | None,
+    listing: bool,
+    tracking_uri: str | None,
+    form: str | None,
 ) -> None:
     """Copy the files of a run (or only PATH of them) to a folder, checked.
 
@@ -54,6 +61,9 @@ def download(
             raise GluonexpError(f"{model} is a folder already: there is nothing to copy") from None
         raise
     files = source.files(path)
+    if listing and form == "json":
+        write({"files": files})
+        return
     if listing:
         for file in files:
             size = "?" if file.size is None else f"{file.size:,}"
@@ -65,6 +75,8 @@ def download(
     kept = f", {len(done.kept)} {were} there already" if done.kept else ""
     count = "1 file" if len(done.copied) == 1 else f"{len(done.copied)} files"
     click.echo(f"{to}: {count} copied{kept}; {done.size / 1e6:,.1f} MB, checked")
+    if form == "json":
+        write({"folder": to, **vars(done)})
 
 
 FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
@@ -127,6 +139,7 @@ def numbers(text: str) -> tuple[float, ...]:
     help="Their names, a line each.  [default: those of the data, if as many; else 0, 1...]",
 )
 @URI
+@JSON
 def export(
     words: tuple[str, ...],
     to: Path,
@@ -143,6 +156,7 @@ def export(
     std: tuple[float, ...],
     classes: Path | None,
     tracking_uri: str | None,
+    form: str | None,
 ) -> None:
     """Export MODEL again, in more formats and with a certificate; or a network from elsewhere.
 
@@ -217,14 +231,17 @@ def export(
             wanted = ExportConfig(onnx=onnx, int8=int8, torch=torch, preprocess=preprocess)
             proved = reexport.complete(folder, wanted, data)
     click.echo(f"written: {to}")
-    if foreign:
-        adopted = Signature.read(to).adopted or {}
-        for change in adopted.get("changes", ()):
-            click.echo(f"  note: {change}")
+    adopted = (Signature.read(to).adopted or {}) if foreign else {}
+    changes = adopted.get("changes", ())
+    for change in changes:
+        click.echo(f"  note: {change}")
     if proved is None:
         click.echo("not certified: no data are named that it could be tried on", err=True)
     else:
         render.certificate(proved)
+    if form == "json":
+        certificate = None if proved is None else render.certificate_document(proved)
+        write({"folder": to, "changes": changes, "certificate": certificate})
 
 
 def _given(*names: str) -> list[str]:

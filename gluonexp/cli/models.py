@@ -8,7 +8,8 @@ from pathlib import Path
 import click
 
 from gluonexp.cli.opening import opened
-from gluonexp.cli.options import CSV, JSON, MODEL, NEW_FILE, RUNTIME, URI, complete_overrides
+from gluonexp.cli.options import MODEL, NEW_FILE, RUNTIME, URI, complete_overrides
+from gluonexp.cli.output import CSV, JSON, write
 from gluonexp.model_folder import names
 
 
@@ -18,22 +19,23 @@ from gluonexp.model_folder import names
 @click.option(
     "--top", type=click.IntRange(1), help="Show so many classes of each image.  [default: 1]"
 )
-@click.option("--csv", "as_csv", is_flag=True, help="Print a table for programs.")
 @click.option("--plot", type=NEW_FILE, help="Draw the answers.")
 @click.option(
     "--max-pixels",
     type=click.IntRange(1),
     help="So many a file may have; others are not decoded.  [default: 200,000,000]",
 )
+@CSV
+@JSON
 @RUNTIME
 @URI
 def predict(
     model: str,
     images: tuple[str, ...],
     top: int | None,
-    as_csv: bool,
     plot: Path | None,
     max_pixels: int | None,
+    form: str | None,
     runtime: str,
     tracking_uri: str | None,
 ) -> None:
@@ -43,8 +45,8 @@ def predict(
     models:/NAME/VERSION or a folder that holds signature.json; a sweep means its best run.
 
     Without IMAGES, the run's own example images are classified, or the samples in an export. An
-    image whose folder has the name of a class is shown with that as its true label. --csv has
-    the probability of every class, or with --top those of the likeliest.
+    image whose folder has the name of a class is shown with that as its true label. --csv
+    and --json have the probability of every class, or with --top those of the likeliest.
 
     \b
     gluonexp predict last
@@ -72,8 +74,10 @@ def predict(
             answers = use.predict_samples(found.folder, runtime=runtime, plot=plot)
         else:
             raise click.UsageError(f"{model}: no example images are there; name IMAGES")
-    if as_csv:
+    if form == "csv":
         render.predictions_csv(answers, top, sys.stdout)
+    elif form == "json":
+        write(render.predictions_document(answers, top))
     elif answers.answers:
         render.predictions(answers.answers, top or 1)
     if plot is not None and answers.answers:
@@ -141,7 +145,7 @@ def evaluate(
     if form == "csv":
         render.evaluation_csv(result, sys.stdout)
     elif form == "json":
-        render.evaluation_json(result, sys.stdout)
+        write(result)
     else:
         render.evaluation(result, others=names_data(overrides))
     if plot is not None:
@@ -151,7 +155,8 @@ def evaluate(
 @click.command()
 @MODEL
 @URI
-def verify(model: str, tracking_uri: str | None) -> None:
+@JSON
+def verify(model: str, tracking_uri: str | None, form: str | None) -> None:
     """Prove again that MODEL is the network that was trained.
 
     Compares the sha256 of every file with export/certificate.json, then scores the images in
@@ -170,4 +175,8 @@ def verify(model: str, tracking_uri: str | None) -> None:
     from gluonexp.verification import verify as proving
 
     with opened(model, tracking_uri) as found:
-        render.certificate(proving.check(found.folder, recorded_digest=found.certificate))
+        proved = proving.check(found.folder, recorded_digest=found.certificate)
+    if form == "json":
+        write(render.certificate_document(proved))
+    else:
+        render.certificate(proved)

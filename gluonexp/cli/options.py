@@ -84,5 +84,3 @@ EXPERIMENT = click.option(
 SWEEP = click.option(
     "--sweep", metavar="PARENT", help="All runs of a sweep: its parent's id, or 'last'."
 )
-CSV = click.option("--csv", "form", flag_value="csv", help="Print a table for programs.")
-JSON = click.option("--json", "form", flag_value="json", help="Print everything for programs.")

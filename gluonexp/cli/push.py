@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from gluonexp.cli.options import URI
+from gluonexp.cli.output import JSON, write
+
+if TYPE_CHECKING:
+    from gluonexp.tracking.push import Pushed
 
 
 @click.command()
@@ -15,12 +20,14 @@ from gluonexp.cli.options import URI
 @click.option("--to", metavar="URI", help="The store.  [default: the one that a run was begun in]")
 @click.option("--dry-run", is_flag=True, help="Only say what would be sent.")
 @URI
+@JSON
 def push(
     runs: tuple[str, ...],
     everything: bool,
     to: str | None,
     dry_run: bool,
     tracking_uri: str | None,
+    form: str | None,
 ) -> None:
     """Send what runs recorded to a store that does not have it yet, each thing once.
 
@@ -40,6 +47,7 @@ def push(
     if bool(runs) is everything:
         raise click.UsageError("name what to send: runs, or --all")
     problems: list[str] = []
+    sent: list[dict[str, Any]] = []
     known = push.every(tracking_uri, problems.append if everything else lambda line: None)
     chosen = known if everything else [logs.named(run, tracking_uri, known) for run in runs]
     stores: dict[str, push.Store] = {}
@@ -53,10 +61,29 @@ def push(
             problems.append(f"run {log.run_id[:8]}: {error}")
             continue
         click.echo(push.sentence(done, rehearsed=dry_run))
+        sent.append(_document(done))
         if done.missing:
             problems.append(f"run {log.run_id[:8]}: {done.missing}")
     if not chosen and not problems:
         click.echo("no run has a log on this machine")
     for problem in problems:
         say(problem)
+    if form == "json":
+        write({"dry_run": dry_run, "runs": sent, "problems": problems})
     sys.exit(1 if problems else 0)
+
+
+def _document(done: Pushed) -> dict[str, Any]:
+    """Return what became of a log; its records are counted."""
+    from gluonexp.tracking.uri import displayed
+
+    return {
+        "run_id": done.log.run_id,
+        "name": done.log.name,
+        "store": displayed(done.uri),
+        "run_id_there": done.run_id,
+        "records": done.last,
+        "records_sent": done.last - done.before,
+        "missing": done.missing,
+        "newer": done.newer,
+    }

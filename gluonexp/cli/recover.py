@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from gluonexp.cli.options import URI
+from gluonexp.cli.output import JSON, write
 
 if TYPE_CHECKING:
     from gluonexp.tracking.read.records import RunRecord
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
     help="Do not wait half an hour for runs of other hosts that give no sign of life.",
 )
 @URI
-def recover(forced: bool, tracking_uri: str | None) -> None:
+@JSON
+def recover(forced: bool, tracking_uri: str | None, form: str | None) -> None:
     """End the runs that are RUNNING in the store although their processes are gone.
 
     Each ends KILLED, with all that it had recorded, and says how many epochs it reached. What was
@@ -34,26 +36,33 @@ def recover(forced: bool, tracking_uri: str | None) -> None:
     from gluonexp.tracking.recovery import recover
     from gluonexp.tracking.statuses import FINISHED, RUNNING
 
-    count = 0
+    ended: list[dict[str, Any]] = []
     for found in recover(tracking_uri, forced):
-        count += 1
-        run = found.run
+        run, go_on = found.run, None
         status = "lost" if found.status == RUNNING else found.status
         after = f" after {found.reached}" if found.reached else ""
         click.echo(f"run {run.run_id} ({run.name}) {status}{after}: {found.reason}")
         if found.status not in (RUNNING, FINISHED) and (words := _to_go_on(run)):
-            click.echo(f"  to go on:  {words}{_store(tracking_uri)}")
+            go_on = f"{words}{_store(tracking_uri)}"
+            click.echo(f"  to go on:  {go_on}")
+        told = {"reached": found.reached, "reason": found.reason, "go_on": go_on}
+        ended.append({"run_id": run.run_id, "name": run.name, "status": status, **told})
+    sent = []
     for line in _completed(tracking_uri):
         click.echo(line)
-    if not count:
+        sent.append(line)
+    if not ended:
         click.echo("no run is lost")
+    if form == "json":
+        write({"runs": ended, "completed": sent})
 
 
 @click.command()
 @click.argument("run_id", metavar="RUN")
 @click.option("--jobs", is_flag=True, help="Of a sweep, let the jobs that run end so, too.")
 @URI
-def stop(run_id: str, jobs: bool, tracking_uri: str | None) -> None:
+@JSON
+def stop(run_id: str, jobs: bool, tracking_uri: str | None, form: str | None) -> None:
     """Let a run end in order after the epoch that it is in, on whatever machine it trains.
 
     RUN is its id, the beginning of that, or 'last': the run or sweep that trains and began last.
@@ -65,13 +74,18 @@ def stop(run_id: str, jobs: bool, tracking_uri: str | None) -> None:
     from gluonexp.tracking.recovery import stop
     from gluonexp.tracking.store import KIND
 
-    for run in stop(tracking_uri, run_id, jobs):
+    stopping = stop(tracking_uri, run_id, jobs)
+    for run in stopping:
         sweep = run.tags.get(KIND) == "sweep"
         when = "when the jobs that run have ended" if sweep else "after the epoch that it is in"
         click.echo(f"run {run.run_id} ({run.name}) stops {when}")
         if sweep and not jobs:
             words = f"gluonexp stop {run.run_id[:8]} --jobs{store_option(tracking_uri)}"
             click.echo(f"  to end those, too, each after the epoch that it is in:  {words}")
+    if form == "json":
+        kinds = (run.tags.get(KIND, "run") for run in stopping)
+        told = zip(stopping, kinds, strict=True)
+        write({"stops": [{"run_id": r.run_id, "name": r.name, "kind": kind} for r, kind in told]})
 
 
 def _completed(uri: str | None) -> Iterator[str]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
-from dataclasses import asdict, astuple
-from typing import TextIO
+from dataclasses import astuple
+from typing import Any, TextIO
 
 from rich.cells import cell_len
 from rich.console import Console
@@ -13,7 +13,6 @@ from rich.table import Table
 
 from gluonexp.base.console import LEAST
 from gluonexp.base.text import listed, plain_console, tell
-from gluonexp.compare.machine import write_json
 from gluonexp.inference.evaluate import Evaluation
 from gluonexp.inference.predict import Prediction, Predictions
 from gluonexp.verification.certificate import Certificate
@@ -80,6 +79,25 @@ def predictions_csv(found: Predictions, top: int | None, out: TextIO) -> None:
         writer.writerow(row)
 
 
+def predictions_document(found: Predictions, top: int | None) -> dict[str, Any]:
+    """Return the answers, and the files that could not be read.
+
+    Each has the probabilities of its `top` likeliest classes, None: of every class, the likeliest
+    first. What is true is None where it is not known.
+    """
+    answers = [
+        {
+            "image": answer.path,
+            "true": answer.true_name,
+            "predicted": answer.name,
+            "probability": answer.probability,
+            "probabilities": dict(answer.top(top or len(found.classes))),
+        }
+        for answer in found.answers
+    ]
+    return {"classes": found.classes, "predictions": answers, "unreadable": found.unreadable}
+
+
 def evaluation(result: Evaluation, *, others: bool) -> None:
     """Print loss and accuracy, and one row a class that has images.
 
@@ -123,11 +141,6 @@ def evaluation_csv(result: Evaluation, out: TextIO) -> None:
     writer.writerows(astuple(row) for row in result.classes)
 
 
-def evaluation_json(result: Evaluation, out: TextIO) -> None:
-    """Write everything, the confusion matrix too: true classes in rows."""
-    write_json(out, {**asdict(result), "confusion": result.confusion.tolist()})
-
-
 def certificate(proved: Certificate) -> None:
     """Print what was proved of each runtime."""
     console = plain_console()
@@ -141,3 +154,8 @@ def certificate(proved: Certificate) -> None:
     for note in proved.notes:
         tell(console, f"  note: {note}")
     tell(console, proved.sentence())
+
+
+def certificate_document(proved: Certificate) -> dict[str, Any]:
+    """Return what was proved, as certificate.json has it, and what people are told of it."""
+    return {**proved.to_json(), "notes": proved.notes, "sentence": proved.sentence()}

@@ -8,13 +8,17 @@ from pathlib import Path
 import click
 
 from gluonexp.cli.options import MODEL, URI, complete_overrides
+from gluonexp.cli.output import JSON, write
 
 
 @click.command()
 @MODEL
 @click.argument("overrides", nargs=-1, shell_complete=complete_overrides)
 @URI
-def replay(model: str, overrides: tuple[str, ...], tracking_uri: str | None) -> None:
+@JSON
+def replay(
+    model: str, overrides: tuple[str, ...], tracking_uri: str | None, form: str | None
+) -> None:
     """Train a run again from its record, and say whether it is equal to the bit.
 
     MODEL is a run's id, the first 6 or more characters of one, or 'last'. Data and weights are
@@ -44,6 +48,9 @@ def replay(model: str, overrides: tuple[str, ...], tracking_uri: str | None) -> 
     if tracking_uri is not None:
         composed.tracking.uri = tracking_uri
     found = train(model, composed, words, [Path(run.conf_dir())], plain_console())
+    if form == "json":
+        write({"equal": found.difference is None, **vars(found)})
+        sys.exit(0 if found.difference is None else 1)
     if found.difference is None:
         compared = " and ".join(found.compared) or "their metrics: it has recorded nothing else"
         click.echo(f"equal to the bit: {found.epochs} epochs, {compared}")

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from gluonexp.cli.options import CSV, EXPERIMENT, JSON, NEW_FILE, SWEEP, URI
+from gluonexp.cli.options import EXPERIMENT, NEW_FILE, SWEEP, URI
+from gluonexp.cli.output import CSV, JSON, write
 
 
 @click.command()
@@ -22,13 +23,20 @@ from gluonexp.cli.options import CSV, EXPERIMENT, JSON, NEW_FILE, SWEEP, URI
 )
 @click.option("--open", "open_browser", is_flag=True, help="Open the page in a browser too.")
 @click.option("--sweep", metavar="PARENT", help="Compare the runs of this sweep (or of 'last').")
+@JSON
 def ui(
-    tracking_uri: str | None, host: str, port: int, open_browser: bool, sweep: str | None
+    tracking_uri: str | None,
+    host: str,
+    port: int,
+    open_browser: bool,
+    sweep: str | None,
+    form: str | None,
 ) -> None:
     """Start MLflow's pages on the runs recorded here, and print the link to them."""
     from gluonexp.tracking.ui import serve
 
-    sys.exit(serve(tracking_uri, host, port, open_browser, sweep))
+    announce = write if form == "json" else None
+    sys.exit(serve(tracking_uri, host, port, open_browser, sweep, announce))
 
 
 @click.command()
@@ -74,7 +82,7 @@ def runs(
     if form == "csv":
         machine.listing_csv(found, sys.stdout)
     elif form == "json":
-        machine.listing_json(found, sys.stdout)
+        write(machine.listing(found))
     elif found:
         listing.render(plain_console(), store, found)
     else:
@@ -130,6 +138,6 @@ def compare(
     if form == "csv":
         machine.comparison_csv(comparison, sys.stdout)
     elif form == "json":
-        machine.comparison_json(comparison, sys.stdout)
+        write(machine.comparison(comparison))
     elif html is None:
         terminal.render(plain_console(), title, comparison)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import csv
-import json
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
+from gluonexp.base.plain import plain
 from gluonexp.compare.comparison import Comparison
 from gluonexp.tracking.read.records import RunRecord
 
@@ -15,33 +14,28 @@ _Record = dict[str, Any]
 _HEAD = ("run_id", "name", "experiment", "status", "start", "seconds")
 
 
-def comparison_csv(comparison: Comparison, out: TextIO) -> None:
+def comparison_csv(found: Comparison, out: TextIO) -> None:
     """Write one row a run: what it is, its best value, what differs, its last metrics."""
-    params = [f"params.{key}" for key in comparison.keys]
-    metrics = [f"metrics.{name}" for name in comparison.metrics]
-    rows = [{**record, "metric": comparison.metric} for record in _ranked(comparison)]
+    params = [f"params.{key}" for key in found.keys]
+    metrics = [f"metrics.{name}" for name in found.metrics]
+    rows = [{**record, "metric": found.metric} for record in _ranked(found)]
     _csv(out, [*_HEAD, "metric", "best", "epoch", *params, *metrics], rows)
 
 
-def comparison_json(comparison: Comparison, out: TextIO) -> None:
-    """Write everything: also what is the same, and the curves."""
-    whole = {"metric": comparison.metric, "mode": comparison.mode}
-    differ = {"differ": comparison.keys, "same": comparison.same}
-    write_json(out, {**whole, **differ, "runs": _ranked(comparison)})
+def comparison(found: Comparison) -> _Record:
+    """Return everything: also what is the same, and the curves."""
+    whole = {"metric": found.metric, "mode": found.mode}
+    differ = {"differ": found.keys, "same": found.same}
+    return {**whole, **differ, "runs": _ranked(found)}
 
 
 def listing_csv(runs: Sequence[RunRecord], out: TextIO) -> None:
     """Write one row a run, with its last metrics; its parent is a sweep it belongs to."""
     metrics = sorted({f"metrics.{name}" for run in runs for name in run.metrics})
-    _csv(out, [*_HEAD, "parent", *metrics], _listed(runs))
+    _csv(out, [*_HEAD, "parent", *metrics], listing(runs))
 
 
-def listing_json(runs: Sequence[RunRecord], out: TextIO) -> None:
-    """Write the runs with parameters, metrics and tags."""
-    write_json(out, _listed(runs))
-
-
-def _ranked(comparison: Comparison) -> list[_Record]:
+def _ranked(found: Comparison) -> list[_Record]:
     return [
         {
             **_head(row.run),
@@ -51,11 +45,12 @@ def _ranked(comparison: Comparison) -> list[_Record]:
             "metrics": row.run.metrics,
             "curve": row.curve,
         }
-        for row in comparison.rows
+        for row in found.rows
     ]
 
 
-def _listed(runs: Sequence[RunRecord]) -> list[_Record]:
+def listing(runs: Sequence[RunRecord]) -> list[_Record]:
+    """Return the runs with parameters, metrics and tags."""
     return [
         {
             **_head(run),
@@ -85,21 +80,4 @@ def _csv(out: TextIO, columns: Sequence[str], records: Sequence[_Record]) -> Non
             if isinstance(values, Mapping)
             for name, value in values.items()
         }
-        writer.writerow(_known({**record, **inner}))  # an unknown value is empty
-
-
-def write_json(out: TextIO, value: object) -> None:
-    """Write a value as JSON; NaN and infinities, which JSON does not have, become null."""
-    json.dump(_known(value), out, indent=2, ensure_ascii=False, allow_nan=False)
-    out.write("\n")
-
-
-def _known(value: Any) -> Any:
-    """Return `value` with None for every NaN and infinity in it."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: _known(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_known(inner) for inner in value]
-    return value
+        writer.writerow(plain({**record, **inner}))  # an unknown value is empty

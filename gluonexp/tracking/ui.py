@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import webbrowser
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from gluonexp.tracking.places import relocate
@@ -25,6 +26,7 @@ def serve(
     port: int = 5000,
     open_browser: bool = False,
     sweep: str | None = None,
+    announce: Callable[[dict[str, str]], None] | None = None,
 ) -> int:
     """Serve the store at `uri` until interrupted; return the server's exit status.
 
@@ -42,6 +44,8 @@ def serve(
     sweep
         The sweep whose runs are compared: its parent run's id, the start of one, or ``last``;
         None for the one that the latest run belongs to, if any.
+    announce
+        Takes the addresses by what they show, and that of the store, instead of printing them.
 
     Raises
     ------
@@ -53,7 +57,7 @@ def serve(
     client = open_store(uri)  # tells what is wrong with it before a server does, in forty lines
     parent = None if sweep is None else shown_sweep(client, sweep)
     if uri.startswith("http"):
-        _announce(client, uri, parent, open_browser)
+        _announce(client, uri, parent, open_browser, announce or _printed)
         return 0
     if database is not None:
         relocate(uri)  # the server looks for files where they are recorded
@@ -61,7 +65,7 @@ def serve(
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with serving(uri, artifacts, host, port) as server:
-            _announce(client, server.base, parent, open_browser)
+            _announce(client, server.base, parent, open_browser, announce or _printed)
             print("Press Ctrl-C to stop.", flush=True)
             return server.wait()
     except KeyboardInterrupt:
@@ -71,18 +75,27 @@ def serve(
 
 
 def _announce(
-    client: MlflowClient, base: str, parent: RunRecord | None, open_browser: bool
+    client: MlflowClient,
+    base: str,
+    parent: RunRecord | None,
+    open_browser: bool,
+    announce: Callable[[dict[str, str]], None],
 ) -> None:
-    """Print the addresses worth opening: the comparison of a sweep, the last run, all charts."""
+    """Tell the addresses worth opening: the comparison of a sweep, the last run, all charts."""
     links = {"experiment": f"{base}/?workflowType=machine_learning"}
     for last in reader(client.tracking_uri).newest(limit=1):
         parent = parent or sweep_of(client, last)
         metric = next((name for name in _METRICS if name in last.metrics), _METRICS[0])
         links = {} if parent is None else {"sweep": share_sweep(client, base, parent)}
-        links["last run"] = run_link(base, last.experiment_id, last.run_id)
+        links["last_run"] = run_link(base, last.experiment_id, last.run_id)
         links["experiment"] = experiment_link(base, last.experiment_id, metric)
-    print(f"MLflow on {displayed(client.tracking_uri)}")
-    for name, link in links.items():
-        print(f"  {name:<11} {link}", flush=True)
+    announce({"store": displayed(client.tracking_uri), **links})
     if open_browser:
         webbrowser.open(links.get("sweep", links["experiment"]))
+
+
+def _printed(links: dict[str, str]) -> None:
+    print(f"MLflow on {links['store']}")
+    for name, link in links.items():
+        if name != "store":
+            print(f"  {name.replace('_', ' '):<11} {link}", flush=True)

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from gluonexp.base.plain import write_json
 from gluonexp.compare import Comparison, Row, columns, comparison, listing, machine, terminal
 from gluonexp.tracking.read.records import RunRecord
 
@@ -381,7 +382,7 @@ def test_csv_is_whole(compared):
 
 def test_json_is_whole_and_valid(compared):
     out = io.StringIO()
-    machine.comparison_json(compared, out)
+    write_json(out, machine.comparison(compared))
     whole = json.loads(out.getvalue(), parse_constant=pytest.fail)
     assert whole["same"] == {"same": "y"}
     assert (whole["metric"], whole["mode"], whole["differ"]) == ("val/acc", "max", ["x"])

@@ -7,10 +7,12 @@ import re
 from pathlib import Path
 from typing import Any
 
+import configuration
 from sphinx.application import Sphinx
 
 ROOT = Path(__file__).parents[2]
 _PAGE = re.compile(r"<!-- page: (\S+) -->\n")
+_KEYS = "<!-- keys -->"
 _LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)")
 
 
@@ -24,6 +26,9 @@ def _read(app: Sphinx, docname: str, content: list[str]) -> None:
     if found := _PAGE.fullmatch(content[0]):
         content[0] = elsewhere(ROOT / found[1], Path(app.srcdir, docname).parent)
         app.env.note_dependency(str(ROOT / found[1]))
+    elif _KEYS in content[0]:
+        content[0] = content[0].replace(_KEYS, configuration.page())
+        app.env.note_reread()
 
 
 def elsewhere(page: Path, folder: Path) -> str:

@@ -10,7 +10,8 @@ from gluonexp.base.device import device as of_mxnet
 from gluonexp.base.device import named
 from gluonexp.base.errors import GluonexpError, reason
 from gluonexp.base.mx import gluon, mx, nn
-from gluonexp.config.schema import Config, OptimConfig
+from gluonexp.config.optimizers import OptimConfig
+from gluonexp.config.schema import Config
 from gluonexp.data.types import Spec
 from gluonexp.engines.mxnet import optimizers
 from gluonexp.engines.mxnet.engine import MXNetEngine

@@ -14,8 +14,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.secrets import HIDDEN
+from gluonexp.config.optimizers import OPTIMIZERS
 from gluonexp.config.references import of_files, refer
-from gluonexp.config.schema import OPTIMIZERS, Config, SweepConfig
+from gluonexp.config.schema import Config, SweepConfig
 
 # A recorded configuration takes a few kB.
 _LARGEST: Final = 1 << 20  # bytes

@@ -11,47 +11,41 @@ possibly the user's own) and its arguments, resolved by `gluonexp.assembly`.
 
 from __future__ import annotations
 
-import dataclasses
-import math
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gluonexp.base.errors import GluonexpError
-from gluonexp.config import combinations, keys
-
-
-def _ranged(
-    default: Any = MISSING, *, low: float = -math.inf, below: float = math.inf, above: bool = False
-) -> Any:
-    """Declare a number that must lie in [low, below), or in (low, below) where `above`."""
-    return field(default=default, metadata={"low": low, "below": below, "above": above})
-
-
-def _chosen(default: str, *choices: str) -> Any:
-    """Declare a name that must be one of `choices`."""
-    return field(default=default, metadata={"choices": choices})
+from gluonexp.config import combinations, fields, keys
+from gluonexp.config.fields import chosen as _chosen
+from gluonexp.config.fields import ranged as _ranged
+from gluonexp.config.optimizers import OPTIMIZERS, OptimConfig
 
 
 @dataclass
 class DatasetConfig:
     """What is common to every data set; what is particular to one is under `source`."""
 
+    # The data set's name, as runs record it.
     name: str = MISSING
+    # Where its files are; null: nowhere, or the user's cache folder.
     root: str | None = None
     # Of each class of the train split, held out to choose the best epoch by.
     val_fraction: float = _ranged(0.1, low=0, below=1)
     # Of what is left, class by class; less for a quick look.
     train_fraction: float = _ranged(1.0, low=0, above=True)
-    # The network's input: pixels (square) and 1 or 3 channels; null keeps the data set's own.
+    # The network's input, pixels (square); null keeps the data set's own size.
     resize: int | None = _ranged(None, low=1)
+    # The network's input: 1 (grey) or 3 (RGB); null keeps the data set's own.
     channels: int | None = None
-    # Subtracted and divided by, per channel, once pixels are scaled to [0, 1].
+    # Subtracted, per channel or one for all, once pixels are scaled to [0, 1].
     mean: list[float] = field(default_factory=lambda: [0.0])
+    # Divided by after that, per channel or one for all.
     std: list[float] = field(default_factory=lambda: [1.0])
+    # The class that reads it, and its arguments.
     source: dict[str, Any] = MISSING
 
 
@@ -59,8 +53,11 @@ class DatasetConfig:
 class FreezeRule:
     """What happens to the parameters whose structural name matches."""
 
+    # A structural name as the plan prints them; `*` is any text, `backbone[-1]` the last block.
     match: str = MISSING
+    # Whether they train.
     state: str = _chosen("trainable", "frozen", "trainable")
+    # Multiplies their learning rate.
     lr_mult: float = _ranged(1.0, low=0, above=True)
 
 
@@ -68,8 +65,11 @@ class FreezeRule:
 class Unfreeze:
     """What is released when an epoch (counted from 0) begins."""
 
+    # The epoch.
     epoch: int = _ranged(low=1)
+    # Which parameters, as in a rule.
     match: str = MISSING
+    # Multiplies their learning rate from then on.
     lr_mult: float = _ranged(1.0, low=0, above=True)
 
 
@@ -77,6 +77,7 @@ class Unfreeze:
 class FreezeConfig:
     """Which parameters training leaves alone, and how fast the others learn."""
 
+    # The policy's name, as runs record it.
     name: str = "none"
     # The first rule that matches a parameter decides; each parameter needs one.
     rules: list[FreezeRule] = field(default_factory=lambda: [FreezeRule("*")])
@@ -84,71 +85,19 @@ class FreezeConfig:
     batchnorm: str = _chosen("frozen", "frozen", "moving")
     # Multiplies the learning rate once for each block of the backbone below the classifier.
     decay: float = _ranged(1.0, low=0, above=True)
+    # What is released later, by epoch.
     unfreeze: list[Unfreeze] = field(default_factory=list)
-
-
-@dataclass
-class OptimConfig:
-    """What every optimizer has."""
-
-    name: str = _chosen(MISSING, "sgd", "nag", "adam", "adamw", "rmsprop", "adagrad")
-    lr: float = _ranged(low=0, above=True)
-    weight_decay: float = _ranged(0.0, low=0)
-    # MXNet decays every parameter; false exempts biases and BatchNorm's gamma and beta.
-    decay_bias_and_norm: bool = True
-    # The longest the batch's mean gradient, of all parameters together, may be; null: any length.
-    clip_norm: float | None = _ranged(None, low=0, above=True)
-
-
-@dataclass
-class MomentumConfig(OptimConfig):
-    """SGD and Nesterov's accelerated gradient."""
-
-    momentum: float = _ranged(0.9, low=0, below=1)
-
-
-@dataclass
-class AdamConfig(OptimConfig):
-    """Adam and AdamW."""
-
-    beta1: float = _ranged(0.9, low=0, below=1)
-    beta2: float = _ranged(0.999, low=0, below=1)
-    epsilon: float = _ranged(1e-8, low=0, above=True)
-
-
-@dataclass
-class RmspropConfig(OptimConfig):
-    """RMSProp: `rho` decays the mean square, `momentum` is used only when `centered`."""
-
-    rho: float = _ranged(0.9, low=0, below=1)
-    momentum: float = _ranged(0.9, low=0, below=1)
-    epsilon: float = _ranged(1e-8, low=0, above=True)
-    centered: bool = False
-
-
-@dataclass
-class AdagradConfig(OptimConfig):
-    """AdaGrad: `epsilon` is added to the sum of squares, under the root."""
-
-    epsilon: float = _ranged(1e-7, low=0, above=True)
-
-
-OPTIMIZERS: Final[dict[str, type[OptimConfig]]] = {
-    "sgd": MomentumConfig,
-    "nag": MomentumConfig,
-    "adam": AdamConfig,
-    "adamw": AdamConfig,
-    "rmsprop": RmspropConfig,
-    "adagrad": AdagradConfig,
-}
 
 
 @dataclass
 class LrFindConfig:
     """The learning-rate range test: `steps` rates from `start` to `end`, equal ratios apart."""
 
-    steps: int = _ranged(0, low=0)  # 0: train instead
+    # How many rates are tried; 0: train instead.
+    steps: int = _ranged(0, low=0)
+    # The first rate.
     start: float = _ranged(1e-6, low=0, above=True)
+    # The last, unless the loss explodes before.
     end: float = _ranged(10.0, low=0, above=True)
 
 
@@ -156,7 +105,9 @@ class LrFindConfig:
 class TrainerConfig:
     """The epoch loop."""
 
+    # How often all training images are seen.
     epochs: int = _ranged(20, low=1)
+    # Images in a step, of all processes together.
     batch_size: int = _ranged(32, low=1)
     # Steps between two points of the `batch/` curves; 0: none, and no sync within an epoch.
     log_every: int = _ranged(0, low=0)
@@ -166,7 +117,7 @@ class TrainerConfig:
     checkpoint_every_steps: int = _ranged(0, low=0)
     # End with a checkpoint and exit code 75, for a scheduler that starts it again; null: no limit.
     max_hours: float | None = _ranged(None, low=0, above=True)
-    # A checkpoint folder to resume from, or a run: its id, the beginning of one, or `last`.
+    # Train on from a checkpoint folder, or from a run: its id, the beginning of one, or `last`.
     resume: str | None = None
     # Look for a learning rate instead of training; see `gluonexp.experiment.lr_find`.
     lr_find: LrFindConfig = field(default_factory=LrFindConfig)
@@ -176,7 +127,9 @@ class TrainerConfig:
 class ObjectiveConfig:
     """What "better" means: chooses the best checkpoint and is what a sweep optimizes."""
 
+    # Of each epoch.
     metric: str = _chosen("val/acc", "train/loss", "train/acc", "val/loss", "val/acc")
+    # Whether less or more of it is better.
     mode: str = _chosen("max", "min", "max")
 
 
@@ -184,9 +137,13 @@ class ObjectiveConfig:
 class TrackingConfig:
     """Where runs are recorded."""
 
+    # A store of MLflow, the job's folder alone, or nowhere; the group's choice sets it.
     backend: str = _chosen("mlflow", "mlflow", "offline", "none")
+    # The store: a database, or a server's address; null: SQLite in ./mlruns/mlflow.db.
     uri: str | None = None
+    # The experiment of MLflow in which runs are listed.
     experiment: str = "gluonexp"
+    # The run's name; null: one that MLflow makes up.
     run_name: str | None = None
     # A run that waits for this job, made by the sweep it belongs to; null: a new run.
     run_id: str | None = None
@@ -198,8 +155,9 @@ class TrackingConfig:
 class ExportConfig:
     """What is made of the trained network."""
 
+    # Whether anything is made of it.
     enabled: bool = True
-    # null: where the library is installed
+    # Also write ONNX; null: where the library is installed.
     onnx: bool | None = None
     # graph: also write a symbol that takes uint8 images and prepares them itself.
     preprocess: str = _chosen("signature", "signature", "graph")
@@ -220,12 +178,15 @@ class ExportConfig:
 class EngineConfig:
     """What computes a training step; but for `name` it is torch's."""
 
+    # The group's choice sets it.
     name: str = _chosen("mxnet", "mxnet", "torch")
     # Of products and convolutions while training; parameters and evaluation are float32.
     precision: str = _chosen("float32", "float32", "bfloat16")
+    # By torch.compile; only where it was measured to be faster.
     compile: bool = False
-    # On a GPU: only algorithms that repeat bit for bit; products may be rounded to TensorFloat-32.
+    # On a GPU: only algorithms that repeat bit for bit.
     deterministic: bool = False
+    # On a GPU: products of float32 may be rounded to TensorFloat-32.
     tf32: bool = False
 
 
@@ -233,17 +194,19 @@ class EngineConfig:
 class FeaturesConfig:
     """What is frozen is computed once: what computes it, and where its output is kept."""
 
-    # auto: where the frozen front of the network is a good part of its arithmetic; on: or refuse.
+    # auto: where the frozen front of the network is a good part of its arithmetic; on: whatever it
+    # is, and an error where nothing can be computed once; off: never.
     cache: str = _chosen("auto", "auto", "on", "off")
-    # null: the user's cache folder
+    # Where; null: the user's cache folder, see `gluonexp cache`.
     folder: str | None = None
     # What all that is kept there may take; the least recently used goes first.
     budget_gb: float = _ranged(20.0, low=0, above=True)
     # auto: openvino where it is installed, else mxnet; what it came to is recorded.
     engine: str = _chosen("auto", "auto", "mxnet", "openvino", "torch")
-    # Of the arithmetic; bfloat16 is openvino's and torch's, on processors that have it.
+    # Of the arithmetic; bfloat16 is openvino's and torch's, and several times faster on processors
+    # that have it.
     precision: str = _chosen("float32", "float32", "bfloat16")
-    # Of what is kept.
+    # Of what is kept; float16 takes half of the room.
     dtype: str = _chosen("float32", "float32", "float16")
 
 
@@ -251,6 +214,7 @@ class FeaturesConfig:
 class BuildConfig:
     """Which packages besides gluonexp a ``_target_`` may name."""
 
+    # Packages besides gluonexp that a `_target_` may name, as [mypackage]: their code is run.
     allow: list[str] = field(default_factory=list)
 
 
@@ -258,9 +222,13 @@ class BuildConfig:
 class TrialConfig:
     """Which trial of which Optuna study a job is; set by the sweep for each of its jobs."""
 
-    storage: str | None = None  # of the study: a file, a database's address, grpc://HOST:PORT
+    # Of the study: a file, a database's address, grpc://HOST:PORT.
+    storage: str | None = None
+    # The study's name.
     study: str | None = None
+    # The trial's number in it.
     number: int | None = None
+    # What ends hopeless trials early.
     pruner: str = _chosen("none", "none", "median", "asha")
 
 
@@ -268,13 +236,14 @@ class TrialConfig:
 class SweepConfig:
     """What a sweep (``--multirun``) does with its jobs; nothing to a single run."""
 
-    # Start no job after so many have failed; fail_fast: after the first.
+    # Start no job after so many have failed; null: start all.
     max_failures: int | None = _ranged(None, low=1)
+    # Start no job after one has failed.
     fail_fast: bool = False
     # Run a point again, from its checkpoint, whose process or machine was lost: at most so often.
     # One that failed by itself is not tried again.
     retries: int = _ranged(0, low=0)
-    # The parent run of an earlier sweep: run only what it has not finished.
+    # An earlier sweep, its id or `last`: run only what it has not finished.
     resume: str | None = None
     # Register the best point's export in the model registry, under this name.
     register: str | None = None
@@ -287,7 +256,9 @@ class SweepConfig:
 class Config:
     """One run, whole."""
 
+    # Of Python, NumPy and the engine; an epoch depends on (seed, epoch) alone.
     seed: int = _ranged(0, low=0, below=2**31)
+    # auto (a GPU where there is one), cpu, gpu or gpu:N.
     device: str = "auto"
     engine: EngineConfig = field(default_factory=EngineConfig)
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
@@ -347,28 +318,6 @@ def to_config(composed: DictConfig) -> Config:
     except RecursionError:
         raise GluonexpError("the configuration: a value refers to itself") from None
     assert isinstance(config, Config)
-    _check(config, "")
+    fields.check(config)
     combinations.check(config)
     return config
-
-
-def _check(node: Any, prefix: str) -> None:
-    for item in dataclasses.fields(node):
-        value, key = getattr(node, item.name), f"{prefix}{item.name}"
-        if dataclasses.is_dataclass(value):
-            _check(value, f"{key}.")
-        elif isinstance(value, list):
-            for index, element in enumerate(value):
-                if dataclasses.is_dataclass(element):
-                    _check(element, f"{key}[{index}].")
-        elif "choices" in item.metadata and value not in item.metadata["choices"]:
-            raise GluonexpError(
-                f"{key}={value}: choose one of {', '.join(item.metadata['choices'])}"
-            )
-        elif "low" in item.metadata and value is not None:
-            low, below, above = (item.metadata[name] for name in ("low", "below", "above"))
-            # Written so that NaN fails too.
-            if not ((value > low if above else value >= low) and value < below):
-                floor = f"above {low:g}" if above else f"at least {low:g}"
-                ceiling = f" and below {below:g}" if math.isfinite(below) else ", and finite"
-                raise GluonexpError(f"{key}={value}: must be {floor}{ceiling}")

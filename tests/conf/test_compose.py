@@ -22,7 +22,7 @@ from omegaconf import OmegaConf
 from gluonexp import run
 from gluonexp.assembly import components
 from gluonexp.base.errors import GluonexpError
-from gluonexp.config import hydra_private, schema
+from gluonexp.config import hydra_private, optimizers, schema
 from gluonexp.config.overrides import TEXT_ARGUMENTS, as_typed, text_of, typed
 from gluonexp.sweep.points import digest_of
 from hydra_plugins.gluonexp import sweepers
@@ -280,7 +280,7 @@ def test_a_composed_config_is_plain_objects(compose):
     config = compose()
     assert isinstance(config, schema.Config)
     assert type(config.model) is dict
-    assert type(config.optim) is schema.AdamConfig
+    assert type(config.optim) is optimizers.AdamConfig
 
 
 def test_a_point_is_told_from_others_by_what_it_computes(compose):

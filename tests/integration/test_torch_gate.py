@@ -8,7 +8,8 @@ import pytest
 
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.mx import autograd, gluon, mx, nd, nn
-from gluonexp.config.schema import EngineConfig, MomentumConfig
+from gluonexp.config.optimizers import MomentumConfig
+from gluonexp.config.schema import EngineConfig
 from gluonexp.data.types import Batch
 from gluonexp.engines.torch import library
 from gluonexp.model_folder.preprocess import Preprocess

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gluonexp.base.mx import mx, nd
-from gluonexp.config.schema import OPTIMIZERS
+from gluonexp.config.optimizers import OPTIMIZERS
 from gluonexp.engines.mxnet import optimizers
 from gluonexp.engines.torch import library
 

@@ -16,7 +16,8 @@ from gluonexp.base.errors import GluonexpError
 from gluonexp.base.memory import keep_freed
 from gluonexp.base.mx import gluon, mx, nd, nn
 from gluonexp.base.seeds import engine_seed
-from gluonexp.config.schema import EngineConfig, OptimConfig
+from gluonexp.config.optimizers import OptimConfig
+from gluonexp.config.schema import EngineConfig
 from gluonexp.data.batches import batches
 from gluonexp.data.types import Batch, Split
 from gluonexp.engines import freezing

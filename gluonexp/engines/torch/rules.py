@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gluonexp.config.schema import OptimConfig
+from gluonexp.config.optimizers import OptimConfig
 
 Tensors: TypeAlias = list[Tensor]
 Move: TypeAlias = Callable[..., None]

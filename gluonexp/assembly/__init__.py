@@ -34,6 +34,7 @@ from gluonexp.model_folder.signature import Preprocessing
 from gluonexp.models.outline import Outline
 from gluonexp.models.work import Work
 from gluonexp.tracking import Tracker
+from gluonexp.training.average import Ema
 from gluonexp.training.engine import Engine
 from gluonexp.training.loop import Callback
 from gluonexp.training.schedules import Schedule
@@ -92,6 +93,10 @@ def components(config: Config) -> Components:
         for name, node in config.callbacks.items()
         if node
     ]
+    averages = [each for each in callbacks if isinstance(each, Ema)]
+    if len(averages) > 1:
+        raise GluonexpError("callbacks: two of them average the weights; leave one of them out")
+    callbacks = [*averages, *(each for each in callbacks if each not in averages)]  # saved by them
     _check_metric(config, "objective", config.objective.metric, without_validation=True)
     arguments = ("base_lr", "steps_per_epoch", "epochs")
     scheduler = constructor(config.scheduler, "scheduler", allow, provided=arguments)

@@ -14,7 +14,7 @@ from gluonexp.base.errors import GluonexpError
 Constructor = Callable[..., Any]
 
 # The parts of gluonexp that hold what a configuration may choose.
-OWN = ("data", "models", "training.callbacks", "training.schedules")
+OWN = ("data", "models", "training.average", "training.callbacks", "training.schedules")
 
 
 def constructor(

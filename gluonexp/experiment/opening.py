@@ -115,7 +115,7 @@ def opened(
     components = assembly.components(config)
     spec = components.source.spec()
     steps = networks.preprocessing(config.dataset, spec)
-    shared = resume.settings(config, steps)
+    shared = resume.settings(config, components, steps)
     switch = None
     if before is not None:
         before.check(shared)

@@ -17,6 +17,7 @@ from gluonexp.config.overrides import by_key, typed
 from gluonexp.config.schema import Config
 from gluonexp.model_folder.signature import Preprocessing
 from gluonexp.training import checkpoint, job_folder, loop
+from gluonexp.training.average import Ema
 from gluonexp.training.callbacks import EarlyStopping
 from gluonexp.training.engine import Engine
 from gluonexp.training.job_folder import Owner
@@ -240,8 +241,9 @@ def _typed(engine: Mapping[str, Any]) -> str:
     return " ".join(words if precision == "float32" else [*words, f"engine.precision={precision}"])
 
 
-def settings(config: Config, steps: Preprocessing) -> dict[str, Any]:
+def settings(config: Config, components: Components, steps: Preprocessing) -> dict[str, Any]:
     """Return the settings that resumed training must share; known before any data are read."""
+    averages = [each.decay for each in components.callbacks if isinstance(each, Ema)]
     return {
         "seed": config.seed,
         "dataset.val_fraction": config.dataset.val_fraction,
@@ -255,6 +257,7 @@ def settings(config: Config, steps: Preprocessing) -> dict[str, Any]:
         "loss": config.loss,
         "augment": config.augment,
         "freeze": asdict(config.freeze),
+        "callbacks.ema.decay": averages[0] if averages else None,
     }
 
 

@@ -164,7 +164,7 @@ def check_finite(state: State, fit: Fit) -> None:
     The training loss is of before each update, so after the last one it tells nothing; and layers
     such as ReLU hide NaN from a held-out loss.
     """
-    for name, values in state.values.items():
+    for name, values in [*state.values.items(), *state.raw.items()]:
         if not np.isfinite(values).all():
             what = f"{name} is not finite after epoch {fit.epoch}, step {fit.step}"
             raise diverged(what, fit)

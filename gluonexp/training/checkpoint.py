@@ -77,7 +77,7 @@ def save(folder: Path, state: State, meta: Mapping[str, Any]) -> None:
     """
     kept = {
         f"{kind}|{name}": array
-        for kind, by_name in {**state.slots, "sum": state.sums}.items()
+        for kind, by_name in {**state.slots, "sum": state.sums, "raw": state.raw}.items()
         for name, array in by_name.items()
     }
     with _replaced(folder) as new:
@@ -139,8 +139,8 @@ def load(folder: Path, engine: Engine, *, optimizer: bool) -> dict[str, Any]:
         for key, array in (load_file(folder / OPTIMIZER) if optimizer else {}).items():
             kind, _, name = key.partition("|")
             slots.setdefault(kind, {})[name] = array
-        sums = slots.pop("sum", {})
-        state = State(load_file(folder / PARAMETERS), slots, meta["updates"], sums)
+        sums, raw = slots.pop("sum", {}), slots.pop("raw", {})
+        state = State(load_file(folder / PARAMETERS), slots, meta["updates"], sums, raw)
         engine.load(state, optimizer=optimizer)
     except (OSError, SafetensorError, KeyError) as error:
         raise GluonexpError(

@@ -64,7 +64,8 @@ class State:
     Attributes
     ----------
     values
-        Parameters and running statistics by structural name (``features.0.weight``).
+        Parameters and running statistics by structural name (``features.0.weight``), as the
+        network has them: where `average` was called, what learns is its average.
     slots
         What the optimizer keeps, by its kind (``momentum``; ``mean`` and ``var`` of Adam), then by
         parameter.
@@ -72,12 +73,15 @@ class State:
         How often the optimizer has updated each parameter.
     sums
         The running scores of an epoch that has not ended; empty between epochs.
+    raw
+        Of each parameter whose value above is an average: what training goes on with.
     """
 
     values: Mapping[str, NDArray[Any]]
     slots: Mapping[str, Mapping[str, NDArray[Any]]] = field(default_factory=dict)
     updates: Mapping[str, int] = field(default_factory=dict)
     sums: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    raw: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
     def check(self, shapes: Mapping[str, tuple[int, ...]], kinds: Collection[str] | None) -> None:
         """Refuse the state of another network, or of another optimizer.
@@ -94,13 +98,13 @@ class State:
         GluonexpError
             The message names what differs.
         """
-        theirs = _shapes(self.values)
-        for name in {**shapes, **theirs}:
-            if shapes.get(name) != theirs.get(name):
-                raise GluonexpError(
-                    f"a checkpoint of another network: {name} is {theirs.get(name) or 'missing'} "
-                    f"there and {shapes.get(name) or 'missing'} here"
-                )
+        for theirs in (_shapes(self.values), _shapes({**self.values, **self.raw})):
+            for name in {**shapes, **theirs}:
+                if (there := theirs.get(name)) != (here := shapes.get(name)):
+                    raise GluonexpError(
+                        f"a checkpoint of another network: {name} is {there or 'missing'} "
+                        f"there and {here or 'missing'} here"
+                    )
         if kinds is None:
             return
         updated = {name: shapes.get(name) for name in self.updates}
@@ -157,6 +161,14 @@ class Engine(Protocol):
     def step(self, batch: Batch, lr: float) -> Pending:
         """Move the parameters once, at the learning rate `lr`; nothing here waits."""
 
+    def average(self, decay: float) -> None:
+        """Move an average of every parameter that learns towards it, by 1 - `decay` of the way.
+
+        It begins as the value that it is first called with. From then on the network is that of
+        the averages, for all but `step`, which goes on with what it trains; running statistics
+        are not averaged. Nothing here waits.
+        """
+
     def running(self) -> Scores:
         """Return the scores of the training batches since `reset`; waits."""
 
@@ -196,7 +208,7 @@ class Engine(Protocol):
         """Return the sha256 of the value of each of these parameters, by name; waits."""
 
     def publish(self) -> None:
-        """Put the values into the Gluon network, for export; waits."""
+        """Put the values into the Gluon network, for export; waits. No `step` comes after it."""
 
 
 def _shapes(arrays: Mapping[str, NDArray[Any]]) -> dict[str, tuple[int, ...]]:

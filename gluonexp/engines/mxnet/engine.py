@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -121,6 +122,7 @@ class MXNetEngine:
         self.net, self.preprocess, self.loss, self.device = net, preprocess, loss, device
         self.trainer = gluon.Trainer(net.collect_params(), optimizer)
         self.clip_norm = clip_norm
+        self._averages: dict[str, nd.NDArray] = {}  # by structural name
         self._seed = 0
         self.start(None)
         self.reset()
@@ -184,6 +186,40 @@ class MXNetEngine:
         others = nd.array(batch.others, ctx=self.device, dtype="float32")
         return share * losses + (1 - share) * self.loss(logits, others)
 
+    def average(self, decay: float) -> None:
+        """Move the averages of what learns; MXNet is not waited for.
+
+        Statistics could not be averaged without waiting: a static graph shows old ones.
+        """
+        for index, name in self._names().items():
+            parameter = self.trainer._params[index]
+            if parameter.grad_req == "null":
+                continue
+            value = parameter.data()
+            if name in self._averages:
+                # So that one which equals its value stays equal to the bit.
+                self._averages[name] += (value - self._averages[name]) * (1 - decay)
+            else:
+                self._averages[name] = value.copy()
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """Have the averages in the network inside, if there are any (device sync then)."""
+        if not self._averages:
+            yield
+            return
+        self.sync()
+        parameters = self._parameters()
+        raw = {name: parameters[name].data().copy() for name in self._averages}
+        try:
+            for name, value in self._averages.items():
+                parameters[name].set_data(value)
+            yield
+        finally:
+            self.sync()
+            for name, value in raw.items():
+                parameters[name].set_data(value)
+
     def running(self) -> Scores:
         """Return the scores of the training batches since `reset` (device sync)."""
         return self._sums.read()
@@ -199,18 +235,20 @@ class MXNetEngine:
     def evaluate(self, split: Split, batch_size: int) -> Scores:
         """Return the scores of `split` in prediction mode (device sync)."""
         sums = Sums(self.device)
-        for batch in batches(split, batch_size):
-            inputs, targets = self.put(batch.images, batch.labels)
-            logits = self._computation.logits(inputs)
-            sums.add(self.loss(logits, targets), logits, targets)
-        return sums.read()
+        with self._averaged():
+            for batch in batches(split, batch_size):
+                inputs, targets = self.put(batch.images, batch.labels)
+                logits = self._computation.logits(inputs)
+                sums.add(self.loss(logits, targets), logits, targets)
+            return sums.read()
 
     def logits(self, split: Split, batch_size: int) -> NDArray[np.float32]:
         """Return the logits (N, K) of `split` in data-set order."""
         parts = []
-        for batch in batches(split, batch_size):
-            inputs, _ = self.put(batch.images, batch.labels)
-            parts.append(self._computation.logits(inputs).asnumpy())  # device sync
+        with self._averaged():
+            for batch in batches(split, batch_size):
+                inputs, _ = self.put(batch.images, batch.labels)
+                parts.append(self._computation.logits(inputs).asnumpy())  # device sync
         return np.concatenate(parts)
 
     def losses(
@@ -231,11 +269,14 @@ class MXNetEngine:
             for kind, array in zip(kinds, _arrays(kept), strict=True):
                 slots.setdefault(kind, {})[names[index]] = array.asnumpy()
         counts = self.trainer._optimizer._index_update_count
+        values = {name: p.data().asnumpy() for name, p in self._parameters().items()}
+        averages = {name: average.asnumpy() for name, average in self._averages.items()}
         return State(
-            values={name: p.data().asnumpy() for name, p in self._parameters().items()},
+            values=values | averages,
             slots=slots,
             updates={names[index]: count for index, count in counts.items()},
             sums=self._sums.state(),
+            raw={name: values[name] for name in averages},
         )
 
     def load(self, state: State, *, optimizer: bool) -> None:
@@ -244,10 +285,16 @@ class MXNetEngine:
         shapes = {name: parameter.shape for name, parameter in parameters.items()}
         state.check(shapes, slot_names(self.trainer._optimizer) if optimizer else None)
         self.sync()
+        raw = state.raw if optimizer else {}
+        self._averages = {
+            name: nd.array(state.values[name], ctx=self.device, dtype=parameters[name].dtype)
+            for name in raw
+        }
         for name, parameter in parameters.items():
             # As an NDArray: after a prediction oneDNN holds weights in a layout of its own, and
             # NumPy's bytes are not accepted into it.
-            parameter.set_data(nd.array(state.values[name], dtype=parameter.dtype))
+            value = raw.get(name, state.values[name])
+            parameter.set_data(nd.array(value, dtype=parameter.dtype))
         if not optimizer:
             return
         rule, updater = self.trainer._optimizer, self.trainer._updaters[0]
@@ -275,11 +322,17 @@ class MXNetEngine:
         """Return the sha256 of the value of each of these parameters (device sync)."""
         self.sync()
         parameters = self._parameters()
-        values = ((name, parameters[name].data().asnumpy()) for name in names)
+        values = (
+            (name, self._averages.get(name, parameters[name].data()).asnumpy()) for name in names
+        )
         return {name: hashlib.sha256(value.tobytes()).hexdigest() for name, value in values}
 
     def publish(self) -> None:
         """Wait for the values, which are the Gluon network's own (device sync)."""
+        parameters = self._parameters()
+        for name, average in self._averages.items():
+            parameters[name].set_data(average)
+        self._averages = {}
         self.sync()
 
     def _parameters(self) -> dict[str, gluon.Parameter]:

@@ -22,6 +22,7 @@ from gluonexp.data.batches import batches
 from gluonexp.data.types import Batch, Split
 from gluonexp.engines import freezing
 from gluonexp.engines.torch import gate
+from gluonexp.engines.torch.average import Averages
 from gluonexp.engines.torch.lowering import Lowered, lower
 from gluonexp.engines.torch.rules import rule
 from gluonexp.engines.torch.scores import IssuedStep, Sums, scored
@@ -82,6 +83,7 @@ class TorchEngine:
         }
         self._slots: dict[str, dict[str, torch.Tensor]] = {kind: {} for kind in self._rule.slots}
         self._updates: dict[str, int] = {}
+        self._averages = Averages(self._values)
         self.start(None)
         classes = self._module.eval()(prepared).shape[1]
         with mx.name.NameManager():
@@ -242,6 +244,10 @@ class TorchEngine:
             weight.grad = None
         return norm
 
+    def average(self, decay: float) -> None:
+        """Move the averages of what learns."""
+        self._averages.move(self._learning, decay)
+
     def _share_statistics(self) -> None:
         self._team.share_(*(v for v in self._values.values() if not _is_parameter(v)))
 
@@ -275,10 +281,11 @@ class TorchEngine:
     def _predicted(self, split: Split, batch_size: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Return labels (N,) and logits (N, K) of each batch."""
         self._module.eval()
-        return [
-            (self._moved(batch.labels), self._module(self._inputs(batch.images)))
-            for batch in batches(split, batch_size)
-        ]
+        with self._averages.inside():
+            return [
+                (self._moved(batch.labels), self._module(self._inputs(batch.images)))
+                for batch in batches(split, batch_size)
+            ]
 
     @torch.no_grad()
     def losses(
@@ -293,7 +300,7 @@ class TorchEngine:
         """Return a copy of the state (device sync)."""
         named = {parameter.name: name for name, parameter in self._parameters().items()}
         return State(
-            values={n: _array(self._values[p.name]) for n, p in self._parameters().items()},
+            values={n: _array(self._averages.of(p.name)) for n, p in self._parameters().items()},
             slots={
                 kind: {named[name]: _array(value) for name, value in slot.items()}
                 for kind, slot in self._slots.items()
@@ -301,6 +308,7 @@ class TorchEngine:
             },
             updates={named[name]: count for name, count in self._updates.items()},
             sums=self._sums.state(),
+            raw={named[name]: _array(self._values[name]) for name in self._averages.kept},
         )
 
     def load(self, state: State, *, optimizer: bool) -> None:
@@ -308,12 +316,13 @@ class TorchEngine:
         parameters = self._parameters()
         shapes = {name: tuple(p.shape) for name, p in parameters.items()}
         state.check(shapes, self._rule.slots if optimizer else None)
-        with torch.no_grad():
-            for name, parameter in parameters.items():
-                self._values[parameter.name].copy_(torch.tensor(state.values[name]))
+        keys = {name: parameter.name for name, parameter in parameters.items()}
+        raw = state.raw if optimizer else {}
+        self._averages.kept = {keys[name]: self._put(state.values[name]) for name in raw}
+        given = {**state.values, **raw}
+        self._averages.put({keys[name]: torch.tensor(given[name]) for name in parameters})
         self._hand_back()
         if optimizer:
-            keys = {name: parameter.name for name, parameter in parameters.items()}
             self._updates = {keys[name]: count for name, count in state.updates.items()}
             self._slots = {
                 kind: {keys[n]: self._put(v) for n, v in state.slots.get(kind, {}).items()}
@@ -334,7 +343,7 @@ class TorchEngine:
     def digests(self, names: Collection[str]) -> dict[str, str]:
         """Return the sha256 of the value of each of these parameters (device sync)."""
         parameters = self._parameters()
-        values = ((name, _array(self._values[parameters[name].name])) for name in names)
+        values = ((n, _array(self._averages.of(parameters[n].name))) for n in names)
         return {name: hashlib.sha256(value.tobytes()).hexdigest() for name, value in values}
 
     def publish(self) -> None:
@@ -344,7 +353,7 @@ class TorchEngine:
 
     def _hand_back(self) -> None:
         for name, parameter in self.net.collect_params().items():
-            parameter.set_data(nd.array(_array(self._values[name]), dtype=parameter.dtype))
+            parameter.set_data(nd.array(_array(self._averages.of(name)), dtype=parameter.dtype))
         nd.waitall()
 
     def _parameters(self) -> dict[str, gluon.Parameter]:

@@ -34,6 +34,8 @@ extensions = [
 exclude_patterns = ["_ext", "**/.ipynb_checkpoints", "**/.*"]
 templates_path = ["_templates"]
 
+smartquotes = False  # `--json` is two hyphens
+
 myst_enable_extensions = ["attrs_block", "attrs_inline", "colon_fence", "deflist", "fieldlist"]
 myst_heading_anchors = 3
 
@@ -67,6 +69,7 @@ html_theme_options = {
     "footer_start": ["copyright"],
     "footer_end": [],
     "show_prev_next": True,
+    "show_toc_level": 2,
     "pygments_light_style": "default",
     "pygments_dark_style": "github-dark",
 }

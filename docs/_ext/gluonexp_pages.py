@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import click
 import configuration
 from sphinx.application import Sphinx
 
@@ -19,6 +20,8 @@ _LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)")
 def setup(app: Sphinx) -> dict[str, Any]:
     """Let Sphinx read pages through us."""
     app.connect("source-read", _read)
+    app.connect("sphinx-click-process-description", _described)
+    app.connect("sphinx-click-process-options", _plain)
     return {"parallel_read_safe": True}
 
 
@@ -29,6 +32,27 @@ def _read(app: Sphinx, docname: str, content: list[str]) -> None:
     elif _KEYS in content[0]:
         content[0] = content[0].replace(_KEYS, configuration.page())
         app.env.note_reread()
+
+
+def _described(app: Sphinx, ctx: click.Context, lines: list[str]) -> None:
+    """Show as code what click prints as it stands; the rest of a help text is no markup."""
+    shown: list[str] = []
+    for line in lines:
+        if line.startswith("| "):
+            if not (shown and shown[-1].startswith("   ")):
+                shown += ["", ".. code-block:: text", ""]
+            shown.append(f"   {line[2:]}")
+        else:
+            shown.append(_no_markup(line))
+    lines[:] = shown
+
+
+def _plain(app: Sphinx, ctx: click.Context, lines: list[str]) -> None:
+    lines[:] = [line if ".. option::" in line else _no_markup(line) for line in lines]
+
+
+def _no_markup(line: str) -> str:
+    return re.sub(r"(?<!`)([*|])(?!`)", r"\\\1", line) if "``" not in line else line
 
 
 def elsewhere(page: Path, folder: Path) -> str:

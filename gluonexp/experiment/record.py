@@ -46,9 +46,15 @@ def config(folder: Path, settings: Config, overrides: Sequence[str], origin: Pro
     target = _made(folder / "config")
     _yaml(target / "resolved.yaml", asdict(settings))
     _yaml(target / "overrides.yaml", hidden_words(overrides))
-    environment = asdict(origin)
-    diff = environment.pop("git_diff")
-    text = json.dumps(environment, indent=2, default=str)
+    environment(folder, origin)
+
+
+def environment(folder: Path, origin: Provenance) -> None:
+    """Write of ``config/`` what tells of the code, the machine and the versions."""
+    target = _made(folder / "config")
+    known = asdict(origin)
+    diff = known.pop("git_diff")
+    text = json.dumps(known, indent=2, default=str)
     (target / "environment.json").write_text(text + "\n", encoding="utf-8")
     if diff:
         (target / "git.diff").write_text(diff, encoding="utf-8")

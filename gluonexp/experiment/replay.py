@@ -93,6 +93,11 @@ def replay(
                 place = files.fetch(part, kept)
                 if place != kept / part:  # it lies on this machine
                     shutil.copytree(place, kept / part)
+        if tracking.OWN_LOOP in run.tags:
+            raise GluonexpError(
+                f"run {run.run_id} was trained by a loop of its own, which only its script can "
+                f"train again: {environment(kept).get('command')}"
+            )
         _check(run.run_id, run.status, run.tags.get(tracking.KIND), kept)
         before = recorded.read(kept / "config" / "resolved.yaml")
         config = to_config(recorded.with_typed(before, composed, overrides, folders))

@@ -4,7 +4,7 @@ import os
 
 from gluonexp.tracking.lifecycle import end_lost, tracked_run
 from gluonexp.tracking.places import WORKDIR, Stray, relocate, strays
-from gluonexp.tracking.read.records import CERTIFICATE_TAG, PRUNED_TAG
+from gluonexp.tracking.read.records import CERTIFICATE_TAG, OWN_LOOP, PRUNED_TAG
 from gluonexp.tracking.store import KIND, TORCHRUN, ensure_experiment, find_run, open_store, probe
 from gluonexp.tracking.tracker import Tracker, UsedData
 from gluonexp.tracking.uri import existing
@@ -16,6 +16,7 @@ os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 __all__ = [
     "CERTIFICATE_TAG",
     "KIND",
+    "OWN_LOOP",
     "PRUNED_TAG",
     "TORCHRUN",
     "WORKDIR",

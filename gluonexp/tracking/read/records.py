@@ -21,6 +21,8 @@ SYSTEM = "system/"
 PEAK_MEMORY = f"{SYSTEM}peak_memory_megabytes"
 # The SHA-256 of the export's certificate.
 CERTIFICATE_TAG = "gluonexp.export.certificate"
+# Of a run whose loop is not ours, which nobody but its own script trains again.
+OWN_LOOP = "gluonexp.own_loop"
 
 # A run's id, the step, and the value of a metric.
 Point = tuple[str, int, float]

@@ -1,0 +1,241 @@
+"""The data of a loop of one's own: arrays or a Gluon data set, of which a run records a digest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, TypeGuard
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gluonexp.assembly import Data
+from gluonexp.base.errors import GluonexpError
+from gluonexp.data.digest import digest
+from gluonexp.data.split import spread
+from gluonexp.data.types import Split
+from gluonexp.experiment import record
+from gluonexp.tracking import Tracker, UsedData
+
+_FORMS: Final = (
+    "give (images, labels), a Gluon data set, a mapping of these by split, or the data's name"
+)
+_CONTEXTS: Final = {
+    "train": "training",
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
+    "test": "testing",
+}
+_MOST_CLASSES: Final = 1000  # labels that go farther are no classes of pictures
+
+
+@dataclass(frozen=True)
+class OwnData:
+    """What a loop is given.
+
+    Attributes
+    ----------
+    title
+        What it is called.
+    splits
+        By name; empty where the data have a name only. Images are (N, ...) of any type, labels
+        (N, ...).
+    digest
+        The SHA-256 of all of it; None of a name only.
+    """
+
+    title: str
+    splits: Mapping[str, Split] = field(default_factory=dict)
+    digest: str | None = None
+
+    def record(self, tracker: Tracker, folder: Path) -> None:
+        """Record parameters, an input for each split, and ``data/`` with samples of images."""
+        said: dict[str, object] = {"title": self.title}
+        if self.digest is not None:
+            said["digest"] = self.digest
+            said |= {f"{name}_images": len(split) for name, split in self.splits.items()}
+        tracker.log_params({"data": said})
+        for name, split in self.splits.items():
+            assert self.digest is not None
+            used = UsedData(
+                name=f"{self.title}/{name}",
+                digest=self.digest,
+                context=_CONTEXTS.get(name, name),
+                source=self.title,
+                rows=len(split),
+                shape=split.images.shape[1:],
+                classes=(),
+            )
+            tracker.log_dataset(used)
+        if (pictures := self._pictures()) is not None:
+            record.samples(folder, pictures)
+
+    def _pictures(self) -> Data | None:
+        """Return the splits as those of a run of images are, if they are of images and classes."""
+        shown = {name: _drawable(split) for name, split in self.splits.items()}
+        known = {name: split for name, split in shown.items() if split is not None}
+        if not known:
+            return None
+        train = known.get("train", next(iter(known.values())))
+        highest = max(int(split.labels.max()) for split in known.values())
+        names = tuple(map(str, range(highest + 1)))
+        val = next((known[name] for name in ("val", "valid", "validation") if name in known), None)
+        return Data(names, train, val, known.get("test"), self.title, (), self.digest or "")
+
+
+def read(given: Any, title: str) -> OwnData | None:
+    """Return what the data are that a loop was given; None where it was given none.
+
+    Parameters
+    ----------
+    given
+        ``(images, labels)``, a Gluon data set, a mapping of these by the name of the split, or
+        the name of the data. Of a data set that transforms its samples it is those before.
+    title
+        What data are called that have no name.
+
+    Raises
+    ------
+    GluonexpError
+        It is none of these; the message names the split.
+    """
+    if given is None:
+        return None
+    if isinstance(given, str):
+        return OwnData(given)
+    if not isinstance(given, Mapping):
+        given = {"train": given}
+    splits = {str(name): _split(f"data[{str(name)!r}]", value) for name, value in given.items()}
+    if not splits:
+        raise GluonexpError(f"data is empty: {_FORMS}")
+    hashed: dict[str, Split] = {}
+    for name, (images, labels) in splits.items():
+        whole = _whole(labels)
+        hashed[name] = Split(images, np.zeros(len(images), np.int64) if whole is None else whole)
+        if whole is None:  # a digest of labels is of whole numbers
+            hashed[f"{name} labels"] = Split(labels, np.zeros(len(labels), np.int64))
+    kept = {name: Split(images, _labels(labels)) for name, (images, labels) in splits.items()}
+    return OwnData(title, kept, digest((), hashed))
+
+
+def inputs(samples: Any, most: int) -> NDArray[Any]:
+    """Return at most so many inputs of a network, spread over the classes where these are known.
+
+    Parameters
+    ----------
+    samples
+        An array; ``(images, labels)``, as a loader gives a batch; or a Gluon data set, of which
+        it is the samples before transforms.
+
+    Raises
+    ------
+    GluonexpError
+        It is none of these.
+    """
+    if not (_is_data_set(samples) or _is_pair(samples)):
+        return _array("samples", samples)[:most]
+    given, labels = _split("samples", samples)
+    whole = _whole(labels)
+    return given[:most] if whole is None else given[spread(whole, most)]
+
+
+def _is_pair(samples: Any) -> bool:
+    """Tell a batch with its labels from two inputs."""
+    if not isinstance(samples, list | tuple) or len(samples) != 2:
+        return False
+    given, labels = (np.shape(_plain(each)) for each in samples)
+    return len(labels) == 1 < len(given) and labels[0] == given[0]
+
+
+def _split(where: str, value: Any) -> tuple[NDArray[Any], NDArray[Any]]:
+    if _is_data_set(value):
+        images, labels = _of_data_set(where, value)
+    elif isinstance(value, list | tuple) and len(value) == 2:
+        images, labels = (_array(where, each) for each in value)
+    else:
+        raise GluonexpError(f"{where} is a {type(value).__name__}: {_FORMS}")
+    if images.ndim < 1 or labels.ndim < 1 or len(images) != len(labels) or not len(images):
+        raise GluonexpError(
+            f"{where}: inputs are {images.shape} and labels {labels.shape}, but each input has a "
+            "label, and there is one at least"
+        )
+    return images, labels
+
+
+def _is_data_set(value: Any) -> bool:
+    """Tell a data set, which knows its length and gives samples, from arrays and their lists."""
+    plain = isinstance(value, list | tuple | str | Mapping) or hasattr(value, "dtype")
+    return not plain and hasattr(value, "__getitem__") and hasattr(value, "__len__")
+
+
+def _of_data_set(where: str, value: Any) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return all samples of a data set of Gluon's, as they are before transforms."""
+    while type(value).__name__ == "_LazyTransformDataset":
+        value = value._data
+    stored, labels = getattr(value, "_data", None), getattr(value, "_label", None)
+    if stored is not None and labels is not None:  # MNIST, CIFAR10 ... have them as arrays
+        return _array(where, stored), _array(where, labels)
+    if type(value).__name__ == "ArrayDataset" and isinstance(stored, list) and len(stored) == 2:
+        return _array(where, stored[0]), _array(where, stored[1])
+    try:
+        pairs = [(_plain(image), _plain(label)) for image, label in _each(value)]
+        return _stacked([image for image, _ in pairs]), _stacked([label for _, label in pairs])
+    except (TypeError, ValueError) as error:
+        raise GluonexpError(
+            f"{where}: its samples are not all pairs (image, label) of one shape ({error}); name "
+            "the data instead, data='photos'"
+        ) from None
+
+
+def _each(value: Any) -> Any:
+    return (value[index] for index in range(len(value)))
+
+
+def _stacked(parts: list[Any]) -> NDArray[Any]:
+    return np.stack([np.asarray(part) for part in parts])
+
+
+def _plain(value: Any) -> Any:
+    """Return what is no array of MXNet's as it is, else a NumPy array (device sync then)."""
+    return value.asnumpy() if hasattr(value, "asnumpy") else value
+
+
+def _array(where: str, value: Any) -> NDArray[Any]:
+    try:
+        array = np.asarray(_plain(value))
+    except ValueError:
+        raise GluonexpError(f"{where} holds inputs of unequal shapes") from None
+    if array.dtype.kind not in "fiub":
+        raise GluonexpError(f"{where} is a {type(value).__name__} of {array.dtype}: {_FORMS}")
+    return array
+
+
+def _whole(labels: NDArray[Any]) -> NDArray[np.int64] | None:
+    """Return labels as whole numbers, (N,); None where they are others."""
+    if labels.ndim != 1:
+        return None
+    whole = labels.astype(np.int64)
+    return whole if np.array_equal(whole, labels) else None
+
+
+def _labels(labels: NDArray[Any]) -> NDArray[Any]:
+    whole = _whole(labels)
+    return labels if whole is None else whole
+
+
+def _are_images(images: NDArray[Any]) -> TypeGuard[NDArray[np.uint8]]:
+    return images.dtype == np.uint8 and (
+        images.ndim == 3 or (images.ndim == 4 and images.shape[3] in (1, 3))
+    )
+
+
+def _drawable(split: Split) -> Split | None:
+    """Return a split whose images can be drawn below the name of their class."""
+    images, labels = split.images, split.labels
+    if not isinstance(images, np.ndarray) or not _are_images(images):
+        return None
+    if labels.ndim != 1 or labels.dtype != np.int64:
+        return None
+    if labels.min() < 0 or labels.max() >= _MOST_CLASSES:
+        return None
+    return Split(images[..., None] if images.ndim == 3 else images, labels)

@@ -1,0 +1,371 @@
+"""A loop of one's own, recorded as a run of ours: the same ends, log, files and certificate."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final
+
+from gluonexp.base.errors import GluonexpError
+from gluonexp.base.files import draft, temporary, write_text
+from gluonexp.base.provenance import provenance
+from gluonexp.base.secrets import hidden
+from gluonexp.base.text import plain_console, readable, tell
+from gluonexp.config.schema import ObjectiveConfig, TrackingConfig
+from gluonexp.experiment import own_data, own_files, own_values, record, show
+from gluonexp.inference import flavor, live
+from gluonexp.model_folder.samples import MOST_IMAGES
+from gluonexp.tracking import CERTIFICATE_TAG, OWN_LOOP, WORKDIR, Tracker, tracked_run
+from gluonexp.tracking.log import NAME
+from gluonexp.tracking.statuses import FINISHED, Ending
+from gluonexp.training import job_folder
+from gluonexp.verification import certificate
+
+# How long pictures may wait until they are recorded together, seconds.
+_TOGETHER_S: Final = 10.0
+
+
+class Stopped(Exception):
+    """Somebody typed ``gluonexp stop`` for a run of one's own loop.
+
+    It leaves the ``with`` block, which ends the run FINISHED; what follows the block goes on.
+    """
+
+    def __init__(self, run_id: str, who: str) -> None:
+        super().__init__(f"run {run_id} was told to stop: `gluonexp stop` by {who}")
+        self.run_id, self.who = run_id, who
+
+
+class TrackedLoop:
+    """What happens in its ``with`` block is one run; see `gluonexp.api.track`.
+
+    Parameters
+    ----------
+    name
+        Of the run.
+    params
+        A mapping, nested or flat, an `argparse.Namespace` or a dataclass.
+    data
+        As for `gluonexp.experiment.own_data.read`.
+    uri, experiment
+        Of the store, and of the experiment there; None for those of every run.
+    objective, mode
+        The metric that says how good the run is, and whether ``min`` or ``max`` is better.
+    offline
+        Send nothing by itself: `gluonexp push` does.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        params: object = None,
+        data: Any = None,
+        *,
+        uri: str | None = None,
+        experiment: str | None = None,
+        objective: str | None = None,
+        mode: str | None = None,
+        offline: bool = False,
+    ) -> None:
+        if (objective is None) != (mode is None) or mode not in (None, "min", "max"):
+            raise GluonexpError(
+                f"objective={objective!r}, mode={mode!r}: name a metric, and whether 'min' or "
+                "'max' of it is better"
+            )
+        self._settings = TrackingConfig(
+            backend="offline" if offline else "mlflow", uri=uri, run_name=str(name)
+        )
+        if experiment is not None:
+            self._settings.experiment = experiment
+        self._goal = None if objective is None else ObjectiveConfig(objective, str(mode))
+        self._params, self._data, self._name = params, data, str(name)
+        self._console = plain_console()
+        self._tracker: Tracker | None = None
+        self._context: AbstractContextManager[None] | None = None
+        self._workdir = Path()
+        self._step, self._measured, self._last = 0, False, dict[str, float]()
+        self._warned = self._asks = self._exported = self._waiting = False
+        self._pictured = -math.inf
+
+    # --- what a loop calls ---------------------------------------------------------------------
+
+    @property
+    def id(self) -> str:
+        """The run's id, 32 hexadecimal digits."""
+        return str(self._open().run_id)
+
+    @property
+    def url(self) -> str | None:
+        """The address of the run's page on a server; None for a store that is none."""
+        return self._open().link
+
+    @property
+    def stopping(self) -> bool:
+        """Whether somebody typed ``gluonexp stop`` for the run.
+
+        A loop that asks ends by itself, and can still be exported: `log` raises nothing then.
+        """
+        self._asks = True
+        return self._open().lease.stop_wanted() is not None
+
+    def log(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Record numbers, by names such as ``train/loss``.
+
+        Parameters
+        ----------
+        metrics
+            Numbers, or arrays of NumPy or MXNet with one element (device sync then). What is not
+            finite is recorded as NaN, and said once.
+        step
+            Epoch or iteration, from 0; by default one more than at the last call.
+
+        Raises
+        ------
+        GluonexpError
+            A value is no number, or `step` is no whole number from 0 on.
+        Stopped
+            Somebody typed ``gluonexp stop`` for the run. Nothing is lost: `metrics` are recorded.
+        """
+        tracker = self._open()
+        if not isinstance(metrics, Mapping):
+            raise GluonexpError(
+                f"log takes a mapping of names to numbers, not a {type(metrics).__name__}: "
+                "run.log({'train/loss': 0.3}, step=epoch)"
+            )
+        values = {
+            str(name): own_values.number(str(name), value) for name, value in metrics.items()
+        }
+        self._step = self._next(step)
+        self._measured = self._measured or bool(values)
+        self._last |= values
+        tracker.log_metrics(values, step=self._step)
+        wrong = [name for name, value in values.items() if not math.isfinite(value)]
+        if wrong and not self._warned:
+            self._warned = True
+            name = wrong[0]
+            tell(
+                self._console,
+                f"warning: {name} is {values[name]} at step {self._step}: recorded as NaN, and "
+                "the run as diverged",
+            )
+        if not self._asks and (who := tracker.lease.stop_wanted()) is not None:
+            raise Stopped(self.id, who)
+
+    def image(self, name: str, image: Any) -> None:
+        """Keep a picture, as ``plots/NAME.png``; one of the same name is replaced.
+
+        Parameters
+        ----------
+        image
+            A matplotlib figure, a PIL image, or an array (H, W), (H, W, 1 or 3) or
+            (1 or 3, H, W), uint8 or floats from 0 to 1.
+        """
+        tracker = self._open()
+        parts = [part for part in str(name).removesuffix(".png").split("/") if part.strip(". ")]
+        if not parts or "\0" in name:
+            raise GluonexpError(f"{name!r} is no name for a picture: give one as 'sample/first'")
+        path = self._artifacts.joinpath("plots", *map(readable, parts))
+        path = path.with_name(f"{path.name}.png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with draft(path) as written:
+            if hasattr(image, "savefig"):
+                image.savefig(written)
+            else:
+                own_values.pixels(image).save(written)
+        self._waiting = True
+        if time.monotonic() - self._pictured > _TOGETHER_S:
+            self._record(tracker, "plots")
+
+    def checkpoint(self, net: Any) -> None:
+        """Keep the network's parameters as they are now, as ``checkpoint/model.params``.
+
+        They replace those kept before; ``meta.json`` tells their step, their digest and what was
+        measured last. ``net.load_parameters(file)`` reads them.
+
+        Raises
+        ------
+        GluonexpError
+            They cannot be saved, or one is not finite.
+        """
+        tracker = self._open()
+        measured = {name: own_values.plain(value) for name, value in self._last.items()}
+        meta = {"step": self._step, "metrics": measured}
+        own_files.checkpoint(net, self._artifacts / own_files.CHECKPOINT, meta)
+        self._record(tracker, own_files.CHECKPOINT)
+
+    def export(
+        self,
+        net: Any,
+        samples: Any,
+        classes: Sequence[str] | None = None,
+        *,
+        mean: float | Sequence[float] | None = None,
+        std: float | Sequence[float] | None = None,
+        input_shape: Sequence[int | None] | None = None,
+        register: str | None = None,
+    ) -> None:
+        """Write ``export/``: symbol, parameters, signature, samples, and the certificate.
+
+        Parameters
+        ----------
+        net
+            An initialized HybridBlock of one input and one output, hybridized or not; it stays as
+            it is.
+        samples
+            Some inputs, by which every runtime proves that it says what `net` says: images
+            (N, H, W, C) of uint8, what `net` itself takes, a batch with its labels, or a Gluon
+            data set (before its transforms). At most 256 are taken.
+        classes
+            The names of the outputs, in their order.
+        mean, std
+            Of a network for images, what follows `ToTensor`, from 0 to 1: one number or one for
+            each channel. With them `samples` may also be images after these steps, (N, C, H, W).
+        input_shape
+            Of one input that is no image, if not always that of the samples: ``(None, 64)``.
+        register
+            Register the model as a new version of this name; the champion is the best by the
+            `objective` that the run was given.
+
+        Raises
+        ------
+        GluonexpError
+            The network cannot be kept, or a runtime disagrees. Nothing is left of the export then.
+        """
+        tracker = self._open()
+        given = own_data.inputs(samples, most=MOST_IMAGES)
+        named = None if classes is None else list(map(str, classes))
+        with temporary(self._workdir) as place:
+            made = place / "export"
+            live.export(net, made, given, classes=named, mean=mean, std=std, sides=input_shape)
+            proved = certificate.read(made)
+            own_files.replace(made, self._artifacts / "export")
+        folder = self._artifacts / "export"
+        tell(self._console, proved.sentence())
+        tracker.log_tags(
+            {f"gluonexp.export.{each.runtime}": each.sentence() for each in proved.agreements}
+            | {CERTIFICATE_TAG: certificate.digest(folder)}
+        )
+        self._record(tracker)
+        with flavor.model_folder(folder) as model:
+            tracker.log_model(model, step=self._step)
+        self._exported = True
+        if register is not None:
+            goal = self._goal or ObjectiveConfig()
+            value = None if self._goal is None else self._last.get(goal.metric)
+            tracker.register(register, value, goal)
+
+    # --- the block -----------------------------------------------------------------------------
+
+    def __enter__(self) -> TrackedLoop:
+        if self._context is not None:
+            raise GluonexpError(
+                f"gx.track({self._name!r}) has been used: each run needs a gx.track of its own"
+            )
+        self._context = self._recorded()
+        self._context.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool | None:
+        assert self._context is not None
+        return self._context.__exit__(kind, error, trace)
+
+    @contextmanager
+    def _recorded(self) -> Iterator[None]:
+        params = own_values.mapping(self._params)
+        data = own_data.read(self._data, self._name)
+        self._data = None  # it may be large
+        origin = provenance()
+        self._workdir = own_files.new_folder()
+        tags = {**record.tags(origin, (), ""), OWN_LOOP: "true"}
+        tags[WORKDIR] = str(self._workdir)
+        with (
+            tracked_run(self._settings, tags, self._workdir) as tracker,
+            job_folder.listed(self._workdir),
+        ):
+            job_folder.take(self._workdir, tracker.run_id, None)
+            record.environment(self._artifacts, origin)
+            text = json.dumps(hidden(params), indent=2, ensure_ascii=False)
+            write_text(self._artifacts / "config" / "params.json", text + "\n")
+            tracker.log_params(params)
+            if self._goal is not None:
+                tracker.log_params({"objective": dataclasses.asdict(self._goal)})
+            if data is not None:
+                data.record(tracker, self._artifacts)
+            self._record(tracker)
+            del data
+            self._tracker = tracker
+            try:
+                yield
+            except Stopped as stopped:
+                if stopped.run_id != tracker.run_id:
+                    raise
+                show.stopped(self._console, f"`gluonexp stop` by {stopped.who}")
+            except Exception:
+                with suppress(Exception):  # the reason why the loop failed matters more
+                    self._draw(tracker)
+                raise
+            except BaseException:
+                if self._waiting:
+                    self._record(tracker, "plots")
+                raise
+            finally:
+                self._tracker = None
+            self._draw(tracker)
+        self._leave(tracker)
+
+    def _leave(self, tracker: Tracker) -> None:
+        """Tidy the folder of the run, which is closed; say where it is."""
+        run_id, sent = str(tracker.run_id), tracker.sent
+        show.registered(self._console, tracker.registered)
+        ending = Ending(FINISHED)
+        job_folder.leave(self._workdir, run_id, ending, keep_checkpoints=False, sent=sent)
+        show.tracked(
+            *(self._console, run_id, FINISHED),
+            link=tracker.link,
+            uri=self._settings.uri,
+            exported=self._exported and sent,
+            sent=sent,
+        )
+
+    def _draw(self, tracker: Tracker) -> None:
+        """Write ``metrics/history.csv``, a row a step, and ``plots/curves.png``."""
+        if self._measured:
+            own_files.curves(self._workdir / NAME, self._artifacts, title=self._name)
+        self._record(tracker)
+
+    # --- details -------------------------------------------------------------------------------
+
+    @property
+    def _artifacts(self) -> Path:
+        return self._workdir / job_folder.ARTIFACTS
+
+    def _open(self) -> Tracker:
+        if self._tracker is None:
+            used = "the run has ended" if self._context else "the run has not begun"
+            raise GluonexpError(
+                f"gx.track({self._name!r}): {used}; it is open inside of the block "
+                f"`with gx.track({self._name!r}) as run:`"
+            )
+        return self._tracker
+
+    def _next(self, step: Any) -> int:
+        if step is not None:
+            return own_values.step(step)
+        return self._step + 1 if self._measured else 0
+
+    def _record(self, tracker: Tracker, part: str = "") -> None:
+        """Record the files there are, or those of a part."""
+        tracker.log_artifacts(self._artifacts / part, part or None)
+        if part in ("", "plots"):
+            self._waiting, self._pictured = False, time.monotonic()

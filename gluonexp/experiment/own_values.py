@@ -1,0 +1,134 @@
+"""What a loop of one's own hands over, as we have it: parameters, metrics, steps, pictures."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import numbers
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from gluonexp.base.errors import GluonexpError
+
+
+def mapping(params: object) -> dict[str, Any]:
+    """Return parameters as a nested mapping of plain values.
+
+    Raises
+    ------
+    GluonexpError
+        They are no mapping, and nothing that has named values.
+    """
+    if params is None:
+        return {}
+    found = params
+    if dataclasses.is_dataclass(params) and not isinstance(params, type):
+        found = dataclasses.asdict(params)
+    elif type(params).__name__.endswith("Namespace"):  # of argparse, or types.SimpleNamespace
+        found = vars(params)
+    if not isinstance(found, Mapping):
+        raise GluonexpError(
+            f"params is a {type(params).__name__}: give a mapping, the arguments of argparse, or "
+            "a dataclass"
+        )
+    try:
+        return {str(name): plain(value) for name, value in found.items()}
+    except RecursionError:
+        raise GluonexpError("params: a value contains itself") from None
+
+
+def plain(value: Any) -> Any:
+    """Return a value as JSON has it: texts, numbers, lists, mappings."""
+    if isinstance(value, Mapping):
+        return {str(name): plain(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(inner) for inner in value]
+    if hasattr(value, "item") and np.ndim(value) == 0:
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value if isinstance(value, str | int | float | None) else str(value)
+
+
+def number(name: str, value: Any) -> float:
+    """Return a metric as a float.
+
+    Raises
+    ------
+    GluonexpError
+        It is no number; the message names it.
+    """
+    found = value.asnumpy() if hasattr(value, "asnumpy") else value
+    if isinstance(found, np.ndarray) and found.size == 1:
+        found = found.reshape(-1)[0]
+    if hasattr(found, "detach") and hasattr(found, "item"):  # a tensor of PyTorch's
+        with suppress(ValueError, RuntimeError):
+            found = found.item()
+    if isinstance(found, numbers.Real | np.bool_):
+        return float(found)
+    shape = f" {np.shape(found)}" if hasattr(found, "shape") else f" {str(value)[:40]!r}"
+    raise GluonexpError(
+        f"metric {name} is a {type(value).__name__}{shape}: give a number, or an array of one"
+    )
+
+
+def step(value: Any) -> int:
+    """Return a step as a whole number.
+
+    Raises
+    ------
+    GluonexpError
+        It is none, or negative.
+    """
+    found = value.asnumpy() if hasattr(value, "asnumpy") else value
+    if hasattr(found, "item") and np.size(found) == 1:
+        found = found.item()
+    if isinstance(found, float) and found.is_integer():
+        found = int(found)
+    if not isinstance(found, numbers.Integral) or found < 0:
+        raise GluonexpError(f"step={value!r}: must be a whole number from 0 on")
+    return int(found)
+
+
+def pixels(image: Any) -> Image.Image:
+    """Return a picture as PIL has it.
+
+    Parameters
+    ----------
+    image
+        One of PIL's; or an array of NumPy or MXNet (H, W), (H, W, 1 or 3) or (1 or 3, H, W), of
+        uint8, or of floats from 0 to 1.
+
+    Raises
+    ------
+    GluonexpError
+        It is none of these.
+    """
+    if isinstance(image, Image.Image):
+        return image
+    array = np.asarray(image.asnumpy() if hasattr(image, "asnumpy") else image)
+    if array.ndim == 3 and array.shape[2] not in (1, 3) and array.shape[0] in (1, 3):
+        array = array.transpose(1, 2, 0)
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[..., 0]
+    if array.ndim not in (2, 3) or array.shape[2:] not in ((), (3,)) or not array.size:
+        raise GluonexpError(
+            f"a {type(image).__name__} {array.shape} is no picture: give (H, W), (H, W, 1 or 3), "
+            "a figure of matplotlib or an image of PIL"
+        )
+    if array.dtype.kind == "f":
+        if not (array.min() >= 0 and array.max() <= 1):  # NaN fails too
+            raise GluonexpError(
+                f"a picture of floats has values from 0 to 1, this one from {array.min():.3g} to "
+                f"{array.max():.3g}"
+            )
+        array = np.rint(array * 255)
+    elif array.dtype.kind not in "iub" or array.min() < 0 or array.max() > 255:
+        raise GluonexpError(f"a picture has values from 0 to 255, not {array.dtype} beyond that")
+    elif array.dtype.kind == "b":
+        array = array * np.uint8(255)
+    return Image.fromarray(np.ascontiguousarray(array, np.uint8))

@@ -6,7 +6,7 @@ Examples
 --------
 >>> import gluonexp.api as gx
 >>> gx.__all__
-['GluonexpError', 'Model', 'Run', 'Sweep', 'load', 'run', 'runs', 'sweep']
+['GluonexpError', 'Model', 'Run', 'Stopped', 'Sweep', 'load', 'run', 'runs', 'sweep', 'track']
 """
 
 from __future__ import annotations
@@ -16,14 +16,28 @@ from typing import TYPE_CHECKING
 from gluonexp.api.model import Model
 from gluonexp.api.recorded import Run
 from gluonexp.api.sweeps import Sweep
-from gluonexp.base.errors import GluonexpError
+from gluonexp.base.errors import GluonexpError, Stopped
 
 if TYPE_CHECKING:
     from pathlib import Path
+    from typing import Any
 
     import pandas as pd
 
-__all__ = ["GluonexpError", "Model", "Run", "Sweep", "load", "run", "runs", "sweep"]
+    from gluonexp.experiment.own_loop import TrackedLoop
+
+__all__ = [
+    "GluonexpError",
+    "Model",
+    "Run",
+    "Stopped",
+    "Sweep",
+    "load",
+    "run",
+    "runs",
+    "sweep",
+    "track",
+]
 
 
 def run(*overrides: str, config_dir: str | Path | None = None) -> Run:
@@ -165,3 +179,78 @@ def load(model: str | Path | Run | Sweep, runtime: str | None = None) -> Model:
     >>> model(["one.png", "two.png"])  # doctest: +SKIP
     """
     return Model(model, runtime)
+
+
+def track(
+    name: str,
+    params: object = None,
+    data: Any = None,
+    *,
+    uri: str | None = None,
+    experiment: str | None = None,
+    objective: str | None = None,
+    mode: str | None = None,
+    offline: bool = False,
+) -> TrackedLoop:
+    """Record a training loop of your own as a run: ``with gx.track("name") as run:``.
+
+    The run ends as the block does: FINISHED, FAILED with the traceback, or KILLED on Ctrl-C or
+    SIGTERM. All of it goes first into a log in a folder of its own below ``mlruns/hydra``, then
+    to the store. Commit, diff, versions, host and the script's command are recorded, secrets
+    hidden. ``gluonexp stop`` ends the block at the next ``run.log`` by `Stopped`, which the block
+    takes; a loop that asks ``run.stopping`` ends by itself.
+
+    Parameters
+    ----------
+    name
+        Of the run.
+    params
+        A mapping, nested or flat, the arguments of argparse, or a dataclass.
+    data
+        ``(images, labels)``, a Gluon data set, or a mapping of these by the name of their split:
+        its SHA-256, its sizes and samples of images are recorded, of a data set those before its
+        transforms. Or the name of the data.
+    uri
+        The store; None: that of ``MLFLOW_TRACKING_URI``, else ``./mlruns/mlflow.db``.
+    experiment
+        Of the store; None: ``gluonexp``, as of all runs.
+    objective, mode
+        The metric that says how good the run is, and ``"min"`` or ``"max"``: what ``gluonexp
+        runs``, ``compare`` and the champion of a registered model go by.
+    offline
+        Send nothing by itself; ``gluonexp push`` does.
+
+    Returns
+    -------
+    TrackedLoop
+        With ``log``, ``image``, ``checkpoint``, ``export``, ``id``, ``url`` and ``stopping``.
+
+    Raises
+    ------
+    GluonexpError
+        The parameters or the data are none of these; or, as the block begins, the store cannot
+        be opened.
+
+    Examples
+    --------
+    >>> import gluonexp.api as gx
+    >>> with gx.track("mine", params={"lr": 0.1}) as run:  # doctest: +SKIP
+    ...     for epoch in range(3):
+    ...         run.log({"train/loss": train(net)}, step=epoch)
+    ...     run.export(net, images, classes)
+    """
+    from gluonexp.base.imports import heavy_imports
+
+    with heavy_imports():
+        from gluonexp.experiment.own_loop import TrackedLoop
+
+    return TrackedLoop(
+        name,
+        params,
+        data,
+        uri=uri,
+        experiment=experiment,
+        objective=objective,
+        mode=mode,
+        offline=offline,
+    )

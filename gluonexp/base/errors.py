@@ -33,6 +33,23 @@ class GluonexpError(Exception):
         super().__init__(escaped(str(message)))
 
 
+class Stopped(Exception):
+    """Somebody typed ``gluonexp stop`` for a run whose loop is one's own.
+
+    It leaves the run's ``with`` block, which ends the run FINISHED; what follows the block goes
+    on.
+
+    Attributes
+    ----------
+    run_id, who
+        The run, and the process that wants it to stop.
+    """
+
+    def __init__(self, run_id: str, who: str) -> None:
+        super().__init__(f"run {run_id} was told to stop: `gluonexp stop` by {who}")
+        self.run_id, self.who = run_id, who
+
+
 def reason(error: BaseException) -> str:
     """Return the line of a library's exception that says what is wrong."""
     lines = str(error).strip().splitlines() or [type(error).__name__]

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
-from gluonexp.base.errors import GluonexpError
+from gluonexp.base.errors import GluonexpError, Stopped
 from gluonexp.base.files import draft, temporary, write_text
 from gluonexp.base.provenance import provenance
 from gluonexp.base.secrets import hidden
@@ -29,17 +29,6 @@ from gluonexp.verification import certificate
 
 # How long pictures may wait until they are recorded together, seconds.
 _TOGETHER_S: Final = 10.0
-
-
-class Stopped(Exception):
-    """Somebody typed ``gluonexp stop`` for a run of one's own loop.
-
-    It leaves the ``with`` block, which ends the run FINISHED; what follows the block goes on.
-    """
-
-    def __init__(self, run_id: str, who: str) -> None:
-        super().__init__(f"run {run_id} was told to stop: `gluonexp stop` by {who}")
-        self.run_id, self.who = run_id, who
 
 
 class TrackedLoop:

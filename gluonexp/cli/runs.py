@@ -96,6 +96,16 @@ def runs(
 @click.option(
     "--metric", metavar="NAME", help="Rank by this.  [default: what the runs were trained for]"
 )
+@click.option(
+    "--baseline",
+    metavar="RUN",
+    help="Say how far the others are from this run, or models:/NAME@ALIAS.  [default: the pinned]",
+)
+@click.option("--no-baseline", is_flag=True, help="Leave the pinned one out.")
+@click.option(
+    "--pin", metavar="RUN", help="Make it the baseline of its experiment (or of --experiment)."
+)
+@click.option("--unpin", metavar="NAME", help="Take the baseline off this experiment.")
 @CSV
 @JSON
 @click.option("--html", type=NEW_FILE, help="Write a page to this file.")
@@ -105,6 +115,10 @@ def compare(
     sweep: str | None,
     experiment: str | None,
     metric: str | None,
+    baseline: str | None,
+    no_baseline: bool,
+    pin: str | None,
+    unpin: str | None,
     form: str | None,
     html: Path | None,
     tracking_uri: str | None,
@@ -114,22 +128,52 @@ def compare(
     A RUN_ID is the id of a run or the first 6 or more characters of it; that of a sweep stands
     for all its runs. Settings that are the same everywhere are not shown.
 
+    With a baseline each metric has its difference to it in per cent, or as it is where that of the
+    baseline is 0, and settings that are not as there are marked. An experiment's baseline can be
+    pinned: for all who use the store, every comparison of its runs has it then. What is pinned as
+    models:/NAME@ALIAS is the run that the alias means at the time.
+
     \b
     gluonexp compare 3f2a91c0 77b01d4e
     gluonexp compare --sweep last --metric test/acc
     gluonexp compare --experiment digits --html digits.html
     gluonexp compare --sweep 3f2a91c0 --json | jq .runs[0].params
+    gluonexp compare --sweep last --baseline models:/digits@champion
+    gluonexp compare --pin 3f2a91c0
     """  # noqa: D301 (click wants the backspace itself)
     from gluonexp import compare as comparing
-    from gluonexp.base.text import plain_console
+    from gluonexp.base.text import plain_console, say
+    from gluonexp.compare import baseline as baselines
     from gluonexp.compare import machine, terminal
     from gluonexp.tracking.read.runs import reader
 
-    if sum((bool(run_ids), sweep is not None, experiment is not None)) != 1:
+    named = sum((bool(run_ids), sweep is not None, experiment is not None))
+    only_pins = (pin is not None or unpin is not None) and not run_ids and sweep is None
+    if named > 1 or (not named and not only_pins):
         raise click.UsageError("name what to compare: run ids, or --sweep, or --experiment")
+    if baseline is not None and no_baseline:
+        raise click.UsageError("--baseline and --no-baseline: name one of them")
     store = reader(tracking_uri, alone=True)
+    pins: dict[str, str | None] = {}
+    if unpin is not None:
+        had = baselines.unpin(store, unpin)
+        pins[unpin] = None
+        say(f"{unpin}: {'the baseline is taken off' if had else 'it had no baseline'}")
+    if pin is not None:
+        run, where = baselines.pin(store, pin, experiment)
+        pins[where] = run.run_id
+        say(f"{where}: run {run.run_id[:8]} ({run.name}) is the baseline of its comparisons")
+    if only_pins:
+        if form == "json":
+            write({"pinned": pins})
+        return
     title, found = comparing.chosen(store, run_ids, sweep, experiment)
-    comparison = comparing.compare(store, found, metric)
+    measure = None if baseline is None else baselines.find(store, baseline)
+    if measure is None and not no_baseline:
+        measure = baselines.pinned(store, found)
+        if measure is not None:
+            say(f"baseline: run {measure.run_id[:8]}, which is pinned; --no-baseline: without it")
+    comparison = comparing.compare(store, found, metric, measure)
     if html is not None:
         from gluonexp.compare import web
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gluonexp.base.text import brief, digits, is_number, short_keys
-from gluonexp.compare.comparison import Comparison
+from gluonexp.compare.baseline import OTHER
+from gluonexp.compare.comparison import BEST, Comparison
 from gluonexp.tracking.read.records import RunRecord
 from gluonexp.tracking.statuses import FINISHED
 
@@ -28,6 +29,9 @@ class Column:
         The name for a narrow place, where that is another.
     folds
         Whether a list may break its values into several lines.
+    tones
+        How each value stands to the baseline: `BETTER`, `WORSE`, `OTHER` or nothing; none at all
+        where there is no baseline.
     """
 
     heading: str
@@ -35,6 +39,7 @@ class Column:
     is_number: bool = False
     short: str = ""
     folds: bool = False
+    tones: Sequence[str] = ()
 
     @property
     def narrow(self) -> str:
@@ -51,10 +56,14 @@ class Column:
 def settings(comparison: Comparison) -> list[Column]:
     """Return what differs, in order of interest."""
     keys = [key.removesuffix(".name").removesuffix("._target_") for key in comparison.keys]
-    return [
-        _column(name, short, [row.settings.get(key) for row in comparison.rows])
-        for key, name, short in zip(comparison.keys, keys, short_keys(keys), strict=True)
-    ]
+    others = [comparison.others(row) for row in comparison.rows]
+    columns = []
+    for key, name, short in zip(comparison.keys, keys, short_keys(keys), strict=True):
+        column = _column(name, short, [row.settings.get(key) for row in comparison.rows])
+        if comparison.baseline is not None:
+            column = _marked(column, [OTHER if key in of_row else "" for of_row in others])
+        columns.append(column)
+    return columns
 
 
 def ranking(comparison: Comparison) -> list[Column]:
@@ -63,7 +72,7 @@ def ranking(comparison: Comparison) -> list[Column]:
     best = [digits(row.best) for row in comparison.rows]
     epochs = ["-" if row.epoch is None else str(row.epoch) for row in comparison.rows]
     return [
-        Column(f"best {metric}", best, True, metric),
+        _measured(Column(f"best {metric}", best, True, metric), BEST, comparison),
         Column("in epoch", epochs, True, "epoch"),
     ]
 
@@ -72,14 +81,18 @@ def measured(comparison: Comparison) -> list[Column]:
     """Return the other metrics, each with its last value."""
     names = [name for name in comparison.metrics if name != comparison.metric]
     return [
-        Column(name, [digits(row.run.metrics.get(name)) for row in comparison.rows], True)
+        _measured(Column(name, [digits(value) for value in values], True), name, comparison)
         for name in names
+        for values in [[row.run.metrics.get(name) for row in comparison.rows]]
     ]
 
 
-def identity(runs: Sequence[RunRecord]) -> list[Column]:
+def identity(comparison: Comparison) -> list[Column]:
     """Return what names each run, and how it ended where not all are FINISHED."""
-    columns = [Column("run", [run.run_id[:SHORT_ID] for run in runs])]
+    runs = [row.run for row in comparison.rows]
+    base = [" baseline" if row is comparison.baseline else "" for row in comparison.rows]
+    ids = [f"{run.run_id[:SHORT_ID]}{said}" for run, said in zip(runs, base, strict=True)]
+    columns = [Column("run", ids)]
     if any(run.status != FINISHED for run in runs):
         columns.append(Column("status", [run.shown_status for run in runs]))
     return columns
@@ -105,6 +118,30 @@ def _column(name: str, short: str, values: Sequence[str | None]) -> Column:
         brief_ones = {value: value for value in known}
     texts = ["-" if value is None else brief_ones[value] for value in values]
     return Column(name, texts, all(map(is_number, brief_ones.values())), short)
+
+
+def _measured(column: Column, name: str, comparison: Comparison) -> Column:
+    """Return a metric's column with how far each value is from the baseline's beside it."""
+    if comparison.baseline is None:
+        return column
+    changes = [comparison.changes(row).get(name) for row in comparison.rows]
+    texts = ["" if change is None else change.text for change in changes]
+    width = max(map(len, texts))
+    values = [
+        f"{value} {text:>{width}}" if width else value
+        for value, text in zip(column.values, texts, strict=True)
+    ]
+    tones = ["" if change is None else change.tone for change in changes]
+    return replace(column, values=values, tones=tones)
+
+
+def _marked(column: Column, tones: Sequence[str]) -> Column:
+    """Return a column with a star at what is not as in the baseline."""
+    values = [
+        value if not tone else f"*{value}" if column.is_number else f"{value}*"
+        for value, tone in zip(column.values, tones, strict=True)
+    ]
+    return replace(column, values=values, tones=tones)
 
 
 def _told(name: str, value: str) -> str:

@@ -7,17 +7,19 @@ import re
 import shlex
 import statistics
 from collections.abc import Iterable, Mapping, Sequence, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from gluonexp.base.aliases import current
 from gluonexp.base.better import best_of
 from gluonexp.base.errors import GluonexpError
+from gluonexp.compare.baseline import Change, change
 from gluonexp.tracking.read.records import RunRecord
 from gluonexp.tracking.read.runs import Reader
 from gluonexp.tracking.store import KIND
 from gluonexp.tracking.sweeps import Attempt
 
 DEFAULT_METRIC = "val/acc"
+BEST = "best"  # the best value of what runs are ranked by, among the metrics
 
 # A group's choice is seen in one of these: `optim=adam` in optim.name, `model=cnn` in its target.
 _CHOICES = (".name", "._target_")
@@ -27,7 +29,7 @@ _DERIVED = ("data.", "network.", "weights.")
 _ASIDE = ("hydra", "tracking", "sweep", "build")
 _SPLITS = ("test", "val", "train")
 _SMALL_IS_GOOD = re.compile(r"loss|err|time|seconds|_s$")
-_LARGE_IS_GOOD = re.compile(r"acc|per_s")
+_LARGE_IS_GOOD = re.compile(r"acc|per_s|f1")
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,10 @@ class Comparison:
         The parameters that are.
     metrics
         The names of all metrics that any of the runs has.
+    modes
+        Which direction is better, by the name of a metric, where that is known.
+    baseline
+        The row of the run that the others are measured by; None: there is none.
     """
 
     metric: str
@@ -78,6 +84,32 @@ class Comparison:
     keys: Sequence[str]
     same: Mapping[str, str]
     metrics: Sequence[str]
+    modes: Mapping[str, str] = field(default_factory=dict)
+    baseline: Row | None = None
+
+    def changes(self, row: Row) -> dict[str, Change]:
+        """Return how far each metric of a row is from the baseline's, and its ``best``.
+
+        Empty for the baseline itself.
+        """
+        base = self.baseline
+        if base is None or row is base:
+            return {}
+        ours, theirs = row.run.metrics, base.run.metrics
+        found = {
+            name: change(ours.get(name), theirs.get(name), self.modes.get(name))
+            for name in self.metrics
+        }
+        found[BEST] = change(row.best, base.best, self.mode)
+        return {name: each for name, each in found.items() if each is not None}
+
+    def others(self, row: Row) -> list[str]:
+        """Return the keys of which a row has another value than the baseline."""
+        base = self.baseline
+        if base is None or row is base:
+            return []
+        pairs = ((key, row.settings.get(key), base.settings.get(key)) for key in self.keys)
+        return [key for key, value, other in pairs if _value(value) != _value(other)]
 
 
 def chosen(
@@ -114,8 +146,15 @@ def chosen(
     return _count(together), list(together.values())
 
 
-def compare(reader: Reader, runs: Sequence[RunRecord], metric: str | None = None) -> Comparison:
+def compare(
+    reader: Reader,
+    runs: Sequence[RunRecord],
+    metric: str | None = None,
+    baseline: RunRecord | None = None,
+) -> Comparison:
     """Compare `runs` by `metric` (None: by the objective most of them were trained for).
+
+    The `baseline` that they are measured by is one of them, or is added.
 
     Raises
     ------
@@ -124,6 +163,8 @@ def compare(reader: Reader, runs: Sequence[RunRecord], metric: str | None = None
     """
     if not runs:
         raise GluonexpError("there are no runs to compare")
+    if baseline is not None and baseline.run_id not in {run.run_id for run in runs}:
+        runs = [*runs, baseline]
     metrics = sorted({name for run in runs for name in run.metrics}, key=_by_split)
     if metric is not None and metric not in metrics:
         known = ", ".join(metrics) or "none at all"
@@ -141,20 +182,33 @@ def compare(reader: Reader, runs: Sequence[RunRecord], metric: str | None = None
         rows.append(Row(run, here, best, epoch, curves[run.run_id]))
     sign = -1 if mode == "max" else 1
     rows.sort(key=lambda row: math.inf if row.best is None else sign * row.best)
-    return Comparison(metric, mode, rows, keys, same, metrics)
+    directions = ((name, known_direction(runs, name)) for name in metrics)
+    modes = {name: known for name, known in directions if known is not None}
+    compared = Comparison(metric, mode, rows, keys, same, metrics, modes)
+    if baseline is None:
+        return compared
+    (row,) = (row for row in rows if row.run.run_id == baseline.run_id)
+    return replace(compared, baseline=row)
 
 
 def direction(runs: Iterable[RunRecord], metric: str) -> str:
     """Return whether the ``max`` or the ``min`` of `metric` is best.
 
-    It was declared where `metric` is the objective of a run; else its name has to tell.
+    It was declared where `metric` is the objective of a run; else its name has to tell, and where
+    that does not, it is the ``max``.
     """
+    return known_direction(runs, metric) or "max"
+
+
+def known_direction(runs: Iterable[RunRecord], metric: str) -> str | None:
+    """Return what `direction` does, but None where nothing tells it."""
     for run in runs:
         mode = run.params.get("objective.mode", "")
         if run.params.get("objective.metric") == metric and mode in ("max", "min"):
             return mode
-    small = _SMALL_IS_GOOD.search(metric.lower()) and not _LARGE_IS_GOOD.search(metric.lower())
-    return "min" if small else "max"
+    if _LARGE_IS_GOOD.search(metric.lower()):
+        return "max"
+    return "min" if _SMALL_IS_GOOD.search(metric.lower()) else None
 
 
 def differences(runs: Sequence[RunRecord]) -> tuple[list[str], dict[str, str]]:

@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
 from gluonexp.base.plain import plain
-from gluonexp.compare.comparison import Comparison
+from gluonexp.compare.comparison import BEST, Comparison, Row
 from gluonexp.tracking.read.records import RunRecord
 
 _Record = dict[str, Any]
+_KINDS = ("difference", "percent", "better")
+_CHANGES = _KINDS[:2]
 _HEAD = ("run_id", "name", "experiment", "status", "start", "seconds")
 
 
@@ -19,14 +21,20 @@ def comparison_csv(found: Comparison, out: TextIO) -> None:
     params = [f"params.{key}" for key in found.keys]
     metrics = [f"metrics.{name}" for name in found.metrics]
     rows = [{**record, "metric": found.metric} for record in _ranked(found)]
-    _csv(out, [*_HEAD, "metric", "best", "epoch", *params, *metrics], rows)
+    against: list[str] = []
+    if found.baseline is not None:
+        names = [BEST, *found.metrics]
+        against = ["baseline", *(f"{kind}.{name}" for name in names for kind in _CHANGES)]
+        rows = [{**row, "baseline": found.baseline.run.run_id} for row in rows]
+    _csv(out, [*_HEAD, "metric", "best", "epoch", *params, *metrics, *against], rows)
 
 
 def comparison(found: Comparison) -> _Record:
     """Return everything: also what is the same, and the curves."""
     whole = {"metric": found.metric, "mode": found.mode}
     differ = {"differ": found.keys, "same": found.same}
-    return {**whole, **differ, "runs": _ranked(found)}
+    base = None if found.baseline is None else found.baseline.run.run_id
+    return {**whole, "baseline": base, **differ, "runs": _ranked(found)}
 
 
 def listing_csv(runs: Sequence[RunRecord], out: TextIO) -> None:
@@ -44,9 +52,22 @@ def _ranked(found: Comparison) -> list[_Record]:
             "params": row.settings,
             "metrics": row.run.metrics,
             "curve": row.curve,
+            **_against(found, row),
         }
         for row in found.rows
     ]
+
+
+def _against(found: Comparison, row: Row) -> _Record:
+    """Return how a run stands to the baseline, by the name of a metric; its settings that differ.
+
+    Which direction is better is not known of each metric, and null then.
+    """
+    if found.baseline is None:
+        return {}
+    changes = found.changes(row)
+    told = {kind: {name: getattr(c, kind) for name, c in changes.items()} for kind in _KINDS}
+    return {**told, "others": found.others(row)}
 
 
 def listing(runs: Sequence[RunRecord]) -> list[_Record]:

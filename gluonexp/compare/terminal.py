@@ -10,7 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from gluonexp.base.text import tell
-from gluonexp.compare.columns import Column, identity, measured, names, ranking, settings
+from gluonexp.compare.baseline import BETTER, OTHER, WORSE
+from gluonexp.compare.columns import SHORT_ID, Column, identity, measured, names, ranking, settings
 from gluonexp.compare.comparison import Comparison
 from gluonexp.tracking.statuses import FINISHED
 
@@ -20,6 +21,7 @@ _CURVE = 20
 _CHOSEN_FIRST = 4  # so many settings are worth more room than any metric
 _BLOCKS, _ASCII = "▁▂▃▄▅▆▇█", "_.-=+*#@"
 _NOT_A_NUMBER = "x"
+_STYLES = {BETTER: "green", WORSE: "red", OTHER: "yellow", "": ""}
 
 
 def render(console: Console, title: str, comparison: Comparison) -> None:
@@ -32,10 +34,13 @@ def render(console: Console, title: str, comparison: Comparison) -> None:
         count = len(comparison.keys)
         differ = "1 setting differs" if count == 1 else f"{count or 'no'} settings differ"
         tell(console, f"{differ}, {len(comparison.same)} are the same")
+    if (base := comparison.baseline) is not None:
+        by = f"{base.run.run_id[:SHORT_ID]} ({base.run.name})"
+        tell(console, f"differences are to the baseline {by}; * is not as there")
     console.print()
 
     runs = [row.run for row in rows]
-    who, named, ranks = identity(runs), names(runs), ranking(comparison)
+    who, named, ranks = identity(comparison), names(runs), ranking(comparison)
     before, after = settings(comparison), measured(comparison)
     curve = [_curve(console, comparison, _CURVE)] if any(row.curve for row in rows) else []
     full = [*who, *before, *named, *ranks, *after, *curve]
@@ -127,7 +132,7 @@ def _by_row(columns: Sequence[Column], comparison: Comparison) -> Table:
     for index, row in enumerate(comparison.rows):
         is_best = index == 0 and row.best is not None and len(comparison.rows) > 1
         style = "bold" if is_best else "" if row.run.status == FINISHED else "dim"
-        table.add_row(*(Text(column.values[index]) for column in columns), style=style)
+        table.add_row(*(_cell(column, index) for column in columns), style=style)
     return table
 
 
@@ -140,8 +145,13 @@ def _by_column(parts: Sequence[Sequence[Column]]) -> Table:
         if index:
             table.add_row()
         for column in part:
-            table.add_row(Text(column.heading), *map(Text, column.values))
+            cells = (_cell(column, place) for place in range(len(column.values)))
+            table.add_row(Text(column.heading), *cells)
     return table
+
+
+def _cell(column: Column, index: int) -> Text:
+    return Text(column.values[index], _STYLES[column.tones[index]] if column.tones else "")
 
 
 def _clipped(column: Column) -> int:

@@ -26,7 +26,7 @@ def write(title: str, comparison: Comparison, path: Path) -> None:
             *_drawn(comparison),
             Section("The same in all runs", [_same(comparison)]),
         ],
-        f"{order} {comparison.metric} first",
+        f"{order} {comparison.metric} first{_measured_by(comparison)}",
     )
     try:
         write_text(path, text)
@@ -37,7 +37,7 @@ def write(title: str, comparison: Comparison, path: Path) -> None:
 def _table(comparison: Comparison) -> Table:
     runs = [row.run for row in comparison.rows]
     columns = [
-        *identity(runs),
+        *identity(comparison),
         *settings(comparison),
         *ranking(comparison),
         *measured(comparison),
@@ -48,11 +48,28 @@ def _table(comparison: Comparison) -> Table:
     if len(runs) <= _FEW < len(columns):
         first, *others = columns
         rows = [[column.heading, *column.values] for column in others]
-        return Table([first.heading, *first.values], rows)
+        tones = {
+            (place, index): tone
+            for place, column in enumerate(others)
+            for index, tone in enumerate(column.tones, 1)
+        }
+        return Table([first.heading, *first.values], rows, tones=tones)
     by_run = [[column.values[index] for column in columns] for index in range(len(runs))]
     right = [column.heading for column in columns if column.is_number]
     best = [0] if comparison.rows[0].best is not None else []
-    return Table([column.heading for column in columns], by_run, right, best)
+    tones = {
+        (index, place): tone
+        for place, column in enumerate(columns)
+        for index, tone in enumerate(column.tones)
+    }
+    return Table([column.heading for column in columns], by_run, right, best, tones=tones)
+
+
+def _measured_by(comparison: Comparison) -> str:
+    if (base := comparison.baseline) is None:
+        return ""
+    named = f"{base.run.run_id[:SHORT_ID]} ({base.run.name})"
+    return f"; differences are to the baseline {named}, and * is not as there"
 
 
 def _drawn(comparison: Comparison) -> list[Section]:

@@ -5,8 +5,8 @@ Everything but a picture's SVG is escaped; the page holds no script.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -48,6 +48,8 @@ class Table:
         The headings of columns whose texts keep their line breaks and wrap where they must.
     ids
         The headings of columns of which eight characters are seen, and all copied.
+    tones
+        How a text stands, by its row and its place there: ``better``, ``worse`` or ``other``.
     """
 
     headings: Sequence[str]
@@ -56,6 +58,7 @@ class Table:
     marked: Collection[int] = ()
     verbatim: Collection[str] = ()
     ids: Collection[str] = ()
+    tones: Mapping[tuple[int, int], str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,12 @@ class Client:
             self._names = experiments(self._client)
         return self._names
 
+    def tag_of_experiment(self, experiment_id: str, key: str) -> str | None:
+        """Return a tag of an experiment; None where it has none of that key."""
+        with self._reported():
+            found: str | None = self._client.get_experiment(experiment_id).tags.get(key)
+        return found
+
     def select(self, query: Query) -> list[RunRecord]:
         """Return the runs of `query`, in order of their start."""
         names = self._names

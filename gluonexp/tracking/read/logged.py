@@ -34,6 +34,10 @@ class Logs:
         """Return the names of the experiments, which are their ids here."""
         return {log.experiment: log.experiment for log in self._logs}
 
+    def tag_of_experiment(self, experiment_id: str, key: str) -> str | None:
+        """Return None: an experiment that no store has, has no tags."""
+        return None
+
     def select(self, query: Query) -> list[RunRecord]:
         """Return the runs of `query`, in order of their start."""
         found = [

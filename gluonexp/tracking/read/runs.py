@@ -137,7 +137,7 @@ class Reader:
 
     def of_experiment(self, name: str) -> list[RunRecord]:
         """Return all runs of an experiment, in order of their start."""
-        return self._store.select(Query(experiment_id=self._experiment_id(name)))
+        return self._store.select(Query(experiment_id=self.experiment_id(name)))
 
     def newest(
         self,
@@ -161,7 +161,7 @@ class Reader:
         if experiment is not None:
             if alone and experiment not in self.experiments():
                 return alone
-            query = replace(query, experiment_id=self._experiment_id(experiment))
+            query = replace(query, experiment_id=self.experiment_id(experiment))
         runs = [*self._store.select(query), *alone]
         runs.sort(key=lambda run: (run.start, run.run_id), reverse=True)
         return runs[: query.limit]
@@ -173,6 +173,10 @@ class Reader:
     def experiments(self) -> list[str]:
         """Return the names of all experiments, sorted."""
         return sorted(self._store.experiments().values())
+
+    def tag_of_experiment(self, name: str, key: str) -> str | None:
+        """Return a tag of an experiment; None where it has none of that key."""
+        return self._store.tag_of_experiment(self.experiment_id(name), key)
 
     def curves(self, run_ids: Sequence[str], metric: str) -> dict[str, list[tuple[int, float]]]:
         """Return `metric` by step for each of `run_ids` (whole ids), empty where it is not there.
@@ -201,7 +205,8 @@ class Reader:
         belongs = f": it belongs to sweep {run.parent_id}" if run.parent_id else ""
         return GluonexpError(f"run {run.run_id} is no sweep{belongs}")
 
-    def _experiment_id(self, name: str) -> str:
+    def experiment_id(self, name: str) -> str:
+        """Return the id of an experiment."""
         ids = {name: number for number, name in self._store.experiments().items()}
         if name in ids:
             return ids[name]

@@ -72,6 +72,14 @@ class Database:
             )
         )
 
+    def tag_of_experiment(self, experiment_id: str, key: str) -> str | None:
+        """Return a tag of an experiment; None where it has none of that key."""
+        rows = self._rows(
+            "SELECT value FROM experiment_tags WHERE experiment_id = ? AND key = ?",
+            *(experiment_id, key),
+        )
+        return str(rows[0][0]) if rows else None
+
     def select(self, query: Query) -> list[RunRecord]:
         """Return the runs of `query`, in order of their start."""
         where, arguments = _conditions(query)

@@ -16,6 +16,7 @@ import numpy as np
 
 from gluonexp.assembly import networks
 from gluonexp.assembly.targets import Constructor, constructor, resolve
+from gluonexp.base import metrics
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.mx import gluon
 from gluonexp.config.schema import Config
@@ -42,7 +43,15 @@ from gluonexp.training.schedules import Schedule
 
 @dataclass(frozen=True)
 class Components:
-    """What a run is made of: made, or its constructor resolved; nothing is read yet."""
+    """What a run is made of: made, or its constructor resolved; nothing is read yet.
+
+    Attributes
+    ----------
+    metrics
+        What is measured of held-out splits besides loss and accuracy.
+    notes
+        Sentences on what was asked for and is left out.
+    """
 
     source: Source
     augment: Augment
@@ -50,6 +59,8 @@ class Components:
     loss: gluon.loss.Loss
     scheduler: Constructor
     callbacks: list[Callback]
+    metrics: tuple[str, ...]
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -97,18 +108,21 @@ def components(config: Config) -> Components:
     if len(averages) > 1:
         raise GluonexpError("callbacks: two of them average the weights; leave one of them out")
     callbacks = [*averages, *(each for each in callbacks if each not in averages)]  # saved by them
-    _check_metric(config, "objective", config.objective.metric, without_validation=True)
+    source: Source = made(config.dataset.source, "dataset.source")
+    measured, notes = _metrics(config, callbacks, len(source.spec().classes))
     arguments = ("base_lr", "steps_per_epoch", "epochs")
     scheduler = constructor(config.scheduler, "scheduler", allow, provided=arguments)
     # Tried here, where a wrong value is still cheap; `schedule` knows the steps.
     scheduler(base_lr=config.optim.lr, steps_per_epoch=1, epochs=config.trainer.epochs)
     return Components(
-        source=made(config.dataset.source, "dataset.source"),
+        source=source,
         augment=made(config.augment, "augment"),
         model=constructor(config.model, "model", allow, provided=("classes",)),
         loss=made(config.loss, "loss"),
         scheduler=scheduler,
         callbacks=callbacks,
+        metrics=measured,
+        notes=notes,
     )
 
 
@@ -211,21 +225,32 @@ def _callback(config: Config, node: Mapping[str, Any], key: str, allow: Sequence
         raise GluonexpError(f"{key}: {node['_target_']} is no gluonexp.training.loop.Callback")
     callback: Callback = constructor(node, key, allow)()
     if (metric := getattr(callback, "metric", None)) is not None:
+        metrics.check_watched(metric, f"{key}.metric")
+        if (mode := node.get("mode")) in ("min", "max"):
+            metrics.check_mode(metric, mode, key)
         free = getattr(callback, "without_validation", False)
-        _check_metric(config, key, metric, without_validation=free)
+        if metric.startswith("val/") and config.dataset.val_fraction == 0 and not free:
+            raise GluonexpError(
+                f"{key} watches {metric}, but dataset.val_fraction=0 leaves nothing to validate "
+                "on; choose a train/ metric or a fraction above 0"
+            )
     return callback
 
 
-def _check_metric(config: Config, key: str, metric: str, *, without_validation: bool) -> None:
-    """Refuse a metric that nobody measures."""
-    measured = [f"{split}/{score}" for split in ("train", "val") for score in ("loss", "acc")]
-    if metric not in measured:
-        raise GluonexpError(f"{key}.metric={metric}: choose one of {', '.join(measured)}")
-    if metric.startswith("val/") and config.dataset.val_fraction == 0 and not without_validation:
-        raise GluonexpError(
-            f"{key} watches {metric}, but dataset.val_fraction=0 leaves nothing to validate on; "
-            "choose a train/ metric or a fraction above 0"
-        )
+def _metrics(
+    config: Config, callbacks: Sequence[Callback], classes: int
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return what is measured besides loss and accuracy, and sentences on what is left out."""
+    watched = [getattr(callback, "metric", None) for callback in callbacks]
+    needed = metrics.to_measure((), filter(None, [config.objective.metric, *watched]))
+    if idle := {*needed} - {*metrics.telling(needed, classes)}:
+        name = min(idle)
+        raise GluonexpError(f"val/{name} says nothing of {classes} classes: watch another metric")
+    names = metrics.to_measure(config.metrics.names, (f"val/{name}" for name in needed))
+    kept = metrics.telling(names, classes)
+    left_out = [name for name in names if name not in kept]
+    notes = [f"{name} is not measured: it says nothing of {classes} classes" for name in left_out]
+    return kept, tuple(notes)
 
 
 def _check_split(what: str, split: Split, spec: Spec) -> None:

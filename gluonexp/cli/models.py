@@ -99,6 +99,7 @@ def predict(
     help="Which images; all: also those that a run would train on.",
 )
 @click.option("--plot", type=NEW_FILE, help="Draw the confusion matrix.")
+@click.option("--reliability", type=NEW_FILE, help="Draw the reliability diagram.")
 @CSV
 @JSON
 @RUNTIME
@@ -108,11 +109,12 @@ def evaluate(
     overrides: tuple[str, ...],
     split: str,
     plot: Path | None,
+    reliability: Path | None,
     form: str | None,
     runtime: str,
     tracking_uri: str | None,
 ) -> None:
-    """Score MODEL on a data set: accuracy, loss, and precision and recall of each class.
+    """Score MODEL on a data set: accuracy, loss and more, and each class by itself.
 
     MODEL is what `gluonexp predict` takes. The data are those its run was trained on, read
     again; OVERRIDES name others, as for a run. Their classes must be the model's or some of
@@ -120,6 +122,9 @@ def evaluate(
     folder without train/ and test/, the test split is 20 % of each class: if none of it was
     trained on, --split all scores every image. A data set of your own package is read only if
     you allow that here: build.allow=[mypackage].
+
+    The calibration error (ece) is the mean distance between how sure the model is and how often
+    it is right; --reliability draws it.
 
     \b
     gluonexp evaluate last
@@ -140,6 +145,7 @@ def evaluate(
             split=split,
             runtime=runtime,
             plot=plot,
+            reliability=reliability,
             trained_on=trained_on(recorded),
         )
     if form == "csv":
@@ -148,8 +154,8 @@ def evaluate(
         write(result)
     else:
         render.evaluation(result, others=names_data(overrides))
-    if plot is not None:
-        click.echo(f"drawn: {plot}", err=True)
+    for drawn in filter(None, (plot, reliability)):
+        click.echo(f"drawn: {drawn}", err=True)
 
 
 @click.command()

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gluonexp.base.console import LEAST
-from gluonexp.base.text import listed, plain_console, tell
+from gluonexp.base.text import digits, listed, plain_console, tell
 from gluonexp.inference.evaluate import Evaluation
 from gluonexp.inference.predict import Prediction, Predictions
 from gluonexp.verification.certificate import Certificate
@@ -117,6 +117,9 @@ def evaluation(result: Evaluation, *, others: bool) -> None:
         f"runtime {result.runtime}",
     )
     tell(console, f"accuracy {result.accuracy:.4f}, loss {result.loss:.4f}")
+    if result.metrics:
+        said = (f"{name} {digits(value)}" for name, value in result.metrics.items())
+        tell(console, ", ".join(said))
     table = Table(box=None, pad_edge=False)
     table.add_column("class", overflow="fold")
     for heading in ("precision", "recall", "f1", "images"):

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from gluonexp.base.aliases import current
 from gluonexp.base.better import best_of
 from gluonexp.base.errors import GluonexpError
+from gluonexp.base.metrics import direction as declared
 from gluonexp.compare.baseline import Change, change
 from gluonexp.tracking.read.records import RunRecord
 from gluonexp.tracking.read.runs import Reader
@@ -194,8 +195,8 @@ def compare(
 def direction(runs: Iterable[RunRecord], metric: str) -> str:
     """Return whether the ``max`` or the ``min`` of `metric` is best.
 
-    It was declared where `metric` is the objective of a run; else its name has to tell, and where
-    that does not, it is the ``max``.
+    It was declared where `metric` is the objective of a run, and is known of gluonexp's own; else
+    its name has to tell, and where that does not, it is the ``max``.
     """
     return known_direction(runs, metric) or "max"
 
@@ -206,6 +207,8 @@ def known_direction(runs: Iterable[RunRecord], metric: str) -> str | None:
         mode = run.params.get("objective.mode", "")
         if run.params.get("objective.metric") == metric and mode in ("max", "min"):
             return mode
+    if (known := declared(metric)) is not None:
+        return known
     if _LARGE_IS_GOOD.search(metric.lower()):
         return "max"
     return "min" if _SMALL_IS_GOOD.search(metric.lower()) else None

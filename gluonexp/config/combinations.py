@@ -6,6 +6,7 @@ import math
 import re
 from typing import TYPE_CHECKING
 
+from gluonexp.base import metrics
 from gluonexp.base.errors import GluonexpError
 
 if TYPE_CHECKING:
@@ -25,6 +26,10 @@ def check(config: Config) -> None:
             "engine: precision, compile, deterministic and tf32 are of engine=torch, so add that; "
             "MXNet trains in float32"
         )
+    metrics.check_watched(config.objective.metric, "objective.metric")
+    metrics.check_mode(config.objective.metric, config.objective.mode, "objective")
+    for wanted in config.metrics.names:
+        metrics.check_name(wanted, "metrics.names")
     if config.freeze.decay > 1:
         raise GluonexpError(f"freeze.decay={config.freeze.decay}: at most 1")
     search = config.trainer.lr_find

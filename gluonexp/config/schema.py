@@ -127,10 +127,18 @@ class TrainerConfig:
 class ObjectiveConfig:
     """What "better" means: chooses the best checkpoint and is what a sweep optimizes."""
 
-    # Of each epoch.
-    metric: str = _chosen("val/acc", "train/loss", "train/acc", "val/loss", "val/acc")
+    # Of each epoch: a loss or an accuracy, or val/ and one of what `metrics.names` can hold.
+    metric: str = "val/acc"
     # Whether less or more of it is better.
     mode: str = _chosen("max", "min", "max")
+
+
+@dataclass
+class MetricsConfig:
+    """What is measured of the held-out splits, besides loss and accuracy."""
+
+    # top5 (or topK), balanced_acc, macro_f1, log_loss, ece; what an objective needs is added.
+    names: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -271,6 +279,7 @@ class Config:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     callbacks: dict[str, Any] = field(default_factory=dict)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    metrics: MetricsConfig = field(default_factory=MetricsConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
     features: FeaturesConfig = field(default_factory=FeaturesConfig)

@@ -15,6 +15,7 @@ usage: {command} [GROUP=NAME ...] [KEY=VALUE ...] [--multirun]
   {command} model=zoo_ft model.backbone=resnet18_v1 freeze=gradual
   {command} trainer=lr_find                      which learning rate?
   {command} engine=torch                         the same network, trained by PyTorch
+  {command} metrics=full objective.metric=val/macro_f1   not by accuracy alone
   {command} dataset=cifar10 optim=sgd optim.lr=0.05 scheduler=cosine
   {command} dataset=image_folder dataset.root=photos dataset.resize=64
   {command} -m optim.lr=0.001,0.003,0.01 seed=0,1  a sweep: every combination, and which is best
@@ -37,6 +38,7 @@ keys changed most often (all of them: --cfg job)
   dataset.root  dataset.val_fraction  dataset.resize
   tracking.uri  tracking.experiment  tracking.run_name
   sweep.fail_fast  sweep.retries  sweep.register  objective.metric  objective.mode
+  metrics.names
 
 Groups of your own: --config-dir DIR. Classes of your own: 'build.allow=[mypackage]'.
 Afterwards: gluonexp ui, gluonexp compare, gluonexp predict last. Hydra's options: --hydra-help.

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from gluonexp import tracking
 from gluonexp.assembly import Data
+from gluonexp.base.measures import measured, softmax
 from gluonexp.base.streams import lasting
 from gluonexp.base.text import plain_console, tell
 from gluonexp.config.schema import Config
@@ -22,7 +23,6 @@ from gluonexp.experiment import exporting, lr_find, record, resume, show
 from gluonexp.experiment.opening import OpenRun, opened
 from gluonexp.export import formats
 from gluonexp.features.shortcut import TRAIN, TrainBehind
-from gluonexp.inference.predict import softmax
 from gluonexp.sweep import pruning
 from gluonexp.tracking import Tracker
 from gluonexp.tracking.statuses import FINISHED, PRUNED, Ending
@@ -138,7 +138,7 @@ def run(
                 TrainBehind(run.shortcut),
                 StartUp(tracker, started, say=partial(tell, console)),
                 Track(tracker, config.trainer.log_every),
-                ShowProgress(console),
+                ShowProgress(console, config.objective.metric),
                 StopOnDivergence(),
                 StopWhenAsked(tracker),
                 *run.components.callbacks,
@@ -169,9 +169,14 @@ def run(
                 raise diverged(f"logits of the {name} split are not finite", fit)
             if data.test is not None:
                 tested = score(engine, logits, data.test.labels).named("test")
+                extra = measured(run.settings.metrics, logits, data.test.labels)
+                tested |= {f"test/{metric}": value for metric, value in extra.items()}
                 tracker.log_metrics(tested, step=best_epoch)
                 metrics |= tested
-            record.predictions(artifacts, name, held_out, softmax(logits), data.classes)
+            probabilities = softmax(logits)
+            record.predictions(artifacts, name, held_out, probabilities, data.classes)
+            if "ece" in run.settings.metrics:
+                record.reliability(artifacts, name, held_out, probabilities)
 
             # 4. The exported files, loaded back and proved equal to what was trained.
             engine.publish()

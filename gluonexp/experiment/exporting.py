@@ -11,6 +11,7 @@ from rich.console import Console
 
 from gluonexp import tracking
 from gluonexp.base.errors import GluonexpError
+from gluonexp.base.measures import softmax
 from gluonexp.base.text import tell
 from gluonexp.base.workers import Workers
 from gluonexp.data.split import spread
@@ -18,7 +19,6 @@ from gluonexp.experiment import show
 from gluonexp.experiment.opening import OpenRun
 from gluonexp.export import formats, symbol
 from gluonexp.inference import flavor
-from gluonexp.inference.predict import softmax
 from gluonexp.model_folder import names, samples
 from gluonexp.model_folder.signature import Signature
 from gluonexp.report import plots

@@ -139,8 +139,9 @@ def opened(
     config = replace(config, features=outlook.settings)  # a repetition computes the same
     show.weights(console, pretrained, plan)
     show.plan(console, plan, outlook)
-    if (text := networks.note(net)) is not None:
-        show.note(console, text)
+    for text in (networks.note(net), *components.notes):
+        if text is not None:
+            show.note(console, text)
     origin = provenance(config.build.allow, computing)
 
     artifacts = workdir / job_folder.ARTIFACTS
@@ -204,6 +205,7 @@ def opened(
                 "frozen": frozen.digests if before is None else before.identity.get("frozen"),
             },
             team=team,
+            metrics=components.metrics,
         )
         if before is not None:
             before.restore(engine, workdir, team)

@@ -16,6 +16,7 @@ from PIL import Image
 from gluonexp.assembly import Data
 from gluonexp.assembly.networks import Network, Pretrained
 from gluonexp.base.files import sha256, write_text
+from gluonexp.base.measures import Reliability
 from gluonexp.base.provenance import Provenance
 from gluonexp.base.secrets import hidden, hidden_words
 from gluonexp.base.text import in_shell
@@ -26,6 +27,7 @@ from gluonexp.experiment.resume import Earlier
 from gluonexp.freeze import FreezePlan
 from gluonexp.inference.predict import folder_names
 from gluonexp.report import plots
+from gluonexp.report.reliability import draw as draw_reliability
 from gluonexp.tracking import Tracker, UsedData
 from gluonexp.training import checkpoint as checkpoints
 from gluonexp.training.engine import Engine
@@ -93,6 +95,8 @@ def parameters(
     # These say where and under which name a run is kept, not what it computes.
     del named["tracking"], named["build"], named["sweep"]
     del named["features"]["folder"], named["features"]["budget_gb"]
+    if not settings.metrics.names:  # as runs have it of before there were others
+        del named["metrics"]
     came_from = {} if pretrained is None else {"weights": asdict(pretrained)}
     return {
         **named,
@@ -156,6 +160,12 @@ def predictions(
     plots.worst_mistakes(
         split.images, split.labels, predicted, top, classes, target / "worst_mistakes.png"
     )
+
+
+def reliability(folder: Path, name: str, split: Split, probabilities: NDArray[np.float64]) -> None:
+    """Write ``plots/reliability.png``: whether the network is right as often as it is sure."""
+    found = Reliability.of(probabilities, split.labels)
+    draw_reliability(found, folder / "plots" / "reliability.png", f"{name} split")
 
 
 def checkpoint(folder: Path, net: Network, workdir: Path) -> None:

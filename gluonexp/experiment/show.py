@@ -12,7 +12,7 @@ from rich.text import Text
 
 from gluonexp.assembly import Data
 from gluonexp.assembly.networks import Pretrained
-from gluonexp.base.text import store_option, tell
+from gluonexp.base.text import digits, store_option, tell
 from gluonexp.config.overrides import typed
 from gluonexp.features.outlook import Outlook
 from gluonexp.freeze import FreezePlan, FreezeRow
@@ -22,6 +22,8 @@ from gluonexp.training import checkpoint
 
 # A longer plan is summed up; every row is in plan/layers.csv.
 LONGEST_PLAN = 24
+
+_MAIN = ("loss", "acc")  # metrics of every split, each under a heading of its own
 
 
 def weights(console: Console, pretrained: Pretrained | None, plan: FreezePlan) -> None:
@@ -139,14 +141,17 @@ def set_aside(console: Console, folders: Sequence[Path]) -> None:
 
 
 def result(console: Console, metrics: Mapping[str, float], epoch: int) -> None:
-    """Print loss and accuracy of the best epoch's network on each split."""
+    """Print loss, accuracy and other metrics of the best epoch's network on each split."""
+    held_out = [key.split("/") for key in metrics if key.startswith(("val/", "test/"))]
+    extra = [name for name in dict.fromkeys(name for _, name in held_out) if name not in _MAIN]
     table = Table(title=f"best epoch: {epoch}", title_justify="left", box=None, pad_edge=False)
-    for heading in ("split", "loss", "accuracy"):
+    for heading in ("split", "loss", "accuracy", *extra):
         table.add_column(heading, justify="left" if heading == "split" else "right")
     for split in ("train", "val", "test"):
         if f"{split}/acc" in metrics:
             loss, accuracy = metrics[f"{split}/loss"], metrics[f"{split}/acc"]
-            table.add_row(split, f"{loss:.4f}", f"{accuracy:.4f}")
+            others = (digits(metrics.get(f"{split}/{name}")) for name in extra)
+            table.add_row(split, f"{loss:.4f}", f"{accuracy:.4f}", *others)
     console.print(table)
 
 

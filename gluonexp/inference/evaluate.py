@@ -12,13 +12,16 @@ from numpy.typing import NDArray
 
 from gluonexp import assembly
 from gluonexp.assembly.targets import constructor
+from gluonexp.base import metrics
 from gluonexp.base.errors import GluonexpError
+from gluonexp.base.measures import Reliability, measured, softmax
 from gluonexp.base.mx import nd
 from gluonexp.base.text import listed
 from gluonexp.config.schema import Config
 from gluonexp.data.types import Source, Spec, Split
 from gluonexp.inference.predict import Classifier, batches, check_plot, class_places
 from gluonexp.report import plots
+from gluonexp.report.reliability import draw as draw_reliability
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,8 @@ class Evaluation:
         All K of the model, in its order; those that the data lack have no images.
     confusion
         (K, K) counts: true classes in rows, predicted ones in columns.
+    metrics
+        Of `gluonexp.base.metrics.NAMES`, those that say something of K classes.
     notes
         Sentences on the data, and on how their classes were matched.
     """
@@ -62,6 +67,7 @@ class Evaluation:
     accuracy: float
     classes: tuple[ClassScore, ...]
     confusion: NDArray[np.int64]
+    metrics: dict[str, float]
     notes: tuple[str, ...] = ()
 
 
@@ -72,6 +78,7 @@ def evaluate(
     split: str = "test",
     runtime: str = "module",
     plot: Path | None = None,
+    reliability: Path | None = None,
     trained_on: str | None = None,
 ) -> Evaluation:
     """Score the export in `folder` on the data set of `config`.
@@ -88,6 +95,8 @@ def evaluate(
         One of `gluonexp.model_folder.names.RUNTIMES`.
     plot
         Where to draw the confusion matrix, if anywhere.
+    reliability
+        Where to draw the reliability diagram, if anywhere.
     trained_on
         As for `data_for`.
 
@@ -100,6 +109,7 @@ def evaluate(
     from sklearn.metrics import confusion_matrix
 
     check_plot(plot)
+    check_plot(reliability)
     classifier = Classifier(folder, runtime)
     loss = constructor(config.loss, "loss", ["gluonexp", *config.build.allow])()
     validation = config.dataset.val_fraction > 0
@@ -121,6 +131,10 @@ def evaluate(
     losses = loss(nd.array(logits), nd.array(labels, dtype="float32")).asnumpy()
     if plot is not None:
         plots.confusion_matrix(labels, predicted, data.classes, plot)
+    if reliability is not None:
+        which = "all images" if split == "all" else f"{split} split"
+        draw_reliability(Reliability.of(softmax(logits), labels), reliability, which)
+    names = metrics.telling(metrics.NAMES, len(data.classes))
     return Evaluation(
         data=data.title,
         digest=data.digest,
@@ -132,6 +146,7 @@ def evaluate(
         accuracy=float((predicted == labels).mean()),
         classes=_scores(data.classes, labels, predicted),
         confusion=confusion_matrix(labels, predicted, labels=range(len(data.classes))),
+        metrics=measured(names, logits, labels),
         notes=data.notes,
     )
 

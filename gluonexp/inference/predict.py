@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gluonexp.base.errors import GluonexpError
+from gluonexp.base.measures import softmax
 from gluonexp.base.progress import counting_bar
 from gluonexp.data.images import (
     MAX_PIXELS,
@@ -238,14 +239,6 @@ def _draw(images: list[NDArray[np.uint8]], answers: Sequence[Prediction], plot: 
         plot,
         [answer.path.name for answer in answers],
     )
-
-
-def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return probabilities (N, K) of logits (N, K)."""
-    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    exponentials = np.exp(shifted)
-    probabilities: NDArray[np.float64] = exponentials / exponentials.sum(axis=1, keepdims=True)
-    return probabilities
 
 
 def folder_names(classes: Sequence[str]) -> list[str]:

@@ -146,6 +146,8 @@ def digest_of(config: schema.Config) -> str:
         for part in above:
             node = node.get(part) or {}  # a callback may be null
         node.pop(last, None)
+    if not config.metrics.names:  # as it was before there were any
+        del fields["metrics"]
     # A class that has moved since makes no other point: a sweep of then is resumed with its own.
     return _digest(json.loads(json.dumps(fields, default=str), object_hook=_as_it_was))
 

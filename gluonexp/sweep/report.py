@@ -89,8 +89,8 @@ def _answer(summary: Summary) -> Section:
         ("with", best.name),
         ("epoch", "-" if best.epoch is None else str(best.epoch)),
     ]
-    if "test/acc" in best.metrics:
-        facts.append(("test/acc", digits(best.metrics["test/acc"])))
+    tests = [name for name in _tests(summary) if name in best.metrics]
+    facts += [(name, digits(best.metrics[name])) for name in tests]
     if best.run_id is not None:
         facts.append(("run", best.run_id))
     parts: list[Facts | Text] = [Facts(facts)]
@@ -100,11 +100,16 @@ def _answer(summary: Summary) -> Section:
     return Section("", parts)
 
 
+def _tests(summary: Summary) -> list[str]:
+    """Return the metrics of the test split that are told: accuracy, and what was ranked by."""
+    return [*dict.fromkeys(("test/acc", f"test/{summary.metric.rpartition('/')[2]}"))]
+
+
 def _table(summary: Summary) -> Table:
     keys, ranks = summary.varied_keys(), summary.ranks()
     tests = [
         name
-        for name in dict.fromkeys(("test/acc", f"test/{summary.metric.rpartition('/')[2]}"))
+        for name in _tests(summary)
         if any(name in outcome.metrics for outcome in summary.outcomes)
     ]
     numbers = [summary.metric, "epoch", *tests, "time"]

@@ -171,10 +171,17 @@ def check_finite(state: State, fit: Fit) -> None:
 
 
 class ShowProgress(Callback):
-    """A progress bar on a terminal, lines elsewhere, and one line after each epoch."""
+    """A progress bar on a terminal, lines elsewhere, and one line after each epoch.
 
-    def __init__(self, console: Console) -> None:
+    Parameters
+    ----------
+    watched
+        A metric that is told after each epoch, with loss and accuracy.
+    """
+
+    def __init__(self, console: Console, watched: str = "") -> None:
         self._console = console
+        self._watched = watched
         self._interval = REFRESH_SECONDS if console.is_terminal else LINE_SECONDS
         self._bar: Progress | None = None
         self._task = TaskID(0)
@@ -223,6 +230,9 @@ class ShowProgress(Callback):
             for split, name in (("train", "Train"), ("val", "Val"), (TEST_CURVE, "Test"))
             if f"{split}/acc" in fit.metrics
         ]
+        if self._watched in fit.metrics and not self._watched.endswith(("/loss", "/acc")):
+            name = self._watched.rpartition("/")[2]
+            accuracies.append(f"Val {name} {fit.metrics[self._watched]:.3f}")
         line = f"Epoch {fit.epoch}. Loss: {fit.metrics['train/loss']:.3f}, {', '.join(accuracies)}"
         self._console.print(line, highlight=False)
 
@@ -364,6 +374,8 @@ class EarlyStopping(Callback):
         self._check()
 
     def _count(self, metrics: dict[str, float]) -> None:
+        if self._better.metric not in metrics:  # of an epoch that was trained for another
+            return
         self._waited = 0 if self._better.improved(metrics) else self._waited + 1
 
     def _check(self) -> None:

@@ -45,12 +45,15 @@ class Scores:
     grad_norm
         Mean over steps of the L2 norm of a batch's mean gradient, all parameters together, before
         it was clipped; None where nothing clips.
+    logits
+        (N, K) in data-set order, where they were asked for.
     """
 
     loss: float
     acc: float
     samples: int
     grad_norm: float | None = None
+    logits: NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
 
     def named(self, split: str) -> dict[str, float]:
         """Return the metrics of `split` by name: ``val/loss``, ``val/acc``."""
@@ -175,8 +178,11 @@ class Engine(Protocol):
     def sync(self) -> None:
         """Return once everything issued is computed."""
 
-    def evaluate(self, split: Split, batch_size: int) -> Scores:
-        """Return the scores of `split` in prediction mode, by the configured loss."""
+    def evaluate(self, split: Split, batch_size: int, *, keep_logits: bool = False) -> Scores:
+        """Return the scores of `split` in prediction mode, by the configured loss.
+
+        `keep_logits` also gives those that were scored; the other scores are the same bit for bit.
+        """
 
     def logits(self, split: Split, batch_size: int) -> NDArray[np.float32]:
         """Return the logits (N, K) of `split` in data-set order, in prediction mode."""

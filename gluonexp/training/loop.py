@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from gluonexp.base.measures import measured
 from gluonexp.base.seeds import seed_host
 from gluonexp.data.augment import Augment
 from gluonexp.data.batches import batches
@@ -75,6 +76,9 @@ class Settings:
         What training that resumes from here must have in common with this one, by key.
     team
         The processes that train together. Where rank 0 stops after an epoch, all do.
+    metrics
+        What is measured of the evaluations besides loss and accuracy: of
+        `gluonexp.base.metrics.NAMES`.
     """
 
     epochs: int
@@ -89,6 +93,7 @@ class Settings:
     done: int = 0
     identity: Mapping[str, Any] = field(default_factory=dict)
     team: Team = ALONE
+    metrics: Sequence[str] = ()
 
 
 @dataclass
@@ -214,10 +219,21 @@ def fit(
         for state.epoch in range(first, settings.epochs):
             _train_epoch(state, callbacks, settings.done if state.epoch == first else 0)
             for name, split in state.evaluations.items():
-                state.metrics |= engine.evaluate(split, settings.batch_size).named(name)
+                state.metrics |= _evaluated(state, name, split)
             state.history.append({"epoch": state.epoch, **state.metrics})
             _each(callbacks, "epoch_end", state)
     return state
+
+
+def _evaluated(state: Fit, name: str, split: Split) -> dict[str, float]:
+    """Return the metrics of a split, ``name/loss`` and so on."""
+    wanted = state.settings.metrics
+    scores = state.engine.evaluate(split, state.settings.batch_size, keep_logits=bool(wanted))
+    found = scores.named(name)
+    if scores.logits is not None:
+        extra = measured(wanted, scores.logits, split.labels)
+        found |= {f"{name}/{metric}": value for metric, value in extra.items()}
+    return found
 
 
 def _train_epoch(state: Fit, callbacks: Sequence[Callback], done: int) -> None:

@@ -15,6 +15,7 @@ from rich.console import Console
 from gluonexp import experiment
 from gluonexp.assembly.targets import constructor
 from gluonexp.base.errors import GluonexpError
+from gluonexp.base.text import digits
 from gluonexp.cli import main
 from gluonexp.cli.settings import names_data, settings, trained_on
 from gluonexp.data.digits import Digits
@@ -103,15 +104,19 @@ def test_every_class_has_its_shares(evaluate):
 
 
 def test_people_get_a_table_and_a_picture(evaluate, tmp_path):
-    printed = evaluate("last", "--plot", "confusion.png", "--runtime", "symbolblock")
+    drawn = "--plot", "confusion.png", "--reliability", "reliability.png"
+    printed = evaluate("last", *drawn, "--runtime", "symbolblock")
     whole = json.loads(evaluate("last", "--json"))
     assert f"accuracy {whole['accuracy']:.4f}, loss {whole['loss']:.4f}" in printed
     assert printed.startswith("scikit-learn digits, test split: 359 of 1,797 images (")
     assert "note" not in printed  # these are the run's own
     assert "runtime symbolblock" in printed
-    assert printed.splitlines()[2].split() == ["class", "precision", "recall", "f1", "images"]
-    with Image.open(tmp_path / "confusion.png") as picture:
-        assert picture.format == "PNG"
+    others = ", ".join(f"{name} {digits(value)}" for name, value in whole["metrics"].items())
+    assert others.startswith("top5 ") and printed.splitlines()[2] == others
+    assert printed.splitlines()[3].split() == ["class", "precision", "recall", "f1", "images"]
+    for name in ("confusion.png", "reliability.png"):
+        with Image.open(tmp_path / name) as picture:
+            assert picture.format == "PNG"
 
 
 def test_a_folder_is_as_good_as_its_run(trained, evaluate):
@@ -252,7 +257,7 @@ def test_some_of_the_classes_are_scored_by_their_names(evaluate, photos):
     assert found["notes"] == ["classes are matched by name: 2 of the model's 10"]
     assert [row["support"] for row in found["classes"]] == [12 * (i in (3, 7)) for i in range(10)]
     lines = evaluate("last", *some, "--split", "all", "--plot", "confusion.png").splitlines()
-    assert [line.split()[0] for line in lines[2:5]] == ["class", "3", "7"]
+    assert [line.split()[0] for line in lines[3:6]] == ["class", "3", "7"]
     assert lines[5:] == [
         "  note: classes are matched by name: 2 of the model's 10",
         "  note: not listed, for want of images: 0, 1, 2, 4, 5 and 3 more",

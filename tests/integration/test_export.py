@@ -8,9 +8,10 @@ import pytest
 from gluonexp import assembly
 from gluonexp.assembly import networks
 from gluonexp.base.errors import GluonexpError
+from gluonexp.base.measures import softmax
 from gluonexp.base.mx import autograd, gluon, mx, nd, nn
 from gluonexp.export import symbol
-from gluonexp.inference.predict import Classifier, softmax
+from gluonexp.inference.predict import Classifier
 from gluonexp.model_folder.signature import Preprocessing, Signature
 from gluonexp.verification import runtimes
 

@@ -11,8 +11,9 @@ import pytest
 from gluonexp import assembly, experiment, tracking
 from gluonexp.assembly import engines, networks
 from gluonexp.base.errors import GluonexpError
+from gluonexp.base.measures import softmax
 from gluonexp.base.mx import mx
-from gluonexp.inference.predict import Classifier, softmax
+from gluonexp.inference.predict import Classifier
 from gluonexp.run import compose as composed
 from gluonexp.weights.find import BUNDLED
 

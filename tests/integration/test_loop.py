@@ -9,11 +9,11 @@ from gluonexp import assembly
 from gluonexp.assembly import engines, networks
 from gluonexp.base import better
 from gluonexp.base.errors import GluonexpError
+from gluonexp.base.measures import softmax
 from gluonexp.base.mx import gluon, mx, nn
 from gluonexp.data import augment
 from gluonexp.data.types import Batch, Split
 from gluonexp.engines.mxnet.engine import MXNetEngine
-from gluonexp.inference.predict import softmax
 from gluonexp.training import callbacks, checkpoint, loop
 
 
@@ -209,6 +209,14 @@ def test_short_batches_count_by_sample(engine):
     for score in scores:
         assert score.acc == (logits.argmax(1) == split.labels).mean()
         assert score.loss == pytest.approx(losses.mean().asscalar(), rel=1e-5)
+
+
+def test_the_logits_that_were_scored_are_kept_where_they_are_asked_for(engine):
+    trained, split = engine(), _split(23)
+    scores = trained.evaluate(split, 5, keep_logits=True)
+    assert scores == trained.evaluate(split, 5)
+    assert trained.evaluate(split, 5).logits is None
+    np.testing.assert_array_equal(scores.logits, trained.logits(split, 5))
 
 
 def test_a_short_batch_takes_a_step_of_its_own_size(engine):

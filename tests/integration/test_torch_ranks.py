@@ -22,7 +22,7 @@ SETTINGS = [
     *("dataset.source.test=0", f"dataset.val_fraction={30 / (TRAIN + 30)}", "model=mlp"),
     *("model.hidden=[32]", "optim=sgd", "optim.lr=0.05", "optim.clip_norm=1", "augment=mixup"),
     *("scheduler=cosine", f"trainer.batch_size={BATCH}", "trainer.epochs=9", "export=none"),
-    *("trainer.log_every=1", "build.allow=[tests]"),
+    *("trainer.log_every=1", "build.allow=[tests]", "metrics.names=[macro_f1,log_loss,ece]"),
     f"+callbacks.stop={{_target_: {BOMB}.StopInRank0, epoch: {EPOCHS - 1}}}",
 ]
 
@@ -75,7 +75,8 @@ def test_two_processes_train_as_one_also_a_batch_of_one_image_and_after_a_restar
     found = measured(client, run.info.run_id, "batch/loss")
     assert sorted(found) == sorted(expected) == [*range(1, EPOCHS * STEPS + 1)]
     assert found == pytest.approx(expected, abs=1e-5)
-    for name in ("train/loss", "train/acc", "val/loss", "val/acc", "optim/grad_norm"):
+    extra = "val/macro_f1", "val/log_loss", "val/ece"
+    for name in ("train/loss", "train/acc", "val/loss", "val/acc", "optim/grad_norm", *extra):
         history = {int(row["epoch"]): row[name] for row in result.history}
         assert measured(client, run.info.run_id, name) == pytest.approx(history, abs=1e-5)
 

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gluonexp.base.errors import GluonexpError
+from gluonexp.base.measures import softmax
 from gluonexp.base.mx import gluon, mx, nd, nn, sym
 from gluonexp.export import foreign
 from gluonexp.export.onnx import convert
-from gluonexp.inference.predict import softmax
 from gluonexp.model_folder import names
 from gluonexp.model_folder.network import read_network
 from gluonexp.model_folder.signature import Signature

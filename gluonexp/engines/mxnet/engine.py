@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -232,15 +233,20 @@ class MXNetEngine:
         """
         nd.waitall()  # device sync
 
-    def evaluate(self, split: Split, batch_size: int) -> Scores:
+    def evaluate(self, split: Split, batch_size: int, *, keep_logits: bool = False) -> Scores:
         """Return the scores of `split` in prediction mode (device sync)."""
-        sums = Sums(self.device)
+        sums, kept = Sums(self.device), list[nd.NDArray]()
         with self._averaged():
             for batch in batches(split, batch_size):
                 inputs, targets = self.put(batch.images, batch.labels)
                 logits = self._computation.logits(inputs)
                 sums.add(self.loss(logits, targets), logits, targets)
-            return sums.read()
+                if keep_logits:
+                    kept.append(logits)
+            scores = sums.read()
+            if not kept:
+                return scores
+            return replace(scores, logits=np.concatenate([part.asnumpy() for part in kept]))
 
     def logits(self, split: Split, batch_size: int) -> NDArray[np.float32]:
         """Return the logits (N, K) of `split` in data-set order."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -85,11 +86,11 @@ class TorchEngine:
         self._updates: dict[str, int] = {}
         self._averages = Averages(self._values)
         self.start(None)
-        classes = self._module.eval()(prepared).shape[1]
+        self._classes = self._module.eval()(prepared).shape[1]
         with mx.name.NameManager():
             losses = loss(mx.sym.var(_LOGITS), mx.sym.var(_LABELS))
         self._loss = lower(
-            Graph.from_symbol(losses), {}, {_LOGITS: (1, classes), _LABELS: (1,)}
+            Graph.from_symbol(losses), {}, {_LOGITS: (1, self._classes), _LABELS: (1,)}
         ).to(device)
         self.reset()
 
@@ -260,17 +261,24 @@ class TorchEngine:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
-    def evaluate(self, split: Split, batch_size: int) -> Scores:
+    def evaluate(self, split: Split, batch_size: int, *, keep_logits: bool = False) -> Scores:
         """Return the scores of `split` in prediction mode, in float32 (device sync)."""
         self._share_statistics()
         rows = np.arange(len(split))[self._team.part(len(split))]
         scores = torch.zeros(2, dtype=torch.float64, device=self.device)
-        for labels, logits in self._predicted(split.select(rows), batch_size):
+        # Of all processes together: each fills its rows.
+        kept = torch.zeros(len(split), self._classes, device=self.device) if keep_logits else None
+        for at, (labels, logits) in enumerate(self._predicted(split.select(rows), batch_size)):
             scores += scored(self._loss(logits, labels.float()), logits, labels)
+            if kept is not None:
+                kept[rows[at * batch_size :][: len(logits)]] = logits
         self._team.sum_(scores)
         sums = Sums(self.device)
         sums.add(scores, len(split))
-        return sums.read()
+        if kept is None:
+            return sums.read()
+        self._team.sum_(kept)
+        return replace(sums.read(), logits=kept.cpu().numpy())
 
     def logits(self, split: Split, batch_size: int) -> NDArray[np.float32]:
         """Return the logits (N, K) of `split` in data-set order, in float32."""

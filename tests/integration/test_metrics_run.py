@@ -28,7 +28,13 @@ class Measured:
     def __init__(self, folder):
         self.uri = f"sqlite:///{folder}/m.db"
         chosen = "metrics=full", "objective.metric=val/log_loss", "objective.mode=min"
-        words = [*WILD, *chosen, "export.onnx=false", f"tracking.uri={self.uri}"]
+        words = [
+            *WILD,
+            *chosen,
+            "export.onnx=false",
+            "export.mlflow_model=false",
+            f"tracking.uri={self.uri}",
+        ]
         self.said = Console(file=io.StringIO(), width=120)
         self.result = experiment.run(composed(*words), folder / "job", words, self.said)
         self.client = open_store(self.uri)

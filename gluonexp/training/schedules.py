@@ -57,6 +57,79 @@ def cosine(
     return _warmed(at, base_lr, steps_per_epoch, warmup_epochs)
 
 
+def linear(
+    *,
+    base_lr: float,
+    steps_per_epoch: int,
+    epochs: int,
+    final_fraction: float = 0.0,
+    warmup_epochs: float = 0,
+) -> Schedule:
+    """Return a straight line from `base_lr` down to `final_fraction` of it."""
+    _check_fraction("final_fraction", final_fraction)
+    start = round(warmup_epochs * steps_per_epoch)
+    length = max(epochs * steps_per_epoch - start, 1)
+
+    def at(step: int) -> float:
+        progress = min((step - start) / length, 1.0)
+        return base_lr * (1 + (final_fraction - 1) * progress)
+
+    return _warmed(at, base_lr, steps_per_epoch, warmup_epochs)
+
+
+def onecycle(
+    *,
+    base_lr: float,
+    steps_per_epoch: int,
+    epochs: int,
+    rise: float = 0.3,
+    initial_fraction: float = 0.04,
+    final_fraction: float = 0.0,
+) -> Schedule:
+    """Return half a cosine up to `base_lr`, and one down again (Smith & Topin, 2018).
+
+    The momentum stays as it is, where the paper lets it fall while the learning rate rises.
+
+    Parameters
+    ----------
+    rise
+        The share of all steps that it rises for, above 0 and below 1.
+    initial_fraction, final_fraction
+        Of `base_lr`, at the first step and at the last one.
+
+    Raises
+    ------
+    GluonexpError
+        A share is out of its range.
+    """
+    if not 0 < rise < 1:
+        raise GluonexpError(f"scheduler.rise={rise:g}: must be above 0 and below 1")
+    _check_fraction("initial_fraction", initial_fraction)
+    _check_fraction("final_fraction", final_fraction)
+    last = epochs * steps_per_epoch - 1
+    # Before the first step where there are few: then it falls only.
+    peak = rise * (last + 1) - 1
+
+    def at(step: int) -> float:
+        if step < peak:
+            return base_lr * _eased(initial_fraction, 1.0, step / peak)
+        if last <= peak:
+            return base_lr
+        return base_lr * _eased(1.0, final_fraction, min((step - peak) / (last - peak), 1.0))
+
+    return at
+
+
+def _eased(start: float, end: float, progress: float) -> float:
+    """Return what half a cosine leads to from `start`, after this part of the way to `end`."""
+    return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def _check_fraction(name: str, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise GluonexpError(f"scheduler.{name}={value:g}: must be in [0, 1]")
+
+
 def _warmed(
     schedule: Schedule, base_lr: float, steps_per_epoch: int, warmup_epochs: float
 ) -> Schedule:

@@ -143,6 +143,7 @@ def test_schedules_warm_up_to_the_base_and_never_exceed_it(steps_per_epoch, epoc
         schedules.constant(**common, warmup_epochs=warmup),
         schedules.cosine(**common, warmup_epochs=warmup),
         schedules.step(**common, milestones=[later], warmup_epochs=warmup),
+        schedules.linear(**common, warmup_epochs=warmup),
     ):
         rates = [schedule(step) for step in range(start + steps_per_epoch * epochs)]
         assert all(0 <= rate <= lr * (1 + 1e-12) for rate in rates)
@@ -163,3 +164,62 @@ def test_step_drops_at_its_milestones():
         base_lr=1.0, steps_per_epoch=10, epochs=3, milestones=[1, 2], factor=0.5
     )
     assert [schedule(step) for step in (0, 9, 10, 19, 20)] == [1.0, 1.0, 0.5, 0.5, 0.25]
+
+
+def test_linear_is_a_straight_line_to_its_final_fraction():
+    common = {"base_lr": 2.0, "steps_per_epoch": 10, "epochs": 3}
+    schedule = schedules.linear(**common, final_fraction=0.1, warmup_epochs=1)
+    assert [schedule(0), schedule(4), schedule(9)] == pytest.approx([0.2, 1.0, 2.0])
+    falls = np.diff([schedule(step) for step in range(10, 31)])
+    np.testing.assert_allclose(falls, -2.0 * 0.9 / 20)
+    assert (schedule(10), schedule(30), schedule(99)) == pytest.approx((2.0, 0.2, 0.2))
+
+
+@pytest.mark.parametrize(("rise", "epochs"), [(0.3, 2), (0.5, 3), (0.25, 8)])
+def test_onecycle_is_pytorchs(rise, epochs):
+    import torch
+
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    reference = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer,
+        0.5,
+        total_steps=10 * epochs,
+        pct_start=rise,
+        div_factor=25,
+        final_div_factor=1e3,
+        cycle_momentum=False,
+    )
+    schedule = schedules.onecycle(
+        base_lr=0.5, steps_per_epoch=10, epochs=epochs, rise=rise, final_fraction=4e-5
+    )
+    for step in range(10 * epochs):
+        assert schedule(step) == pytest.approx(reference.get_last_lr()[0], rel=1e-9)
+        optimizer.step()
+        if step < 10 * epochs - 1:
+            reference.step()
+    assert schedule(10 * epochs + 5) == schedule(10 * epochs - 1)
+
+
+@given(st.integers(1, 5), st.integers(1, 4), st.floats(0.01, 0.99))
+def test_onecycle_is_a_rate_for_any_number_of_steps(steps, epochs, rise):
+    schedule = schedules.onecycle(base_lr=1.0, steps_per_epoch=steps, epochs=epochs, rise=rise)
+    rates = [schedule(step) for step in range(steps * epochs)]
+    assert all(0 <= rate <= 1 for rate in rates)
+    top = rates.index(max(rates))
+    assert rates == sorted(rates[:top]) + sorted(rates[top:], reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "wrong"),
+    [
+        ("linear", {"final_fraction": 1.5}),
+        ("linear", {"final_fraction": float("nan")}),
+        ("onecycle", {"rise": 0}),
+        ("onecycle", {"rise": 1}),
+        ("onecycle", {"initial_fraction": -0.1}),
+        ("onecycle", {"final_fraction": 2}),
+    ],
+)
+def test_a_share_out_of_its_range_is_refused(schedule, wrong):
+    with pytest.raises(GluonexpError, match=rf"scheduler\.{next(iter(wrong))}"):
+        getattr(schedules, schedule)(base_lr=1.0, steps_per_epoch=1, epochs=1, **wrong)

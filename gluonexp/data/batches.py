@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from gluonexp.data.augment import Augment, Blend
+from gluonexp.data.augment import Augment, Blend, bound, none
 from gluonexp.data.types import Batch, Split
 
 Reseed = Callable[[int], np.random.Generator]
@@ -19,6 +19,8 @@ def batches(
     reseed: Reseed | None = None,
     every: int = 0,
     done: int = 0,
+    seed: int = 0,
+    epoch: int = 0,
 ) -> Iterator[Batch]:
     """Yield every sample of `split` exactly once, `batch_size` at a time.
 
@@ -38,6 +40,8 @@ def batches(
         after them: what follows depends on their number alone.
     done
         So many batches were yielded before, a multiple of `every`: they are left out.
+    seed, epoch
+        Of the run, and which epoch this is: what `augment` does to an image may follow from them.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
@@ -56,7 +60,8 @@ def batches(
         chosen = order[start : start + batch_size]
         images = split.images.take(chosen, axis=0)  # a little faster than images[chosen]
         labels = split.labels[chosen]
-        changed = images if augment is None else augment(images, rng)
+        changes = none() if augment is None else bound(augment, chosen, seed, epoch)
+        changed = changes(images, rng)
         if isinstance(changed, Blend):
             yield Batch(changed.images, labels, labels[changed.partners], changed.share)
         else:

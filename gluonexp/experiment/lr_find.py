@@ -139,4 +139,11 @@ def _endless(engine: Engine, train: Split, settings: loop.Settings) -> Iterator[
     for epoch in itertools.count():
         rng = seed_host(settings.seed, epoch)
         engine.seed(settings.seed, epoch)
-        yield from batches(train, settings.batch_size, rng=rng, augment=settings.augment)
+        yield from batches(
+            train,
+            settings.batch_size,
+            rng=rng,
+            augment=settings.augment,
+            seed=settings.seed,
+            epoch=epoch,
+        )

@@ -259,6 +259,8 @@ def _train_epoch(state: Fit, callbacks: Sequence[Callback], done: int) -> None:
         reseed=seed,
         every=every,
         done=done,
+        seed=settings.seed,
+        epoch=state.epoch,
     ):
         state.lr = settings.schedule(state.step)
         pending = engine.step(batch, state.lr)

@@ -61,6 +61,7 @@ html_static_path = ["_static"]
 html_css_files = ["gluonexp.css"]
 html_show_sourcelink = False
 html_copy_source = False
+html_context = {"default_mode": "auto"}
 html_theme_options = {
     "navbar_end": ["theme-switcher"],
     "navbar_persistent": ["search-button"],

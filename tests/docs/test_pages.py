@@ -10,7 +10,7 @@ import threading
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import yaml
@@ -37,8 +37,14 @@ TOO_WIDE = """() => {
 }"""
 
 
+class Build(NamedTuple):
+    done: "subprocess.CompletedProcess[str]"
+    options: list[str]
+    folder: Path
+
+
 @pytest.fixture(scope="module")
-def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
     """The pages as `make docs` builds them; every notebook is run."""
     [command] = re.findall(r"\$\(BIN\)/sphinx-build (.*)", (ROOT / "Makefile").read_text())
     folder = tmp_path_factory.mktemp("docs")
@@ -50,9 +56,13 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
         text=True,
         timeout=400,
     )
-    assert done.returncode == 0, done.stderr
-    assert {"-W", "-n"} <= set(options)
-    return folder / "html"
+    return Build(done, options, folder / "html")
+
+
+@pytest.fixture(scope="module")
+def pages(build: Build) -> Path:
+    """The folder of the pages; what is wrong with them is a test's matter."""
+    return build.folder
 
 
 @pytest.fixture(scope="module")
@@ -85,8 +95,15 @@ def browser() -> Iterator[Any]:
         chromium.close()
 
 
+def test_the_build_warns_of_nothing(build: Build) -> None:
+    assert build.done.returncode == 0, build.done.stderr
+    assert {"-W", "-n"} <= set(build.options)
+    assert "WARNING:" not in build.done.stderr
+
+
 def built(pages: Path) -> list[str]:
-    return sorted(path.relative_to(pages).as_posix() for path in pages.rglob("*.html"))
+    found = (path.relative_to(pages) for path in pages.rglob("*.html"))
+    return sorted(path.as_posix() for path in found if path.parts[0] != "_static")
 
 
 @pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
@@ -148,7 +165,11 @@ def test_every_key_of_every_configuration_is_explained(pages: Path) -> None:
         for path in Path(app.conf_dir()).glob("*/*.yaml")
         if path.parent.name not in ("experiment", "sweep")
     ]
-    keys = {key for words in ([], *([each] for each in choices)) for key in leaves(app.composition(words), "")}
+    keys = {
+        key
+        for words in ([], *([each] for each in choices))
+        for key in leaves(app.composition(words), "")
+    }
     for path in Path(app.conf_dir()).glob("hydra/*/*.yaml"):
         given = yaml.safe_load(path.read_text("utf-8"))
         above = f"hydra.{path.parent.name}"

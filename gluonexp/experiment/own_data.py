@@ -170,13 +170,10 @@ def _is_data_set(value: Any) -> bool:
 
 def _of_data_set(where: str, value: Any) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return all samples of a data set of Gluon's, as they are before transforms."""
+    if (stored := _stored(where, value)) is not None:
+        return stored
     while type(value).__name__ == "_LazyTransformDataset":
         value = value._data
-    stored, labels = getattr(value, "_data", None), getattr(value, "_label", None)
-    if stored is not None and labels is not None:  # MNIST, CIFAR10 ... have them as arrays
-        return _array(where, stored), _array(where, labels)
-    if type(value).__name__ == "ArrayDataset" and isinstance(stored, list) and len(stored) == 2:
-        return _array(where, stored[0]), _array(where, stored[1])
     try:
         pairs = [(_plain(image), _plain(label)) for image, label in _each(value)]
         return _stacked([image for image, _ in pairs]), _stacked([label for _, label in pairs])
@@ -185,6 +182,24 @@ def _of_data_set(where: str, value: Any) -> tuple[NDArray[Any], NDArray[Any]]:
             f"{where}: its samples are not all pairs (image, label) of one shape ({error}); name "
             "the data instead, data='photos'"
         ) from None
+
+
+def _stored(where: str, value: Any) -> tuple[NDArray[Any], NDArray[Any]] | None:
+    """Return the samples of a data set that has them as arrays, which is soon done.
+
+    MXNet's classes have no public name for these arrays; there will be no newer MXNet.
+    """
+    kind, inner = type(value).__name__, getattr(value, "_data", None)
+    if kind == "_LazyTransformDataset":
+        return _stored(where, inner)
+    if kind in ("_SampledDataset", "_FilteredDataset"):
+        whole, rows = _stored(where, value._dataset), value._indices
+        return None if whole is None else (whole[0][rows], whole[1][rows])
+    if inner is not None and getattr(value, "_label", None) is not None:  # MNIST, CIFAR10 ...
+        return _array(where, inner), _array(where, value._label)
+    if kind == "ArrayDataset" and isinstance(inner, list) and len(inner) == 2:
+        return _array(where, inner[0]), _array(where, inner[1])
+    return None
 
 
 def _each(value: Any) -> Any:

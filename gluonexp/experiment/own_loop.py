@@ -149,6 +149,8 @@ class TrackedLoop:
     def image(self, name: str, image: Any) -> None:
         """Keep a picture, as ``plots/NAME.png``; one of the same name is replaced.
 
+        Pictures that follow each other within ten seconds are recorded together.
+
         Parameters
         ----------
         image
@@ -231,7 +233,12 @@ class TrackedLoop:
         named = None if classes is None else list(map(str, classes))
         with temporary(self._workdir) as place:
             made = place / "export"
-            live.export(net, made, given, classes=named, mean=mean, std=std, sides=input_shape)
+            try:
+                live.export(
+                    *(net, made, given), classes=named, mean=mean, std=std, sides=input_shape
+                )
+            except GluonexpError as error:  # as `mlflow_gluon` calls it
+                raise GluonexpError(str(error).replace("input_example", "samples")) from error
             proved = certificate.read(made)
             own_files.replace(made, self._artifacts / "export")
         folder = self._artifacts / "export"
@@ -356,5 +363,5 @@ class TrackedLoop:
     def _record(self, tracker: Tracker, part: str = "") -> None:
         """Record the files there are, or those of a part."""
         tracker.log_artifacts(self._artifacts / part, part or None)
-        if part in ("", "plots"):
+        if self._waiting and part in ("", "plots"):
             self._waiting, self._pictured = False, time.monotonic()

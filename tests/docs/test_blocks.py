@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
@@ -198,6 +199,28 @@ def test_every_block_of_a_page_runs(
     assert not failed, "\n".join(failed)
     found = languages(page)
     assert blocks.run == sum(number for language, number in found.items() if runs(language))
+
+
+def test_the_page_of_what_a_run_holds_names_all_that_one_holds(
+    prepared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(prepared)
+    run = reader(None).fetch(["last"])[0]
+    artifacts = run.local("config")
+    assert artifacts is not None
+    files = {
+        path.relative_to(artifacts.parent).as_posix()
+        for path in artifacts.parent.rglob("*")
+        if path.is_file()
+    }
+    [job] = [Path(str(run.tags["gluonexp.workdir"]))]
+    files |= {path.relative_to(job).as_posix() for path in job.iterdir() if path.is_file()}
+    text = (ROOT / "docs" / "reference" / "run.md").read_text("utf-8")
+    named = [word.replace("CLASS", "*") for word in re.findall(r"`([^`\n]+)`", text)]
+    held = {*run.metrics, *run.tags, *files}
+    held |= {key for key in run.params if key.startswith(("data.", "network.", "weights."))}
+    assert len(held) > 50
+    assert sorted(key for key in held if not any(fnmatch(key, name) for name in named)) == []
 
 
 def test_no_block_is_of_a_language_that_nobody_runs() -> None:

@@ -1,6 +1,7 @@
 """The wheel, built from the source distribution and installed into an empty environment."""
 
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -66,6 +67,15 @@ def test_the_wheel_holds_the_package_its_configuration_and_nothing_else(wheel):
     assert groups <= set(names)
     assert "gluonexp/weights/alexnet-cifar10.safetensors" in names
     assert any(name.endswith("licenses/LICENSE") for name in names)
+
+
+def test_the_readme_of_a_package_index_has_no_link_to_what_is_not_there(wheel):
+    with zipfile.ZipFile(wheel) as packed:
+        [metadata] = [name for name in packed.namelist() if name.endswith("/METADATA")]
+        text = packed.read(metadata).decode()
+    assert "# gluonexp" in text
+    assert "make demo" in text
+    assert re.findall(r"\]\((?!https?:)[^)]*\)", text) == []
 
 
 def test_both_commands_find_the_wheels_own_configuration(installed, tmp_path):

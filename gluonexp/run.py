@@ -17,7 +17,6 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException, HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from gluonexp.base import ranks, streams
@@ -26,8 +25,8 @@ from gluonexp.base.imports import heavy_imports
 from gluonexp.base.processes import process_start
 from gluonexp.base.secrets import HIDDEN, hide
 from gluonexp.base.text import plain_console, tell
-from gluonexp.config import hydra_private, keys, schema, usage
-from gluonexp.config.overrides import as_typed, by_key, text_of
+from gluonexp.config import hints, hydra_private, keys, schema, usage
+from gluonexp.config.overrides import as_typed, by_key, value_in
 
 if TYPE_CHECKING:
     from gluonexp import experiment
@@ -42,6 +41,7 @@ QUESTIONS |= {"--shell-completion", "-sc", "--help", "-h"}
 # What a sweep tells its jobs, besides what the user typed.
 OF_SWEEPS = ("tracking.run_id=", "trainer.resume=", "sweep.")
 SWEEPERS = "hydra_plugins.gluonexp."  # ours; another sweeper's job is a run like any other
+_SWEEP = "python -m gluonexp.run -m, or gx.sweep(...)"
 GRID = {"_target_": f"{SWEEPERS}sweepers.GridSweeper", "params": None, "max_batch_size": None}
 
 
@@ -86,10 +86,69 @@ def composition(overrides: Sequence[str]) -> DictConfig:
         return hydra.compose("config", overrides=as_typed(overrides))
 
 
-def sweep(*overrides: str) -> "Summary":
+def single(
+    *overrides: str, config_dir: str | Path | None = None
+) -> "tuple[schema.Config, experiment.Result]":
+    """Run one job as the command line would; return its configuration, and how it ended.
+
+    Parameters
+    ----------
+    config_dir
+        As ``--config-dir``.
+
+    Raises
+    ------
+    HydraException
+        A key, a type or a group's choice is not right.
+    GluonexpError
+        All else that the user can mend, with how to resume; also that ``trainer.max_hours`` are
+        over.
+    KeyboardInterrupt
+        Ctrl-C, with how to resume.
+    """
+    started, done = time.monotonic(), []
+    if ranks.world().size > 1:
+        raise GluonexpError("torchrun starts commands: `torchrun ... -m gluonexp.run KEY=VALUE`")
+    words = as_typed(overrides)
+    if value_in(words, "sweep.resume"):
+        raise GluonexpError(f"sweep.resume goes on with a sweep: {_SWEEP}")
+
+    def job(composed: DictConfig) -> None:
+        workdir, typed = _begun()
+        try:
+            config = _asked_for(composed, typed)
+            workdir = _home(config, workdir)
+            done.append((config, _train(config, workdir, typed, started=started)))
+        except KeyboardInterrupt:
+            how = _how_to_resume(workdir, typed, python=True)
+            raise KeyboardInterrupt(f"interrupted{how}") from None
+        except (Exception, SystemExit) as error:
+            over = getattr(error, "over_time", False)
+            if (said := str(getattr(error, "reason", "")) if over else sentence(error)) is None:
+                raise
+            how = _how_to_resume(workdir, typed, python=True)
+            raise GluonexpError(f"{said}{how}") from error
+
+    with (
+        hydra_private.application(conf_dir(), job_name="run", more=config_dir),
+        hydra_private.default_sweeper(GRID),
+        hydra_private.told(aloud=False),
+        hydra_private.secrets_hidden(),
+    ):
+        if not hydra_private.single("config", job, words):
+            raise GluonexpError(f"these overrides ask for a sweep: {_SWEEP}")
+    return done[0]
+
+
+def sweep(*overrides: str, config_dir: str | Path | None = None) -> "Summary":
     """Run a sweep as ``--multirun`` would with these overrides, and return how its points ended.
 
     Points that fail are in the summary; they raise nothing.
+
+    Parameters
+    ----------
+    config_dir
+        As ``--config-dir``.
 
     Raises
     ------
@@ -99,10 +158,10 @@ def sweep(*overrides: str) -> "Summary":
         There is no sweep ``sweep.resume``.
     """
     words = as_typed(overrides)
-    if _typed(words, "sweep.resume"):
+    if value_in(words, "sweep.resume"):
         words = again(words)
     with (
-        hydra_private.application(conf_dir(), job_name="run"),
+        hydra_private.application(conf_dir(), job_name="run", more=config_dir),
         hydra_private.default_sweeper(GRID),
         hydra_private.secrets_hidden(),
     ):
@@ -116,14 +175,8 @@ def main(composed: DictConfig) -> "float | Ending | None":
 
     A job of one of our sweeps returns how it ended, whatever happened to it.
     """
+    workdir, overrides = _begun()
     job = HydraConfig.get()
-    workdir = Path(job.runtime.output_dir)
-    # Relative paths, that of the store among them, count from where the user started, also with
-    # hydra.job.chdir=True. Hydra leaves the job's folder itself.
-    os.chdir(job.runtime.cwd)
-    if job.output_subdir is not None:
-        hydra_private.hide_saved(workdir / job.output_subdir)
-    overrides = cast(list[str], OmegaConf.to_container(job.overrides.task))  # as typed
     if not OmegaConf.is_missing(job.job, "num") and job.sweeper._target_.startswith(SWEEPERS):
         return _job_of_sweep(composed, workdir, overrides)
     try:
@@ -142,6 +195,18 @@ def main(composed: DictConfig) -> "float | Ending | None":
         why = getattr(ended, "reason", "terminated")
         print(f"{why}{_how_to_resume(workdir, overrides)}", file=sys.stderr)
         raise
+
+
+def _begun() -> tuple[Path, list[str]]:
+    """Return the folder that Hydra has made for this job, and its overrides as they were typed."""
+    job = HydraConfig.get()
+    workdir = Path(job.runtime.output_dir)
+    # Relative paths, that of the store among them, count from where the user started, also with
+    # hydra.job.chdir=True. Hydra leaves the job's folder itself.
+    os.chdir(job.runtime.cwd)
+    if job.output_subdir is not None:
+        hydra_private.hide_saved(workdir / job.output_subdir)
+    return workdir, cast(list[str], OmegaConf.to_container(job.overrides.task))
 
 
 def _job_of_sweep(composed: DictConfig, workdir: Path, overrides: list[str]) -> "Ending":
@@ -219,13 +284,13 @@ def _config(
     return extend.restarted(config, world.job) if world.restarts and world.job else config
 
 
-def _how_to_resume(workdir: Path, overrides: Sequence[str]) -> str:
+def _how_to_resume(workdir: Path, overrides: Sequence[str], *, python: bool = False) -> str:
     if not (workdir / "checkpoints").is_dir():
         return ""
     with heavy_imports():
         from gluonexp.experiment import resume
 
-    return resume.command(workdir, overrides)
+    return resume.command(workdir, overrides, python=python)
 
 
 def start(command: str = "python -m gluonexp.run") -> None:
@@ -250,7 +315,7 @@ def start(command: str = "python -m gluonexp.run") -> None:
         if world.rank:
             _follow(world, arguments)
         overrides = as_typed(overrides)
-        if _typed(overrides, "sweep.resume"):
+        if value_in(overrides, "sweep.resume"):
             overrides = again(overrides)
             options.append("--multirun")
     except (GluonexpError, HydraException) as error:
@@ -268,7 +333,7 @@ def start(command: str = "python -m gluonexp.run") -> None:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
     except SystemExit as ended:
-        if ended.code == 1 and (hint := _hint(overrides)):
+        if ended.code == 1 and (hint := hints.hint(overrides, conf_dir())):
             print(f"\n{hint}", file=sys.stderr)
         raise
     from hydra_plugins.gluonexp.sweepers import RecordedSweeper  # Hydra has imported it by now
@@ -307,8 +372,8 @@ def again(overrides: Sequence[str]) -> list[str]:
     from gluonexp.tracking.read.runs import reader
     from gluonexp.tracking.sweeps import arguments_of
 
-    store = reader(_typed(overrides, "tracking.uri") or os.environ.get("MLFLOW_TRACKING_URI"))
-    parent = store.parent(str(_typed(overrides, "sweep.resume")))
+    store = reader(value_in(overrides, "tracking.uri") or os.environ.get("MLFLOW_TRACKING_URI"))
+    parent = store.parent(str(value_in(overrides, "sweep.resume")))
     words = by_key([*arguments_of(parent, store.uri), *overrides])
     for key, word in words.items():
         if HIDDEN in word and word not in overrides:
@@ -316,33 +381,6 @@ def again(overrides: Sequence[str]) -> list[str]:
                 f"{key} is a secret, which no sweep records: type it again, {key}=..."
             )
     return list(words.values())
-
-
-def _typed(overrides: Sequence[str], key: str) -> str | None:
-    """Return the value that the overrides give a key, the last of several."""
-    word = by_key(overrides).get(key)
-    return None if word is None or word.startswith("~") else text_of(word)
-
-
-def _hint(overrides: Sequence[str]) -> str:
-    """Return what Hydra's message on a key that does not exist leaves out: the choices."""
-    plain = [override for override in overrides if override[0] not in "~+"]
-    groups = {path.parent.name for path in Path(conf_dir()).glob("*/*.yaml")}
-    chosen = [override for override in plain if re.split("[=@]", override)[0] in groups]
-    try:
-        composed = composition(chosen)
-        typed = [word.partition("=")[0] for word in plain if word not in chosen]
-        for key in (key for key in typed if not key.startswith("hydra/")):
-            node, where = composed, ""
-            for part in key.split("."):
-                if not OmegaConf.is_dict(node) or key.startswith("hydra."):
-                    break
-                if part not in node:
-                    return f"{key}: {keys.instead(f'{where}{part}', map(str, node))}"
-                node, where = node[part], f"{where}{part}."
-    except (HydraException, OmegaConfBaseException):
-        pass  # the choice of a group is wrong, and Hydra has listed the right ones
-    return ""
 
 
 if __name__ == "__main__":

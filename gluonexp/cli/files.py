@@ -11,9 +11,9 @@ from click.core import ParameterSource
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.files import pointer, temporary
 from gluonexp.base.text import listed
-from gluonexp.cli.opening import opened
 from gluonexp.cli.options import FOLDER, MODEL, URI, complete_models
 from gluonexp.cli.output import JSON, write
+from gluonexp.inference.opening import opened
 
 
 @click.command()

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 
-from gluonexp.cli.opening import opened
 from gluonexp.cli.options import MODEL, NEW_FILE, RUNTIME, URI, complete_overrides
 from gluonexp.cli.output import CSV, JSON, write
+from gluonexp.inference.opening import opened
 from gluonexp.model_folder import names
 
 

@@ -15,16 +15,18 @@ from typing import Any, Final
 import hydra
 import yaml
 from hydra._internal import hydra as _runner
+from hydra._internal.config_repository import ConfigRepository
 from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core import utils as _utils
+from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.core.singleton import Singleton
-from hydra.core.utils import JobReturn, JobRuntime
+from hydra.core.utils import JobReturn, JobRuntime, JobStatus
 from hydra.errors import CompactHydraException
-from hydra.types import TaskFunction
+from hydra.types import RunMode, TaskFunction
 from hydra.version import VersionBase
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
@@ -61,11 +63,23 @@ def outcome(done: JobReturn) -> Any:
 
 
 @contextmanager
-def application(conf_dir: str, job_name: str = "app") -> Iterator[None]:
+def application(
+    conf_dir: str, job_name: str = "app", more: str | Path | None = None
+) -> Iterator[None]:
     """Be an application of Hydra for a while; another one in this process goes on afterwards.
 
     Hydra keeps its state in objects of which a process has one: of several threads, one at a time
     is an application. The same thread may be one within another.
+
+    Parameters
+    ----------
+    more
+        A folder of further groups, as ``--config-dir`` names it.
+
+    Raises
+    ------
+    CompactHydraException
+        `more` is no folder.
     """
     with _LOCK:
         theirs = {kind: Singleton._instances.pop(kind, None) for kind in _STATE}
@@ -76,12 +90,56 @@ def application(conf_dir: str, job_name: str = "app") -> Iterator[None]:
                 ),
                 _told_of_files(),
             ):
+                if more is not None:
+                    _add_folder(Path(more).expanduser().absolute())
                 yield
         finally:
             for kind, instance in theirs.items():
                 Singleton._instances.pop(kind, None)
                 if instance is not None:
                     Singleton._instances[kind] = instance
+
+
+def _add_folder(folder: Path) -> None:
+    """Do what Hydra does on the command line with ``--config-dir``."""
+    if not folder.is_dir():
+        raise CompactHydraException(f"config_dir={folder}: there is no such folder")
+    ours = GlobalHydra.instance().hydra
+    assert ours is not None
+    loader: Any = ours.config_loader
+    search = loader.get_search_path()
+    before = SearchPathQuery(provider="schema")
+    search.prepend(provider="command-line", path=f"file://{folder}", anchor=before)
+    loader.repository = ConfigRepository(config_search_path=search)
+
+
+def single(config_name: str, task: TaskFunction, overrides: Sequence[str]) -> bool:
+    """Run one job as the command line would; what it raises is raised, and nothing printed.
+
+    Within an `application` of whose files is `told`.
+
+    Returns
+    -------
+    bool
+        False, and nothing was run, where the configuration asks for several jobs.
+    """
+    ours = GlobalHydra.instance().hydra
+    assert ours is not None
+    if ours.get_mode(config_name, list(overrides)) == RunMode.MULTIRUN:
+        return False
+    with _logging_kept():
+        ours.run(config_name, task, list(overrides))
+    return True
+
+
+class _Silent(JobReturn):
+    """How a job ended, without the line that Hydra prints of one that failed."""
+
+    @property  # type: ignore[misc]
+    def return_value(self) -> Any:
+        if self.status == JobStatus.COMPLETED:
+            return self._return_value
+        raise self._return_value
 
 
 def multirun(config_name: str, task: TaskFunction, overrides: Sequence[str]) -> Any:
@@ -115,10 +173,10 @@ def job_folder(key: str, folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def told() -> Iterator[None]:
+def told(*, aloud: bool = True) -> Iterator[None]:
     """Let Hydra say so of files, and of the folder of a single job, before any code of ours.
 
-    Should the job fail, it also says with which overrides: without their secrets.
+    Should the job fail, it also says `aloud` with which overrides: without their secrets.
     """
     made = _RUNNER.run_job
 
@@ -127,6 +185,8 @@ def told() -> Iterator[None]:
         with job_folder(key, Path(str(OmegaConf.select(options["config"], key)))):
             done: JobReturn = made(**options)  # what the job itself raises is in it
         done.overrides = hidden_words(done.overrides or [])
+        if not aloud:
+            done.__class__ = _Silent
         return done
 
     _RUNNER.run_job = run_job

@@ -58,6 +58,12 @@ def text_of(word: str) -> str | None:
     return None if value is None else str(value)
 
 
+def value_in(words: Iterable[str], key: str) -> str | None:
+    """Return the value that the overrides give a key, the last of several."""
+    word = by_key(words).get(key)
+    return None if word is None or word.startswith("~") else text_of(word)
+
+
 def as_typed(words: Iterable[str]) -> list[str]:
     """Return overrides that Hydra reads as they were typed.
 

@@ -100,10 +100,7 @@ def decode(
             # The larger side twice, because the orientation may still swap the sides.
             image.draft(None, (2 * max(height, width),) * 2)
             image.load()
-            plain = _to_mode(_upright(image), "L" if channels == 1 else "RGB")
-            if plain.size != (width, height):
-                plain = plain.resize((width, height), Image.Resampling.BILINEAR)
-            return np.asarray(plain).reshape(height, width, channels)
+            return fitted(image, height, width, channels)
     except Image.DecompressionBombError as error:
         (pixels,) = map(int, re.findall(r"\d+", str(error))[:1])
         raise TooLargeImageError(
@@ -117,6 +114,14 @@ def decode(
     except _DAMAGE as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise UnreadableImageError(f"{path}: cannot be read as an image: {reason}") from error
+
+
+def fitted(image: Image.Image, height: int, width: int, channels: int) -> NDArray[np.uint8]:
+    """Return an image as an array (height, width, channels) uint8, as `decode` does a file's."""
+    plain = _to_mode(_upright(image), "L" if channels == 1 else "RGB")
+    if plain.size != (width, height):
+        plain = plain.resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(plain).reshape(height, width, channels)
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -11,9 +11,9 @@ from gluonexp import assembly
 from gluonexp.assembly import Components
 from gluonexp.assembly.networks import Pretrained
 from gluonexp.base.errors import GluonexpError
-from gluonexp.base.secrets import hide
+from gluonexp.base.secrets import hidden_words, hide
 from gluonexp.base.text import in_shell
-from gluonexp.config.overrides import by_key, typed
+from gluonexp.config.overrides import by_key, override, typed
 from gluonexp.config.schema import Config
 from gluonexp.model_folder.signature import Preprocessing
 from gluonexp.training import checkpoint, job_folder, loop
@@ -261,7 +261,7 @@ def settings(config: Config, components: Components, steps: Preprocessing) -> di
     }
 
 
-def command(workdir: Path, overrides: Sequence[str]) -> str:
+def command(workdir: Path, overrides: Sequence[str], *, python: bool = False) -> str:
     """Say with which command training goes on; an empty text if it has left no checkpoint.
 
     Parameters
@@ -270,11 +270,17 @@ def command(workdir: Path, overrides: Sequence[str]) -> str:
         The job's folder.
     overrides
         What was typed.
+    python
+        Say it as a call of `gluonexp.api` rather than for a shell.
     """
     checkpoints = workdir / job_folder.CHECKPOINTS
     if not (newest := checkpoint.newest(checkpoints)):
         return ""
     known = job_folder.owner(checkpoints).run_id
     needed = [word for word in overrides if word.startswith(("tracking.uri=", "build.allow="))]
-    words = [typed("trainer.resume", known or str(newest[0])), *map(in_shell, needed)]
+    resume = known or str(newest[0])
+    if python:
+        words = [override("trainer.resume", resume), *hidden_words(needed)]
+        return f"; to continue: gx.run({', '.join(map(repr, words))})"
+    words = [typed("trainer.resume", resume), *map(in_shell, needed)]
     return f"; to continue: python -m gluonexp.run {hide(' '.join(words))}"

@@ -4,6 +4,7 @@ Figures are made as objects, never through pyplot: no window system, no global s
 The colours (Okabe and Ito, 2008) can be told apart by colour-blind readers.
 """
 
+import io
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,12 @@ class Drawing(Figure):
         path.parent.mkdir(parents=True, exist_ok=True)
         # Without the version of matplotlib in the file, equal pictures are equal files.
         self.savefig(path, metadata={"Software": None})
+
+    def png(self) -> bytes:
+        """Return the picture as the content of a PNG file."""
+        file = io.BytesIO()
+        self.savefig(file, format="png", metadata={"Software": None})
+        return file.getvalue()
 
 
 def short(text: str, room: int) -> str:

@@ -64,6 +64,11 @@ def sample_grid(
 
 
 def curves(history: pd.DataFrame | Sequence[Mapping[str, float]], path: Path, title: str) -> None:
+    """Draw what `drawn_curves` does into a file."""
+    drawn_curves(history, title).save(path)
+
+
+def drawn_curves(history: pd.DataFrame | Sequence[Mapping[str, float]], title: str) -> Drawing:
     """Draw loss and accuracy by epoch, and the learning rate where it changes.
 
     Parameters
@@ -87,7 +92,7 @@ def curves(history: pd.DataFrame | Sequence[Mapping[str, float]], path: Path, ti
         axes.margins(x=0.04, y=0.08)
         drawing.mark_epochs(axes, table["epoch"])
         drawing.mark_empty(axes)
-    drawing.save(path)
+    return drawing
 
 
 def confusion_matrix(

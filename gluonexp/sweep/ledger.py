@@ -189,12 +189,9 @@ class Recorded:
 
         That is the last one that finished, else the last.
         """
-        points: dict[str, list[Attempt]] = {}
-        for attempt in self._run.attempts():
-            points.setdefault(attempt.point, []).append(attempt)
-        curves = self._curves([one.run_id for tried in points.values() for one in tried])
-        found = [self._outcome(tried, curves) for tried in points.values()]
-        return sorted(found, key=lambda outcome: outcome.job)
+        attempts = self._run.attempts()
+        curves = self._curves([one.run_id for one in attempts])
+        return outcomes_of(attempts, curves, self._objective.mode)
 
     def _job(self, number: int) -> Path:
         """Return the folder of a job."""
@@ -221,32 +218,7 @@ class Recorded:
     def _outcome(
         self, tried: list[Attempt], curves: Mapping[str, list[tuple[int, float]]]
     ) -> Outcome:
-        finished = [one for one in tried if one.status in (FINISHED, PRUNED)]
-        attempt = (finished or tried)[-1]
-        record = attempt.record
-        curve = curves.get(attempt.run_id, [])
-        epoch, objective = best_of(curve, self._objective.mode) or (None, None)
-        seed = record.params.get("seed", "")
-        return Outcome(
-            job=attempt.job,
-            varied=attempt.varied,
-            status=attempt.status,
-            objective=objective,
-            epoch=epoch,
-            seconds=record.seconds,
-            run_id=attempt.run_id,
-            point=attempt.point,
-            error=attempt.told,
-            metrics=record.metrics,
-            curve=curve,
-            seed=int(seed) if seed.isdigit() else None,
-            attempts=len(tried),
-            earlier=[
-                (one.run_id, one.status, one.told or "")
-                for one in tried
-                if one is not attempt and one.status in (FAILED, KILLED)
-            ],
-        )
+        return _of_point(tried, curves, self._objective.mode)
 
     def _current(self, attempt: Attempt, point: Point) -> bool:
         """Say whether running `point` now would only repeat a finished attempt."""
@@ -278,6 +250,58 @@ class Recorded:
                 found = attempt.data
             self._digests[key] = found
         return self._digests[key]
+
+
+def outcomes_of(
+    attempts: Sequence[Attempt], curves: Mapping[str, list[tuple[int, float]]], mode: str
+) -> list[Outcome]:
+    """Return how each point ended, by number of the attempt that counts; see `Recorded.outcomes`.
+
+    Parameters
+    ----------
+    attempts
+        In order of their numbers.
+    curves
+        The objective by epoch of each of their runs.
+    mode
+        ``max`` or ``min``.
+    """
+    points: dict[str, list[Attempt]] = {}
+    for attempt in attempts:
+        points.setdefault(attempt.point, []).append(attempt)
+    found = [_of_point(tried, curves, mode) for tried in points.values()]
+    return sorted(found, key=lambda outcome: outcome.job)
+
+
+def _of_point(
+    tried: list[Attempt], curves: Mapping[str, list[tuple[int, float]]], mode: str
+) -> Outcome:
+    finished = [one for one in tried if one.status in (FINISHED, PRUNED)]
+    attempt = (finished or tried)[-1]
+    record = attempt.record
+    curve = curves.get(attempt.run_id, [])
+    epoch, objective = best_of(curve, mode) or (None, None)
+    seed = record.params.get("seed", "")
+    return Outcome(
+        job=attempt.job,
+        varied=attempt.varied,
+        status=attempt.status,
+        objective=objective,
+        epoch=epoch,
+        seconds=record.seconds,
+        run_id=attempt.run_id,
+        point=attempt.point,
+        error=attempt.told,
+        metrics=record.metrics,
+        curve=curve,
+        seed=int(seed) if seed.isdigit() else None,
+        attempts=len(tried),
+        earlier=[
+            (one.run_id, one.status, one.told or "")
+            for one in tried
+            if one is not attempt and one.status in (FAILED, KILLED)
+        ],
+    )
 
 
 def other_data(found: str, others: str) -> str:

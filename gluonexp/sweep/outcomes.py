@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from gluonexp.base.text import brief, digits, short_keys
 from gluonexp.tracking.statuses import FAILED, FINISHED, KILLED, PRUNED, RUNNING
@@ -225,3 +226,39 @@ def point_name(varied: Mapping[str, str]) -> str:
     keys, values = short_keys(list(varied)), map(brief, varied.values())
     words = [f"{key}={value}" for key, value in zip(keys, values, strict=True)]
     return " ".join(words) or "the only point"
+
+
+def table(summary: Summary) -> list[list[Any]]:
+    """Return the names of columns, then one row a point, the best first.
+
+    Columns: ``rank`` (of points that finished; equal ones share it), ``job``, ``status``, what
+    varied by override key, the objective (such as ``val/acc (best)``) and its ``epoch``, the best
+    checkpoint's metrics on the test split, the last value of every other metric (such as
+    ``val/loss (last)``), ``seconds``, ``attempts``, ``run_id``, ``error``.
+    """
+    keys, ranks = summary.varied_keys(), summary.ranks()
+    metrics = sorted(
+        {name for outcome in summary.outcomes for name in outcome.metrics},
+        key=lambda name: (name != "test/acc", not _of_test(name), name),
+    )
+    columns = [
+        *("rank", "job", "status", *keys, f"{summary.metric} (best)", "epoch"),
+        *(name if _of_test(name) else f"{name} (last)" for name in metrics),
+        *("seconds", "attempts", "run_id", "error"),
+    ]
+    rows = [
+        [
+            *(ranks.get(outcome.job), outcome.job, outcome.status),
+            *(outcome.varied.get(key) for key in keys),
+            *(outcome.objective, outcome.epoch),
+            *(outcome.metrics.get(name) for name in metrics),
+            None if math.isnan(outcome.seconds) else outcome.seconds,
+            *(outcome.attempts, outcome.run_id, outcome.error),
+        ]
+        for outcome in summary.ranked()
+    ]
+    return [columns, *rows]
+
+
+def _of_test(name: str) -> bool:
+    return name.startswith("test/")

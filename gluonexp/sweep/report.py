@@ -10,7 +10,7 @@ from gluonexp.base.text import brief, digits, duration, short_keys
 from gluonexp.report.charts import Line, curves, spread
 from gluonexp.report.choices import Dot, Scale, against, parallel
 from gluonexp.report.page import Code, Facts, Pictures, Section, Table, Text, page
-from gluonexp.sweep.outcomes import Summary
+from gluonexp.sweep.outcomes import Summary, table
 from gluonexp.tracking.statuses import FAILED, FINISHED, KILLED, PRUNED, RUNNING
 
 # A status by a sign and a word: no reader needs to see colours.
@@ -19,37 +19,10 @@ MOST_GROUPS = 30  # drawn; the table has all
 
 
 def results_csv(summary: Summary, path: Path) -> None:
-    """Write one row a point, the best first.
-
-    Columns: ``rank`` (of points that finished; equal ones share it), ``job``, ``status``, what
-    varied by override key, the objective (such as ``val/acc (best)``) and its ``epoch``, the best
-    checkpoint's metrics on the test split, the last value of every other metric (such as
-    ``val/loss (last)``), ``seconds``, ``attempts``, ``run_id``, ``error``.
-    """
-    keys, ranks = summary.varied_keys(), summary.ranks()
-    metrics = sorted(
-        {name for outcome in summary.outcomes for name in outcome.metrics},
-        key=lambda name: (name != "test/acc", not _of_test(name), name),
-    )
-    columns = [
-        *("rank", "job", "status", *keys, f"{summary.metric} (best)", "epoch"),
-        *(name if _of_test(name) else f"{name} (last)" for name in metrics),
-        *("seconds", "attempts", "run_id", "error"),
-    ]
-    rows = [
-        [
-            *(ranks.get(outcome.job), outcome.job, outcome.status),
-            *(outcome.varied.get(key) for key in keys),
-            *(outcome.objective, outcome.epoch),
-            *(outcome.metrics.get(name) for name in metrics),
-            None if math.isnan(outcome.seconds) else outcome.seconds,
-            *(outcome.attempts, outcome.run_id, outcome.error),
-        ]
-        for outcome in summary.ranked()
-    ]
+    """Write the `table` of a sweep, one row a point, the best first."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8", errors="replace", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows([columns, *rows])
+        csv.writer(file, lineterminator="\n").writerows(table(summary))
 
 
 def html(summary: Summary, path: Path) -> None:
@@ -66,10 +39,6 @@ def html(summary: Summary, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     text = page(summary.title, sections, _counts(summary))
     path.write_text(text, encoding="utf-8", errors="replace")
-
-
-def _of_test(name: str) -> bool:
-    return name.startswith("test/")
 
 
 def _counts(summary: Summary) -> str:

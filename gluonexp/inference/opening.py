@@ -1,4 +1,4 @@
-"""What MODEL means on the command line."""
+"""The export that a name means, on this machine."""
 
 from __future__ import annotations
 

@@ -2,11 +2,98 @@
 
 from __future__ import annotations
 
-import pandas as pd
+import difflib
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+from gluonexp.api import stored, values
+from gluonexp.base.errors import GluonexpError
+from gluonexp.base.text import listed
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from gluonexp.tracking.read.records import RunRecord
+    from gluonexp.tracking.read.runs import Reader
+
+_FIRST: Final = ("run_id", "name", "experiment", "status", "started", "seconds")
+# Frames between `DataFrame.query` and whoever called `gluonexp.api.runs`, whose @names it knows.
+_DEPTH: Final = 3
 
 
 def runs(
     experiment: str | None, where: str | None, uri: str | None, limit: int | None
 ) -> pd.DataFrame:
-    """To come."""
-    raise NotImplementedError
+    """Return a row a run, the newest first; see `gluonexp.api.runs`."""
+    store = stored.opened(uri)
+    table = _table(_newest(store, experiment, limit if where is None else None))
+    if where is not None:
+        table = _chosen(table, where)
+    return table.head(limit) if limit is not None else table
+
+
+def _newest(store: Reader, experiment: str | None, limit: int | None) -> list[RunRecord]:
+    """Return runs, the newest first, but no sweeps."""
+    from gluonexp.tracking.store import KIND
+
+    asked = limit
+    while True:
+        found = store.newest(asked, experiment=experiment, offline=True)
+        kept = [run for run in found if run.tags.get(KIND) != "sweep"]
+        if asked is None or limit is None or len(kept) >= limit or len(found) < asked:
+            return kept[:limit]
+        asked *= 4
+
+
+def _table(found: list[RunRecord]) -> pd.DataFrame:
+    import pandas as pd
+
+    params = list(dict.fromkeys(key for run in found for key in run.params))
+    metrics = values.by_split({name for run in found for name in run.metrics})
+    columns: dict[str, Any] = {
+        "run_id": [run.run_id for run in found],
+        "name": [run.name for run in found],
+        "experiment": [run.experiment for run in found],
+        "status": [run.shown_status for run in found],
+        "started": pd.to_datetime([run.start for run in found], utc=True),
+        "seconds": pd.Series([run.seconds for run in found], dtype="float64"),
+    }
+    taken = {*_FIRST, *metrics}
+    for key in params:
+        texts = [run.params.get(key) for run in found]
+        columns[f"params.{key}" if key in taken else key] = values.column(key, texts)
+    for name in metrics:
+        numbers = [run.metrics.get(name) for run in found]
+        shown = f"metrics.{name}" if name in _FIRST else name
+        columns[shown] = pd.Series(numbers, dtype="float64")
+    table: pd.DataFrame = pd.DataFrame(columns)
+    return table
+
+
+def _chosen(table: pd.DataFrame, where: str) -> pd.DataFrame:
+    """Return the rows for which `where` is true.
+
+    Raises
+    ------
+    GluonexpError
+        It names a column that is not there, or is no condition.
+    """
+    for name in re.findall(r"`([^`]+)`", where):
+        if name not in table:
+            if table.empty:
+                return table
+            near = difflib.get_close_matches(name, list(map(str, table.columns)), n=3, cutoff=0.4)
+            meant = f"; did you mean {listed(near)}?" if near else ""
+            raise GluonexpError(f"where={where!r}: no run has `{name}`{meant}")
+    try:
+        chosen: pd.DataFrame = table.query(where, level=_DEPTH)
+    except Exception as error:  # pandas, Python's parser and what is compared have their own
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise GluonexpError(
+            f"where={where!r} cannot be evaluated ({reason}); write it as `val/acc` > 0.9, names "
+            "with a dot or a slash between backquotes"
+        ) from None
+    if list(chosen.columns) != list(table.columns):  # it was no condition, but an expression
+        raise GluonexpError(f"where={where!r} is no condition on each run")
+    numbered: pd.DataFrame = chosen.reset_index(drop=True)
+    return numbered

@@ -1,19 +1,91 @@
-"""Runs and sweeps begun from Python."""
+"""Runs and sweeps begun from Python, which leave nothing behind in its process but themselves."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import random
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from gluonexp.api import stored
 from gluonexp.api.recorded import Run
 from gluonexp.api.sweeps import Sweep
+from gluonexp.base.errors import GluonexpError, debugging, sentence
+from gluonexp.base.imports import heavy_imports
+
+if TYPE_CHECKING:
+    from gluonexp.config.schema import Config
+    from gluonexp.experiment import Result
+
+_Made = TypeVar("_Made")
 
 
 def single(overrides: Sequence[str], config_dir: str | Path | None) -> Run:
-    """To come."""
-    raise NotImplementedError
+    """Train one run; see `gluonexp.api.run`."""
+
+    def train() -> Run:
+        from gluonexp import run
+
+        return _recorded(*run.single(*overrides, config_dir=config_dir))
+
+    return _told(train, overrides)
 
 
 def several(overrides: Sequence[str], config_dir: str | Path | None) -> Sweep:
-    """To come."""
-    raise NotImplementedError
+    """Run a sweep; see `gluonexp.api.sweep`."""
+
+    def train() -> Sweep:
+        from gluonexp import run
+
+        return Sweep.of_summary(run.sweep(*overrides, config_dir=config_dir))
+
+    return _told(train, overrides)
+
+
+def _recorded(config: Config, result: Result) -> Run:
+    if result.run_id is not None:
+        store = stored.opened(config.tracking.uri)
+        return Run.of_record(store, stored.record_of(store, result.run_id))
+    return Run.untracked(result.folder, result.ending.status, result.metrics, result.history)
+
+
+def _told(make: Callable[[], _Made], overrides: Sequence[str]) -> _Made:
+    """Return what `make` does; what it raises has one sentence, and a short traceback."""
+    try:
+        with heavy_imports(), _as_before():
+            return make()
+    except KeyboardInterrupt as stop:
+        ended: BaseException = KeyboardInterrupt(str(stop) or "interrupted")
+    except SystemExit as stop:
+        if stop.code != 130:  # as a sweep ends whose job was interrupted
+            raise
+        ended = KeyboardInterrupt("interrupted")
+    except Exception as error:
+        from gluonexp import run
+        from gluonexp.config import hints
+
+        said = hints.sentence(error, overrides, run.conf_dir()) or sentence(error)
+        if said is None or debugging():
+            raise
+        ended = GluonexpError(said)
+    # Outside of the handler: what it caught holds the frames of the run, and so its network.
+    raise ended
+
+
+@contextmanager
+def _as_before() -> Iterator[None]:
+    """Give the generators of random numbers back as they were: a run seeds them anew."""
+    import numpy as np
+
+    for_python, for_numpy = random.getstate(), np.random.get_state()
+    torch: Any = sys.modules.get("torch")  # one that is not there yet has no state to keep
+    for_torch = None if torch is None else torch.get_rng_state()
+    try:
+        yield
+    finally:
+        random.setstate(for_python)
+        np.random.set_state(for_numpy)
+        if torch is not None:
+            torch.set_rng_state(for_torch)

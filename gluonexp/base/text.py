@@ -134,13 +134,23 @@ def listed(names: Iterable[object]) -> str:
     return ", ".join(words[:_NAMED]) + more
 
 
+def in_kernel() -> bool:
+    """Tell whether this is the process of a notebook."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return getattr(shell, "kernel", None) is not None
+
+
 def plain_console(**options: Any) -> Console:
     """Return a console that prints names as they are: ``[old]`` is no style, ``:cat:`` no picture.
 
+    A notebook gets plain lines, of which its page makes one output, rather than a picture of each.
     `options` are those of `rich.console.Console`.
     """
     from gluonexp.base.console import PlainConsole
 
+    options.setdefault("force_jupyter", False)
+    if in_kernel():  # where FORCE_COLOR says that everything is a terminal, files as well
+        options.setdefault("force_terminal", False)
     return PlainConsole(markup=False, emoji=False, highlight=False, **options)
 
 

@@ -175,6 +175,7 @@ def _summary(plan: SweepPlan, ledger: Ledger, run: SweepRun | None) -> Summary:
         outcomes=ledger.outcomes(),
         parent_id=None if run is None else run.run_id,
         experiment_id=None if run is None else run.experiment_id,
+        uri=None if run is None else run.client.tracking_uri,
     )
 
 

@@ -134,8 +134,8 @@ class Summary:
         The objective: ``val/acc``, and ``max`` or ``min``.
     outcomes
         One for each point, in the order of their numbers.
-    parent_id, experiment_id
-        Of the parent run; None with ``tracking=none``.
+    parent_id, experiment_id, uri
+        Of the parent run, and its store; None with ``tracking=none``.
     problem
         What is missing of what was asked for, in one line; None if nothing is.
     """
@@ -147,6 +147,7 @@ class Summary:
     outcomes: Sequence[Outcome]
     parent_id: str | None = None
     experiment_id: str | None = None
+    uri: str | None = None
     problem: str | None = None
 
     def ranked(self) -> list[Outcome]:

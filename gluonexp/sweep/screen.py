@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Final
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, SpinnerColumn, TimeElapsedColumn
 from rich.text import Text
 
+from gluonexp.base.progress import moving_bar
 from gluonexp.base.secrets import hide
 from gluonexp.base.text import store_option, tell
 from gluonexp.config.overrides import typed
@@ -45,15 +46,10 @@ class Jobs:
         self._metric = metric
         self._running: dict[int, str] = {}
         self._ended = 0
-        self.bar = Progress(
-            SpinnerColumn(),
-            BarColumn(bar_width=20),
-            TextColumn("{task.completed}/{task.total}"),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[running]}", markup=False),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
+        self.bar = moving_bar(
+            console,
+            *(SpinnerColumn(), BarColumn(bar_width=20), "{task.completed}/{task.total}"),
+            *(TimeElapsedColumn(), "{task.fields[running]}"),
         )
         self._task = self.bar.add_task("sweep", total=total, running="")
 

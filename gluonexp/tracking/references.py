@@ -52,11 +52,16 @@ def best_of_sweep(client: MlflowClient, ref: str) -> str:
     if run.data.tags.get(KIND) != "sweep":
         return ref
     if BEST not in run.data.tags:
-        raise GluonexpError(
-            f"sweep {run.info.run_id} has no best run yet; name one of its runs: "
-            f"`gluonexp runs --sweep {run.info.run_id[:8]}`"
-        )
+        raise no_best(run.info.run_id)
     return run.data.tags[BEST]
+
+
+def no_best(sweep: str) -> GluonexpError:
+    """Return the error that a sweep has no best run yet."""
+    return GluonexpError(
+        f"sweep {sweep} has no best run yet; name one of its runs: "
+        f"`gluonexp runs --sweep {sweep[:8]}`"
+    )
 
 
 def local_export(ref: str) -> Path | None:

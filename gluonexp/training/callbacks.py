@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TimeRemainingColumn
 
 from gluonexp.base.better import Better
 from gluonexp.base.errors import GluonexpError
+from gluonexp.base.progress import InNotebook, in_notebook, moving_bar
 from gluonexp.base.text import listed
 from gluonexp.training import checkpoint
 from gluonexp.training.engine import State
@@ -171,7 +172,7 @@ def check_finite(state: State, fit: Fit) -> None:
 
 
 class ShowProgress(Callback):
-    """A progress bar on a terminal, lines elsewhere, and one line after each epoch.
+    """A progress bar on a terminal or in a notebook, lines elsewhere; a line after each epoch.
 
     Parameters
     ----------
@@ -182,7 +183,8 @@ class ShowProgress(Callback):
     def __init__(self, console: Console, watched: str = "") -> None:
         self._console = console
         self._watched = watched
-        self._interval = REFRESH_SECONDS if console.is_terminal else LINE_SECONDS
+        self._moves = console.is_terminal or in_notebook(console)
+        self._interval = REFRESH_SECONDS if self._moves else LINE_SECONDS
         self._bar: Progress | None = None
         self._task = TaskID(0)
         self._started = self._next = 0.0
@@ -191,21 +193,19 @@ class ShowProgress(Callback):
         """Show an empty bar for this epoch."""
         self._started = time.perf_counter()
         self._next = self._started + self._interval
-        if not self._console.is_terminal:
+        if not self._moves:
             return
-        self._bar = Progress(
-            TextColumn("epoch {task.fields[epoch]}"),
-            BarColumn(),
-            TextColumn("{task.completed}/{task.total}"),
-            TextColumn("{task.fields[scores]}"),
-            TimeRemainingColumn(),
-            console=self._console,
-            transient=True,
+        total, epoch = fit.steps_per_epoch, f"{fit.epoch}/{fit.epochs - 1}"
+        if self._bar is not None:
+            self._bar.reset(self._task, total=total, epoch=epoch, scores="")
+            return
+        self._bar = moving_bar(
+            self._console,
+            *("epoch {task.fields[epoch]}", BarColumn(), "{task.completed}/{task.total}"),
+            *("{task.fields[scores]}", TimeRemainingColumn()),
             refresh_per_second=1 / REFRESH_SECONDS,
         )
-        self._task = self._bar.add_task(
-            "train", total=fit.steps_per_epoch, epoch=f"{fit.epoch}/{fit.epochs - 1}", scores=""
-        )
+        self._task = self._bar.add_task("train", total=total, epoch=epoch, scores="")
         self._bar.start()
 
     def batch_end(self, fit: Fit) -> None:
@@ -224,7 +224,8 @@ class ShowProgress(Callback):
 
     def epoch_end(self, fit: Fit) -> None:
         """Print the epoch's line: loss, and the accuracy of each split evaluated."""
-        self._stop()
+        if not isinstance(self._bar, InNotebook):  # which has one place for all epochs
+            self._stop()
         accuracies = [
             f"{name} acc {fit.metrics[f'{split}/acc']:.3f}"
             for split, name in (("train", "Train"), ("val", "Val"), (TEST_CURVE, "Test"))

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import gc
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from gluonexp.api import stored, values
@@ -26,10 +29,23 @@ def runs(
 ) -> pd.DataFrame:
     """Return a row a run, the newest first; see `gluonexp.api.runs`."""
     store = stored.opened(uri)
-    table = _table(_newest(store, experiment, limit if where is None else None))
+    with _no_garbage():
+        table = _table(_newest(store, experiment, limit if where is None else None))
     if where is not None:
         table = _chosen(table, where)
     return table.head(limit) if limit is not None else table
+
+
+@contextmanager
+def _no_garbage() -> Iterator[None]:
+    """Look for no garbage meanwhile: among a million texts there is none, and it takes as long."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _newest(store: Reader, experiment: str | None, limit: int | None) -> list[RunRecord]:
@@ -48,8 +64,9 @@ def _newest(store: Reader, experiment: str | None, limit: int | None) -> list[Ru
 def _table(found: list[RunRecord]) -> pd.DataFrame:
     import pandas as pd
 
-    params = list(dict.fromkeys(key for run in found for key in run.params))
-    metrics = values.by_split({name for run in found for name in run.metrics})
+    params = pd.DataFrame([run.params for run in found], dtype=object)
+    measured = pd.DataFrame([run.metrics for run in found], dtype="float64")
+    metrics = values.by_split(map(str, measured.columns))
     columns: dict[str, Any] = {
         "run_id": [run.run_id for run in found],
         "name": [run.name for run in found],
@@ -59,13 +76,11 @@ def _table(found: list[RunRecord]) -> pd.DataFrame:
         "seconds": pd.Series([run.seconds for run in found], dtype="float64"),
     }
     taken = {*_FIRST, *metrics}
-    for key in params:
-        texts = [run.params.get(key) for run in found]
-        columns[f"params.{key}" if key in taken else key] = values.column(key, texts)
+    for key in map(str, params.columns):
+        shown = f"params.{key}" if key in taken else key
+        columns[shown] = values.column(key, params[key].to_numpy())
     for name in metrics:
-        numbers = [run.metrics.get(name) for run in found]
-        shown = f"metrics.{name}" if name in _FIRST else name
-        columns[shown] = pd.Series(numbers, dtype="float64")
+        columns[f"metrics.{name}" if name in _FIRST else name] = measured[name]
     table: pd.DataFrame = pd.DataFrame(columns)
     return table
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -34,27 +34,28 @@ def _number(text: str) -> str | int | float:
     return text
 
 
-def column(key: str, texts: Sequence[str | None]) -> pd.Series[Any]:
+def column(key: str, texts: Iterable[str | None]) -> pd.Series[Any]:
     """Return a parameter of many runs, of one type: None where a run does not have it.
 
     Texts that are not all numbers, or not all true or false, stay texts.
     """
+    import numpy as np
     import pandas as pd
 
-    known = {text: typed(key, text) for text in set(texts) if text is not None}
-    kinds = {type(value) for value in known.values() if value is not None}
-    some_missing = None in texts or None in known.values()
+    codes, found = pd.factorize(np.array([*texts], dtype=object))  # -1 where there is none
+    known = [typed(key, text) for text in found]
+    kinds = {type(value) for value in known if value is not None}
+    some_missing = None in known or bool((codes < 0).any())
     if kinds and kinds <= {int, float}:
-        whole = kinds == {int} and all(abs(int(value or 0)) < 2**63 for value in known.values())
+        whole = kinds == {int} and all(abs(int(value or 0)) < 2**63 for value in known)
         kind = ("Int64" if some_missing else "int64") if whole else "float64"
     elif kinds == {bool}:
         kind = "boolean" if some_missing else "bool"
-    elif kinds <= {str}:
-        kind = "str"
     else:
-        known, kind = {text: text for text in known}, "str"
-    values = [None if text is None else known[text] for text in texts]
-    made: pd.Series[Any] = pd.Series(values, dtype="object" if kind == "str" else kind)
+        kind = "object"
+        if not kinds <= {str}:
+            known = list(found)
+    made: pd.Series[Any] = pd.Series(np.array([*known, None], dtype=object)[codes], dtype=kind)
     return made
 
 

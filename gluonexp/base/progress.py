@@ -64,7 +64,7 @@ class InNotebook(Progress):
         if self._shown is not None and time.monotonic() >= self._next:
             self._draw()
 
-    def update(self, task_id: TaskID, **fields: Any) -> None:  # type: ignore[override]
+    def update(self, task_id: TaskID, **fields: Any) -> None:
         """Change a task, and show that."""
         super().update(task_id, **fields)
         self.refresh()
@@ -77,8 +77,9 @@ class InNotebook(Progress):
         self._next = time.monotonic() + _EVERY_S
 
     def _publish(self, text: str) -> None:
-        from IPython.display import display  # it is there: we are in it
+        import IPython.display  # it is there: we are in it
 
+        display: Any = IPython.display.display
         known, self._shown = self._shown, self._shown or uuid.uuid4().hex
         display({"text/plain": text}, raw=True, display_id=self._shown, update=known is not None)
 

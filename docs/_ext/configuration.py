@@ -255,7 +255,7 @@ def head(path: Path) -> str:
         if not line.startswith("#"):
             break
         said.append(line.lstrip("# "))
-    return " ".join(said)
+    return re.sub(r" ?Other keys \(defaults in [^)]*\):[^.]*\.", "", " ".join(said))
 
 
 def page() -> str:
@@ -285,6 +285,7 @@ def _confval(key: Key, of: list[str]) -> Iterator[str]:
     yield f"```{{confval}} {key.name}"
     yield f":type: {key.kind}{f', {key.range}' if key.range else ''}"
     yield f":default: {_by_choice(key.defaults, code=True)}"
+    yield ":no-contents-entry:"
     yield ""
     if of and 0 < len(key.defaults) < len(of) and "" not in key.defaults:
         yield f"*Only with {', '.join(f'`{each}`' for each in key.defaults)}.*"

@@ -304,8 +304,9 @@ def _by_choice(values: Mapping[str, str], code: bool) -> str:
         return "".join(map(say, of))
     if code and max(map(len, of)) > 60:
         return "by the choice; its file says it"
-    said = [f"{say(value)} ({', '.join(names)})" for value, names in of.items()]
-    return (", " if code else " ").join(said)
+    if code:
+        return ", ".join(f"{say(value)} ({', '.join(names)})" for value, names in of.items())
+    return " ".join(f"*{', '.join(names)}*: {say(value)}" for value, names in of.items())
 
 
 def _text(comment: str) -> str:

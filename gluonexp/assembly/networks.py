@@ -14,7 +14,7 @@ from gluonexp.base.mx import gluon, mx, nn
 from gluonexp.base.seeds import engine_seed, seed_host
 from gluonexp.base.text import listed
 from gluonexp.config.schema import Config, DatasetConfig
-from gluonexp.data.types import Spec
+from gluonexp.data.types import Spec, Split
 from gluonexp.export import heads
 from gluonexp.graph import images
 from gluonexp.graph.graph import Graph
@@ -23,6 +23,7 @@ from gluonexp.model_folder.preprocess import Preprocess
 from gluonexp.model_folder.signature import Preprocessing
 from gluonexp.models.binary import TwoClasses
 from gluonexp.models.finetune import FineTune
+from gluonexp.training.engine import Engine, State
 from gluonexp.weights.find import find
 
 # What gives probabilities; log_softmax does not: softmax of it is softmax.
@@ -37,6 +38,9 @@ _SCALED: Final = {
     *("_plus_scalar", "_minus_scalar", "_mul_scalar", "_div_scalar", "broadcast_mul"),
     *("Reshape", "Flatten", "squeeze", "expand_dims", "slice_axis", "mean", "Pooling", "Dropout"),
 }
+
+# By how many training images, evenly spread, those parameters are set that follow from them.
+SET_BY: Final = 5000
 
 # What rooms without MXNet call a network and a device that they only hand on.
 Network: TypeAlias = nn.HybridBlock
@@ -197,6 +201,23 @@ def initialize(
             parameter.reset_ctx(device)
     net.hybridize(static_alloc=True, static_shape=True)
     return pretrained
+
+
+def set_from(
+    train: Split, net: nn.HybridBlock, engine: Engine, steps: Preprocessing, spec: Spec
+) -> None:
+    """Give those parameters their values that the network takes from training images, if any.
+
+    It says so by a method ``from_images(images: (N, C, H, W) float32) -> values by name``.
+    Training that is resumed has them in its checkpoint.
+    """
+    if not hasattr(net, "from_images"):
+        return
+    rows = np.linspace(0, len(train) - 1, min(len(train), SET_BY)).astype(np.intp)
+    made = preprocess(steps, spec)(mx.nd.array(train.images.take(rows, axis=0), dtype="uint8"))
+    state = engine.state()
+    found = net.from_images(made.asnumpy())
+    engine.load(State({**state.values, **found}), optimizer=False)
 
 
 def check_images(

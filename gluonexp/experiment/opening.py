@@ -133,7 +133,6 @@ def opened(
     networks.check_images(config, net, steps, device)
     engine = engines.engine(config, components, net, steps, spec, device, team)
     engine.freeze(plan)
-    frozen = Frozen(engine, plan)
     computing = libraries(config)
     outlook = assembly.outlook(config, components, net, layers, plan, steps, device)
     config = replace(config, features=outlook.settings)  # a repetition computes the same
@@ -184,6 +183,9 @@ def opened(
 
             raise GluonexpError(other_data(data.digest, str(others)))
         tracker.log_artifacts(artifacts)
+        if before is None:
+            networks.set_from(data.train, net, engine, steps, spec)
+        frozen = Frozen(engine, plan)
         settings = loop.Settings(
             epochs=config.trainer.epochs,
             batch_size=config.trainer.batch_size,

@@ -13,7 +13,7 @@ from gluonexp.tracking import ensure_experiment, open_store
 STUDIES = Path(__file__).parents[2] / "experiments"
 PARAMS = {
     **{"seed": "0", "optim.lr": "0.01", "trainer.epochs": "1", "dataset.resize": "64"},
-    **{"engine.name": "torch", "engine.precision": "float32"},
+    **{"engine.name": "torch", "engine.precision": "float32", "trainer.batch_size": "16"},
     **{"data.title": "digits", "data.train_images": "9", "model.weights": "none"},
 }
 METRICS = {
@@ -28,11 +28,21 @@ ENDED = {
         name: ("FINISHED", "FAILED", "FINISHED")
         for name in (
             *("bundled_alexnet", "cifar10_alexnet", "engines", "fashion_mnist_cnn", "lr_grid"),
+            "cifar10_fast",
         )
     },
 }
 # How many rows come of that; a sweep of rates is one.
-ROWS = {"bundled_alexnet": 2, "cifar10_alexnet": 2, "fashion_mnist_cnn": 2, "lr_search": 1}
+ROWS = {
+    **{"bundled_alexnet": 2, "cifar10_alexnet": 2, "cifar10_fast": 2, "fashion_mnist_cnn": 2},
+    "lr_search": 1,
+}
+# The fast recipe in miniature.
+FAST = (
+    *("dataset=synthetic", "dataset.source.size=20", "dataset.source.channels=3"),
+    *("dataset.source.train=80", "dataset.val_fraction=0.2", "model.widths=[4]"),
+    *("trainer.epochs=1", "trainer.batch_size=32"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +84,7 @@ def test_every_table_has_the_script_that_writes_it(path, store, tmp_path, monkey
     small = {
         "bench.py": ["--only=cnn", "--rounds=1", "--images=512", f"--csv={tmp_path}/x.csv"],
         "pruners.py": ["2"],
+        "seconds.py": ["mxnet", *FAST],
         "speed.py": ["--only=small", "--rounds=1", "--images=256", f"--csv={tmp_path}/x.csv"],
     }
     if path.parent.name == "reading":  # another study's script has the same name
@@ -91,3 +102,19 @@ def test_every_table_has_the_script_that_writes_it(path, store, tmp_path, monkey
     assert {len(row) for row in rows} == {len(recorded[0])}
     if path.name == "results.csv" and (wanted := ROWS.get(path.parent.name)):
         assert len(rows) == 1 + wanted
+
+
+def test_the_fast_recipe_is_trained_without_each_of_its_pieces(tmp_path, monkeypatch, capsys):
+    study = STUDIES / "cifar10_fast"
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):  # the second time nothing is left to do
+        monkeypatch.setattr(sys, "argv", ["train.py", "1", *FAST, "engine.precision=float32"])
+        runpy.run_path(str(study / "train.py"), run_name="__main__")
+    capsys.readouterr()
+    runpy.run_path(str(study / "collect.py"), run_name="__main__")
+    rows = [*csv.DictReader(capsys.readouterr().out.splitlines())]
+    recorded = [*csv.DictReader((study / "results.csv").read_text().splitlines())]
+    assert {row["left_out"] for row in rows} == {row["left_out"] for row in recorded}
+    assert len(rows) == 6
+    # Each piece makes a difference: averaging only to what is tested.
+    assert len({(row["train/loss"], row["test/loss"]) for row in rows}) == 6

@@ -258,7 +258,8 @@ class Run:
         shown = [name for name in names if name.endswith("/acc")][:3] or names[:3]
         told = ", ".join(f"{name} {digits(run.metrics[name])}" for name in shown)
         ending = f": {told}" if told else ""
-        return f"<Run {(self.id or 'untracked')[:8]} {run.name!r} {run.shown_status}{ending}>"
+        named = self.id[:8] if self.id else "untracked"
+        return f"<Run {named} {run.name!r} {run.shown_status}{ending}>"
 
     def _repr_html_(self) -> str:
         from gluonexp.base.better import best_of

@@ -192,7 +192,8 @@ class Sweep:
         value = "" if best is None else f" {digits(best.objective)}"
         count = len(summary.outcomes)
         points = f"{count} point{'s' * (count != 1)}"
-        return f"<Sweep {(self.id or 'untracked')[:8]} {self.status}, {points}{told}{value}>"
+        named = self.id[:8] if self.id else "untracked"
+        return f"<Sweep {named} {self.status}, {points}{told}{value}>"
 
     def _repr_html_(self) -> str:
         from gluonexp.base.text import brief, digits, duration, short_keys

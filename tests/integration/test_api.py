@@ -25,7 +25,7 @@ def home(tmp_path_factory):
     folder, before = tmp_path_factory.mktemp("api"), Path.cwd()
     os.chdir(folder)
     try:
-        gx.run(*SMALL, "tracking.run_name=<b>first</b>")
+        gx.run(*SMALL, "tracking.run_name=<b>first</b>", "export.register=small")
         gx.sweep(*SMALL, "optim.lr=0.01,1e30")
     finally:
         os.chdir(before)
@@ -84,14 +84,17 @@ def test_it_shows_itself(first):
 
 
 def test_names_mean_what_they_mean_to_the_commands(first, inside):
-    for name in (first.id[:8], f"runs:/{first.id}"):
+    for name in (first.id[:8], f"runs:/{first.id}", "models:/small@champion"):
         assert gx.Run(name).id == first.id
+        assert gx.load(name).classes == first.model().classes
     sweep = gx.Sweep("last")
     assert gx.Run(sweep.id).id == sweep.best.id  # of a sweep, its best run
     with pytest.raises(gx.GluonexpError, match="no run id begins with"):
         gx.Run("0" * 32)
     with pytest.raises(gx.GluonexpError, match="is no sweep"):
         gx.Sweep(first.id)
+    with pytest.raises(gx.GluonexpError, match="models:/none"):
+        gx.Run("models:/none@champion")
 
 
 def test_a_sweep_with_a_point_that_fails(inside):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import re
 import shlex
 import sys
@@ -149,8 +150,10 @@ def plain_console(**options: Any) -> Console:
     from gluonexp.base.console import PlainConsole
 
     options.setdefault("force_jupyter", False)
-    if in_kernel():  # where FORCE_COLOR says that everything is a terminal, files as well
-        options.setdefault("force_terminal", False)
+    if in_kernel() or "JPY_PARENT_PID" in os.environ:
+        # FORCE_COLOR says there, and to all that is started there, that any file is a terminal.
+        file = options.get("file") or (sys.stderr if options.get("stderr") else sys.stdout)
+        options.setdefault("force_terminal", file.isatty())
     return PlainConsole(markup=False, emoji=False, highlight=False, **options)
 
 

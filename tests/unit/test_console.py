@@ -33,3 +33,9 @@ def test_a_long_name_is_folded_where_there_is_room_for_a_table():
     lines = console.file.getvalue().splitlines()
     assert {len(line) for line in lines} == {60}
     assert lines[1].endswith("  0.1234")
+
+
+def test_what_a_notebook_starts_takes_no_file_for_a_terminal(monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as kernels set it
+    monkeypatch.setenv("JPY_PARENT_PID", "1")
+    assert not plain_console(file=io.StringIO()).is_terminal

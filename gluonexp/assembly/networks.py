@@ -39,7 +39,8 @@ _SCALED: Final = {
     *("Reshape", "Flatten", "squeeze", "expand_dims", "slice_axis", "mean", "Pooling", "Dropout"),
 }
 
-# By how many training images, evenly spread, those parameters are set that follow from them.
+# By how many training images of 32x32 pixels, evenly spread, those parameters are set that follow
+# from them; of larger ones by fewer.
 SET_BY: Final = 5000
 
 # What rooms without MXNet call a network and a device that they only hand on.
@@ -213,7 +214,9 @@ def set_from(
     """
     if not hasattr(net, "from_images"):
         return
-    rows = np.linspace(0, len(train) - 1, min(len(train), SET_BY)).astype(np.intp)
+    pixels = max(spec.height * spec.width, steps.height * steps.width)
+    count = min(len(train), SET_BY, max(SET_BY * 32 * 32 // pixels, 1))
+    rows = np.linspace(0, len(train) - 1, count).astype(np.intp)
     made = preprocess(steps, spec)(mx.nd.array(train.images.take(rows, axis=0), dtype="uint8"))
     state = engine.state()
     found = net.from_images(made.asnumpy())

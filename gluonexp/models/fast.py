@@ -15,6 +15,8 @@ from gluonexp.base.mx import nn
 # blown up to noise.
 _LEAST = 5e-4
 
+_AT_ONCE = 100  # images whose patches are in memory
+
 
 class ByPatches(nn.HybridBlock):
     """A network whose first layer is of 2x2 pixels, to (N, 8 C, H - 1, W - 1).
@@ -67,11 +69,15 @@ class Whitened(ByPatches):
 def whitening(images: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the whitening filters (8 C, C, 2, 2) of images (N, C, H, W)."""
     channels = images.shape[1]
-    windows = sliding_window_view(images, (2, 2), axis=(2, 3))  # type: ignore[call-overload]
-    # (N (H - 1) (W - 1), 4 C)
-    patches = windows.transpose(0, 2, 3, 1, 4, 5).reshape(-1, 4 * channels).astype(np.float64)
-    covariance = patches.T @ patches / len(patches)
-    values, vectors = np.linalg.eigh(covariance)
+    total, count = np.zeros((4 * channels, 4 * channels)), 0
+    for start in range(0, len(images), _AT_ONCE):
+        part = images[start : start + _AT_ONCE].astype(np.float64)
+        windows = sliding_window_view(part, (2, 2), axis=(2, 3))  # type: ignore[call-overload]
+        # (n (H - 1) (W - 1), 4 C)
+        patches = windows.transpose(0, 2, 3, 1, 4, 5).reshape(-1, 4 * channels)
+        total += patches.T @ patches
+        count += len(patches)
+    values, vectors = np.linalg.eigh(total / count)
     # A vector's sign is LAPACK's choice: its largest entry is made positive.
     largest = np.abs(vectors).argmax(axis=0)
     vectors = vectors * np.sign(vectors[largest, np.arange(len(values))])

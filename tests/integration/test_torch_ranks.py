@@ -22,6 +22,7 @@ SETTINGS = [
     *("dataset.source.test=0", f"dataset.val_fraction={30 / (TRAIN + 30)}", "model=mlp"),
     *("model.hidden=[32]", "optim=sgd", "optim.lr=0.05", "optim.clip_norm=1", "augment=mixup"),
     *("scheduler=cosine", f"trainer.batch_size={BATCH}", "trainer.epochs=9", "export=none"),
+    *("callbacks=ema", "callbacks.ema.decay=0.8"),
     *("trainer.log_every=1", "build.allow=[tests]", "metrics.names=[macro_f1,log_loss,ece]"),
     f"+callbacks.stop={{_target_: {BOMB}.StopInRank0, epoch: {EPOCHS - 1}}}",
 ]

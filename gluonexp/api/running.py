@@ -13,7 +13,6 @@ from gluonexp.api import stored
 from gluonexp.api.recorded import Run
 from gluonexp.api.sweeps import Sweep
 from gluonexp.base.errors import GluonexpError, debugging, sentence
-from gluonexp.base.imports import heavy_imports
 
 if TYPE_CHECKING:
     from gluonexp.config.schema import Config
@@ -54,7 +53,7 @@ def _recorded(config: Config, result: Result) -> Run:
 def _told(make: Callable[[], _Made], overrides: Sequence[str]) -> _Made:
     """Return what `make` does; what it raises has one sentence, and a short traceback."""
     try:
-        with heavy_imports(), _as_before():
+        with _as_before():
             return make()
     except KeyboardInterrupt as stop:
         ended: BaseException = KeyboardInterrupt(str(stop) or "interrupted")

@@ -1,5 +1,6 @@
 """The Python API on real runs: as the command line's, and nothing left behind."""
 
+import gc
 import logging
 import os
 import random
@@ -57,6 +58,7 @@ def snapshot():
         "warnings": warnings.filters[:],
         "streams": (sys.stdout, sys.stderr),
         "path": sys.path[:],
+        "garbage": gc.isenabled(),
         "store": (mlflow.get_tracking_uri(), mlflow.active_run()),
     }
 

@@ -95,7 +95,7 @@ def test_names_mean_what_they_mean_to_the_commands(first, inside):
         gx.Run("0" * 32)
     with pytest.raises(gx.GluonexpError, match="is no sweep"):
         gx.Sweep(first.id)
-    with pytest.raises(gx.GluonexpError, match="models:/none"):
+    with pytest.raises(gx.GluonexpError, match="model none cannot be found"):
         gx.Run("models:/none@champion")
 
 

@@ -10,7 +10,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from hydra.core.utils import JobReturn, JobStatus, configure_log, filter_overrides
 from hydra.errors import CompactHydraException
@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from gluonexp.base.workers import Workers
 
 # A job of a sweep: its number there, and its overrides; and the same, packed for another process.
-Job = tuple[int, Sequence[str]]
-Packed = tuple[int, bytes]
+# Texts: Hydra looks through this module, and on Python 3.10 takes an alias for a class.
+Job: TypeAlias = "tuple[int, Sequence[str]]"
+Packed: TypeAlias = "tuple[int, bytes]"
 
 log = logging.getLogger(__name__)
 

@@ -8,6 +8,7 @@ from dataclasses import is_dataclass
 from importlib import import_module
 from inspect import Parameter, signature
 from pathlib import Path
+from types import GenericAlias
 from typing import get_type_hints
 
 import hydra
@@ -91,6 +92,14 @@ def constructed(node):
         return []
     below = [found for value in node.values() for found in constructed(value)]
     return [node, *below] if "_target_" in node else below
+
+
+def test_hydra_can_look_through_our_plugins_on_python_3_10():
+    # There inspect.isclass takes `tuple[int, bytes]` for a class, and issubclass does not.
+    for name in ("launchers", "ray_launcher", "submitit_launcher", "sweepers"):
+        module = import_module(f"hydra_plugins.gluonexp.{name}")
+        aliases = [key for key, held in vars(module).items() if isinstance(held, GenericAlias)]
+        assert aliases == [], name
 
 
 def test_python_and_the_command_line_construct_by_the_same_defaults():

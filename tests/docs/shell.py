@@ -99,6 +99,8 @@ COMPOSED = {
 }
 # Commands of gluonexp of which the words are looked at, and why.
 PARSED = {"ui": "serves until it is ended", "stop": "needs a run that trains"}
+# A script that a page has written finds this gluonexp from whatever folder.
+OWN = {"PYTHONPATH": str(ROOT)}
 # What cannot run in a test, why, and what is looked at instead (a function of the words).
 LOOKED_AT: dict[str, tuple[str, Callable[[Sequence[str]], None]]] = {}
 
@@ -287,6 +289,9 @@ class Shell:
                 LOOKED_AT["pip"][1](words[2:])
             assert importlib.util.find_spec(words[2]), f"no module {words[2]}"
             return "looked at: there is such a module"
+        if words[0] == "python" and words[1].endswith(".py"):
+            subprocess.run([sys.executable, *words[1:]], check=True, env={**os.environ, **OWN})
+            return "run"
         if words[0] not in LOOKED_AT:
             raise AssertionError("neither run nor looked at: tests/docs/shell.py has to say which")
         why, look = LOOKED_AT[words[0]]
@@ -302,7 +307,8 @@ class Shell:
             if any(sign in word for word in words):
                 return f"looked at: it {why}"
         # What refers to runs needs those that are there; what does not leaves them the last ones.
-        refers = re.search(r"resume=|runs:/|models:/", " ".join(words))
+        # So do those of an experiment of the page's own, which later lines compare.
+        refers = re.search(r"resume=|runs:/|models:/|tracking.experiment=", " ".join(words))
         if not refers and "MLFLOW_TRACKING_URI" not in os.environ:
             patch.setenv("MLFLOW_TRACKING_URI", "sqlite:///scratch/mlflow.db")
         self.resumed += any(word.startswith("trainer.resume=") for word in words)

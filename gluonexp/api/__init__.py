@@ -239,10 +239,7 @@ def track(
     ...         run.log({"train/loss": train(net)}, step=epoch)
     ...     run.export(net, images, classes)
     """
-    from gluonexp.base.imports import heavy_imports
-
-    with heavy_imports():
-        from gluonexp.experiment.own_loop import TrackedLoop
+    from gluonexp.experiment.own_loop import TrackedLoop
 
     return TrackedLoop(
         name,

@@ -182,7 +182,7 @@ class TrackedLoop:
         Raises
         ------
         GluonexpError
-            They cannot be saved, or one is not finite.
+            They cannot be saved.
         """
         tracker = self._open()
         measured = {name: own_values.plain(value) for name, value in self._last.items()}

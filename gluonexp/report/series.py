@@ -35,11 +35,11 @@ def draw(table: pd.DataFrame, path: Path, title: str) -> None:
         title += f" (the first {len(shown)} of {len(panels)} panels are shown)"
     columns = min(_COLUMNS, len(shown))
     rows = -(-len(shown) // columns)
-    drawing = Drawing(4.6 * columns + 0.4, 3.6 * rows + 0.3, title)
+    drawing = Drawing(4.6 * columns + 0.4, 3.5 * rows, title)
     steps = table["step"].to_numpy(np.float64)
     for index, (heading, names) in enumerate(shown):
         row, column = divmod(index, columns)
-        axes = drawing.panel(0.75 + 4.6 * column, drawing.top - 3.6 * (row + 1) + 0.65, 3.75, 2.6)
+        axes = drawing.panel(0.75 + 4.6 * column, drawing.top - 3.5 * (row + 1) + 0.6, 3.75, 2.55)
         for name, colour in zip(names, _colours(names), strict=True):
             values = table[name].to_numpy(np.float64)
             there = np.isfinite(values)
@@ -49,7 +49,9 @@ def draw(table: pd.DataFrame, path: Path, title: str) -> None:
             axes.plot(
                 steps[there], values[there], marker=marker, markersize=4, color=colour, label=name
             )
-        axes.set_title(heading, loc="left", fontsize=11, color=INK)
+        axes.set_title(
+            names[0] if len(names) == 1 else heading, loc="left", fontsize=11, color=INK
+        )
         axes.set_xlabel("step", color=GRAY)
         axes.margins(x=0.04, y=0.08)
         drawing.mark_epochs(axes, steps)

@@ -9,6 +9,7 @@ import importlib.util
 import logging
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -102,14 +103,16 @@ PARSED = {"ui": "serves until it is ended", "stop": "needs a run that trains"}
 # A script that a page has written finds this gluonexp from whatever folder.
 OWN = {"PYTHONPATH": str(ROOT)}
 # What cannot run in a test, why, and what is looked at instead (a function of the words).
-LOOKED_AT: dict[str, tuple[str, Callable[[Sequence[str]], None]]] = {}
+Look = Callable[[Sequence[str]], None]
+LOOKED_AT: dict[str, tuple[str, Look]] = {}
 
 
-def looked_at(*names: str, why: str) -> Callable[[Callable[[Sequence[str]], None]], None]:
+def looked_at(*names: str, why: str) -> Callable[[Look], Look]:
     """Declare what is looked at instead of running a command."""
 
-    def declare(look: Callable[[Sequence[str]], None]) -> None:
+    def declare(look: Look) -> Look:
         LOOKED_AT.update(dict.fromkeys(names, (why, look)))
+        return look
 
     return declare
 
@@ -169,7 +172,7 @@ def compose(words: Sequence[str]) -> None:
             folder = next(waiting)
         elif word.startswith("--config-dir="):
             folder = word.partition("=")[2]
-        elif not word.startswith("-"):
+        elif not word.startswith(("-", "sweep.resume=")):
             overrides.append(_single(word))
     ask([*(["--config-dir", folder] if folder else []), *overrides, "--cfg", "all"])
 
@@ -226,7 +229,7 @@ def miniature(words: Sequence[str], resumed: int = 0) -> list[str]:
         small["trainer.lr_find.steps"] = "50"
     if "experiment" in typed:
         small["model"] = "mlp"
-    if not any(key.startswith("export") for key in typed):
+    if not any(key.startswith(("export", "tracking.experiment")) for key in typed):
         small["export"] = "none"
     varied = {key for key, word in typed.items() if re.search(r"=\w*\(|=[^\[]*,", word)}
     small = {key: value for key, value in small.items() if key not in varied}
@@ -284,6 +287,8 @@ class Shell:
         if words[:2] == ("python", "-c"):
             ast.parse(words[2])
             return "looked at: the code is parsed"
+        if words[0] == "python" and words[1].endswith(".py"):
+            return self._script(words[1:], patch)
         if words[0] in ("python", "python3") and words[1] == "-m":
             if words[2] == "pip":
                 LOOKED_AT["pip"][1](words[2:])
@@ -313,6 +318,17 @@ class Shell:
             patch.setenv("MLFLOW_TRACKING_URI", "sqlite:///scratch/mlflow.db")
         self.resumed += any(word.startswith("trainer.resume=") for word in words)
         ask(miniature(words, self.resumed))
+        return "run"
+
+    def _script(self, words: Sequence[str], patch: pytest.MonkeyPatch) -> str:
+        patch.setattr(sys, "argv", list(words))
+        bin_folder = str(Path(sys.executable).parent)  # where `gluonexp` is
+        patch.setenv("PATH", os.pathsep.join([bin_folder, os.environ["PATH"]]))
+        try:
+            runpy.run_path(str(self.folder / words[0]), run_name="__main__")
+        except SystemExit as ended:
+            if ended.code not in (None, 0):
+                raise AssertionError(f"ended with {ended.code}") from ended
         return "run"
 
     def _command(self, words: Sequence[str]) -> str:

@@ -21,6 +21,7 @@ from sybil.example import Example
 from sybil.parsers.myst import CodeBlockParser
 
 from gluonexp.api import running
+from gluonexp.tracking.read.records import RunRecord
 from gluonexp.tracking.read.runs import reader
 from tests.docs.shell import ROOT, Shell, ask, miniature
 
@@ -61,8 +62,10 @@ class Blocks:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        last = reader(None).fetch(["last"])[0].run_id
-        self.shell = Shell(folder, dict.fromkeys(("RUN_ID", "RUN", "ID"), last))
+        runs = reader(None)
+        [digits] = [run for run in runs.of_experiment("gluonexp") if registered(run, "digits")]
+        names = dict.fromkeys(("RUN_ID", "RUN", "ID"), digits.run_id)
+        self.shell = Shell(folder, names | {"SWEEP_ID": runs.parent("last").run_id})
         self.python = PythonEvaluator()
         self.evaluate: dict[str, Callable[[Example], None]] = {
             "sh": lambda example: self.shell(str(example.parsed)),
@@ -93,7 +96,7 @@ class Blocks:
         """Read it, keep it where it names a file, and compose that if it is a group's."""
         assert yaml.safe_load(str(example.parsed)) is not None
         path = self.keep(str(example.parsed))
-        if path is not None and len(path.parts) == 3:
+        if path is not None and path.parent.name in groups():
             folder, group, name = path.parts
             ask(["--config-dir", folder, f"{group}={Path(name).stem}", "--cfg", "job"])
 
@@ -108,6 +111,16 @@ class Blocks:
         if path.suffix == ".py":
             compile(text, str(path), "exec")
         return Path(found[1])
+
+
+def groups() -> set[str]:
+    """Return the names of the groups under ``conf/``."""
+    return {path.parent.name for path in (ROOT / "conf").glob("*/*.yaml")}
+
+
+def registered(run: RunRecord, name: str) -> bool:
+    """Tell whether a run's export was registered under a name."""
+    return run.params.get("export.register") == name
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -218,7 +219,10 @@ def _job_of_sweep(composed: DictConfig, workdir: Path, overrides: list[str]) -> 
     with job_folder.console(workdir, composed.trainer.resume) as log:
         console = plain_console(file=log, width=100)
         try:
-            return _train(_asked_for(composed, own), workdir, own, console).ending
+            config = _asked_for(composed, own)
+            if not config.notify.each_job:  # the sweep tells
+                config = replace(config, notify=schema.NotifyConfig())
+            return _train(config, workdir, own, console).ending
         except KeyboardInterrupt:
             raise SystemExit(130) from None  # ends the sweep too
         except SystemExit as ended:

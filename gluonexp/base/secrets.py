@@ -20,6 +20,7 @@ HIDDEN: Final = "***"
 # Endings of names, of which each word is separated by _.
 _NAME: Final = re.compile(
     r"(?:(?:password|passwd|passphrase|secret|credential)s?|token|apikey|connection_string"
+    r"|webhook(?:_url)?"
     r"|(?:^|_)authorization"
     r"|(?:^|_)(?:access|account|api|auth|encryption|license|private|secret|shared|signing|ssh)_key"
     r"|_pwd)_?\d*$"
@@ -36,6 +37,12 @@ _ADDRESS: Final = re.compile(
 )
 _SIGNED: Final = re.compile(
     r"(?i)([?&](?:sig|signature|x-(?:amz|goog)-(?:signature|credential|security-token))=)[^&\s'\"]+"
+)
+# Addresses of webhooks: whoever has one may post there.
+_WEBHOOK: Final = re.compile(
+    r"(https://(?:hooks\.slack\.com/(?:services|workflows|triggers)"
+    r"|(?:\w+\.)?discord(?:app)?\.com/api/webhooks|[\w.-]+\.webhook\.office\.com/webhookb2)/)"
+    r"[^\s'\"<>]+"
 )
 # Forms that services give to their tokens so that they are found: AWS, GitHub, GitLab, Hugging
 # Face, OpenAI, Slack, Google, Databricks, PyPI; JSON Web Tokens; those in a header.
@@ -163,6 +170,7 @@ def _in_braces(text: str, start: int) -> bool:
 def _forms(text: str) -> str:
     text = _ADDRESS.sub(f"://{HIDDEN}@", text)
     text = _SIGNED.sub(rf"\1{HIDDEN}", text)
+    text = _WEBHOOK.sub(rf"\1{HIDDEN}", text)
     text = _PRIVATE.sub(rf"\1{HIDDEN}", text)
     text = _FORMS.sub(HIDDEN, text)
     known = tuple(_of_environment())

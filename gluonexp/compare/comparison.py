@@ -27,7 +27,7 @@ _CHOICES = (".name", "._target_")
 # What follows from the rest, and is of interest last.
 _DERIVED = ("data.", "network.", "weights.")
 # Overrides that say where and how a run is kept, not what it computes.
-_ASIDE = ("hydra", "tracking", "sweep", "build")
+_ASIDE = ("hydra", "tracking", "sweep", "build", "notify")
 _SPLITS = ("test", "val", "train")
 _SMALL_IS_GOOD = re.compile(r"loss|err|time|seconds|_s$")
 _LARGE_IS_GOOD = re.compile(r"acc|per_s|f1")

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from gluonexp.base import metrics
 from gluonexp.base.errors import GluonexpError
 
 if TYPE_CHECKING:
     from gluonexp.config.schema import Config
+
+_ENDS: Final = ("finished", "pruned", "failed", "killed")
 
 
 def check(config: Config) -> None:
@@ -54,6 +56,7 @@ def check(config: Config) -> None:
             )
         if search.steps:
             raise GluonexpError("export.register: trainer=lr_find trains no model to register")
+    _check_notify(config)
     dataset = config.dataset
     if dataset.train_fraction > 1:
         raise GluonexpError(f"dataset.train_fraction={dataset.train_fraction}: at most 1")
@@ -63,3 +66,13 @@ def check(config: Config) -> None:
         raise GluonexpError(f"dataset.mean={dataset.mean}: every value must be a finite number")
     if not all(0 < value < math.inf for value in dataset.std):
         raise GluonexpError(f"dataset.std={dataset.std}: every value must be above 0")
+
+
+def _check_notify(config: Config) -> None:
+    notify = config.notify
+    if unknown := [word for word in notify.when if word not in _ENDS]:
+        raise GluonexpError(f"notify.when={unknown[0]}: choose some of {', '.join(_ENDS)}")
+    if notify.command == []:
+        raise GluonexpError("notify.command=[]: name a program, as [mail,-s,done,me]")
+    if notify.webhook and not re.match(r"https?://[^/\s]", notify.webhook):
+        raise GluonexpError("notify.webhook: must be an address that begins with https://")

@@ -104,7 +104,7 @@ def with_typed(
     refer(merged, of_files(merged, folders))
     # Where it is recorded (the recorded address has no password), and what a sweep told its job.
     merged.tracking.uri, merged.tracking.run_id = composed.tracking.uri, None
-    merged.build = composed.build
+    merged.build, merged.notify = composed.build, composed.notify
     merged.tracking.backend, merged.sweep = composed.tracking.backend, SweepConfig()
     for name in ("folder", "budget_gb"):  # of this machine
         merged.features[name] = composed.features[name]

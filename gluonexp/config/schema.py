@@ -261,6 +261,23 @@ class SweepConfig:
 
 
 @dataclass
+class NotifyConfig:
+    """Who is told how a run or a sweep ended: JSON, see `gluonexp.tracking.notify`."""
+
+    # Where it is posted, as Slack's incoming webhooks take it: an address, which is a secret.
+    # null: nowhere; callbacks=notify takes the environment's GLUONEXP_WEBHOOK.
+    webhook: str | None = None
+    # A program and its arguments, which reads it on standard input; no shell is asked.
+    command: list[str] | None = None
+    # How what is told of has ended: some of finished, pruned, failed, killed.
+    when: list[str] = field(default_factory=lambda: ["finished", "pruned", "failed", "killed"])
+    # Of a sweep, also tell of each job; else of the sweep as a whole.
+    each_job: bool = False
+    # How long one may take, seconds; then there is a warning.
+    timeout_s: float = _ranged(10.0, low=0, above=True)
+
+
+@dataclass
 class Config:
     """One run, whole."""
 
@@ -285,6 +302,7 @@ class Config:
     features: FeaturesConfig = field(default_factory=FeaturesConfig)
     build: BuildConfig = field(default_factory=BuildConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)
+    notify: NotifyConfig = field(default_factory=NotifyConfig)
 
 
 def zoo_input(backbone: str) -> int:

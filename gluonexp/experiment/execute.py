@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -138,6 +139,7 @@ def run(
                 TrainBehind(run.shortcut),
                 StartUp(tracker, started, say=partial(tell, console)),
                 Track(tracker, config.trainer.log_every),
+                _Telling(config, run.told.facts),
                 ShowProgress(console, config.objective.metric),
                 StopOnDivergence(),
                 StopWhenAsked(tracker),
@@ -151,6 +153,7 @@ def run(
         team.close()
         ending = replace(fit.ending, objective=_objective(config, fit.history))
         show.stopped(console, ending.reason)
+        run.told.status, run.told.reason = ending.status, ending.reason
         _audit(run.frozen, console, tracker)
         record.curves(artifacts, fit.history, title=data.title)
         if ending.status == PRUNED:
@@ -173,6 +176,7 @@ def run(
                 tested |= {f"test/{metric}": value for metric, value in extra.items()}
                 tracker.log_metrics(tested, step=best_epoch)
                 metrics |= tested
+            run.told.facts["metrics"] = metrics
             probabilities = softmax(logits)
             record.predictions(artifacts, name, held_out, probabilities, data.classes)
             if "ece" in run.settings.metrics:
@@ -221,6 +225,19 @@ def _find_lr(
     ending = Ending(FINISHED)
     run.leave(console, ending, usable=False)
     return Result(run.tracker.run_id, {"lr_find/suggestion": suggestion}, [], workdir, ending)
+
+
+class _Telling(loop.Callback):
+    """Keeps what somebody is told of the epochs, should the run end in the next one."""
+
+    def __init__(self, config: Config, facts: dict[str, Any]) -> None:
+        self._config, self._facts = config, facts
+
+    def epoch_end(self, fit: loop.Fit) -> None:
+        """Take the metrics of the epoch, and the best value of the objective until now."""
+        self._facts["metrics"] = dict(fit.metrics)
+        self._facts["objective"] = _objective(self._config, fit.history)
+        self._facts["objective_metric"] = self._config.objective.metric
 
 
 def _audit(frozen: Frozen, console: Console, tracker: Tracker) -> None:

@@ -14,7 +14,8 @@ from gluonexp import assembly, freeze, tracking
 from gluonexp.assembly import Components, Data, engines, networks
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.provenance import provenance
-from gluonexp.base.text import tell
+from gluonexp.base.secrets import hidden_words
+from gluonexp.base.text import in_shell, tell
 from gluonexp.config.computing import libraries
 from gluonexp.config.schema import Config
 from gluonexp.data.types import Spec
@@ -25,6 +26,7 @@ from gluonexp.model_folder.signature import Preprocessing
 from gluonexp.models.layers import outline
 from gluonexp.models.outline import Outline
 from gluonexp.tracking import Tracker, recovery, tracked_run
+from gluonexp.tracking.notify import Told, telling
 from gluonexp.tracking.statuses import Ending
 from gluonexp.training import job_folder, loop
 from gluonexp.training.callbacks import Checkpoint
@@ -51,6 +53,8 @@ class OpenRun:
         Multiply-accumulates of the network for one image (forward).
     settings
         For the loop; its identity is what training that resumes from here must share.
+    told
+        What somebody is told once the run is closed.
     artifacts
         The folder of what is to be recorded.
     """
@@ -67,6 +71,7 @@ class OpenRun:
     data: Data
     settings: loop.Settings
     tracker: Tracker
+    told: Told
     workdir: Path
     artifacts: Path
 
@@ -149,11 +154,15 @@ def opened(
     tags |= team.tags
     if config.trainer.lr_find.steps:
         tags[tracking.KIND] = "lr_find"
+    command = in_shell("python", "-m", "gluonexp.run", *hidden_words(overrides))
     with (
+        telling(config.notify, "run", command) as told,
         tracked_run(config.tracking, tags, workdir) as tracker,
         team.watched(),
         job_folder.listed(workdir),
     ):
+        told.facts |= {"run_id": tracker.run_id, "name": tracker.name, "link": tracker.link}
+        told.facts["experiment"] = config.tracking.experiment
         if team.size > 1:
             team.run_id = team.tell(tracker.run_id)
         if config.tracking.run_id is None and (text := recovery.mention(config.tracking)):
@@ -236,6 +245,7 @@ def opened(
             data=data,
             settings=settings,
             tracker=tracker,
+            told=told,
             workdir=workdir,
             artifacts=artifacts,
         )

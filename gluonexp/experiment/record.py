@@ -93,7 +93,7 @@ def parameters(
     """Return the run's parameters: the configuration, and the sizes that follow from it."""
     named = asdict(settings)
     # These say where and under which name a run is kept, not what it computes.
-    del named["tracking"], named["build"], named["sweep"]
+    del named["tracking"], named["build"], named["sweep"], named["notify"]
     del named["features"]["folder"], named["features"]["budget_gb"]
     if not settings.metrics.names:  # as runs have it of before there were others
         del named["metrics"]

@@ -20,7 +20,7 @@ from gluonexp.config import recorded
 from gluonexp.config.computing import libraries
 from gluonexp.config.overrides import typed
 from gluonexp.config.recorded import Composed
-from gluonexp.config.schema import Config, to_config
+from gluonexp.config.schema import Config, NotifyConfig, to_config
 from gluonexp.experiment import execute, record
 from gluonexp.tracking.artifacts import of_log, of_run
 from gluonexp.tracking.logs import offline_run
@@ -132,6 +132,7 @@ def _again(
         trainer=replace(config.trainer, resume=None, max_hours=None),
         tracking=replace(config.tracking, backend="none", run_id=None),
         export=replace(config.export, enabled=False),
+        notify=NotifyConfig(),
     )
     found = assembly.data(again, assembly.components(again).source).digest
     if found != data_digest:

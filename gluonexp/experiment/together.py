@@ -15,7 +15,7 @@ from gluonexp.base.errors import GluonexpError
 from gluonexp.base.files import temporary
 from gluonexp.base.ranks import World
 from gluonexp.base.text import plain_console
-from gluonexp.config.schema import Config, TrackingConfig
+from gluonexp.config.schema import Config, NotifyConfig, TrackingConfig
 from gluonexp.experiment import lr_find
 from gluonexp.experiment.execute import evaluations
 from gluonexp.experiment.opening import opened
@@ -104,7 +104,7 @@ def follow(world: World) -> int:
 
 def _train(task: Task, workdir: Path, team: Ranks) -> None:
     """Go through the same epochs as rank 0, with the callbacks that training depends on."""
-    config = replace(task.config, tracking=_UNTRACKED)
+    config = replace(task.config, tracking=_UNTRACKED, notify=NotifyConfig())
     ending_in_time = EndInTime(None, 0.0, team)  # rank 0 has the clock
     with ending_in_time, opened(config, workdir, task.overrides, plain_console(), team) as run:
         if config.trainer.lr_find.steps:

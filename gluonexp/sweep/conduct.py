@@ -24,7 +24,8 @@ from gluonexp.sweep.points import Point, PointSource
 from gluonexp.sweep.screen import Jobs, announce
 from gluonexp.tracking import recovery
 from gluonexp.tracking.lease import NoLease
-from gluonexp.tracking.statuses import FAILED, KILLED, RUNNING
+from gluonexp.tracking.notify import Told, telling
+from gluonexp.tracking.statuses import FAILED, FINISHED, KILLED, PRUNED, RUNNING
 from gluonexp.tracking.store import impatient
 from gluonexp.tracking.sweeps import SweepRun
 from gluonexp.training.job_folder import CONSOLE
@@ -71,7 +72,12 @@ def conduct(plan: SweepPlan, console: Console | None = None) -> Summary:
     name = f"sweep over {', '.join(short_keys(plan.source.keys)) or 'nothing'}"
     parent, folder = plan.source.parent, plan.folder
     opened = answer.opened(console, config, arguments, name, parent, folder)
-    with closing(plan.source), opened as run:
+    started = answer.command(plan.arguments)
+    with telling(config.notify, "sweep", started) as told, closing(plan.source), opened as run:
+        told.facts["experiment"] = config.tracking.experiment
+        if run is not None:
+            its = run.tracker
+            told.facts |= {"run_id": run.run_id, "name": its.name or name, "link": its.link}
         wants_stop = NoLease().stop_wanted if run is None else run.tracker.lease.stop_wanted
         ledger: Ledger = Unrecorded()
         if run is not None:
@@ -94,6 +100,7 @@ def conduct(plan: SweepPlan, console: Console | None = None) -> Summary:
                     ledger.settle("the sweep was interrupted")
                     with ledger.lock():
                         summary = _summary(plan, ledger, run)
+                        _tell(told, summary)
                         answer.give(console, run, config, summary, plan.is_group, interrupted=True)
             except GluonexpError as error:  # the store is away: its log has the end of the sweep
                 tell(console, str(error))
@@ -101,6 +108,7 @@ def conduct(plan: SweepPlan, console: Console | None = None) -> Summary:
         with ledger.lock():  # of several processes, the last to end writes the result
             summary = _summary(plan, ledger, run)
             summary = replace(summary, problem=_problem(plan.source, summary, left_out, why))
+            _tell(told, summary)
             answer.give(console, run, config, summary, plan.is_group)
     if run is not None and not summary.count(RUNNING):  # the parent is closed
         answer.clear(run, summary)
@@ -177,6 +185,22 @@ def _summary(plan: SweepPlan, ledger: Ledger, run: SweepRun | None) -> Summary:
         experiment_id=None if run is None else run.experiment_id,
         uri=None if run is None else run.client.tracking_uri,
     )
+
+
+def _tell(told: Told, summary: Summary) -> None:
+    """Keep what somebody is told of a sweep; the last process that works on it tells."""
+    told.nothing = bool(summary.count(RUNNING))
+    if summary.problem:
+        told.status, told.reason = FAILED, summary.problem
+    ends = {status: summary.count(status) for status in (FINISHED, PRUNED, FAILED, KILLED)}
+    told.facts |= {
+        "points": len(summary.outcomes),
+        "ends": ends,
+        "objective_metric": summary.metric,
+    }
+    if (best := summary.best()) is not None:
+        told.facts |= {"objective": best.objective, "metrics": best.metrics}
+        told.facts["best"] = {"run_id": best.run_id, "name": best.name}
 
 
 def _problem(source: PointSource, summary: Summary, left_out: int, why: str) -> str | None:

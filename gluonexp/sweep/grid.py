@@ -14,7 +14,7 @@ from gluonexp.sweep.outcomes import Outcome
 from gluonexp.sweep.points import Composer, Point, PointSource
 
 # What the points of one sweep must share, since their parent run has one of each.
-SHARED = ("tracking", "objective", "sweep")
+SHARED = ("tracking", "objective", "sweep", "notify")
 
 
 class Grid(PointSource):

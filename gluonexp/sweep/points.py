@@ -20,7 +20,7 @@ from gluonexp.sweep.outcomes import Outcome, point_name
 # Keys that say how and where a run is carried out and kept, not what it computes: points that
 # differ in nothing else are one point.
 _NOT_COMPUTED = (
-    *("tracking", "sweep", "trainer.resume", "trainer.max_hours"),
+    *("tracking", "sweep", "notify", "trainer.resume", "trainer.max_hours"),
     "callbacks.checkpoint.keep",
 )
 

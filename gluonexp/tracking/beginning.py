@@ -179,6 +179,7 @@ def _opened(
         before=before,
         replay=None if uri is None else replay,
     )
+    tracker.name = name
     if client is not None:
         tracker.lease = Lease(client, own)
     return tracker

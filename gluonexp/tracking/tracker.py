@@ -86,7 +86,7 @@ class Tracker:
 
     Attributes
     ----------
-    run_id, experiment_id
+    run_id, experiment_id, name
         None where nothing is recorded.
     status
         ``RUNNING``, then how the run ended.
@@ -100,6 +100,7 @@ class Tracker:
     lease: NoLease = NoLease()
     run_id: str | None = None
     experiment_id: str | None = None
+    name: str | None = None
     status: Status = "RUNNING"
 
     @property

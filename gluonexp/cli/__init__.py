@@ -13,6 +13,7 @@ from gluonexp.base import streams
 from gluonexp.base.errors import debugging, sentence
 from gluonexp.cli.cache import cache
 from gluonexp.cli.files import download, export
+from gluonexp.cli.init import init
 from gluonexp.cli.models import evaluate, predict, verify
 from gluonexp.cli.options import URI, complete_overrides
 from gluonexp.cli.output import JSON, write
@@ -45,6 +46,7 @@ def main() -> None:
     """Turn a Gluon training script into a tracked experiment.
 
     \b
+    gluonexp init NAME                       make a project of your own
     gluonexp run model=cnn optim.lr=0.003    train, track, export
     gluonexp runs                            list what was recorded
     gluonexp stop RUN_ID                     end a run after the epoch it is in
@@ -114,6 +116,6 @@ def doctor(tracking_uri: str | None, relocate: bool, form: str | None) -> None:
 
 for command in (
     *(runs, compare, replay, ui, stop, recover, push, predict, evaluate, verify),
-    *(export, download, cache),
+    *(export, download, cache, init),
 ):
     main.add_command(command)

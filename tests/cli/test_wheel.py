@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+PROJECT = "gluonexp/cli/project"  # what `gluonexp init` writes
 
 
 def call(*command, cwd):
@@ -65,6 +66,8 @@ def test_the_wheel_holds_the_package_its_configuration_and_nothing_else(wheel):
     }
     assert groups
     assert groups <= set(names)
+    project = {path.relative_to(ROOT).as_posix() for path in (ROOT / PROJECT).rglob("*.jinja")}
+    assert len(project) > 10 and project <= set(names)
     assert "gluonexp/weights/alexnet-cifar10.safetensors" in names
     assert any(name.endswith("licenses/LICENSE") for name in names)
 

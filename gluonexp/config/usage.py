@@ -36,7 +36,7 @@ keys changed most often (all of them: --cfg job)
   optim.lr  optim.momentum  optim.weight_decay
   model.weights  model.backbone  model.head  freeze.rules
   dataset.root  dataset.val_fraction  dataset.resize
-  tracking.uri  tracking.experiment  tracking.run_name
+  tracking.uri  tracking.experiment  tracking.run_name  notify.webhook  notify.command
   sweep.fail_fast  sweep.retries  sweep.register  objective.metric  objective.mode
   metrics.names
 

@@ -100,8 +100,6 @@ COMPOSED = {
 }
 # Commands of gluonexp of which the words are looked at, and why.
 PARSED = {"ui": "serves until it is ended", "stop": "needs a run that trains"}
-# A script that a page has written finds this gluonexp from whatever folder.
-OWN = {"PYTHONPATH": str(ROOT)}
 # What cannot run in a test, why, and what is looked at instead (a function of the words).
 Look = Callable[[Sequence[str]], None]
 LOOKED_AT: dict[str, tuple[str, Look]] = {}
@@ -294,9 +292,6 @@ class Shell:
                 LOOKED_AT["pip"][1](words[2:])
             assert importlib.util.find_spec(words[2]), f"no module {words[2]}"
             return "looked at: there is such a module"
-        if words[0] == "python" and words[1].endswith(".py"):
-            subprocess.run([sys.executable, *words[1:]], check=True, env={**os.environ, **OWN})
-            return "run"
         if words[0] not in LOOKED_AT:
             raise AssertionError("neither run nor looked at: tests/docs/shell.py has to say which")
         why, look = LOOKED_AT[words[0]]

@@ -5,7 +5,7 @@ The figures are scikit-learn's; the calibration error is that of Guo et al. (201
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -69,6 +69,30 @@ def _measure(name: str, logits: NDArray[np.float32], labels: NDArray[np.int64]) 
     else:
         made = metrics.top_k_accuracy_score(labels, logits, k=top(name), labels=known)
     return float(made)
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """One class: the shares (0 where nothing is to be shared), and how many images it has."""
+
+    name: str
+    precision: float
+    recall: float
+    f1: float
+    support: int
+
+
+def by_class(
+    names: Sequence[str], labels: NDArray[np.int64], predicted: NDArray[np.int64]
+) -> tuple[ClassScore, ...]:
+    """Return the scores of each class, given the true and the predicted ones, (N,)."""
+    from sklearn.metrics import precision_recall_fscore_support
+
+    columns = precision_recall_fscore_support(
+        labels, predicted, labels=range(len(names)), zero_division=0
+    )
+    rows = zip(names, *(column.tolist() for column in columns), strict=True)
+    return tuple(ClassScore(*row) for row in rows)
 
 
 @dataclass(frozen=True)

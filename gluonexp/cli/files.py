@@ -180,6 +180,7 @@ def export(
     from gluonexp.export.foreign import adopt
     from gluonexp.inference import evaluate, reexport
     from gluonexp.inference.predict import Classifier
+    from gluonexp.model_folder.names import CARD
     from gluonexp.model_folder.signature import Signature
 
     foreign = symbol is not None or params is not None
@@ -229,7 +230,10 @@ def export(
             data = evaluate.data_for(Classifier(source), config, trained_on(recorded))
         with reexport.made(source, to) as folder:
             wanted = ExportConfig(onnx=onnx, int8=int8, torch=torch, preprocess=preprocess)
-            proved = reexport.complete(folder, wanted, data)
+            origin = None
+            if not foreign and not (folder / CARD).is_file():
+                origin = reexport.recorded_origin(found.beside, Signature.read(folder).classes)
+            proved = reexport.complete(folder, wanted, data, origin)
     click.echo(f"written: {to}")
     adopted = (Signature.read(to).adopted or {}) if foreign else {}
     changes = adopted.get("changes", ())

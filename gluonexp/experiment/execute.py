@@ -186,7 +186,7 @@ def run(
             engine.publish()
             record.checkpoint(artifacts, run.net, workdir)
             if pool is not None:
-                exporting.export(run, logits, pool, console)
+                exporting.export(run, logits, pool, console, overrides)
             tracker.log_artifacts(artifacts)
             exporting.hand_over(run, best_epoch, ending.objective)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,8 +12,9 @@ from rich.console import Console
 
 from gluonexp import tracking
 from gluonexp.base.errors import GluonexpError
-from gluonexp.base.measures import softmax
-from gluonexp.base.text import tell
+from gluonexp.base.measures import by_class, measured, softmax
+from gluonexp.base.secrets import hidden_words
+from gluonexp.base.text import in_shell, tell
 from gluonexp.base.workers import Workers
 from gluonexp.data.split import spread
 from gluonexp.experiment import show
@@ -22,11 +24,19 @@ from gluonexp.inference import flavor
 from gluonexp.model_folder import names, samples
 from gluonexp.model_folder.signature import Signature
 from gluonexp.report import plots
-from gluonexp.verification import certificate, verify
+from gluonexp.training.engine import score
+from gluonexp.verification import card, certificate, verify
+from gluonexp.verification.card import Origin
 from gluonexp.verification.certificate import Certificate
 
 
-def export(run: OpenRun, logits: NDArray[np.float32], pool: Workers, console: Console) -> None:
+def export(
+    run: OpenRun,
+    logits: NDArray[np.float32],
+    pool: Workers,
+    console: Console,
+    overrides: Sequence[str],
+) -> None:
     """Write the export, prove it equal to the network, and draw one of the images of the proof.
 
     Parameters
@@ -35,6 +45,8 @@ def export(run: OpenRun, logits: NDArray[np.float32], pool: Workers, console: Co
         What the trained network says of `Data.held_out`: the proof is by some of these images.
     pool
         Clean processes, which load the export again.
+    overrides
+        What the user typed, for the export's card.
 
     Raises
     ------
@@ -43,7 +55,7 @@ def export(run: OpenRun, logits: NDArray[np.float32], pool: Workers, console: Co
         the export is recorded then.
     """
     try:
-        proved = _proved(run, logits, pool, console)
+        proved = _proved(run, logits, pool, console, _origin(run, logits, overrides))
     except GluonexpError:
         for folder in run.artifacts.iterdir():
             if folder.is_dir() and folder.name != "export":
@@ -53,7 +65,11 @@ def export(run: OpenRun, logits: NDArray[np.float32], pool: Workers, console: Co
 
 
 def _proved(
-    run: OpenRun, logits: NDArray[np.float32], pool: Workers, console: Console
+    run: OpenRun,
+    logits: NDArray[np.float32],
+    pool: Workers,
+    console: Console,
+    origin: Origin,
 ) -> Certificate:
     """Write the export, and its certificate: every runtime says what the network says."""
     folder, spec = run.artifacts / "export", run.spec
@@ -68,7 +84,7 @@ def _proved(
     def trained(place: Path) -> None:
         run.net.export(str(place / names.MODEL), epoch=0)
 
-    proved = verify.certify(folder, pool=pool, reference=trained, drop_onnx=True)
+    proved = verify.certify(folder, pool=pool, reference=trained, drop_onnx=True, origin=origin)
     left_out = [*notes, *proved.dropped]
     for note in (*left_out, *proved.notes):
         show.note(console, note)
@@ -80,6 +96,27 @@ def _proved(
         | {tracking.CERTIFICATE_TAG: certificate.digest(folder)}
     )
     return proved
+
+
+def _origin(run: OpenRun, logits: NDArray[np.float32], overrides: Sequence[str]) -> Origin:
+    """Return what the export's card says of the run, given the logits of `Data.held_out`."""
+    data, engine = run.data, run.config.engine
+    split, held_out = data.held_out()
+    return Origin(
+        run_id=run.tracker.run_id,
+        command=in_shell("python", "-m", "gluonexp.run", *hidden_words(overrides)),
+        engine=f"{engine.name}, {engine.precision}",
+        data=data.title,
+        digest=data.digest,
+        splits={name: len(part) for name, part in data.splits().items()},
+        notes=data.notes,
+        split=split,
+        scores={
+            **score(run.engine, logits, held_out.labels).scores(),
+            **measured(run.settings.metrics, logits, held_out.labels),
+        },
+        classes=by_class(data.classes, held_out.labels, logits.argmax(axis=1)),
+    )
 
 
 def _keep_samples(run: OpenRun, folder: Path, logits: NDArray[np.float32]) -> None:
@@ -106,7 +143,8 @@ def hand_over(run: OpenRun, best_epoch: int, objective: float | None) -> None:
     with flavor.model_folder(run.artifacts / "export") as folder:
         tracker.log_model(folder, step=best_epoch)
     if wanted.register is not None:
-        tracker.register(wanted.register, objective, run.config.objective)
+        said = card.description(card.read(run.artifacts / "export") or "")
+        tracker.register(wanted.register, objective, run.config.objective, said)
 
 
 def _draw_prediction(artifacts: Path, proved: Certificate, seed: int) -> None:

@@ -14,7 +14,7 @@ from gluonexp import assembly
 from gluonexp.assembly.targets import constructor
 from gluonexp.base import metrics
 from gluonexp.base.errors import GluonexpError
-from gluonexp.base.measures import Reliability, measured, softmax
+from gluonexp.base.measures import ClassScore, Reliability, by_class, measured, softmax
 from gluonexp.base.mx import nd
 from gluonexp.base.text import listed
 from gluonexp.config.schema import Config
@@ -22,17 +22,6 @@ from gluonexp.data.types import Source, Spec, Split
 from gluonexp.inference.predict import Classifier, batches, check_plot, class_places
 from gluonexp.report import plots
 from gluonexp.report.reliability import draw as draw_reliability
-
-
-@dataclass(frozen=True)
-class ClassScore:
-    """One class: the shares (0 where nothing is to be shared), and how many images it has."""
-
-    name: str
-    precision: float
-    recall: float
-    f1: float
-    support: int
 
 
 @dataclass(frozen=True)
@@ -144,7 +133,7 @@ def evaluate(
         total=sum(map(len, splits.values())),
         loss=float(losses.astype(np.float64).mean()),
         accuracy=float((predicted == labels).mean()),
-        classes=_scores(data.classes, labels, predicted),
+        classes=by_class(data.classes, labels, predicted),
         confusion=confusion_matrix(labels, predicted, labels=range(len(data.classes))),
         metrics=measured(names, logits, labels),
         notes=data.notes,
@@ -238,15 +227,3 @@ def _check_size(wanted: tuple[int, int, int], spec: Spec, config: Config) -> Non
 def _size(shape: tuple[int, int, int]) -> str:
     height, width, channels = shape
     return f"{height}x{width} with {channels} channel{'s' if channels > 1 else ''}"
-
-
-def _scores(
-    names: tuple[str, ...], labels: NDArray[np.int64], predicted: NDArray[np.int64]
-) -> tuple[ClassScore, ...]:
-    from sklearn.metrics import precision_recall_fscore_support
-
-    columns = precision_recall_fscore_support(
-        labels, predicted, labels=range(len(names)), zero_division=0
-    )
-    rows = zip(names, *(column.tolist() for column in columns), strict=True)
-    return tuple(ClassScore(*row) for row in rows)

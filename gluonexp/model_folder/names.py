@@ -14,6 +14,7 @@ NO_EXPORT: Final = (
 
 SAMPLES: Final = "samples.safetensors"
 CERTIFICATE: Final = "certificate.json"
+CARD: Final = "README.md"  # what people read first; older exports have none
 ONNX: Final = "model.onnx"
 UINT8_ONNX: Final = "uint8.onnx"
 INT8_RECORD: Final = "int8.json"

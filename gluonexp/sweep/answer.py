@@ -166,7 +166,7 @@ def give(
         run.tracker.log_tags({"error": problem})
         run.tracker.close("FAILED")
     if config.sweep.register and best is not None and status in (FINISHED, FAILED):
-        description = f"{best.name}: {summary.metric} {best.objective:.4f}, sweep {run.run_id}"
+        description = _described(summary, run, best)
         name, run_id = config.sweep.register, str(best.run_id)
         registered = run.register(name, run_id, best.objective, config.objective, description)
         model = f"{registered.address} ({registered.sentence})"
@@ -175,6 +175,18 @@ def give(
         console, run, status, problem, uri=config.tracking.uri, best=winner, model=model
     )
     run.answered = True
+
+
+def _described(summary: Summary, run: SweepRun, best: Outcome) -> str:
+    """Return the description of the version that the best point is registered as."""
+    from gluonexp.tracking.artifacts import of_run
+    from gluonexp.verification import card
+
+    won = f"{best.name}: {summary.metric} {best.objective:.4f}, sweep {run.run_id}"
+    files, path = of_run(run.client, str(best.run_id)), f"export/{card.FILE}"
+    if not files.has(path):
+        return won
+    return card.description(f"{won}\n\n{card.body(files.text(path))}")
 
 
 def _write(

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _BATCH: Final = 1000  # points that one request takes
 _MODEL: Final = "the model"
 # Two of them tell when they were made; the third's header has no order.
-_NOT_THE_SAME_TWICE: Final = ("MLmodel", "certificate.json", "samples.safetensors")
+_NOT_THE_SAME_TWICE: Final = ("MLmodel", "certificate.json", "README.md", "samples.safetensors")
 _BATCHED: Final = ("params", "tags", "metrics")
 # Of several logs of a run, the newest has these.
 _OF_THE_NEWEST: Final = ("open", "model", "register", "status")
@@ -272,7 +272,10 @@ class Replay:
         goal = ObjectiveConfig(**record["goal"])
         try:
             number = None if value is None else float(value)
-            self.registered = register(self._client, self._run_id, name, source, number, goal)
+            said = record.get("description")
+            self.registered = register(
+                self._client, self._run_id, name, source, number, goal, said
+            )
         except GluonexpError as error:
             if not internals.is_refusal(error.__cause__):
                 raise

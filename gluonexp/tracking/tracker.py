@@ -143,10 +143,12 @@ class Tracker:
         What the run measured at `step` becomes the model's.
         """
 
-    def register(self, name: str, value: float | None, goal: ObjectiveConfig) -> None:
+    def register(
+        self, name: str, value: float | None, goal: ObjectiveConfig, description: str = ""
+    ) -> None:
         """Register the model that was kept last as a version of `name`; see `registry`.
 
-        `value` is that of the metric which `goal` names.
+        `value` is that of the metric which `goal` names; the description is Markdown.
         """
 
     def flush(self) -> None:
@@ -307,11 +309,14 @@ class LogTracker(Tracker):
         sync(self._folder / MODEL)
         self._append("model", folder=MODEL, step=step, files=self._listed(MODEL))
 
-    def register(self, name: str, value: float | None, goal: ObjectiveConfig) -> None:
+    def register(
+        self, name: str, value: float | None, goal: ObjectiveConfig, description: str = ""
+    ) -> None:
         """Register the model; the champion is the best by the metric of `goal`."""
         known = None if value is None else number(value)
         told = "NaN" if known is not None and math.isnan(known) else known
-        self._append("register", name=name, goal=asdict(goal), value=told)
+        said = {"description": description} if description else {}
+        self._append("register", name=name, goal=asdict(goal), value=told, **said)
         self._waiting_name = name
 
     def flush(self) -> None:

@@ -57,7 +57,11 @@ class Scores:
 
     def named(self, split: str) -> dict[str, float]:
         """Return the metrics of `split` by name: ``val/loss``, ``val/acc``."""
-        return {f"{split}/loss": self.loss, f"{split}/acc": self.acc}
+        return {f"{split}/{name}": value for name, value in self.scores().items()}
+
+    def scores(self) -> dict[str, float]:
+        """Return loss and accuracy by name."""
+        return {"loss": self.loss, "acc": self.acc}
 
 
 @dataclass(frozen=True)

@@ -19,14 +19,15 @@ from rich.progress import SpinnerColumn, TimeElapsedColumn
 
 from gluonexp import __version__
 from gluonexp.base.errors import GluonexpError, reason
-from gluonexp.base.files import temporary
+from gluonexp.base.files import sha256, temporary
 from gluonexp.base.progress import transient_bar
 from gluonexp.base.workers import TaskError, WorkerDied, Workers, cores
 from gluonexp.model_folder import guard, names, samples
 from gluonexp.model_folder.names import CERTIFICATE, FILES, ONNX, SAMPLES, SIGNATURE, UINT8_ONNX
 from gluonexp.model_folder.samples import ProofSamples
-from gluonexp.verification import agreement, certificate, divergence, runtimes, score
+from gluonexp.verification import agreement, card, certificate, divergence, runtimes, score
 from gluonexp.verification.agreement import LIMITS, QUANTIZED, TOLERANCE, Agreement
+from gluonexp.verification.card import Origin
 from gluonexp.verification.certificate import Certificate
 from gluonexp.verification.runtimes import CannotRun
 from gluonexp.verification.score import Score
@@ -62,8 +63,11 @@ def certify(
     pool: Workers | None = None,
     reference: Reference | None = None,
     drop_onnx: bool = False,
+    origin: Origin | None = None,
 ) -> Certificate:
     """Prove the export in `folder` equal to the trained network; write ``certificate.json``.
+
+    Its card, ``README.md``, is written as well.
 
     Parameters
     ----------
@@ -77,6 +81,8 @@ def certify(
         Whether ONNX files that cannot be run are removed, with the reason in `dropped`. MXNet's
         translation is wrong for some layers, so wrong that nothing loads the file. Like a layer
         without a translation, that is no reason to lose a run.
+    origin
+        For the card; see `gluonexp.verification.card.write`.
 
     Raises
     ------
@@ -88,7 +94,9 @@ def certify(
         while True:
             try:
                 proved = _proved(folder, using, reference)
-                certificate.write(folder, proved)
+                card.write(folder, proved, origin)
+                files = {**proved.files, names.CARD: sha256(folder / names.CARD)}
+                certificate.write(folder, proved := replace(proved, files=files))
                 return replace(proved, dropped=tuple(dropped))
             except CannotRun as error:
                 broken = FILES[error.runtime][0]

@@ -317,12 +317,13 @@ def photos(uri, tmp_path):
 def test_what_referred_to_another_key_follows_what_is_typed(photos, uri, tmp_path):
     first, new = photos
     words = f"tracking.uri={uri}", f"trainer.resume={first.run_id}"
-    followed = run.compose(*words, f"dataset.root={new}", "objective.metric=val/loss")
+    less = "objective.metric=val/loss", "objective.mode=min"
+    followed = run.compose(*words, f"dataset.root={new}", *less)
     assert followed.dataset.source["root"] == str(new)
     assert followed.callbacks["checkpoint"]["metric"] == "val/loss"
     assert followed.callbacks["early_stopping"]["metric"] == "val/loss"
     assert followed.callbacks["early_stopping"]["patience"] == 2
-    shaped = run.compose(*words, "dataset.resize=16", "dataset.channels=1", "objective.mode=min")
+    shaped = run.compose(*words, "dataset.resize=16", "dataset.channels=1", *less)
     assert (shaped.dataset.source["size"], shaped.dataset.source["channels"]) == (16, 1)
     assert shaped.callbacks["checkpoint"]["mode"] == "min"
     asked = run.compose(*words, f"dataset.root={new}", "++dataset.source.root=elsewhere")

@@ -51,7 +51,7 @@ def bullets(items: Iterable[str]) -> str:
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return a table whose first column is text and whose others are numbers, cells as given."""
     whole = [head, *rows]
-    widths = [max(len(row[at]) for row in whole) for at in range(len(head))]
+    widths = [max(3, *(len(row[at]) for row in whole)) for at in range(len(head))]
 
     def line(cells: Iterable[str]) -> str:
         return f"| {' | '.join(cells)} |"

@@ -206,7 +206,8 @@ def test_the_artifacts_are_there_and_real(tracked):
     exported = {path.name for path in _artifact(tracked, "export").iterdir()}
     needed = {"model-symbol.json", "model-0000.params", "signature.json"}
     with_onnx = {"model.onnx"} if importlib.util.find_spec("onnx") else set()
-    assert exported == needed | {"samples.safetensors", "certificate.json"} | with_onnx
+    proof = {"samples.safetensors", "certificate.json", "README.md"}
+    assert exported == needed | proof | with_onnx
     # The logged model has the same file, not a copy of it.
     assert _artifact(tracked, "export/model-0000.params").stat().st_nlink == 2
     assert len(list(_artifact(tracked, "data/examples").glob("*/*.png"))) == 10

@@ -504,7 +504,7 @@ def test_a_forged_claim_is_not_believed(certified, pool, forge, reason):
 
 
 def test_what_it_does_not_know_is_noted(certified, pool):
-    (certified / "README.md").write_text("mine")
+    (certified / "mine.md").write_text("mine")
     edited(
         certified,
         lambda fields: fields["runtimes"].update(tensorrt=fields["runtimes"]["onnx"]),
@@ -512,7 +512,7 @@ def test_what_it_does_not_know_is_noted(certified, pool):
     )
     assert verify.check(certified, pool=pool).notes == (
         "tensorrt was certified, but cannot be tried: not installed here",
-        "README.md is not in the certificate: nothing is said of it",
+        "mine.md is not in the certificate: nothing is said of it",
     )
 
 

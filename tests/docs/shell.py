@@ -307,7 +307,6 @@ class Shell:
             if any(sign in word for word in words):
                 return f"looked at: it {why}"
         # What refers to runs needs those that are there; what does not leaves them the last ones.
-        # So do those of an experiment of the page's own, which later lines compare.
         refers = re.search(r"resume=|runs:/|models:/|tracking.experiment=", " ".join(words))
         if not refers and "MLFLOW_TRACKING_URI" not in os.environ:
             patch.setenv("MLFLOW_TRACKING_URI", "sqlite:///scratch/mlflow.db")
@@ -318,6 +317,7 @@ class Shell:
     def _script(self, words: Sequence[str], patch: pytest.MonkeyPatch) -> str:
         patch.setattr(sys, "argv", list(words))
         bin_folder = str(Path(sys.executable).parent)  # where `gluonexp` is
+        patch.setenv("PYTHONPATH", str(ROOT))  # what it starts finds this gluonexp
         patch.setenv("PATH", os.pathsep.join([bin_folder, os.environ["PATH"]]))
         try:
             runpy.run_path(str(self.folder / words[0]), run_name="__main__")

@@ -20,6 +20,7 @@ from sybil.evaluators.python import PythonEvaluator
 from sybil.example import Example
 from sybil.parsers.myst import CodeBlockParser
 
+import gluonexp.api
 from gluonexp.api import running
 from gluonexp.tracking.read.records import RunRecord
 from gluonexp.tracking.read.runs import reader
@@ -200,6 +201,7 @@ def test_every_block_of_a_page_runs(
     modules = set(sys.modules)
     blocks = Blocks(folder)
     document = Document.parse(str(page), *blocks.parsers())
+    document.namespace["gx"] = gluonexp.api  # as the cells before a notebook's block have it
     failed = []
     try:
         for example in document:

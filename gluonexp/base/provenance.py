@@ -103,10 +103,15 @@ def provenance(packages: Sequence[str] = (), libraries: Sequence[str] = ()) -> P
         cpu_count=_cpu_count(),
         omp_threads=omp_threads(),
         versions={"gluonexp": gluonexp.__version__} | installed(*PACKAGES, *libraries),
-        command=shlex.join(hidden_words(sys.orig_argv)),
+        command=command_line(),
         code=digest_of(sources, installed(*libraries)),
         sources={name: digest[:12] for name, digest in sources.items()},
     )
+
+
+def command_line() -> str:
+    """Return what this process was started with, secrets hidden."""
+    return shlex.join(hidden_words(sys.orig_argv))
 
 
 def omp_threads() -> int | None:

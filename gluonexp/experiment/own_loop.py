@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from gluonexp.base.errors import GluonexpError, Stopped
 from gluonexp.base.files import draft, temporary, write_text
-from gluonexp.base.provenance import provenance
+from gluonexp.base.provenance import Provenance, provenance
 from gluonexp.base.secrets import hidden
 from gluonexp.base.text import plain_console, readable, tell
 from gluonexp.config.schema import ObjectiveConfig, TrackingConfig
@@ -25,7 +25,8 @@ from gluonexp.tracking import CERTIFICATE_TAG, OWN_LOOP, WORKDIR, Tracker, track
 from gluonexp.tracking.log import NAME
 from gluonexp.tracking.statuses import FINISHED, Ending
 from gluonexp.training import job_folder
-from gluonexp.verification import certificate
+from gluonexp.verification import card, certificate
+from gluonexp.verification.card import Origin
 
 # How long pictures may wait until they are recorded together, seconds.
 _TOGETHER_S: Final = 10.0
@@ -77,7 +78,7 @@ class TrackedLoop:
         self._console = plain_console()
         self._tracker: Tracker | None = None
         self._context: AbstractContextManager[None] | None = None
-        self._workdir = Path()
+        self._workdir, self._origin = Path(), Origin()
         self._step, self._measured, self._last = 0, False, dict[str, float]()
         self._warned = self._asks = self._exported = self._waiting = False
         self._pictured = -math.inf
@@ -235,7 +236,12 @@ class TrackedLoop:
             made = place / "export"
             try:
                 live.export(
-                    *(net, made, given), classes=named, mean=mean, std=std, sides=input_shape
+                    *(net, made, given),
+                    classes=named,
+                    mean=mean,
+                    std=std,
+                    sides=input_shape,
+                    origin=self._origin,
                 )
             except GluonexpError as error:  # as `mlflow_gluon` calls it
                 raise GluonexpError(str(error).replace("input_example", "samples")) from error
@@ -254,7 +260,8 @@ class TrackedLoop:
         if register is not None:
             goal = self._goal or ObjectiveConfig()
             value = None if self._goal is None else self._last.get(goal.metric)
-            tracker.register(register, value, goal)
+            said = card.description(card.read(folder) or "")
+            tracker.register(register, value, goal, said)
 
     # --- the block -----------------------------------------------------------------------------
 
@@ -298,6 +305,7 @@ class TrackedLoop:
                 tracker.log_params({"objective": dataclasses.asdict(self._goal)})
             if data is not None:
                 data.record(tracker, self._artifacts)
+            self._origin = _origin(tracker, origin, data)
             self._record(tracker)
             del data
             self._tracker = tracker
@@ -365,3 +373,16 @@ class TrackedLoop:
         tracker.log_artifacts(self._artifacts / part, part or None)
         if self._waiting and part in ("", "plots"):
             self._waiting, self._pictured = False, time.monotonic()
+
+
+def _origin(tracker: Tracker, code: Provenance, data: own_data.OwnData | None) -> Origin:
+    """Return what the card of an export says of the run."""
+    known = data or own_data.OwnData("")
+    return Origin(
+        run_id=tracker.run_id,
+        command=code.command,
+        commit=code.git_commit,
+        data=known.title or None,
+        digest=known.digest,
+        splits={name: len(split) for name, split in known.splits.items()},
+    )

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from mlflow.types import Schema
 
 FLAVOR_NAME: Final = "gluonexp"
-_DATA: Final = "data"
+DATA: Final = "data"
 
 
 def save_model(
@@ -192,7 +192,7 @@ def write(
     wanted = wanted or Wanted()
     signature = read(export_folder)
     copy = link_or_copy if links else shutil.copyfile
-    shutil.copytree(export_folder, path / _DATA, copy_function=copy)
+    shutil.copytree(export_folder, path / DATA, copy_function=copy)
     code = internals.copy_code(wanted.code_paths, path)
     model = Model() if meta is None else meta
     example, made = wanted.example, None
@@ -212,7 +212,7 @@ def write(
     model.add_flavor(
         FLAVOR_NAME,
         gluonexp_version=gluonexp.__version__,
-        data=_DATA,
+        data=DATA,
         classes=list(signature.classes),
         **said,
         **({} if code is None else {"code": code}),
@@ -220,7 +220,7 @@ def write(
     mlflow.pyfunc.add_to_model(
         model,
         loader_module="gluonexp.inference.flavor",
-        data=_DATA,
+        data=DATA,
         code=code,
         conda_env=environment.CONDA,
         python_env=environment.VIRTUALENV,

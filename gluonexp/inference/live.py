@@ -28,7 +28,8 @@ from gluonexp.model_folder.network import Network
 from gluonexp.model_folder.preprocess import Preprocess
 from gluonexp.model_folder.samples import EXAMPLE, ProofSamples
 from gluonexp.model_folder.signature import ArraySignature, Preprocessing, Signature, as_float
-from gluonexp.verification import verify
+from gluonexp.verification import card, verify
+from gluonexp.verification.card import Origin
 
 
 def export(
@@ -40,6 +41,7 @@ def export(
     mean: float | Sequence[float] | None = None,
     std: float | Sequence[float] | None = None,
     sides: Sequence[int | None] | None = None,
+    origin: Origin | None = None,
 ) -> NDArray[np.float32] | None:
     """Write a network into `folder`, with a certificate if there is an example of its input.
 
@@ -59,6 +61,8 @@ def export(
     sides
         Of one input that takes no images, where they are known better than by the example: None
         for any length.
+    origin
+        For the card.
 
     Returns
     -------
@@ -85,7 +89,8 @@ def export(
     answers = None if given is None else _answers(net, given.prepared)
     traced = _traced(net)
     with classic():
-        return _written(folder, traced, given, answers, tuple(map(str, classes or ())), sides)
+        named = tuple(map(str, classes or ()))
+        return _written(folder, traced, given, answers, named, sides, origin)
 
 
 class _Given(NamedTuple):
@@ -121,6 +126,7 @@ def _written(
     answers: NDArray[np.float32] | None,
     classes: tuple[str, ...],
     sides: Sequence[int | None] | None,
+    origin: Origin | None,
 ) -> NDArray[np.float32] | None:
     """Write the export; return the network's answers to the example, of images the logits."""
     changes: list[str] = []
@@ -137,7 +143,9 @@ def _written(
     _check(folder, signature)
     if given is not None and answers is not None:
         _keep(folder, given.inputs, answers, signature.classes)
-        verify.certify(folder)
+        verify.certify(folder, origin=origin)
+    else:
+        card.write(folder, None, origin)
     return answers
 
 

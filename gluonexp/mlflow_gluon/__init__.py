@@ -21,16 +21,18 @@ from numpy.typing import NDArray
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.files import settle, temporary
 from gluonexp.base.mx import gluon, mx, nd
+from gluonexp.base.provenance import command_line
 from gluonexp.graph.symbols import block, classic
 from gluonexp.inference import environment, flavor, live
 from gluonexp.inference.served import ServedArrays
 from gluonexp.mlflow_gluon.autologging import autolog
 from gluonexp.model_folder import network
 from gluonexp.model_folder import signature as signatures
-from gluonexp.model_folder.names import MODEL, paths
+from gluonexp.model_folder.names import CARD, MODEL, paths
 from gluonexp.model_folder.signature import ArraySignature, Signature
 from gluonexp.tracking import references
-from gluonexp.verification import runtimes
+from gluonexp.verification import card, runtimes
+from gluonexp.verification.card import Origin
 
 if TYPE_CHECKING:
     from mlflow.models import Model, ModelSignature
@@ -132,6 +134,7 @@ def save_model(
                 mean=mean,
                 std=std,
                 sides=_sides(signature) if input_shape is None else input_shape,
+                origin=_origin(None if mlflow_model is None else mlflow_model.run_id),
             )
             kept = given if isinstance(input_example, nd.NDArray) else input_example
             wanted = flavor.Wanted(signature, kept, answers, wanted.environment, wanted.code_paths)
@@ -169,7 +172,7 @@ def log_model(
     artifact_path, name
         What the model is called: two words for the same, the second is MLflow's of today.
     registered_model_name
-        It is registered as a new version of this model, if given.
+        It is registered as a new version of this model, if given, which its card describes.
     run_id
         The run, if not the active one. Without either the model is of no run.
     gluon_model, conda_env, code_paths, signature, input_example, pip_requirements
@@ -213,7 +216,36 @@ def log_model(
         input_shape=input_shape,
         **kwargs,
     )
+    if registered_model_name is not None and info.registered_model_version is not None:
+        _describe(info, registered_model_name)
     return info
+
+
+def _origin(run_id: str | None) -> Origin:
+    """Return what the card says of the run that a network is kept in, and of this process."""
+    if run_id is None:
+        return Origin(command=command_line())
+    import mlflow
+
+    run = mlflow.get_run(run_id)
+    used = [] if run.inputs is None else [each.dataset for each in run.inputs.dataset_inputs]
+    return Origin(
+        run_id=run_id,
+        command=command_line(),
+        commit=run.data.tags.get("mlflow.source.git.commit"),
+        inputs={data.name: data.digest for data in used},
+    )
+
+
+def _describe(info: ModelInfo, name: str) -> None:
+    """Let the card of a model be the description of its registered version."""
+    import mlflow
+
+    client = mlflow.MlflowClient()
+    files = references.artifacts(client, info.model_uri)
+    if files.has(path := f"{flavor.DATA}/{CARD}"):  # older exports have none
+        said = card.description(files.text(path))
+        client.update_model_version(name, str(info.registered_model_version), said)
 
 
 def load_model(

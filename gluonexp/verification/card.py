@@ -53,7 +53,9 @@ class Origin:
     data, digest
         Title and digest of the data.
     splits
-        How many images each split has.
+        How many inputs each split has.
+    inputs
+        Digests of data by their names, as MLflow has made them.
     notes
         Sentences on the data.
     split, scores, classes
@@ -67,6 +69,7 @@ class Origin:
     data: str | None = None
     digest: str | None = None
     splits: Mapping[str, int] = field(default_factory=dict)
+    inputs: Mapping[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
     split: str | None = None
     scores: Mapping[str, float] = field(default_factory=dict)
@@ -135,14 +138,14 @@ def _card(
     front: str | None,
 ) -> str:
     told = signature.read(folder)
-    made = {_SCORES: _scores(origin), _DATA: _data(origin), _ORIGIN: _origin(origin)}
+    made = {_SCORES: _scores(origin), _DATA: _data(told, origin), _ORIGIN: _origin(origin)}
     made[_BY_CLASS] = _by_class(origin)
     made |= kept
     weak = kept.get(_WEAK) or _weakest(origin)
     sections = {
         "What it takes": _takes(told),
         _SCORES: made[_SCORES],
-        "Limits": bullets(_limits(told, proved, origin, weak)),
+        "Limits": bullets(_limits(told, proved, origin, made[_SCORES], weak)),
         "How to load it": loading(folder, told),
         "What was proved": _proved(proved),
         _DATA: made[_DATA],
@@ -258,6 +261,7 @@ def _limits(
     told: Signature | ArraySignature,
     proved: Certificate | None,
     origin: Origin,
+    scores: str,
     weak: str | None,
 ) -> list[str]:
     said = []
@@ -274,12 +278,12 @@ def _limits(
             "Every image gets one of its classes, also one that shows none of them: a low "
             "probability is no test for that."
         )
-    if origin.data is not None:
+    if scores:
         said.append(
             "How good it is was measured on these data alone, and not on images of other cameras, "
             "sizes or places."
         )
-    elif not origin.scores:
+    else:
         said.append("How good it is is not recorded here.")
     said += [plain(note).rstrip(".") + "." for note in origin.notes]
     if weak is not None:
@@ -314,13 +318,17 @@ def _proved(proved: Certificate | None) -> str:
     )
 
 
-def _data(origin: Origin) -> str:
-    said = []
+def _data(told: Signature | ArraySignature, origin: Origin) -> str:
+    said, what = [], "images" if isinstance(told, Signature) else "inputs"
     if origin.data:
         said.append(f"title: {plain(origin.data)}")
-    said += [f"{name}: {count:,} images" for name, count in origin.splits.items()]
+    said += [f"{plain(name)}: {count:,} {what}" for name, count in origin.splits.items()]
     if origin.digest:
         said.append(f"digest (SHA-256 of all samples): `{origin.digest}`")
+    said += [
+        f"{plain(name)}: digest (as MLflow makes it) {plain(digest)}"
+        for name, digest in origin.inputs.items()
+    ]
     return bullets(said)
 
 

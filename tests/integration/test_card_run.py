@@ -96,6 +96,7 @@ def test_exported_again_it_keeps_what_the_run_said(ran, told, tmp_path):
     text = (tmp_path / "again" / "README.md").read_text()
     assert ran.result.run_id in text and card.body(text) != card.body(ran.text)  # no ONNX there
     assert text.split("## By class")[1] == ran.text.split("## By class")[1]
+    assert "not recorded here" not in text and "on these data alone" in " ".join(text.split())
     told("verify", "again")
     told("export", "again", "--to", "and-again")
     assert (tmp_path / "and-again" / "README.md").read_text() == text

@@ -26,8 +26,9 @@ from gluonexp.cli import main
 from gluonexp.inference import flavor
 from gluonexp.inference.predict import Classifier, predict_samples
 from gluonexp.mlflow_gluon.autologging import _Seen
+from gluonexp.model_folder.names import CARD
 from gluonexp.model_folder.signature import ArraySignature, Signature, read
-from gluonexp.verification import certificate, verify
+from gluonexp.verification import card, certificate, verify
 
 RNG = np.random.default_rng(3)
 ROWS = RNG.random((5, 12), dtype=np.float32)
@@ -127,6 +128,26 @@ def test_a_network_is_logged_to_the_run_that_is_given_and_registered(net, store)
     assert made.model_id == info.model_id
     block = mlflow_gluon.load_model("models:/vectors/1")
     np.testing.assert_array_equal(outputs(block), outputs(net))
+
+
+@pytest.mark.parametrize("example", [None, ROWS[:3]], ids=["no example", "example"])
+def test_a_registered_version_is_described_by_its_card(net, store, example):
+    with mlflow.start_run() as run:
+        data = mlflow.data.from_numpy(ROWS, name="my | rows")
+        mlflow.log_input(data, context="training")
+        info = mlflow_gluon.log_model(
+            net, "model", input_example=example, registered_model_name="told"
+        )
+    folder = Path(store.get_logged_model(info.model_id).artifact_location) / "data"
+    kept = card.read(folder)
+    version = store.get_model_version("told", str(info.registered_model_version))
+    assert version.description == card.description(kept)
+    said, came = kept.split("## Data\n")[1].split("## Origin\n")
+    assert "rows" in said and data.digest in said and "my |" not in said
+    assert run.info.run_id in came and "pytest" in came
+    assert ("Nothing was proved" in kept) == (example is None)
+    if example is not None:
+        assert CARD in certificate.read(folder).files
 
 
 def test_where_nothing_can_be_written_is_told(net, tmp_path):

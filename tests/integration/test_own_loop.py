@@ -28,6 +28,7 @@ from gluonexp.run import compose
 from gluonexp.tracking import lease, recovery
 from gluonexp.tracking.log import NAME, records
 from gluonexp.tracking.read.runs import reader
+from gluonexp.verification import card
 
 SAMPLES = Digits().load()
 TRAIN, TEST = SAMPLES.train.select(np.arange(400)), SAMPLES.test.select(np.arange(60))
@@ -130,6 +131,13 @@ def test_a_loop_becomes_a_run_like_ours(net, capsys):
         *("export/model-symbol.json", "export/model-0000.params", "export/signature.json"),
         *("export/certificate.json", "export/samples.safetensors"),
     }
+    kept = (artifacts(found) / "export/README.md").read_text()
+    data, came = kept.split("## Data\n")[1].split("## Origin\n")
+    assert "title: mine" in data and "train: 400 images" in data and "test: 60 images" in data
+    assert found.params["data.digest"] in data
+    assert run_id in came and found.tags["gluonexp.git_commit"] in came and "pytest" in came
+    version = tracking.open_store(None).get_model_version("digits", "1")
+    assert version.description == card.description(kept)
     history = pd.read_csv(artifacts(found) / "metrics/history.csv")
     assert list(history["step"]) == [0, 1, 2]
     assert history["train/loss"].count() == 2 and history["test/acc"][2] == 0.5

@@ -22,7 +22,7 @@ from rich.console import Console
 
 from gluonexp.base import ranks, streams
 from gluonexp.base.errors import GluonexpError, debugging, sentence
-from gluonexp.base.imports import heavy_imports
+from gluonexp.base.imports import heavy_imports, own_process
 from gluonexp.base.processes import process_start
 from gluonexp.base.secrets import HIDDEN, hide
 from gluonexp.base.text import plain_console, tell
@@ -299,6 +299,7 @@ def _how_to_resume(workdir: Path, overrides: Sequence[str], *, python: bool = Fa
 
 def start(command: str = "python -m gluonexp.run") -> None:
     """Run what the command line says."""
+    own_process()
     streams.show_all()
     if debugging():
         os.environ["HYDRA_FULL_ERROR"] = "1"

@@ -8,6 +8,18 @@ from contextlib import contextmanager, suppress
 
 _HEAVY = 100  # modules
 
+_own = False
+
+
+def own_process() -> None:
+    """Say that this process does nothing but our work: there are no objects of a user's script.
+
+    What a script has made must be found when it is garbage, at its exit at the latest: there a
+    `DataLoader` of Gluon's with processes fails otherwise.
+    """
+    global _own
+    _own = True
+
 
 def installed(*packages: str) -> dict[str, str]:
     """Return the versions of those of `packages` that are installed, by their names on PyPI."""
@@ -22,7 +34,9 @@ def installed(*packages: str) -> dict[str, str]:
 
 @contextmanager
 def heavy_imports() -> Iterator[None]:
-    """Look for no garbage meanwhile, nor ever among what is there when MXNet or MLflow has come.
+    """Look for no garbage meanwhile.
+
+    In a process of our own nor ever among what is there when MXNet or MLflow has come.
 
     They make a million objects that all stay. Looking through them takes a sixth of the time while
     they are imported, and a second or two when it is done once more before the first batch.
@@ -33,7 +47,7 @@ def heavy_imports() -> Iterator[None]:
         yield
     finally:
         # Only then: what a later job of this process leaves behind is to be found.
-        if len(sys.modules) - before > _HEAVY:
+        if _own and len(sys.modules) - before > _HEAVY:
             gc.freeze()
             atexit.register(gc.collect)  # what is left of a job, while all that frees it is there
         if enabled:

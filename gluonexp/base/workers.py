@@ -25,7 +25,7 @@ from typing import Any, Final, TypeVar
 
 import cloudpickle
 
-from gluonexp.base.imports import heavy_imports
+from gluonexp.base.imports import heavy_imports, own_process
 from gluonexp.base.mx import usable_cores
 
 Key = TypeVar("Key")
@@ -288,6 +288,7 @@ def work(descriptor: int) -> None:
     descriptor
         Of our side of the socket.
     """
+    own_process()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # Slurm's, to all processes of a job
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})

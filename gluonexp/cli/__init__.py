@@ -11,6 +11,7 @@ import click
 from gluonexp import __version__
 from gluonexp.base import streams
 from gluonexp.base.errors import debugging, sentence
+from gluonexp.base.imports import own_process
 from gluonexp.cli.cache import cache
 from gluonexp.cli.files import download, export
 from gluonexp.cli.init import init
@@ -29,6 +30,7 @@ class _Group(click.Group):
     """Shows what the user can mend as one message, without a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        own_process()
         streams.show_all()
         try:
             return super().invoke(ctx)

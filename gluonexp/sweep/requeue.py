@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.core.utils import JobReturn
 
-from gluonexp.base.imports import heavy_imports
+from gluonexp.base.imports import heavy_imports, own_process
 from gluonexp.base.workers import WorkerDied
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ class Task:
         """Return what the job returned, or what it raised: submitit keeps a text of that only."""
         if self._cluster == "debug":
             return _carried_out(shared, job)
+        own_process()
         with _Asked(self._cluster, self._patience_s) as asked:
             try:
                 return _carried_out(shared, job)

@@ -19,6 +19,7 @@ from gluonexp.api.sweeps import Sweep
 from gluonexp.base.errors import GluonexpError, Stopped
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
     from typing import Any
 
@@ -191,6 +192,7 @@ def track(
     objective: str | None = None,
     mode: str | None = None,
     offline: bool = False,
+    notify: bool | Sequence[str] = False,
 ) -> TrackedLoop:
     """Record a training loop of your own as a run: ``with gx.track("name") as run:``.
 
@@ -219,6 +221,9 @@ def track(
         runs``, ``compare`` and the champion of a registered model go by.
     offline
         Send nothing by itself; ``gluonexp push`` does.
+    notify
+        Tell of the end, as ``callbacks=notify`` does: True for the webhook that the environment's
+        ``GLUONEXP_WEBHOOK`` names, or a program and its arguments, which reads JSON.
 
     Returns
     -------
@@ -250,4 +255,5 @@ def track(
         objective=objective,
         mode=mode,
         offline=offline,
+        notify=notify,
     )

@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 
 from gluonexp.assembly import Data
 from gluonexp.base.errors import GluonexpError
+from gluonexp.base.provenance import Provenance
 from gluonexp.data.digest import digest
 from gluonexp.data.split import spread
 from gluonexp.data.types import Split
 from gluonexp.experiment import record
 from gluonexp.tracking import Tracker, UsedData
+from gluonexp.verification.card import Origin
 
 _FORMS: Final = (
     "give (images, labels), a Gluon data set, a mapping of these by split, or the data's name"
@@ -116,6 +118,19 @@ def read(given: Any, title: str) -> OwnData | None:
             hashed[f"{name} labels"] = Split(labels, np.zeros(len(labels), np.int64))
     kept = {name: Split(images, _labels(labels)) for name, (images, labels) in splits.items()}
     return OwnData(title, kept, digest((), hashed))
+
+
+def origin(run_id: str | None, code: Provenance, data: OwnData | None) -> Origin:
+    """Return what the card of a run's export says of the run."""
+    known = data or OwnData("")
+    return Origin(
+        run_id=run_id,
+        command=code.command,
+        commit=code.git_commit,
+        data=known.title or None,
+        digest=known.digest,
+        splits={name: len(split) for name, split in known.splits.items()},
+    )
 
 
 def inputs(samples: Any, most: int) -> NDArray[Any]:

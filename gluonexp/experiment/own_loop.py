@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from gluonexp.base.errors import GluonexpError, Stopped
 from gluonexp.base.files import draft, temporary, write_text
-from gluonexp.base.provenance import Provenance, provenance
+from gluonexp.base.provenance import provenance
 from gluonexp.base.secrets import hidden
 from gluonexp.base.text import plain_console, readable, tell
 from gluonexp.config.schema import ObjectiveConfig, TrackingConfig
@@ -23,6 +23,7 @@ from gluonexp.inference import flavor, live
 from gluonexp.model_folder.samples import MOST_IMAGES
 from gluonexp.tracking import CERTIFICATE_TAG, OWN_LOOP, WORKDIR, Tracker, tracked_run
 from gluonexp.tracking.log import NAME
+from gluonexp.tracking.notify import telling
 from gluonexp.tracking.statuses import FINISHED, Ending
 from gluonexp.training import job_folder
 from gluonexp.verification import card, certificate
@@ -49,6 +50,8 @@ class TrackedLoop:
         The metric that says how good the run is, and whether ``min`` or ``max`` is better.
     offline
         Send nothing by itself: `gluonexp push` does.
+    notify
+        Who is told of its end, see `gluonexp.experiment.own_values.notified`.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class TrackedLoop:
         objective: str | None = None,
         mode: str | None = None,
         offline: bool = False,
+        notify: bool | Sequence[str] = False,
     ) -> None:
         if (objective is None) != (mode is None) or mode not in (None, "min", "max"):
             raise GluonexpError(
@@ -75,6 +79,7 @@ class TrackedLoop:
             self._settings.experiment = experiment
         self._goal = None if objective is None else ObjectiveConfig(objective, str(mode))
         self._params, self._data, self._name = params, data, str(name)
+        self._notify = own_values.notified(notify)
         self._console = plain_console()
         self._tracker: Tracker | None = None
         self._context: AbstractContextManager[None] | None = None
@@ -293,9 +298,12 @@ class TrackedLoop:
         tags = {**record.tags(origin, (), ""), OWN_LOOP: "true"}
         tags[WORKDIR] = str(self._workdir)
         with (
+            telling(self._notify, "run", origin.command) as told,
             tracked_run(self._settings, tags, self._workdir) as tracker,
             job_folder.listed(self._workdir),
         ):
+            told.facts |= {"run_id": tracker.run_id, "name": tracker.name, "link": tracker.link}
+            told.facts |= {"experiment": self._settings.experiment, "metrics": self._last}
             job_folder.take(self._workdir, tracker.run_id, None)
             record.environment(self._artifacts, origin)
             text = json.dumps(hidden(params), indent=2, ensure_ascii=False)
@@ -305,7 +313,7 @@ class TrackedLoop:
                 tracker.log_params({"objective": dataclasses.asdict(self._goal)})
             if data is not None:
                 data.record(tracker, self._artifacts)
-            self._origin = _origin(tracker, origin, data)
+            self._origin = own_data.origin(tracker.run_id, origin, data)
             self._record(tracker)
             del data
             self._tracker = tracker
@@ -325,6 +333,12 @@ class TrackedLoop:
                 raise
             finally:
                 self._tracker = None
+                if self._goal is not None:
+                    metric = self._goal.metric
+                    told.facts |= {
+                        "objective": self._last.get(metric),
+                        "objective_metric": metric,
+                    }
             self._draw(tracker)
         self._leave(tracker)
 
@@ -373,16 +387,3 @@ class TrackedLoop:
         tracker.log_artifacts(self._artifacts / part, part or None)
         if self._waiting and part in ("", "plots"):
             self._waiting, self._pictured = False, time.monotonic()
-
-
-def _origin(tracker: Tracker, code: Provenance, data: own_data.OwnData | None) -> Origin:
-    """Return what the card of an export says of the run."""
-    known = data or own_data.OwnData("")
-    return Origin(
-        run_id=tracker.run_id,
-        command=code.command,
-        commit=code.git_commit,
-        data=known.title or None,
-        digest=known.digest,
-        splits={name: len(split) for name, split in known.splits.items()},
-    )

@@ -1,11 +1,12 @@
-"""What a loop of one's own hands over, as we have it: parameters, metrics, steps, pictures."""
+"""What a loop of one's own hands over, as we have it: parameters, metrics, pictures, notices."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 import numbers
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from gluonexp.base.errors import GluonexpError
+from gluonexp.config.schema import NotifyConfig
 
 
 def mapping(params: object) -> dict[str, Any]:
@@ -132,3 +134,32 @@ def pixels(image: Any) -> Image.Image:
     elif array.dtype.kind == "b":
         array = array * np.uint8(255)
     return Image.fromarray(np.ascontiguousarray(array, np.uint8))
+
+
+def notified(notify: bool | Sequence[str]) -> NotifyConfig:
+    """Return who is told of a run's end.
+
+    Parameters
+    ----------
+    notify
+        True: the webhook that the environment's GLUONEXP_WEBHOOK names. A list: a program and its
+        arguments, which reads the notice on standard input.
+
+    Raises
+    ------
+    GluonexpError
+        Nobody is named.
+    """
+    if isinstance(notify, bool):
+        webhook = os.environ.get("GLUONEXP_WEBHOOK", "")
+        if notify and not webhook.startswith(("https://", "http://")):
+            raise GluonexpError(
+                "notify=True: nobody is named; export GLUONEXP_WEBHOOK=https://..., or give "
+                "notify=['PROGRAM', 'ARGUMENT']"
+            )
+        return NotifyConfig(webhook=webhook if notify else None)
+    if isinstance(notify, str) or not notify:
+        raise GluonexpError(
+            f"notify={notify!r}: give True, or a program as ['mail', '-s', 'done', 'me']"
+        )
+    return NotifyConfig(command=list(map(str, notify)))

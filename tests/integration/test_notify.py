@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from rich.console import Console
 
+import gluonexp.api as gx
 from gluonexp import run as application
 from gluonexp.base.errors import GluonexpError
 from gluonexp.base.secrets import hide
@@ -176,6 +177,35 @@ def test_where_nobody_is_named_nothing_begins(train, hook, monkeypatch):
         train()
     with pytest.raises(GluonexpError, match="there is no store"):
         reader(train.uri)
+
+
+def test_a_loop_of_ones_own_tells_if_it_is_asked_to(hook, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GLUONEXP_WEBHOOK", hook.url)
+    with gx.track("quiet", offline=True):
+        pass
+    assert hook.got == []
+    goal = {"objective": "loss", "mode": "min"}
+    with (
+        pytest.raises(ZeroDivisionError),
+        gx.track("mine", offline=True, notify=True, **goal) as run,
+    ):
+        run.log({"loss": 0.5, "worst": float("inf")})
+        run_id = run.id
+        1 / 0  # noqa: B018
+    notice = only(hook)
+    assert (notice["kind"], notice["run_id"], notice["name"]) == ("run", run_id, "mine")
+    assert notice["status"] == "FAILED" and "division by zero" in notice["reason"]
+    assert (notice["objective"], notice["objective_metric"]) == (0.5, "loss")
+    assert notice["metrics"] == {"loss": 0.5, "worst": None}
+    program = "import sys; open('told', 'w').write(sys.stdin.read())"
+    with gx.track("mine", offline=True, notify=[sys.executable, "-c", program]):
+        pass
+    assert json.loads((tmp_path / "told").read_text())["status"] == "FINISHED"
+    monkeypatch.delenv("GLUONEXP_WEBHOOK")
+    for given, said in ((True, "export GLUONEXP_WEBHOOK=https://"), ("mail", "give True, or a")):
+        with pytest.raises(GluonexpError, match=said):
+            gx.track("never", notify=given)
 
 
 # --- a sweep -------------------------------------------------------------------------------------

@@ -20,8 +20,9 @@ from click.testing import CliRunner
 from hydra.errors import HydraException
 from mlflow import MlflowClient
 
+import gluonexp.api as gx
 from gluonexp import experiment
-from gluonexp.base.errors import sentence
+from gluonexp.base.errors import GluonexpError, sentence
 from gluonexp.cli import main
 from gluonexp.run import compose, sweep
 from gluonexp.tracking import find_run, open_store, patience
@@ -319,3 +320,30 @@ def test_a_full_disk_ends_a_run_in_a_sentence(earlier, monkeypatch, capsys, room
         told("push", str(job))
         (run,) = (one for one in client.search_runs(["1"]) if one.info.run_id not in known)
         assert run.info.status in ("FAILED", "KILLED")
+
+
+def test_a_run_is_read_from_python_while_it_goes_on_and_after(server, home):
+    with gx.track("open", {"lr": 0.5}, uri=server.uri) as tracked:
+        run = gx.Run(tracked.id, server.uri)
+        assert run.status == "RUNNING" and run.name == "open" and run.seconds != run.seconds
+        assert run.metrics == {} and run.history.empty
+        for epoch in range(2):
+            tracked.log({"val/acc": epoch / 2}, step=epoch)
+        tracked.image("seen", [[0, 255]])  # what waits is sent before it
+        for _ in range(2000):
+            if "plots/seen.png" in run.files:
+                break
+        assert run.status == "RUNNING" and run.params == {"lr": 0.5}
+        assert run.metrics == {"val/acc": 0.5} and "RUNNING" in run._repr_html_()
+        assert run.curve("val/acc").to_dict() == {0: 0.0, 1: 0.5}
+        assert gx.runs(uri=server.uri, where="status == 'RUNNING'")["run_id"].tolist() == [run.id]
+        tracked.log({"val/acc": 0.75}, step=2)
+    assert run.status == "FINISHED" and run.seconds > 0
+    assert run.history["val/acc"].to_dict() == {0: 0.0, 1: 0.5, 2: 0.75}
+    assert run.url.startswith(server.uri) and run.id in run.url
+    assert {"metrics/history.csv", "plots/seen.png"} <= set(run.files)
+    copy = run.file("metrics/history.csv")
+    assert len(copy.read_text().splitlines()) == 4 and not copy.is_relative_to(server.folder)
+    assert run.file("plots").is_dir()
+    with pytest.raises(GluonexpError, match=r"none\.txt"):
+        run.file("none.txt")

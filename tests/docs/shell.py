@@ -67,7 +67,7 @@ def lines(block: str) -> Iterator[Line]:
 def _split(words: Sequence[str]) -> Iterator[list[str]]:
     command: list[str] = []
     for word in [*words, "&&"]:
-        if word in ("&&", ";"):
+        if word in ("&&", ";", "|"):
             yield command
             command = []
         else:
@@ -97,6 +97,8 @@ COMPOSED = {
     ".pth": "needs a file that is downloaded",
     "model.weights=imagenet": "needs a file that is downloaded",
     "device=gpu": "needs a GPU",
+    "callbacks=notify": "needs a webhook",
+    "notify.webhook": "needs a webhook",
 }
 # Commands of gluonexp of which the words are looked at, and why.
 PARSED = {"ui": "serves until it is ended", "stop": "needs a run that trains"}
@@ -146,6 +148,7 @@ def _mlflow(words: Sequence[str]) -> None:
 
 @looked_at("apt-get", "docker", "ray", "sbatch", why="changes the system, or needs one of its own")
 @looked_at("git", "curl", why="asks the network")
+@looked_at("jq", why="reads what another command prints")
 @looked_at("cd", "export", ".", "source", "eval", "mkdir", "ls", "cat", why="is the shell's")
 def _nothing(words: Sequence[str]) -> None:
     """`bash -n` has read it."""
@@ -226,7 +229,7 @@ def miniature(words: Sequence[str], resumed: int = 0) -> list[str]:
     if typed.get("trainer") == "trainer=lr_find":
         small["trainer.lr_find.steps"] = "50"
     if "experiment" in typed:
-        small["model"] = "mlp"
+        small |= {"model": "mlp", "dataset.val_fraction": "0.1"}
     if not any(key.startswith(("export", "tracking.experiment")) for key in typed):
         small["export"] = "none"
     varied = {key for key, word in typed.items() if re.search(r"=\w*\(|=[^\[]*,", word)}

@@ -194,7 +194,7 @@ def test_within_another_application_of_hydra(inside):
 
     with hydra.initialize_config_dir(str(inside), version_base="1.3"):
         theirs = GlobalHydra.instance().hydra
-        assert gx.run(*SMALL).status == "FINISHED"
+        assert gx.run(*SMALL, "export=none").status == "FINISHED"
         assert GlobalHydra.instance().hydra is theirs
 
 
@@ -209,7 +209,8 @@ def test_in_a_thread_that_is_not_main(inside):
 def test_a_folder_of_ones_own_groups(inside, tmp_path):
     (tmp_path / "optim").mkdir()
     (tmp_path / "optim/mine.yaml").write_text("defaults:\n  - adam\nlr: 0.0123\n")
-    assert gx.run(*SMALL, "optim=mine", config_dir=tmp_path).params["optim.lr"] == 0.0123
+    run = gx.run(*SMALL, "export=none", "optim=mine", config_dir=tmp_path)
+    assert run.params["optim.lr"] == 0.0123
 
 
 class Kernel:
@@ -267,7 +268,7 @@ def test_a_cell_that_trains_has_a_short_output(kernel):
 
 
 def test_an_interrupted_cell_ends_its_run_and_nothing_else(kernel):
-    small = ", ".join(map(repr, (*SMALL, "trainer.epochs=5000")))
+    small = ", ".join(map(repr, (*SMALL, "trainer.epochs=5000", "export=none")))
     kernel.cell("import signal; handlers = [signal.getsignal(n) for n in (1, 2, 10, 15)]")
     shown = kernel.cell(f"gx.run({small})", interrupt_at="Epoch 1.")
     kind, said = shown[-1]

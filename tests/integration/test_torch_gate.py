@@ -1,6 +1,7 @@
 """Before it trains, the PyTorch engine proves on real images that it computes what MXNet does."""
 
 import functools
+import re
 from importlib.util import find_spec
 
 import numpy as np
@@ -22,10 +23,11 @@ library.load()
 
 import torch  # noqa: E402
 
-from gluonexp.engines.torch import lowering, operators  # noqa: E402
+from gluonexp.engines.torch import gate, lowering, operators  # noqa: E402
 from gluonexp.engines.torch.engine import TorchEngine  # noqa: E402
 
 FIGURES = {f"gluonexp.engine.gate.{kind}" for kind in ("images", "logits", "loss", "gradients")}
+FIGURE = re.compile(r"\de[+-]\d+")
 STATISTICS, ALONE = "gluonexp.engine.gate.statistics", "gluonexp.engine.gate.layers"
 
 
@@ -39,7 +41,17 @@ def tiny():
     return net
 
 
-def engine(net, side=16, **settings):
+class Hinge(gluon.loss.Loss):
+    """Is zero, and its gradients are, where the logit of the label is 5 at least."""
+
+    def __init__(self):
+        super().__init__(None, 0)
+
+    def hybrid_forward(self, F, pred, label):
+        return F.relu(5 - F.pick(pred, label))
+
+
+def engine(net, side=16, loss=None, **settings):
     """Return the engine of a network for images of 3 classes."""
     mx.random.seed(0)
     np.random.seed(0)
@@ -50,7 +62,7 @@ def engine(net, side=16, **settings):
             parameter.set_data(nd.random.uniform(0.5, 2, shape=parameter.shape))
     image, mean = (side, side, 3), (0.5, 0.5, 0.5)
     block = Preprocess(Preprocessing(side, side, 3, mean, (0.25, 0.25, 0.25)), image)
-    loss = gluon.loss.SoftmaxCrossEntropyLoss()
+    loss = loss or gluon.loss.SoftmaxCrossEntropyLoss()
     optim, config = MomentumConfig("sgd", 0.1), EngineConfig("torch", **settings)
     return TorchEngine(net, block, image, loss, optim, config, torch.device("cpu"))
 
@@ -60,6 +72,19 @@ def batch(side=16, count=16):
     images = rng.integers(0, 256, (count, side, side, 3), np.uint8)
     labels = np.arange(count) % 3
     return Batch(images, labels, labels)
+
+
+def fitted(made, scale=300):
+    """Have a network be sure of its classes; return images with these as their labels."""
+    for parameter in list(made._module.parameters())[-2:]:  # of the last layer
+        parameter.data.mul_(scale)
+    asked, state = batch(), gate._state(made._module, torch.float32)
+    made._module.train().drop = False
+    found = torch.func.functional_call(made._module, state, (made._inputs(asked.images),))
+    made._module.drop = True
+    made._module.moves.clear()
+    labels = found.argmax(1).numpy()
+    return Batch(asked.images, labels, labels)
 
 
 def bits(made):
@@ -146,6 +171,81 @@ def test_what_no_layer_alone_shows_is_refused_too():
     ]
     with pytest.raises(GluonexpError, match="logits differ, though no layer alone does"):
         made.prove(batch())
+
+
+@pytest.mark.parametrize("scale", [10, 30, 50, 300, 10000])
+def test_a_network_that_has_fitted_its_images_is_proved_by_its_layers(scale):
+    """Its losses and gradients are all but zero, and what is left of them is rounding."""
+    made = engine(tiny())
+    tags = made.prove(fitted(made, scale))
+    assert tags.keys() == FIGURES | {STATISTICS, ALONE}
+    figures = [tags[f"gluonexp.engine.gate.{kind}"] for kind in ("logits", "loss", "gradients")]
+    assert all(float(each) < 1e-3 for told in figures for each in FIGURE.findall(told))
+
+
+def test_gradients_of_nothing_prove_nothing():
+    made = engine(tiny(), loss=Hinge())
+    tags = made.prove(fitted(made))
+    assert tags["gluonexp.engine.gate.gradients"] == "0e+00 (MXNet 0e+00)" and ALONE in tags
+
+
+@pytest.mark.parametrize("settings", [{"precision": "bfloat16"}, {"tf32": True}])
+def test_a_fitted_network_may_be_computed_more_coarsely(settings):
+    made = engine(tiny(), **settings)
+    assert ALONE in made.prove(fitted(made))
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_refused_in_a_fitted_network_too(fault, monkeypatch):
+    op, attributes, said = FAULTS[fault]
+    made = engine(tiny())
+    asked = fitted(made)
+    plant(monkeypatch, op, attributes)
+    made.start(None)
+    with pytest.raises(GluonexpError, match=rf"^engine=torch: layer \w+{said}"):
+        made.prove(asked)
+
+
+@pytest.mark.parametrize(("scale", "loss"), [(1, None), (300, None), (300, Hinge)])
+def test_a_wrong_gradient_is_refused_however_small_gradients_are(scale, loss, monkeypatch):
+    def twice(*taken, **settings):
+        value = activation(*taken, **settings)
+        return value + (value - value.detach())
+
+    activation, heeded = operators.OPERATORS["Activation"], ""
+    if isinstance(activation, tuple):
+        activation, heeded = activation
+    made = engine(tiny(), loss=loss and loss())
+    asked = fitted(made, scale)
+    monkeypatch.setitem(
+        operators.OPERATORS, "Activation", (functools.wraps(activation)(twice), heeded)
+    )
+    made.start(None)
+    with pytest.raises(GluonexpError, match=r"relu0_fwd .*: the gradient of input0 differs"):
+        made.prove(asked)
+
+
+LOSSES = {
+    "twice": lambda loss: 2 * loss,
+    "of small ones only": lambda loss: torch.where(loss < 0.01, loss + 1e-3, loss),
+    "of large ones only": lambda loss: torch.where(loss > 9, loss * 1.01, loss),
+    "not a number": lambda loss: loss + torch.where(loss > 9, torch.nan, 0.0),
+}
+
+
+@pytest.mark.parametrize("fault", LOSSES)
+@pytest.mark.parametrize("scale", [30, 50, 300])
+def test_another_loss_is_refused_however_small_it_is(fault, scale):
+    made = engine(tiny())
+    asked = fitted(made, scale)
+    *steps, last = made._loss._steps
+    made._loss._steps = [
+        *steps,
+        last._replace(function=lambda *taken: LOSSES[fault](last.function(*taken))),
+    ]
+    refused = "^engine=torch: the loss is not computed as in MXNet: of the same logits it is "
+    with pytest.raises(GluonexpError, match=refused):
+        made.prove(asked)
 
 
 ZOO = ["mobilenet0.25", "mobilenetv2_0.25", "resnet18_v1", "resnet18_v2"]

@@ -157,6 +157,17 @@ def test_another_engine_goes_on_by_name_only(uri, trained, capsys):
     assert tracking.open_store(uri).get_run(again.run_id).data.params["engine.name"] == "torch"
 
 
+def test_a_network_that_fits_its_images_perfectly_goes_on_by_another_engine(uri, trained):
+    words = [*TINY, "export=none", "dataset.source.classes=2", "model.hidden=[]", "optim.lr=10"]
+    first = trained(*words, "engine=mxnet")
+    last = first.folder / "checkpoints" / "last"
+    assert abs(first.history[-1]["train/loss"]) < 1e-5
+    going = trained(*words, "trainer.epochs=3", f"trainer.resume={last}", "engine=torch")
+    tags = _tags(uri, going)
+    assert tags["gluonexp.engine.gate.layers"] == "each alone as in MXNet"
+    assert re.fullmatch(r"\de[+-]\d+ \(MXNet \de-\d+\)", tags["gluonexp.engine.gate.loss"])
+
+
 def test_features_and_a_learning_rate_search_go_by_it_too(trained):
     words = [
         *("dataset=synthetic", "dataset.source.size=8", "dataset.source.train=200"),

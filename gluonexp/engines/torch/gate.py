@@ -4,6 +4,10 @@ Two roundings of a deep network part: an input of a ReLU near zero has another s
 is some per cent off, in MXNet as in PyTorch. So both are measured by their distance from the same
 module in float64. Where these distances are not alike, by chance or by a fault, each kind of layer
 is looked at alone, on the very inputs that it has in MXNet: there nothing adds up.
+
+Where the network has fitted the images, losses and gradients are all but zero, and so are what
+float32 and float64 make of them: they are measured by what they would be for other labels then,
+and the layers alone are looked at in any case.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -21,18 +26,20 @@ from torch import Tensor
 
 from gluonexp.base.errors import GluonexpError, reason
 from gluonexp.base.mx import autograd, gluon, mx, nd, nn, sym
+from gluonexp.engines.torch.distances import ALIKE, Tensors, alike, apart, distance, figures, norm
 from gluonexp.engines.torch.lowering import Lowered, lower
 from gluonexp.graph import symbols
 from gluonexp.graph.graph import VARIABLE, Graph, Node, Output
 
 Arrays: TypeAlias = Mapping[str, NDArray[Any]]
-Tensors: TypeAlias = dict[str, Tensor]
 Found: TypeAlias = dict[str, Tensors]
 """By name, for each of ``logits``, ``loss``, ``gradients`` and ``statistics``."""
 
 _TAG: Final = "gluonexp.engine.gate"
-_ALIKE: Final = 1e-5  # of the size of what is compared: rounding
 _PASSABLE: Final = 1e-3  # of all but gradients, where every layer alone is right
+# Of what they would be for other labels: smaller ones, of a network that has fitted the images,
+# are measured as if they were this large.
+_FITTED: Final = {"loss": 0.1, "gradients": 0.01}
 _COARSER: Final = 1 << 16  # by so much more than float32 does bfloat16 round
 _FAULTS: Final = (RuntimeError, ValueError, IndexError, TypeError)
 
@@ -98,7 +105,7 @@ def prove(
     values = {name: held[key] for name, key in names.items() if key in held}
     inputs = {"data": preprocess(nd.array(given, dtype="uint8")).asnumpy()}
     wanted = torch.from_numpy(inputs["data"])
-    if not _distance(prepared.cpu(), wanted, float(wanted.norm())) <= _ALIKE:
+    if not distance(prepared.cpu(), wanted, float(wanted.norm())) <= ALIKE:
         raise _refusal("the images are not prepared as in MXNet")
     graph = _without_dropout(Graph.from_symbol(symbols.traced(net)))
     theirs = _by_mxnet(graph, values, inputs, lambda made: loss(made, nd.array(labels)))
@@ -108,42 +115,88 @@ def prove(
             "at initial values, at the loss, and at dataset.mean and dataset.std"
         )
     layers = _differing(graph, values, inputs, prepared)
-    goal = torch.from_numpy(labels).to(prepared.device)
+    other = (labels + 1) % theirs["logits"][""].shape[1]
 
-    def run(dtype: torch.dtype, context: AbstractContextManager[Any]) -> Found:
-        def end(made: Tensor) -> Tensor:
-            taken = (made.to(dtype), goal)
-            ends: Tensor = torch.func.functional_call(losses, _state(losses, dtype), taken)
-            return ends
+    def ends(made: Tensor, dtype: torch.dtype, of: NDArray[np.int64]) -> Tensor:
+        taken = (made.to(prepared.device, dtype), torch.from_numpy(of).to(prepared.device))
+        found: Tensor = torch.func.functional_call(losses, _state(losses, dtype), taken)
+        return found
 
+    def run(
+        dtype: torch.dtype, context: AbstractContextManager[Any], of: NDArray[np.int64] = labels
+    ) -> Found:
         with context:
+            end = partial(ends, dtype=dtype, of=of)
             return _by_torch(lowered, dtype, names, [prepared.to(dtype)], end, theirs)
 
+    least: dict[str, float] = {}
     try:
         referee, ours = (run(dtype, nullcontext()) for dtype in (torch.float64, torch.float32))
+        unfitted = {"loss": {"": ends(referee["logits"][""], torch.float64, other).detach()}}
+        if norm(referee["loss"]) < _FITTED["loss"] * norm(unfitted["loss"]):
+            unfitted = run(torch.float64, nullcontext(), other)
+            least = {kind: part * norm(unfitted[kind]) for kind, part in _FITTED.items()}
     except _FAULTS as error:
         raise _refusal(next(layers, reason(error))) from error
-    apart = {kind: _apart(ours[kind], theirs[kind], of) for kind, of in referee.items() if of}
-    tags = {f"{_TAG}.{kind}": _figures(far) for kind, far in apart.items()}
-    if not all(_alike(*far) for each in apart.values() for far in each.values()):
+    far = {
+        kind: apart(ours[kind], theirs[kind], of, least.get(kind, 0.0))
+        for kind, of in referee.items()
+        if of
+    }
+    tags = {f"{_TAG}.{kind}": figures(pairs) for kind, pairs in far.items()}
+    if least or not all(alike(*pair) for each in far.values() for pair in each.values()):
         for differs in layers:
             raise _refusal(differs)
-        for kind, far in apart.items():
-            passable = all(_alike(*pair) or max(pair) <= _PASSABLE for pair in far.values())
-            if kind != "gradients" and not passable:
-                raise _refusal(f"{kind} differ, though no layer alone does: {_figures(far)}")
         tags[f"{_TAG}.layers"] = "each alone as in MXNet"
+    for of in (labels, other):
+        wrong = _loss_differs(loss, ends, theirs["logits"][""], of, least.get("loss", 0.0))
+        if wrong:
+            raise _refusal(wrong)
+    for kind, pairs in far.items():
+        passable = all(alike(*pair) or max(pair) <= _PASSABLE for pair in pairs.values())
+        if kind != "gradients" and not passable:
+            raise _refusal(f"{kind} differ, though no layer alone does: {figures(pairs)}")
     if coarse is not None:
         rough = run(torch.float32, coarse())
         for kind in ("logits", "loss"):
-            ((off, near),) = _apart(rough[kind], ours[kind], referee[kind]).values()
+            floor = least.get(kind, 0.0)
+            ((off, near),) = apart(rough[kind], ours[kind], referee[kind], floor).values()
             tags[f"{_TAG}.{kind}.coarse"] = f"{off:.0e}"
-            if not off <= _COARSER * max(near, _ALIKE / 10):
+            if not off <= _COARSER * max(near, ALIKE / 10):
                 raise GluonexpError(
                     f"engine.precision: {kind} are {off:.0%} off, which is more than rounding; "
                     "take engine.precision=float32 and engine.tf32=false"
                 )
     return tags | {f"{_TAG}.images": str(len(given))}
+
+
+def _loss_differs(
+    loss: gluon.loss.Loss,
+    ends: Callable[[Tensor, torch.dtype, NDArray[np.int64]], Tensor],
+    logits: Tensor,
+    labels: NDArray[np.int64],
+    least: float,
+) -> str | None:
+    """Say by how much PyTorch finds another loss than MXNet of the same logits, if it does.
+
+    This sees what a small loss does not: other labels have a large one.
+    """
+    with symbols.classic(), autograd.train_mode():
+        made = loss(nd.array(logits.numpy()), nd.array(labels)).asnumpy()
+    theirs = torch.from_numpy(made).float()
+    of, ours = (
+        ends(logits, dtype, labels).detach().float().cpu()
+        for dtype in (torch.float64, torch.float32)
+    )
+    if theirs.shape == of.shape == ours.shape:  # of other labels a loss may be infinite
+        finite = theirs.isfinite() & of.isfinite()
+        theirs, of, ours = theirs[finite], of[finite], ours[finite]
+    by, own = (apart({"": ours}, {"": theirs}, {"": of}, floor)[""] for floor in (least, 0.0))
+    if alike(*by) or max(own) <= _PASSABLE:
+        return None
+    return (
+        f"the loss is not computed as in MXNet: of the same logits it is {figures({'': own})} off"
+    )
 
 
 def _refusal(what: str) -> GluonexpError:
@@ -236,40 +289,6 @@ def _by_torch(
     }
 
 
-def _distance(found: Tensor, of: Tensor, size: float) -> float:
-    """Return the difference as a fraction of a size."""
-    if found.shape != of.shape:
-        return math.inf
-    return float(torch.dist(found, of)) / max(size, 1e-30)
-
-
-def _apart(
-    ours: Tensors, theirs: Tensors, of: Tensors, least: float = 0.0
-) -> dict[str, tuple[float, float]]:
-    """Return by name how far both are, as a fraction of what they are from.
-
-    What is zero by construction, such as the gradient of a bias before a BatchNorm, is nothing
-    but rounding: of 1 % of all tensors' norm at least, and of `least`.
-    """
-    sizes = {name: float(tensor.norm()) for name, tensor in of.items()}
-    least = max(least, 0.01 * math.hypot(*sizes.values()))
-
-    def far(found: Tensors, name: str) -> float:
-        return _distance(found[name], of[name], max(sizes[name], least))
-
-    return {name: (far(ours, name), far(theirs, name)) for name in of}
-
-
-def _alike(ours: float, theirs: float) -> bool:
-    """Say whether PyTorch is as near as MXNet is; and MXNet, else the referee shares a fault."""
-    return ours <= max(2 * theirs, _ALIKE) and theirs <= max(4 * ours, _ALIKE)
-
-
-def _figures(apart: Mapping[str, tuple[float, float]]) -> str:
-    ours, theirs = map(max, zip(*apart.values(), strict=True))
-    return f"{ours:.0e} (MXNet {theirs:.0e})"
-
-
 def _differing(
     graph: Graph, values: Mapping[str, Tensor], inputs: Arrays, like: Tensor
 ) -> Iterator[str]:
@@ -351,8 +370,8 @@ def _differs(
         least = (
             0.01 * taken if kind == "logits" else 0.0
         )  # a mean of what has been centred is zero
-        for name, (far, _) in _apart(found[kind], found[kind], of[kind], least).items():
-            if not far <= 2 * _ALIKE:
+        for name, (far, _) in apart(found[kind], found[kind], of[kind], least).items():
+            if not far <= 2 * ALIKE:
                 what = {"logits": "its output", "gradients": f"the gradient of {name}"}
                 return f"{what.get(kind, name)} differs by {far:.0e}"
     return None

@@ -228,7 +228,8 @@ def track(
     Returns
     -------
     TrackedLoop
-        With ``log``, ``image``, ``checkpoint``, ``export``, ``id``, ``url`` and ``stopping``.
+        With ``log``, ``image``, ``checkpoint``, ``export`` and ``stopping`` in its block, ``id``
+        and ``url`` also after it.
 
     Raises
     ------

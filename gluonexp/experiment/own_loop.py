@@ -82,6 +82,7 @@ class TrackedLoop:
         self._notify = own_values.notified(notify)
         self._console = plain_console()
         self._tracker: Tracker | None = None
+        self._ended = False
         self._context: AbstractContextManager[None] | None = None
         self._workdir, self._origin = Path(), Origin()
         self._step, self._measured, self._last = 0, False, dict[str, float]()
@@ -92,13 +93,16 @@ class TrackedLoop:
 
     @property
     def id(self) -> str:
-        """The run's id, 32 hexadecimal digits."""
-        return str(self._open().run_id)
+        """The run's id, 32 hexadecimal digits; the block may have ended."""
+        return str(self._begun().run_id)
 
     @property
     def url(self) -> str | None:
-        """The address of the run's page on a server; None for a store that is none."""
-        return self._open().link
+        """The address of the run's page on a server; None for a store that is none.
+
+        The block may have ended.
+        """
+        return self._begun().link
 
     @property
     def stopping(self) -> bool:
@@ -332,7 +336,7 @@ class TrackedLoop:
                     self._record(tracker, "plots")
                 raise
             finally:
-                self._tracker = None
+                self._ended = True
                 if self._goal is not None:
                     metric = self._goal.metric
                     told.facts |= {
@@ -369,13 +373,20 @@ class TrackedLoop:
         return self._workdir / job_folder.ARTIFACTS
 
     def _open(self) -> Tracker:
+        if self._ended:
+            raise self._closed("the run has ended")
+        return self._begun()
+
+    def _begun(self) -> Tracker:
         if self._tracker is None:
-            used = "the run has ended" if self._context else "the run has not begun"
-            raise GluonexpError(
-                f"gx.track({self._name!r}): {used}; it is open inside of the block "
-                f"`with gx.track({self._name!r}) as run:`"
-            )
+            raise self._closed("the run has not begun")
         return self._tracker
+
+    def _closed(self, why: str) -> GluonexpError:
+        return GluonexpError(
+            f"gx.track({self._name!r}): {why}; it is open inside of the block "
+            f"`with gx.track({self._name!r}) as run:`"
+        )
 
     def _next(self, step: Any) -> int:
         if step is not None:

@@ -363,9 +363,15 @@ def test_a_run_is_open_in_its_block_only():
     run = gx.track("once", offline=True)
     with pytest.raises(GluonexpError, match=r"has not begun; .* `with gx\.track\('once'\)"):
         run.log({"loss": 1.0})
+    with pytest.raises(GluonexpError, match="has not begun"):
+        _ = run.id
     with run:
-        pass
-    for call in (lambda: run.log({"loss": 1.0}), lambda: run.id, lambda: run.stopping):
+        began = run.id
+    assert (run.id, run.url) == (began, None)  # what it is called, it stays
+    for call in (
+        *(lambda: run.log({"loss": 1.0}), lambda: run.image("a", np.zeros((2, 2)))),
+        *(lambda: run.checkpoint(None), lambda: run.export(None, None), lambda: run.stopping),
+    ):
         with pytest.raises(GluonexpError, match="the run has ended"):
             call()
     with pytest.raises(GluonexpError, match="has been used"), run:

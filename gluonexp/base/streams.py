@@ -41,6 +41,16 @@ def show_all() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+def unread() -> bool:
+    """Tell whether a reader of standard output or error has gone (``| head``)."""
+    looked = select.poll()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # a notebook's, or closed
+            looked.register(stream.fileno(), select.POLLOUT)
+    gone = select.POLLERR | select.POLLHUP
+    return any(event & gone for _, event in looked.poll(0))
+
+
 @contextmanager
 def lasting() -> Iterator[None]:
     """Go on inside where standard output or error takes no more: drop what is printed.

@@ -35,6 +35,11 @@ class _Group(click.Group):
         try:
             return super().invoke(ctx)
         except Exception as error:
+            # click takes these for `| head`, of which it says nothing, and for an answer refused.
+            if (isinstance(error, BrokenPipeError) and not streams.unread()) or isinstance(
+                error, EOFError
+            ):
+                raise RuntimeError(f"{type(error).__name__}: {error}") from error
             if debugging() or isinstance(error, click.ClickException | click.exceptions.Exit):
                 raise
             if (said := sentence(error)) is None:

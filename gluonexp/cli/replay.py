@@ -47,7 +47,11 @@ def replay(
         raise GluonexpError(error) from None
     if tracking_uri is not None:
         composed.tracking.uri = tracking_uri
-    found = train(model, composed, words, [Path(run.conf_dir())], plain_console())
+    try:
+        found = train(model, composed, words, [Path(run.conf_dir())], plain_console())
+    except SystemExit as ended:  # a signal
+        say(f"{getattr(ended, 'reason', 'terminated')}: what was trained again is not compared")
+        raise
     if form == "json":
         write({"equal": found.difference is None, **vars(found)})
         sys.exit(0 if found.difference is None else 1)

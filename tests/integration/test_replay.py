@@ -1,6 +1,8 @@
 """Runs trained again from their record: equal to the bit, or told where they part."""
 
+import errno
 import json
+import signal
 
 import numpy as np
 import pytest
@@ -84,6 +86,32 @@ def test_a_run_that_does_not_exist_is_told(replay):
     code, said = replay(run_id="0" * 32)
     assert code == 1
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError(errno.EPIPE, "Broken pipe"), EOFError("cut")])
+def test_no_mistake_ends_it_without_a_word(error, replay, recorded, monkeypatch):
+    def raised(self, fit):
+        raise error
+
+    monkeypatch.setattr(StopOnDivergence, "epoch_end", raised)
+    uri, run_id = recorded
+    said = CliRunner().invoke(main, ["replay", run_id, "--tracking-uri", uri])
+    assert isinstance(said.exception, RuntimeError)  # a traceback
+    assert said.exception.__cause__ is error
+
+
+@pytest.mark.parametrize(
+    ("signum", "code", "reason"),
+    [(signal.SIGTERM, 143, "terminated"), (signal.SIGUSR1, 75, "SIGUSR1 came")],
+)
+def test_a_signal_ends_it_with_a_word(signum, code, reason, replay, monkeypatch):
+    def killed(self, fit):
+        signal.raise_signal(signum)
+
+    monkeypatch.setattr(StopOnDivergence, "epoch_end", killed)
+    ended, said = replay()
+    assert ended == code
+    assert f"{reason}: what was trained again is not compared\n" in said
 
 
 def test_what_a_run_has_not_recorded_is_told(recorded, replay):

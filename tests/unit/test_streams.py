@@ -53,6 +53,14 @@ def _unread():
     return writer
 
 
+def test_a_reader_that_has_gone_is_seen(printing):
+    reader, writer = os.pipe()
+    printing(writer)
+    assert not streams.unread()
+    os.close(reader)
+    assert streams.unread()
+
+
 @pytest.mark.parametrize(
     "full", [_unread, lambda: os.open("/dev/full", os.O_WRONLY)], ids=["pipe", "disk"]
 )

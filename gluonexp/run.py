@@ -157,6 +157,8 @@ def sweep(*overrides: str, config_dir: str | Path | None = None) -> "Summary":
         A key, a type or a group's choice is not right, or no point can be run.
     GluonexpError
         There is no sweep ``sweep.resume``.
+    KeyboardInterrupt, SystemExit
+        Ctrl-C, also in a job; its attribute `gluonexp.sweep.conduct.CUT_OFF` is the sweep's id.
     """
     words = as_typed(overrides)
     if value_in(words, "sweep.resume"):

@@ -101,7 +101,7 @@ def sweep(*overrides: str, config_dir: str | Path | None = None) -> Sweep:
     GluonexpError
         No point can be run.
     KeyboardInterrupt
-        It was interrupted; ``sweep.resume=ID`` goes on.
+        It was interrupted; its message has the call that goes on with it.
 
     Examples
     --------
@@ -133,17 +133,17 @@ def runs(
     experiment
         Only those of this experiment.
     where
-        A condition on the columns, as for `pandas.DataFrame.query`; a name with a dot or a slash
-        stands between backquotes.
+        A condition on the columns, as for `pandas.DataFrame.query`: ``status == 'FINISHED'``,
+        ``started > '2026-01-31'`` (UTC); a name with a dot or a slash stands between backquotes.
     uri
         The store; None: that of ``MLFLOW_TRACKING_URI``, else ``./mlruns/mlflow.db``.
     limit
-        At most so many; those that `where` leaves out do not count.
+        At most so many, 1 or more; those that `where` leaves out do not count.
 
     Raises
     ------
     GluonexpError
-        There is no such store or experiment, or `where` cannot be evaluated.
+        There is no such store or experiment, or `where` is no condition.
 
     Examples
     --------
@@ -163,8 +163,9 @@ def load(model: str | Path | Run | Sweep, runtime: str | None = None) -> Model:
     ----------
     model
         A run or a sweep (its best run), as an object or by name: ``last``, an id or the first 6
-        or more characters of one, ``runs:/ID``; a registered model, ``models:/NAME@ALIAS`` or
-        ``models:/NAME/VERSION``; or the folder of an export.
+        or more characters of one, ``runs:/ID``, perhaps with the path of a folder in it; a
+        registered model, ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION``; a logged model,
+        ``models:/m-ID``; or the folder of an export.
     runtime
         ``module``, ``onnx``...: those of ``gluonexp predict --runtime``; None: its default.
 

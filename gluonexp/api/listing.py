@@ -20,14 +20,21 @@ if TYPE_CHECKING:
     from gluonexp.tracking.read.runs import Reader
 
 _FIRST: Final = ("run_id", "name", "experiment", "status", "started", "seconds")
-# Frames between `DataFrame.query` and whoever called `gluonexp.api.runs`, whose @names it knows.
+# Frames between `DataFrame.eval` and whoever called `gluonexp.api.runs`, whose @names it knows.
 _DEPTH: Final = 3
+_CONDITION: Final = 'give a condition as a text, such as "`val/acc` > 0.9"'
 
 
 def runs(
     experiment: str | None, where: str | None, uri: str | None, limit: int | None
 ) -> pd.DataFrame:
     """Return a row a run, the newest first; see `gluonexp.api.runs`."""
+    if limit is not None:
+        limit = values.whole("limit", limit)
+    if not isinstance(where, str | None):
+        raise GluonexpError(f"where={where!r}: {_CONDITION}")
+    if experiment is not None and not (isinstance(experiment, str) and experiment.strip()):
+        raise GluonexpError(f"experiment={experiment!r}: give the name of an experiment")
     store = stored.opened(uri)
     with _no_garbage():
         table = _table(_newest(store, experiment, limit if where is None else None))
@@ -93,6 +100,10 @@ def _chosen(table: pd.DataFrame, where: str) -> pd.DataFrame:
     GluonexpError
         It names a column that is not there, or is no condition.
     """
+    import pandas as pd
+
+    if not where.strip():
+        raise GluonexpError(f"where={where!r}: {_CONDITION}")
     for name in re.findall(r"`([^`]+)`", where):
         if name not in table:
             if table.empty:
@@ -101,14 +112,27 @@ def _chosen(table: pd.DataFrame, where: str) -> pd.DataFrame:
             meant = f"; did you mean {listed(near)}?" if near else ""
             raise GluonexpError(f"where={where!r}: no run has `{name}`{meant}")
     try:
-        chosen: pd.DataFrame = table.query(where, level=_DEPTH)
+        try:
+            chosen = table.eval(where, target=None, level=_DEPTH)
+        except TypeError:
+            if "started" not in where:
+                raise
+            # Of a text pandas makes a time without a zone, which it compares with no other.
+            times = table["started"].dt.tz_localize(None)
+            chosen = table.assign(started=times).eval(where, target=None, level=_DEPTH)
     except Exception as error:  # pandas, Python's parser and what is compared have their own
         reason = " ".join(str(error).split()) or type(error).__name__
+        if "cannot assign" in reason:
+            raise GluonexpError(f"where={where!r}: equal is `==`, not `=`") from None
         raise GluonexpError(
             f"where={where!r} cannot be evaluated ({reason}); write it as `val/acc` > 0.9, names "
             "with a dot or a slash between backquotes"
         ) from None
-    if list(chosen.columns) != list(table.columns):  # it was no condition, but an expression
-        raise GluonexpError(f"where={where!r} is no condition on each run")
-    numbered: pd.DataFrame = chosen.reset_index(drop=True)
+    if not isinstance(chosen, pd.Series) or len(chosen) != len(table):
+        raise GluonexpError(f"where={where!r} is no condition on each run: {_CONDITION}")
+    known = chosen.dropna()  # of a run that has no such parameter it is not true
+    if not (len(known) or table.empty) or not known.map(pd.api.types.is_bool).all():
+        raise GluonexpError(f"where={where!r} is no condition on each run: {_CONDITION}")
+    chosen = chosen.astype("boolean").fillna(False)
+    numbered: pd.DataFrame = table[chosen].reset_index(drop=True)
     return numbered

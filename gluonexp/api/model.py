@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from gluonexp.api import values
 from gluonexp.base.errors import GluonexpError
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class Model:
         from gluonexp.model_folder.names import RUNTIMES
 
         runtime = runtime or _RUNTIME
-        if runtime not in RUNTIMES:
+        if runtime not in [*RUNTIMES]:
             raise GluonexpError(f"runtime={runtime}: there is {', '.join(RUNTIMES)}")
         ref, uri = _named(model)
         with ExitStack() as stack:
@@ -104,8 +105,7 @@ class Model:
         import numpy as np
         import pandas as pd
 
-        if top < 1:
-            raise GluonexpError(f"top={top}: must be at least 1")
+        top = values.whole("top", top)
         names, rows = self._classified(images)
         order = np.argsort(-rows, axis=1, kind="stable")[:, :top]
         columns: dict[str, Any] = {"image": names}
@@ -223,6 +223,11 @@ def _named(model: str | Path | Run | Sweep) -> tuple[str, str | None]:
         if model.id is None:
             return f"{model.folder}/artifacts", None
         return model.id, model.uri
+    if not isinstance(model, str | os.PathLike) or not str(model).strip():
+        raise GluonexpError(
+            f"{model!r} names no model: give a run, 'last', an id, 'models:/NAME@ALIAS', or the "
+            "folder of an export"
+        )
     ref = os.fspath(model)
     if isinstance(model, Path) and not model.is_dir():
         raise GluonexpError(f"{model}: there is no such folder")

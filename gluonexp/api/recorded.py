@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from gluonexp.api import html, stored, values
+from gluonexp.base.errors import GluonexpError
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from gluonexp.api.model import Model
+    from gluonexp.api.sweeps import Sweep
     from gluonexp.tracking.artifacts import Artifacts
     from gluonexp.tracking.read.records import RunRecord
     from gluonexp.tracking.read.runs import Reader
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
 _NOT_BY_EPOCH: Final = ("batch/", "system/", "test/", "lr_find/", "time/startup")
 # Of no interest to a reader of results.
 _ASIDE: Final = ("batch/", "system/", "time/", "optim/")
+# In a loop of one's own nothing is either, but what MLflow measures by itself.
+_OF_MLFLOW: Final = ("system/",)
 _SHOWN: Final = 20  # metrics
 
 
@@ -35,9 +40,10 @@ class Run:
     run
         ``last``: the one that was the last to end FINISHED with a model. Or its id, the first 6
         or more characters of that, ``runs:/ID``; ``models:/NAME@ALIAS``, ``models:/NAME/VERSION``:
-        the run that made this model. A sweep means its best run.
+        the run that made this model; or a `Run`. A sweep, also as an object, means its best run.
     uri
-        The store; None: that of ``MLFLOW_TRACKING_URI``, else ``./mlruns/mlflow.db``.
+        The store; None: that of the object, of ``MLFLOW_TRACKING_URI``, or
+        ``./mlruns/mlflow.db``.
 
     Raises
     ------
@@ -54,9 +60,10 @@ class Run:
     PosixPath('/home/me/mlruns/artifacts/default/3f2a.../artifacts/plots/curves.png')
     """
 
-    def __init__(self, run: str = "last", uri: str | None = None) -> None:
-        store = stored.opened(uri)
-        self._take(store, stored.record_of(store, str(run)))
+    def __init__(self, run: str | Run | Sweep = "last", uri: str | None = None) -> None:
+        ref, where = stored.named(run, "a run")
+        store = stored.opened(uri or where)
+        self._take(store, stored.record_of(store, ref))
 
     @classmethod
     def of_record(cls, store: Reader | None, record: RunRecord, folder: Path | None = None) -> Run:
@@ -120,7 +127,10 @@ class Run:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The last value of each metric; those of ``test/`` belong to the best checkpoint."""
+        """The last value of each metric.
+
+        Those of ``test/`` belong to the best checkpoint, unless the loop was one's own.
+        """
         return dict(self._now.metrics)
 
     @property
@@ -135,17 +145,22 @@ class Run:
 
     @property
     def history(self) -> pd.DataFrame:
-        """The metrics of each epoch: a row an epoch, a column a metric."""
+        """The metrics of each epoch: a row an epoch, a column a metric.
+
+        What was measured once, as all of ``test/``, is in `metrics` alone. Of a loop of one's
+        own, `gluonexp.api.track`, there is a row for each step that it logged, and every metric.
+        """
         import pandas as pd
 
         if self._rows is not None:
             rows = pd.DataFrame(self._rows, columns=None if self._rows else ["epoch"])
             table: pd.DataFrame = rows.astype({"epoch": int}).set_index("epoch")
             return table
-        names = [name for name in self._now.metrics if not name.startswith(_NOT_BY_EPOCH)]
+        names = [name for name in self._now.metrics if not name.startswith(self._not_by_epoch)]
         curves = {name: dict(self._points(name)) for name in names}
         longest = max(map(len, curves.values()), default=0)
-        kept = [name for name in names if len(curves[name]) > 1 or longest == 1]
+        least = 1 if self._own_loop or longest == 1 else 2
+        kept = [name for name in names if len(curves[name]) >= least]
         epochs = sorted({epoch for name in kept for epoch in curves[name]})
         table = pd.DataFrame(
             {name: [curves[name].get(epoch) for epoch in epochs] for name in kept},
@@ -157,6 +172,8 @@ class Run:
     def curve(self, metric: str) -> pd.Series[float]:
         """Return a metric by epoch; one of ``batch/`` or ``system/``, by its own steps.
 
+        Of a loop of one's own "epoch" is the step that it logged, whatever the metric.
+
         Raises
         ------
         GluonexpError
@@ -166,13 +183,12 @@ class Run:
 
         points = self._points(metric)
         if not points:
-            from gluonexp.base.errors import GluonexpError
             from gluonexp.base.text import listed
 
             there = listed(values.by_split(self.metrics)) or "none at all"
             raise GluonexpError(f"{self._title} has no metric {metric}; it has {there}")
         steps, heights = zip(*points, strict=True)
-        named = "step" if metric.startswith(_NOT_BY_EPOCH) else "epoch"
+        named = "step" if metric.startswith(self._not_by_epoch) else "epoch"
         index = pd.Index(steps, name=named)
         curve: pd.Series[float] = pd.Series(heights, index, name=metric, dtype="float64")
         return curve
@@ -182,7 +198,7 @@ class Run:
         """The paths of its artifacts, for `file`."""
         return [file.path for file in self._artifacts.files()]
 
-    def file(self, path: str) -> Path:
+    def file(self, path: str | os.PathLike[str]) -> Path:
         """Return where a file, or a folder, of its artifacts lies on this machine.
 
         What lies elsewhere is copied to a temporary folder, which goes when the process does.
@@ -192,7 +208,10 @@ class Run:
         GluonexpError
             It has no such file, or the store cannot be read.
         """
-        return self._artifacts.fetch(path, stored.downloads() / (self.id or "untracked"))
+        if not isinstance(path, str | os.PathLike):
+            raise GluonexpError(f"{path!r} is no path; .files lists those there are")
+        inside = Path(path).as_posix() if path else ""
+        return self._artifacts.fetch(inside, stored.downloads() / (self.id or "untracked"))
 
     def model(self, runtime: str | None = None) -> Model:
         """Return what it exported, loaded: as `gluonexp.api.load` does."""
@@ -244,6 +263,16 @@ class Run:
     def _title(self) -> str:
         return f"run {self.id[:8]}" if self.id else f"the run in {self._folder}"
 
+    @property
+    def _own_loop(self) -> bool:
+        from gluonexp.tracking.read.records import OWN_LOOP
+
+        return OWN_LOOP in self._record.tags
+
+    @property
+    def _not_by_epoch(self) -> tuple[str, ...]:
+        return _OF_MLFLOW if self._own_loop else _NOT_BY_EPOCH
+
     def _points(self, metric: str) -> list[tuple[int, float]]:
         if self._store is not None:
             run_id = self._record.run_id
@@ -269,7 +298,7 @@ class Run:
         run, history = self._now, self.history
         rows = []
         for name in values.by_split(run.metrics)[:_SHOWN]:
-            if name.startswith(_ASIDE):
+            if name.startswith(_OF_MLFLOW if self._own_loop else _ASIDE):
                 continue
             points = [] if name not in history else [*history[name].dropna().items()]
             best = best_of([(int(str(at)), value) for at, value in points], direction([run], name))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +30,7 @@ def single(overrides: Sequence[str], config_dir: str | Path | None) -> Run:
 
         return _recorded(*run.single(*overrides, config_dir=config_dir))
 
+    _check(overrides, config_dir, "run")
     return _told(train, overrides)
 
 
@@ -40,7 +42,34 @@ def several(overrides: Sequence[str], config_dir: str | Path | None) -> Sweep:
 
         return Sweep.of_summary(run.sweep(*overrides, config_dir=config_dir))
 
+    _check(overrides, config_dir, "sweep")
     return _told(train, overrides)
+
+
+def _check(overrides: Sequence[object], config_dir: object, call: str) -> None:
+    """Refuse what no override can be, before Hydra is asked.
+
+    Raises
+    ------
+    GluonexpError
+        It is no word, or one of the command line's options.
+    """
+    for word in overrides:
+        if not isinstance(word, str):
+            several = isinstance(word, list | tuple)
+            how = (
+                f": gx.{call}(*words)" if several else f", each of its own: gx.{call}('model=mlp')"
+            )
+            raise GluonexpError(f"gx.{call} takes words, not a {type(word).__name__}{how}")
+        if not word.strip():
+            raise GluonexpError(f"{word!r} is no override: write KEY=VALUE")
+        if word.startswith("-"):
+            more = "" if call == "sweep" else "; for several values there is gx.sweep"
+            raise GluonexpError(
+                f"{word}: options belong to the command line; gx.{call} takes KEY=VALUE{more}"
+            )
+    if not isinstance(config_dir, str | os.PathLike | None):
+        raise GluonexpError(f"config_dir={config_dir!r}: give the path of a folder")
 
 
 def _recorded(config: Config, result: Result) -> Run:
@@ -56,21 +85,34 @@ def _told(make: Callable[[], _Made], overrides: Sequence[str]) -> _Made:
         with _as_before():
             return make()
     except KeyboardInterrupt as stop:
-        ended: BaseException = KeyboardInterrupt(str(stop) or "interrupted")
+        said = str(stop) or "interrupted"
+        ended: BaseException = KeyboardInterrupt(f"{said}{_how_to_go_on(stop, overrides)}")
     except SystemExit as stop:
         if stop.code != 130:  # as a sweep ends whose job was interrupted
             raise
-        ended = KeyboardInterrupt("interrupted")
+        ended = KeyboardInterrupt(f"interrupted{_how_to_go_on(stop, overrides)}")
     except Exception as error:
         from gluonexp import run
         from gluonexp.config import hints
 
-        said = hints.sentence(error, overrides, run.conf_dir()) or sentence(error)
-        if said is None or debugging():
+        known = hints.sentence(error, overrides, run.conf_dir()) or sentence(error)
+        if known is None or debugging():
             raise
-        ended = GluonexpError(said)
+        ended = GluonexpError(known)
     # Outside of the handler: what it caught holds the frames of the run, and so its network.
     raise ended
+
+
+def _how_to_go_on(stop: BaseException, overrides: Sequence[str]) -> str:
+    """Say with which call a sweep goes on that `stop` has ended; "" of all else."""
+    from gluonexp.base.secrets import hidden_words
+    from gluonexp.sweep.conduct import CUT_OFF
+
+    if (sweep_id := getattr(stop, CUT_OFF, None)) is None:
+        return ""
+    where = [word for word in overrides if word.startswith("tracking.uri=")]
+    words = [f"sweep.resume={sweep_id}", *hidden_words(where)]
+    return f"; to continue: gx.sweep({', '.join(map(repr, words))})"
 
 
 @contextmanager

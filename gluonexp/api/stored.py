@@ -15,6 +15,35 @@ if TYPE_CHECKING:
     from gluonexp.tracking.read.runs import Reader
 
 
+def named(one: object, what: str) -> tuple[str, str | None]:
+    """Return the name of a run or a sweep, and the store of one that is given as an object.
+
+    Parameters
+    ----------
+    what
+        What it should be: "a run", "a sweep".
+
+    Raises
+    ------
+    GluonexpError
+        It is no name, and no object of ours that a store has.
+    """
+    from gluonexp.api.recorded import Run
+    from gluonexp.api.sweeps import Sweep
+    from gluonexp.base.errors import GluonexpError
+
+    if isinstance(one, Run | Sweep):
+        if one.id is None:
+            raise GluonexpError(f"{one!r} is in no store: it was run with tracking=none")
+        return one.id, one.uri
+    if not isinstance(one, str) or not one.strip():
+        raise GluonexpError(
+            f"{one!r} does not name {what}: give 'last', its id, or the first 6 or more "
+            "characters of it"
+        )
+    return one, None
+
+
 def opened(uri: str | None) -> Reader:
     """Open the store `uri`; None: that of ``MLFLOW_TRACKING_URI``, else the one in this folder.
 
@@ -23,7 +52,11 @@ def opened(uri: str | None) -> Reader:
     GluonexpError
         There is no store, or it cannot be read.
     """
+    from gluonexp.base.errors import GluonexpError
     from gluonexp.tracking.read.runs import reader
+
+    if not isinstance(uri, str | None):
+        raise GluonexpError(f"uri={uri!r}: give the store's address as a text")
 
     return reader(uri or os.environ.get("MLFLOW_TRACKING_URI"), alone=True)
 

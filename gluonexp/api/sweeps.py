@@ -27,9 +27,11 @@ class Sweep:
     Parameters
     ----------
     sweep
-        ``last``: the one that was begun last. Or its id, or the first 6 or more characters of it.
+        ``last``: the one that was begun last. Or its id, or the first 6 or more characters of it;
+        or a `Sweep`; or the `Run` of one of its points.
     uri
-        The store; None: that of ``MLFLOW_TRACKING_URI``, else ``./mlruns/mlflow.db``.
+        The store; None: that of the object, of ``MLFLOW_TRACKING_URI``, or
+        ``./mlruns/mlflow.db``.
 
     Raises
     ------
@@ -44,9 +46,14 @@ class Sweep:
     >>> sweep.best.model()(["photo.jpg"])  # doctest: +SKIP
     """
 
-    def __init__(self, sweep: str = "last", uri: str | None = None) -> None:
-        self._store: Reader | None = stored.opened(uri)
-        self._record: RunRecord | None = self._store.parent(sweep.removeprefix("runs:/"))
+    def __init__(self, sweep: str | Sweep | Run = "last", uri: str | None = None) -> None:
+        ref, where = stored.named(sweep, "a sweep")
+        if isinstance(sweep, Run):
+            from gluonexp.tracking.read.records import PARENT
+
+            ref = sweep.tags.get(PARENT, ref)
+        self._store: Reader | None = stored.opened(uri or where)
+        self._record: RunRecord | None = self._store.parent(ref.removeprefix("runs:/"))
         self._summary: Summary | None = None
 
     @classmethod
@@ -139,6 +146,11 @@ class Sweep:
             *(self._store.uri, self._record.experiment_id, self._record.run_id),
             *(goal.metric, goal.mode),
         )
+
+    @property
+    def uri(self) -> str | None:
+        """The store that it is recorded in."""
+        return None if self._store is None else self._store.uri
 
     @property
     def _now(self) -> RunRecord | None:

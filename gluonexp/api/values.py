@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
+
+from gluonexp.base.errors import GluonexpError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,6 +24,23 @@ def typed(key: str, text: str) -> Value:
     if text in _WORDS:
         return _WORDS[text]
     return text if key.endswith(_DIGESTS) else _number(text)
+
+
+def whole(name: str, value: object) -> int:
+    """Return a number of things, which is 1 or more.
+
+    Raises
+    ------
+    GluonexpError
+        It is none.
+    """
+    try:
+        found = None if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        found = None
+    if found is None or found < 1:
+        raise GluonexpError(f"{name}={value!r}: must be a whole number, at least 1")
+    return found
 
 
 def _number(text: str) -> str | int | float:

@@ -287,6 +287,8 @@ def image_files(paths: Sequence[str | Path]) -> list[Path]:
         A path that does not exist, a pattern that matches nothing, a folder without images.
     """
     files: list[Path] = []
+    if "" in paths:  # which Path takes for the current folder
+        raise GluonexpError("an empty name is no image or folder")
     for path in map(Path, paths):
         found = [path] if path.exists() else _matching(path)
         for each in found:

@@ -30,6 +30,7 @@ from gluonexp.tracking.store import impatient
 from gluonexp.tracking.sweeps import SweepRun
 from gluonexp.training.job_folder import CONSOLE
 
+CUT_OFF: Final = "sweep"  # the attribute of what ended a sweep early: which it was
 _PARTING_S: Final = 20  # that the store has for each answer when a sweep is cut off
 
 
@@ -92,8 +93,9 @@ def conduct(plan: SweepPlan, console: Console | None = None) -> Summary:
             with suppress(GluonexpError), impatient(retries=0, timeout_s=_PARTING_S):
                 ledger.settle("the sweep was stopped by an error")
             raise
-        except (KeyboardInterrupt, SystemExit):
+        except (KeyboardInterrupt, SystemExit) as stop:
             if run is not None:
+                setattr(stop, CUT_OFF, run.run_id)
                 run.patience.end()
             try:
                 with impatient(retries=0, timeout_s=_PARTING_S):

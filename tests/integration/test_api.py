@@ -71,7 +71,9 @@ def test_a_run_is_the_command_lines(first, inside):
     assert first.metrics["val/acc"] == first.history["val/acc"].iloc[-1]
     assert "test/acc" not in first.history
     assert {"export/signature.json", "plots/curves.png"} <= set(first.files)
-    assert "tracking.run_name" in first.file("config/overrides.yaml").read_text()
+    assert "tracking.run_name" in first.file(Path("config/overrides.yaml")).read_text()
+    with pytest.raises(gx.GluonexpError, match="3 is no path"):
+        first.file(3)
     (log,) = first.folder.glob("*.log")
     assert first.folder.parent == inside / "mlruns/hydra" and log.name == "run.log"
     with pytest.raises(gx.GluonexpError, match="has no metric val/f1; it has "):
@@ -90,11 +92,14 @@ def test_names_mean_what_they_mean_to_the_commands(first, inside):
         assert gx.Run(name).id == first.id
         assert gx.load(name).classes == first.model().classes
     sweep = gx.Sweep("last")
-    assert gx.Run(sweep.id).id == sweep.best.id  # of a sweep, its best run
+    assert gx.Run(sweep.id).id == gx.Run(sweep).id == sweep.best.id  # of a sweep, its best run
+    assert gx.Run(first).id == first.id
+    assert gx.Sweep(sweep).id == gx.Sweep(sweep.best).id == sweep.id
     with pytest.raises(gx.GluonexpError, match="no run id begins with"):
         gx.Run("0" * 32)
-    with pytest.raises(gx.GluonexpError, match="is no sweep"):
-        gx.Sweep(first.id)
+    for alone in (first, first.id):
+        with pytest.raises(gx.GluonexpError, match="is no sweep"):
+            gx.Sweep(alone)
     with pytest.raises(gx.GluonexpError, match="model none cannot be found"):
         gx.Run("models:/none@champion")
 
@@ -119,6 +124,7 @@ def test_the_table_of_runs(first, inside):
     least = 0.0  # noqa: F841 (the condition reads it)
     good = gx.runs(where="`val/acc` >= @least and status == 'FINISHED'")
     assert set(good["run_id"]) == {first.id, gx.Sweep().best.id}
+    assert len(gx.runs(where="started > '2020-01-01'")) == 3
     assert gx.runs(limit=1)["run_id"].tolist() == table["run_id"].tolist()[:1]
     assert len(gx.runs("gluonexp", limit=2)) == 2
     with pytest.raises(gx.GluonexpError, match="no experiment nowhere"):
@@ -160,9 +166,13 @@ def test_what_is_no_image_is_told(first, tmp_path):
         (tmp_path / "no.png", "not a JPEG"),
         (tmp_path / "none.png", "no such image"),
         ({"a": 1}, "dict is no image"),
+        ("", "an empty name is no image"),
     ):
         with pytest.raises(gx.GluonexpError, match=said):
             model(given)
+    for top in ("3", 1.5, 0, True):
+        with pytest.raises(gx.GluonexpError, match=f"top={top!r}: must be a whole number"):
+            model([], top=top)
     with pytest.raises(gx.GluonexpError, match="runtime=nothing: there is module"):
         gx.load(first, runtime="nothing")
 
@@ -173,6 +183,8 @@ def test_a_run_that_is_not_tracked(tmp_path, monkeypatch):
     assert run.id is None and run.status == "FINISHED" and len(run.history) == 2
     assert "export/signature.json" in run.files and run.model().classes
     assert not Path("mlruns/mlflow.db").exists() and "untracked" in run._repr_html_()
+    with pytest.raises(gx.GluonexpError, match="is in no store"):
+        gx.Run(run)
 
 
 def test_nothing_is_left_behind(inside):
@@ -186,6 +198,22 @@ def test_nothing_is_left_behind(inside):
     assert {key: after[key] for key in before} == before
     assert not GlobalHydra.instance().is_initialized()
     assert gx.runs(limit=1)["status"][0] == "FAILED"
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt(), SystemExit(130)])  # Ctrl-C; in a job
+def test_an_interrupted_sweep_says_which_call_goes_on(stop, tmp_path, monkeypatch, capsys):
+    def interrupted(*_):
+        raise stop
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("gluonexp.sweep.conduct._run", interrupted)
+    store = "tracking.uri=sqlite:///mine.db"
+    with pytest.raises(KeyboardInterrupt) as told:
+        gx.sweep(*SMALL, store, "optim.lr=0.01,0.1")
+    sweep = gx.Sweep(uri="sqlite:///mine.db")
+    call = f"gx.sweep('sweep.resume={sweep.id}', '{store}')"
+    assert str(told.value) == f"interrupted; to continue: {call}"
+    assert sweep.status == "KILLED"
 
 
 def test_within_another_application_of_hydra(inside):

@@ -44,7 +44,7 @@ server: $(VENV)/.installed-server
 	    $(if $(PORT),--port $(PORT)) $(if $(LOGIN),--login)
 
 docs: $(VENV)/.installed-docs
-	$(BIN)/sphinx-build -q -E -W --keep-going -n -d build/docs/doctrees docs build/docs/html
+	$(BIN)/sphinx-build -q -j 2 -E -W --keep-going -n -d build/docs/doctrees docs build/docs/html
 	@echo "The pages are in build/docs/html/index.html"
 
 bench: $(VENV)/.installed-dev

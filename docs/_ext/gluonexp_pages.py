@@ -10,19 +10,27 @@ from typing import Any
 import click
 import configuration
 from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
 
 ROOT = Path(__file__).parents[2]
 _PAGE = re.compile(r"<!-- page: (\S+) -->\n")
 _KEYS = "<!-- keys -->"
+_PARTS = 4  # in so many, or more, Sphinx divides pages for two processes
 _LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)")
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Let Sphinx read pages through us."""
+    app.connect("env-before-read-docs", _dealt)
     app.connect("source-read", _read)
     app.connect("sphinx-click-process-description", _described)
     app.connect("sphinx-click-process-options", _plain)
     return {"parallel_read_safe": True}
+
+
+def _dealt(app: Sphinx, env: BuildEnvironment, docnames: list[str]) -> None:
+    """Let the notebooks, which are neighbours by name, be in different parts of ``-j``."""
+    docnames[:] = [name for first in range(_PARTS) for name in docnames[first::_PARTS]]
 
 
 def _read(app: Sphinx, docname: str, content: list[str]) -> None:

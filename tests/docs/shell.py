@@ -234,7 +234,16 @@ def miniature(words: Sequence[str], resumed: int = 0) -> list[str]:
         small["export"] = "none"
     varied = {key for key, word in typed.items() if re.search(r"=\w*\(|=[^\[]*,", word)}
     small = {key: value for key, value in small.items() if key not in varied}
-    return [*options, *(typed | _overrides(small)).values()]
+    few = {key: _two(word) for key, word in typed.items()}
+    return [*options, *(few | _overrides(small)).values()]
+
+
+def _two(word: str) -> str:
+    """Return what a sweep varies with the first two of its values."""
+    key, _, values = word.partition("=")
+    if re.fullmatch(r"range\((\d+)\)", values):
+        return f"{key}=range(2)"
+    return f"{key}={','.join(values.split(',')[:2])}" if re.fullmatch(r"[\w.,-]+", values) else word
 
 
 def _overrides(values: Mapping[str, str]) -> dict[str, str]:

@@ -121,13 +121,13 @@ def single(
             workdir = _home(config, workdir)
             done.append((config, _train(config, workdir, typed, started=started)))
         except KeyboardInterrupt:
-            how = _how_to_resume(workdir, typed, python=True)
+            how = _how_to_resume(workdir, typed, composed, python=True)
             raise KeyboardInterrupt(f"interrupted{how}") from None
         except (Exception, SystemExit) as error:
             over = getattr(error, "over_time", False)
             if (said := str(getattr(error, "reason", "")) if over else sentence(error)) is None:
                 raise
-            how = _how_to_resume(workdir, typed, python=True)
+            how = _how_to_resume(workdir, typed, composed, python=True)
             raise GluonexpError(f"{said}{how}") from error
 
     with (
@@ -190,13 +190,15 @@ def main(composed: DictConfig) -> "float | Ending | None":
         if (said := sentence(error)) is None:
             raise
         # Hydra prints this class as one message.
-        raise CompactHydraException(f"{said}{_how_to_resume(workdir, overrides)}") from error
+        raise CompactHydraException(
+            f"{said}{_how_to_resume(workdir, overrides, composed)}"
+        ) from error
     except KeyboardInterrupt:
-        print(f"interrupted{_how_to_resume(workdir, overrides)}", file=sys.stderr)
+        print(f"interrupted{_how_to_resume(workdir, overrides, composed)}", file=sys.stderr)
         sys.exit(130)  # as a shell reports SIGINT
     except SystemExit as ended:
         why = getattr(ended, "reason", "terminated")
-        print(f"{why}{_how_to_resume(workdir, overrides)}", file=sys.stderr)
+        print(f"{why}{_how_to_resume(workdir, overrides, composed)}", file=sys.stderr)
         raise
 
 
@@ -290,13 +292,16 @@ def _config(
     return extend.restarted(config, world.job) if world.restarts and world.job else config
 
 
-def _how_to_resume(workdir: Path, overrides: Sequence[str], *, python: bool = False) -> str:
+def _how_to_resume(
+    workdir: Path, overrides: Sequence[str], composed: DictConfig, *, python: bool = False
+) -> str:
     if not (workdir / "checkpoints").is_dir():
         return ""
     with heavy_imports():
         from gluonexp.experiment import resume
 
-    return resume.command(workdir, overrides, python=python)
+    allow = OmegaConf.select(composed, "build.allow", throw_on_resolution_failure=False) or ()
+    return resume.command(workdir, overrides, list(allow), python=python)
 
 
 def start(command: str = "python -m gluonexp.run") -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from gluonexp.base.arrays import ArrayCache, NoCache
 from gluonexp.base.errors import GluonexpError
-from gluonexp.base.text import listed, readable, say
+from gluonexp.base.text import COMMANDING, listed, readable, say
 from gluonexp.config.schema import FeaturesConfig
 from gluonexp.data import decoded, memory
 from gluonexp.data.decoded import Decoding
@@ -130,6 +130,11 @@ class ImageFolder:
                 raise GluonexpError(
                     f"{readable(str(train / name))}: the name of this class is not UTF-8, so it "
                     "cannot be recorded; rename the folder"
+                )
+            if COMMANDING.search(name):
+                raise GluonexpError(
+                    f"{train}: the name of the class folder {name!r} holds characters that "
+                    "command a terminal; rename the folder"
                 )
         if test is not None and _folders(test) != classes:
             only_train = sorted(set(classes) - set(_folders(test)))

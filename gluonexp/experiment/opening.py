@@ -106,7 +106,8 @@ def opened(
 ) -> Iterator[OpenRun]:
     """Open a run; it ends FINISHED with the block, FAILED or KILLED with an exception.
 
-    Each process of `team` opens it, to train together; rank 0 alone records.
+    Whoever is to be told of the end is told, also where it comes before a run exists. Each process
+    of `team` opens it, to train together; rank 0 alone records.
 
     Raises
     ------
@@ -114,6 +115,23 @@ def opened(
         A setting or the data are not right. Whatever can be found out before data are read is
         found before a run exists, and nothing in `workdir` is removed before it does.
     """
+    command = in_shell("python", "-m", "gluonexp.run", *hidden_words(overrides))
+    with telling(config.notify, "run", command) as told:
+        told.facts |= {"name": config.tracking.run_name}
+        told.facts |= {"experiment": config.tracking.experiment}
+        with _opened(config, workdir, overrides, console, team, told) as run:
+            yield run
+
+
+@contextmanager
+def _opened(
+    config: Config,
+    workdir: Path,
+    overrides: Sequence[str],
+    console: Console,
+    team: Team,
+    told: Told,
+) -> Iterator[OpenRun]:
     before = team.tell(resume.earlier(config) if team.rank == 0 else None)
     job_folder.check(workdir, None if before is None else before.folder)
     device = engines.device(config)
@@ -154,15 +172,12 @@ def opened(
     tags |= team.tags
     if config.trainer.lr_find.steps:
         tags[tracking.KIND] = "lr_find"
-    command = in_shell("python", "-m", "gluonexp.run", *hidden_words(overrides))
     with (
-        telling(config.notify, "run", command) as told,
         tracked_run(config.tracking, tags, workdir) as tracker,
         team.watched(),
         job_folder.listed(workdir),
     ):
         told.facts |= {"run_id": tracker.run_id, "name": tracker.name, "link": tracker.link}
-        told.facts["experiment"] = config.tracking.experiment
         if team.size > 1:
             team.run_id = team.tell(tracker.run_id)
         if config.tracking.run_id is None and (text := recovery.mention(config.tracking)):

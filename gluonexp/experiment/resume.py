@@ -261,7 +261,9 @@ def settings(config: Config, components: Components, steps: Preprocessing) -> di
     }
 
 
-def command(workdir: Path, overrides: Sequence[str], *, python: bool = False) -> str:
+def command(
+    workdir: Path, overrides: Sequence[str], allow: Sequence[str] = (), *, python: bool = False
+) -> str:
     """Say with which command training goes on; an empty text if it has left no checkpoint.
 
     Parameters
@@ -270,6 +272,9 @@ def command(workdir: Path, overrides: Sequence[str], *, python: bool = False) ->
         The job's folder.
     overrides
         What was typed.
+    allow
+        The packages of ``build.allow``, also where a file says it: no record may, so that it is
+        typed again.
     python
         Say it as a call of `gluonexp.api` rather than for a shell.
     """
@@ -277,7 +282,8 @@ def command(workdir: Path, overrides: Sequence[str], *, python: bool = False) ->
     if not (newest := checkpoint.newest(checkpoints)):
         return ""
     known = job_folder.owner(checkpoints).run_id
-    needed = [word for word in overrides if word.startswith(("tracking.uri=", "build.allow="))]
+    needed = [word for word in overrides if word.startswith("tracking.uri=")]
+    needed += [f"build.allow=[{','.join(allow)}]"] if allow else []
     resume = known or str(newest[0])
     if python:
         words = [override("trainer.resume", resume), *hidden_words(needed)]

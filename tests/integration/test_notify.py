@@ -123,6 +123,21 @@ def test_a_run_that_diverges(train, hook):
     assert "not finite" in notice["text"]
 
 
+def test_a_failure_before_there_is_a_run(train, hook):
+    with pytest.raises(GluonexpError) as failure:
+        train("trainer.resume=/no/such/folder")
+    notice = only(hook)
+    assert notice["status"] == "FAILED" and notice["reason"] == str(failure.value)
+    assert (notice["run_id"], notice["name"]) == (None, "mine")
+
+
+def test_nobody_is_named(train, monkeypatch):
+    monkeypatch.setenv("GLUONEXP_WEBHOOK", "")
+    monkeypatch.delattr(execute.resume, "earlier")  # nothing is looked at before
+    with pytest.raises(GluonexpError, match="callbacks=notify: nobody is named"):
+        train()
+
+
 def test_a_failure_after_the_loop_has_what_was_measured(train, hook, monkeypatch):
     def full(*arguments):
         raise OSError(28, "No space left on device", "model.params")

@@ -102,6 +102,12 @@ def test_a_class_whose_name_is_not_utf8_is_refused(flat):
         ImageFolder(str(flat), size=8).spec()
 
 
+def test_a_class_whose_name_commands_a_terminal_is_refused(flat):
+    (flat / "a\nb").mkdir()
+    with pytest.raises(GluonexpError, match=r"class folder 'a\\nb' .* rename the folder$"):
+        ImageFolder(str(flat), size=8).spec()
+
+
 def test_a_broken_file_is_fatal_and_named(published):
     (published / "train" / "cat" / "001.png").write_bytes(b"\x89PNG broken")
     with pytest.raises(GluonexpError, match=r"cat/001\.png.*on_error=skip"):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 from rich.console import Console
 
 from gluonexp import run
@@ -85,13 +86,16 @@ def test_the_store_is_named_so_that_it_can_be_pasted():
 def test_how_to_go_on_can_be_pasted(tmp_path):
     folder = tmp_path / "it's [1]"
     last = folder / "checkpoints" / "last"
-    assert run._how_to_resume(folder, []) == ""
+    plain = OmegaConf.create({"build": {"allow": []}})
+    assert run._how_to_resume(folder, [], plain) == ""
     last.mkdir(parents=True)
     (last / "meta.json").write_text('{"history": []}')
-    _, said = run._how_to_resume(folder, ["seed=1", "build.allow=[my_package]"]).split(": ", 1)
+    # A file of the user's may say it, too; the record of the run does not count.
+    composed = OmegaConf.create({"build": {"allow": ["my_package"]}})
+    _, said = run._how_to_resume(folder, ["seed=1"], composed).split(": ", 1)
     *command, word, allowed = shlex.split(said)
     assert command == ["python", "-m", "gluonexp.run"]
     assert text_of(word) == str(last)
     assert allowed == "build.allow=[my_package]"
     job_folder.take(folder, "a" * 32, resumed=last)
-    assert run._how_to_resume(folder, []).endswith(f"trainer.resume={'a' * 32}")
+    assert run._how_to_resume(folder, [], plain).endswith(f"trainer.resume={'a' * 32}")

@@ -21,11 +21,21 @@ _LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)")
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Let Sphinx read pages through us."""
+    app.connect("builder-inited", _quiet_kernels)
     app.connect("env-before-read-docs", _dealt)
     app.connect("source-read", _read)
     app.connect("sphinx-click-process-description", _described)
     app.connect("sphinx-click-process-options", _plain)
     return {"parallel_read_safe": True}
+
+
+def _quiet_kernels(app: Sphinx) -> None:
+    """Let the notebooks' kernels say errors alone, and keep nothing in the user's home."""
+    home = Path(app.doctreedir) / "ipython"
+    file = home / "profile_default" / "ipython_kernel_config.py"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text('get_config().IPKernelApp.log_level = "ERROR"\n', "utf-8")
+    os.environ["IPYTHONDIR"] = str(home)
 
 
 def _dealt(app: Sphinx, env: BuildEnvironment, docnames: list[str]) -> None:

@@ -241,9 +241,11 @@ def miniature(words: Sequence[str], resumed: int = 0) -> list[str]:
 def _two(word: str) -> str:
     """Return what a sweep varies with the first two of its values."""
     key, _, values = word.partition("=")
-    if re.fullmatch(r"range\((\d+)\)", values):
+    if re.fullmatch(r"range\(\d+\)", values):
         return f"{key}=range(2)"
-    return f"{key}={','.join(values.split(',')[:2])}" if re.fullmatch(r"[\w.,-]+", values) else word
+    if not re.fullmatch(r"[\w.,-]+", values):
+        return word
+    return f"{key}={','.join(values.split(',')[:2])}"
 
 
 def _overrides(values: Mapping[str, str]) -> dict[str, str]:

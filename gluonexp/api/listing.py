@@ -57,11 +57,12 @@ def _no_garbage() -> Iterator[None]:
 
 def _newest(store: Reader, experiment: str | None, limit: int | None) -> list[RunRecord]:
     """Return runs, the newest first, but no sweeps."""
+    from gluonexp.tracking.read.records import OF_STATUS
     from gluonexp.tracking.store import KIND
 
     asked = limit
     while True:
-        found = store.newest(asked, experiment=experiment, offline=True)
+        found = store.newest(asked, experiment=experiment, offline=True, tags=(KIND, *OF_STATUS))
         kept = [run for run in found if run.tags.get(KIND) != "sweep"]
         if asked is None or limit is None or len(kept) >= limit or len(found) < asked:
             return kept[:limit]

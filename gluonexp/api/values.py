@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from gluonexp.base.errors import GluonexpError
 
 if TYPE_CHECKING:
     import pandas as pd
+    from numpy.typing import NDArray
 
 Value = str | int | float | bool | None
 
@@ -54,7 +55,7 @@ def _number(text: str) -> str | int | float:
     return text
 
 
-def column(key: str, texts: Iterable[str | None]) -> pd.Series[Any]:
+def column(key: str, texts: Sequence[str | None] | NDArray[Any]) -> pd.Series[Any]:
     """Return a parameter of many runs, of one type: None where a run does not have it.
 
     Texts that are not all numbers, or not all true or false, stay texts.
@@ -62,7 +63,7 @@ def column(key: str, texts: Iterable[str | None]) -> pd.Series[Any]:
     import numpy as np
     import pandas as pd
 
-    codes, found = pd.factorize(np.array([*texts], dtype=object))  # -1 where there is none
+    codes, found = pd.factorize(np.asarray(texts, dtype=object))  # -1 where there is none
     known = [typed(key, text) for text in found]
     kinds = {type(value) for value in known if value is not None}
     some_missing = None in known or bool((codes < 0).any())

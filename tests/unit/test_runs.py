@@ -22,6 +22,7 @@ from gluonexp.tracking import ensure_experiment, find_run, internals, open_store
 from gluonexp.tracking.patience import Patience
 from gluonexp.tracking.read import runs, sqlite
 from gluonexp.tracking.read.client import Client
+from gluonexp.tracking.read.records import OF_STATUS
 from gluonexp.tracking.sweeps import SweepRun
 
 START = 1_790_000_000_000  # ms since 1970
@@ -211,6 +212,15 @@ def test_the_runs_of_an_experiment(reader: runs.Reader) -> None:
 )
 def test_the_newest_runs(reader: runs.Reader, asked: dict, found: list[str]) -> None:
     assert named(reader.newest(**asked)) == found
+
+
+def test_of_wanted_tags_the_others_are_not_read(store: SimpleNamespace) -> None:
+    by_sql = runs.Reader(sqlite.Database(store.uri, store.path))
+    whole, part = by_sql.newest(), by_sql.newest(tags=("gluonexp.kind", *OF_STATUS))
+    assert [run.shown_status for run in part] == [run.shown_status for run in whole]
+    assert [run.params for run in part] == [run.params for run in whole]
+    assert {"PRUNED"} < {run.status for run in part}
+    assert {key for run in part for key in run.tags} == {"gluonexp.kind", "gluonexp.pruned"}
 
 
 def test_last_is_the_last_run_with_a_model(reader: runs.Reader, store: SimpleNamespace) -> None:

@@ -23,6 +23,8 @@ PEAK_MEMORY = f"{SYSTEM}peak_memory_megabytes"
 CERTIFICATE_TAG = "gluonexp.export.certificate"
 # Of a run whose loop is not ours, which nobody but its own script trains again.
 OWN_LOOP = "gluonexp.own_loop"
+# What `RunRecord.shown_status` is made of.
+OF_STATUS = (PRUNED_TAG, owner.HOST, owner.BOOT, owner.PROCESS, owner.LEASE)
 
 # A run's id, the step, and the value of a metric.
 Point = tuple[str, int, float]
@@ -93,7 +95,10 @@ class RunRecord:
 
 @dataclass(frozen=True)
 class Query:
-    """Which runs, that are not deleted, and in which order; a None restricts nothing."""
+    """Which runs, that are not deleted, and in which order; a None restricts nothing.
+
+    Of `wanted` tags the others need not be read: there are as many as parameters.
+    """
 
     ids: Sequence[str] | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
@@ -102,6 +107,7 @@ class Query:
     top: bool = False  # only runs without a parent
     newest_first: bool = False
     limit: int | None = None
+    wanted: Sequence[str] | None = None
 
 
 def record(

@@ -147,13 +147,15 @@ class Reader:
         status: str | None = None,
         top: bool = False,
         offline: bool = False,
+        tags: Sequence[str] | None = None,
     ) -> list[RunRecord]:
         """Return runs, the newest first: of any or one experiment, of any or one status.
 
         With `top`, runs that belong to a parent are left out; with `offline`, those that are
-        recorded in their logs alone are among them.
+        recorded in their logs alone are among them. Of `tags`, where given, the others may be
+        missing.
         """
-        query = Query(status=status, top=top, newest_first=True, limit=limit)
+        query = Query(status=status, top=top, newest_first=True, limit=limit, wanted=tags)
         alone: list[RunRecord] = []
         if offline and not isinstance(self._store, Logs):
             self._logs = Logs(self.uri)

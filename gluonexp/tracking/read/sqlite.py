@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from gluonexp.base.errors import GluonexpError
-from gluonexp.tracking.places import move_of
+from gluonexp.tracking.places import Move, move_of
 from gluonexp.tracking.read.records import OWN_ID, PARENT, PRUNED_TAG, Query, RunRecord, record
 from gluonexp.tracking.statuses import FINISHED, PRUNED
 from gluonexp.tracking.store import KIND, check_ref, only
@@ -93,16 +93,24 @@ class Database:
             *arguments,
         )
         ids = json.dumps([row[0] for row in rows])
-        params, tags = self._texts("params", ids), self._texts("tags", ids)
+        params, tags = self._texts("params", ids), self._texts("tags", ids, query.wanted)
         metrics: dict[str, dict[str, float]] = defaultdict(dict)
         for run_id, key, value, is_nan in self._rows(
             f"SELECT run_uuid, key, value, is_nan FROM latest_metrics WHERE {_IN}", ids
         ):
             metrics[run_id][key] = math.nan if is_nan else value
+        moves: dict[tuple[str, str], Move | None] = {}  # by what addresses have in common
+
+        def move(run_id: str, uri: str) -> Move | None:
+            before, _, after = uri.rpartition(run_id)
+            if (before, after) not in moves:
+                moves[before, after] = move_of(uri, self._path)
+            return moves[before, after]
+
         return [
             record(
                 *row,
-                move=move_of(uri or "", self._path),
+                move=move(row[0], uri or ""),
                 params=params[row[0]],
                 metrics=metrics[row[0]],
                 tags=tags[row[0]],
@@ -132,13 +140,22 @@ class Database:
         ):
             yield run_id, step, math.nan if is_nan else value
 
-    def _texts(self, table: str, ids: str) -> dict[str, dict[str, str]]:
-        """Return keys and texts by run: of each run one JSON text, four times as fast as rows."""
+    def _texts(
+        self, table: str, ids: str, keys: Sequence[str] | None = None
+    ) -> dict[str, dict[str, str]]:
+        """Return keys and texts by run: of each run one JSON text, four times as fast as rows.
+
+        Parameters
+        ----------
+        keys
+            The only ones that are read; None: all.
+        """
         texts: dict[str, dict[str, str]] = defaultdict(dict)
+        some = "" if keys is None else f"AND key IN ({', '.join('?' * len(keys))}) "
         for run_id, pairs in self._rows(
-            f"SELECT run_uuid, json_group_object(key, value) FROM {table} WHERE {_IN} "
+            f"SELECT run_uuid, json_group_object(key, value) FROM {table} WHERE {_IN} {some}"
             "GROUP BY run_uuid",
-            ids,
+            *(ids, *(keys or ())),
         ):
             texts[run_id] = json.loads(pairs)
         return texts

@@ -23,6 +23,10 @@ from gluonexp.verification.card import Origin
 _FORMS: Final = (
     "give (images, labels), a Gluon data set, a mapping of these by split, or the data's name"
 )
+_INPUTS: Final = (
+    "give some inputs of the network: an array (N, ...), a batch (inputs, labels) as "
+    "next(iter(loader)), or a Gluon data set"
+)
 _CONTEXTS: Final = {
     "train": "training",
     **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
@@ -145,10 +149,18 @@ def inputs(samples: Any, most: int) -> NDArray[Any]:
     Raises
     ------
     GluonexpError
-        It is none of these.
+        It is none of these, or empty.
     """
+    if isinstance(samples, tuple) and not _is_pair(samples):
+        raise GluonexpError(
+            f"samples is a tuple of {len(samples)}: a network of one input only can be exported; "
+            f"{_INPUTS}"
+        )
     if not (_is_data_set(samples) or _is_pair(samples)):
-        return _array("samples", samples)[:most]
+        given = _array("samples", samples, _INPUTS)
+        if not given.ndim or not given.size:
+            raise GluonexpError(f"samples has the shape {given.shape}: {_INPUTS}")
+        return given[:most]
     given, labels = _split("samples", samples)
     whole = _whole(labels)
     return given[:most] if whole is None else given[spread(whole, most)]
@@ -230,13 +242,15 @@ def _plain(value: Any) -> Any:
     return value.asnumpy() if hasattr(value, "asnumpy") else value
 
 
-def _array(where: str, value: Any) -> NDArray[Any]:
+def _array(where: str, value: Any, forms: str = _FORMS) -> NDArray[Any]:
     try:
         array = np.asarray(_plain(value))
     except ValueError:
         raise GluonexpError(f"{where} holds inputs of unequal shapes") from None
     if array.dtype.kind not in "fiub":
-        raise GluonexpError(f"{where} is a {type(value).__name__} of {array.dtype}: {_FORMS}")
+        kind = type(value).__name__
+        of_what = "" if array.dtype == object else f" of {array.dtype}"
+        raise GluonexpError(f"{where} is a {kind}{of_what}: {forms}")
     return array
 
 

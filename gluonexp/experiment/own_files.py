@@ -12,7 +12,8 @@ from typing import Any, Final
 import pandas as pd
 
 from gluonexp.base.errors import GluonexpError, reason
-from gluonexp.base.files import settle, sha256, temporary
+from gluonexp.base.files import draft, settle, sha256, temporary
+from gluonexp.experiment import own_values
 from gluonexp.experiment.record import GLUON_PARAMETERS
 from gluonexp.report import series
 from gluonexp.tracking.log import records
@@ -48,6 +49,11 @@ def checkpoint(net: Any, folder: Path, meta: Mapping[str, object]) -> None:
         try:
             net.save_parameters(str(file))
         except (AttributeError, RuntimeError) as error:
+            if type(error).__name__ == "DeferredInitializationError":
+                raise GluonexpError(
+                    f"this {type(net).__name__} has no parameters yet: their shapes are known "
+                    "once it has been called, net(batch); then it can be saved"
+                ) from None
             raise GluonexpError(
                 f"a {type(net).__name__} cannot be saved ({reason(error)}): a checkpoint is of an "
                 "initialized Gluon block"
@@ -55,6 +61,20 @@ def checkpoint(net: Any, folder: Path, meta: Mapping[str, object]) -> None:
         text = json.dumps({**meta, "sha256": {file.name: sha256(file)}}, indent=2)
         (made / META).write_text(text + "\n", encoding="utf-8")
         replace(made, folder)
+
+
+def picture(image: Any, folder: Path, name: str) -> None:
+    """Write a picture, as `own_values.pixels` or a figure of matplotlib's, as ``NAME.png``."""
+    path = folder / f"{name}.png"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with draft(path) as written:
+            if hasattr(image, "savefig"):
+                image.savefig(written)
+            else:
+                own_values.pixels(image).save(written)
+    except (FileExistsError, NotADirectoryError, IsADirectoryError):
+        raise GluonexpError(f"{name!r}: a picture cannot be the folder of another") from None
 
 
 def replace(made: Path, folder: Path) -> None:

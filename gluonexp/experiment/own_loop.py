@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -13,12 +14,12 @@ from types import TracebackType
 from typing import Any, Final
 
 from gluonexp.base.errors import GluonexpError, Stopped
-from gluonexp.base.files import draft, temporary, write_text
+from gluonexp.base.files import temporary, write_text
 from gluonexp.base.provenance import provenance
 from gluonexp.base.secrets import hidden
 from gluonexp.base.text import plain_console, readable, tell
-from gluonexp.config.schema import ObjectiveConfig, TrackingConfig
-from gluonexp.experiment import own_data, own_files, own_values, record, show
+from gluonexp.config.schema import ObjectiveConfig
+from gluonexp.experiment import own_data, own_ending, own_files, own_values, record, show
 from gluonexp.inference import flavor, live
 from gluonexp.model_folder.samples import MOST_IMAGES
 from gluonexp.tracking import CERTIFICATE_TAG, OWN_LOOP, WORKDIR, Tracker, tracked_run
@@ -67,18 +68,10 @@ class TrackedLoop:
         offline: bool = False,
         notify: bool | Sequence[str] = False,
     ) -> None:
-        if (objective is None) != (mode is None) or mode not in (None, "min", "max"):
-            raise GluonexpError(
-                f"objective={objective!r}, mode={mode!r}: name a metric, and whether 'min' or "
-                "'max' of it is better"
-            )
-        self._settings = TrackingConfig(
-            backend="offline" if offline else "mlflow", uri=uri, run_name=str(name)
-        )
-        if experiment is not None:
-            self._settings.experiment = experiment
-        self._goal = None if objective is None else ObjectiveConfig(objective, str(mode))
-        self._params, self._data, self._name = params, data, str(name)
+        self._name = own_values.text("name", name)
+        self._settings = own_values.settings(self._name, uri, experiment, offline)
+        self._goal = own_values.goal(objective, mode)
+        self._params, self._data = params, data
         self._notify = own_values.notified(notify)
         self._console = plain_console()
         self._tracker: Tracker | None = None
@@ -87,7 +80,8 @@ class TrackedLoop:
         self._workdir, self._origin = Path(), Origin()
         self._step, self._measured, self._last = 0, False, dict[str, float]()
         self._warned = self._asks = self._exported = self._waiting = False
-        self._pictured = -math.inf
+        self._pictured, self._process = -math.inf, os.getpid()
+        self._names: dict[str, object] = {}  # of metrics, by how they are recorded
 
     # --- what a loop calls ---------------------------------------------------------------------
 
@@ -127,20 +121,16 @@ class TrackedLoop:
         Raises
         ------
         GluonexpError
-            A value is no number, or `step` is no whole number from 0 on.
+            A value is no number, `step` is no whole number from 0 on, or two names would be
+            recorded as one, as ``loss*`` and ``loss?``.
         Stopped
             Somebody typed ``gluonexp stop`` for the run. Nothing is lost: `metrics` are recorded.
         """
         tracker = self._open()
-        if not isinstance(metrics, Mapping):
-            raise GluonexpError(
-                f"log takes a mapping of names to numbers, not a {type(metrics).__name__}: "
-                "run.log({'train/loss': 0.3}, step=epoch)"
-            )
-        values = {
-            str(name): own_values.number(str(name), value) for name, value in metrics.items()
-        }
+        values = own_values.measured(metrics)
+        names = own_values.distinct("metrics", metrics, self._names)
         self._step = self._next(step)
+        self._names |= names
         self._measured = self._measured or bool(values)
         self._last |= values
         tracker.log_metrics(values, step=self._step)
@@ -166,19 +156,14 @@ class TrackedLoop:
         image
             A matplotlib figure, a PIL image, or an array (H, W), (H, W, 1 or 3) or
             (1 or 3, H, W), uint8 or floats from 0 to 1.
+
+        Raises
+        ------
+        GluonexpError
+            It is none of these, or the name is none for a file.
         """
         tracker = self._open()
-        parts = [part for part in str(name).removesuffix(".png").split("/") if part.strip(". ")]
-        if not parts or "\0" in name:
-            raise GluonexpError(f"{name!r} is no name for a picture: give one as 'sample/first'")
-        path = self._artifacts.joinpath("plots", *map(readable, parts))
-        path = path.with_name(f"{path.name}.png")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with draft(path) as written:
-            if hasattr(image, "savefig"):
-                image.savefig(written)
-            else:
-                own_values.pixels(image).save(written)
+        own_files.picture(image, self._artifacts / "plots", own_values.picture_name(name))
         self._waiting = True
         if time.monotonic() - self._pictured > _TOGETHER_S:
             self._record(tracker, "plots")
@@ -216,14 +201,14 @@ class TrackedLoop:
         Parameters
         ----------
         net
-            An initialized HybridBlock of one input and one output, hybridized or not; it stays as
-            it is.
+            An initialized HybridBlock of float32 with one input and one output, hybridized or
+            not; it stays as it is.
         samples
             Some inputs, by which every runtime proves that it says what `net` says: images
             (N, H, W, C) of uint8, what `net` itself takes, a batch with its labels, or a Gluon
             data set (before its transforms). At most 256 are taken.
         classes
-            The names of the outputs, in their order.
+            The names of the outputs, in their order; all different.
         mean, std
             Of a network for images, what follows `ToTensor`, from 0 to 1: one number or one for
             each channel. With them `samples` may also be images after these steps, (N, C, H, W).
@@ -240,13 +225,12 @@ class TrackedLoop:
         """
         tracker = self._open()
         given = own_data.inputs(samples, most=MOST_IMAGES)
-        named = None if classes is None else list(map(str, classes))
         with temporary(self._workdir) as place:
             made = place / "export"
             try:
                 live.export(
                     *(net, made, given),
-                    classes=named,
+                    classes=classes,
                     mean=mean,
                     std=std,
                     sides=input_shape,
@@ -279,7 +263,8 @@ class TrackedLoop:
             raise GluonexpError(
                 f"gx.track({self._name!r}) has been used: each run needs a gx.track of its own"
             )
-        self._context = self._recorded()
+        exits: list[SystemExit] = []
+        self._context = own_ending.leaving(self._recorded(exits), exits)
         self._context.__enter__()
         return self
 
@@ -293,11 +278,12 @@ class TrackedLoop:
         return self._context.__exit__(kind, error, trace)
 
     @contextmanager
-    def _recorded(self) -> Iterator[None]:
+    def _recorded(self, exits: list[SystemExit]) -> Iterator[None]:
         params = own_values.mapping(self._params)
         data = own_data.read(self._data, self._name)
         self._data = None  # it may be large
         origin = provenance()
+        self._process = os.getpid()
         self._workdir = own_files.new_folder()
         tags = {**record.tags(origin, (), ""), OWN_LOOP: "true"}
         tags[WORKDIR] = str(self._workdir)
@@ -311,7 +297,7 @@ class TrackedLoop:
             job_folder.take(self._workdir, tracker.run_id, None)
             record.environment(self._artifacts, origin)
             text = json.dumps(hidden(params), indent=2, ensure_ascii=False)
-            write_text(self._artifacts / "config" / "params.json", text + "\n")
+            write_text(self._artifacts / "config" / "params.json", f"{readable(text)}\n")
             tracker.log_params(params)
             if self._goal is not None:
                 tracker.log_params({"objective": dataclasses.asdict(self._goal)})
@@ -322,7 +308,8 @@ class TrackedLoop:
             del data
             self._tracker = tracker
             try:
-                yield
+                with own_ending.seen(tracker, exits):
+                    yield
             except Stopped as stopped:
                 if stopped.run_id != tracker.run_id:
                     raise
@@ -332,7 +319,7 @@ class TrackedLoop:
                     self._draw(tracker)
                 raise
             except BaseException:
-                if self._waiting:
+                if self._waiting and self._is_own:
                     self._record(tracker, "plots")
                 raise
             finally:
@@ -348,6 +335,8 @@ class TrackedLoop:
 
     def _leave(self, tracker: Tracker) -> None:
         """Tidy the folder of the run, which is closed; say where it is."""
+        if not self._is_own:
+            return
         run_id, sent = str(tracker.run_id), tracker.sent
         show.registered(self._console, tracker.registered)
         ending = Ending(FINISHED)
@@ -362,6 +351,8 @@ class TrackedLoop:
 
     def _draw(self, tracker: Tracker) -> None:
         """Write ``metrics/history.csv``, a row a step, and ``plots/curves.png``."""
+        if not self._is_own:
+            return
         if self._measured:
             own_files.curves(self._workdir / NAME, self._artifacts, title=self._name)
         self._record(tracker)
@@ -375,6 +366,8 @@ class TrackedLoop:
     def _open(self) -> Tracker:
         if self._ended:
             raise self._closed("the run has ended")
+        if not self._is_own:
+            raise self._closed("this process was forked from the run's and cannot record")
         return self._begun()
 
     def _begun(self) -> Tracker:
@@ -388,10 +381,15 @@ class TrackedLoop:
             f"`with gx.track({self._name!r}) as run:`"
         )
 
+    @property
+    def _is_own(self) -> bool:
+        """Whether this process began the run: it is no fork."""
+        return os.getpid() == self._process
+
     def _next(self, step: Any) -> int:
         if step is not None:
             return own_values.step(step)
-        return self._step + 1 if self._measured else 0
+        return own_values.step(self._step + 1) if self._measured else 0
 
     def _record(self, tracker: Tracker, part: str = "") -> None:
         """Record the files there are, or those of a part."""

@@ -6,15 +6,20 @@ import dataclasses
 import math
 import numbers
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from PIL import Image
 
 from gluonexp.base.errors import GluonexpError
-from gluonexp.config.schema import NotifyConfig
+from gluonexp.base.text import COMMANDING, readable
+from gluonexp.config.schema import NotifyConfig, ObjectiveConfig, TrackingConfig
+from gluonexp.tracking.values import leaves, sanitised
+
+_LAST_STEP: Final = 2**63 - 1  # that SQLite takes
+_LONGEST_NAME: Final = 200  # bytes, of a picture: file systems take 255, its draft's is longer
 
 
 def mapping(params: object) -> dict[str, Any]:
@@ -23,7 +28,7 @@ def mapping(params: object) -> dict[str, Any]:
     Raises
     ------
     GluonexpError
-        They are no mapping, and nothing that has named values.
+        They are no mapping, and nothing that has named values; or two have one name.
     """
     if params is None:
         return {}
@@ -38,14 +43,45 @@ def mapping(params: object) -> dict[str, Any]:
             "a dataclass"
         )
     try:
-        return {str(name): plain(value) for name, value in found.items()}
+        made: dict[str, Any] = plain(found)
+        distinct("params", (key for key, _ in leaves(made)))
     except RecursionError:
         raise GluonexpError("params: a value contains itself") from None
+    return made
+
+
+def distinct(
+    what: str, names: Iterable[object], known: Mapping[str, object] | None = None
+) -> dict[str, object]:
+    """Return names by that under which they are recorded.
+
+    Parameters
+    ----------
+    known
+        Such names from before.
+
+    Raises
+    ------
+    GluonexpError
+        Two different ones would be recorded as one.
+    """
+    made: dict[str, object] = {}
+    for name in names:
+        recorded = sanitised(str(name))
+        other = made.get(recorded, (known or {}).get(recorded, name))
+        if recorded in made or str(other) != str(name):
+            both = f"{other!r} and {name!r} would both be recorded as {recorded!r}"
+            if other == name:
+                both = f"two values would be recorded as {recorded!r}"
+            raise GluonexpError(f"{what}: {both}; give one of them another name")
+        made[recorded] = name
+    return made
 
 
 def plain(value: Any) -> Any:
     """Return a value as JSON has it: texts, numbers, lists, mappings."""
     if isinstance(value, Mapping):
+        distinct("params", value)
         return {str(name): plain(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [plain(inner) for inner in value]
@@ -54,6 +90,22 @@ def plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value if isinstance(value, str | int | float | None) else str(value)
+
+
+def measured(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Return metrics as floats.
+
+    Raises
+    ------
+    GluonexpError
+        They are no mapping, or a value is no number.
+    """
+    if not isinstance(metrics, Mapping):
+        raise GluonexpError(
+            f"log takes a mapping of names to numbers, not a {type(metrics).__name__}: "
+            "run.log({'train/loss': 0.3}, step=epoch)"
+        )
+    return {str(name): number(str(name), value) for name, value in metrics.items()}
 
 
 def number(name: str, value: Any) -> float:
@@ -71,7 +123,12 @@ def number(name: str, value: Any) -> float:
         with suppress(ValueError, RuntimeError):
             found = found.item()
     if isinstance(found, numbers.Real | np.bool_):
-        return float(found)
+        try:
+            return float(found)
+        except OverflowError:
+            raise GluonexpError(
+                f"metric {name} is larger than a floating-point number can be"
+            ) from None
     shape = f" {np.shape(found)}" if hasattr(found, "shape") else f" {str(value)[:40]!r}"
     raise GluonexpError(
         f"metric {name} is a {type(value).__name__}{shape}: give a number, or an array of one"
@@ -84,16 +141,50 @@ def step(value: Any) -> int:
     Raises
     ------
     GluonexpError
-        It is none, or negative.
+        It is none, negative, or larger than a store takes.
     """
     found = value.asnumpy() if hasattr(value, "asnumpy") else value
     if hasattr(found, "item") and np.size(found) == 1:
         found = found.item()
     if isinstance(found, float) and found.is_integer():
         found = int(found)
-    if not isinstance(found, numbers.Integral) or found < 0:
-        raise GluonexpError(f"step={value!r}: must be a whole number from 0 on")
+    whole = isinstance(found, numbers.Integral) and not isinstance(found, bool)
+    if not whole or not 0 <= found <= _LAST_STEP:
+        raise GluonexpError(f"step={value!r}: must be a whole number from 0 to 2**63 - 1")
     return int(found)
+
+
+def text(what: str, value: object) -> str:
+    """Return a name that can be shown in a line.
+
+    Raises
+    ------
+    GluonexpError
+        It is no text, empty, or has characters that cannot be seen, such as ends of lines.
+    """
+    if not isinstance(value, str) or not value.strip() or COMMANDING.search(value):
+        raise GluonexpError(f"{what}={value!r}: must be a text of one line that is not empty")
+    return readable(value)
+
+
+def picture_name(name: object) -> str:
+    """Return the path of a picture, without the ending ``.png``, below the folder for them.
+
+    Raises
+    ------
+    GluonexpError
+        It is none, or too long for files.
+    """
+    parts = name.removesuffix(".png").split("/") if isinstance(name, str) else []
+    parts = [readable(part) for part in parts if part.strip(". ")]
+    if not parts or "\0" in "".join(parts):
+        raise GluonexpError(f"{name!r} is no name for a picture: give one as 'sample/first'")
+    path = "/".join(parts)
+    if len(path.encode()) > _LONGEST_NAME:
+        raise GluonexpError(
+            f"{path[:40]!r}... is too long a name for a picture: at most {_LONGEST_NAME} bytes"
+        )
+    return path
 
 
 def pixels(image: Any) -> Image.Image:
@@ -134,6 +225,31 @@ def pixels(image: Any) -> Image.Image:
     elif array.dtype.kind == "b":
         array = array * np.uint8(255)
     return Image.fromarray(np.ascontiguousarray(array, np.uint8))
+
+
+def settings(name: str, uri: str | None, experiment: str | None, offline: bool) -> TrackingConfig:
+    """Return where a run of this name is recorded."""
+    backend = "offline" if offline else "mlflow"
+    made = TrackingConfig(backend=backend, uri=uri and text("uri", uri), run_name=name)
+    if experiment is not None:
+        made.experiment = text("experiment", experiment)
+    return made
+
+
+def goal(objective: str | None, mode: str | None) -> ObjectiveConfig | None:
+    """Return the metric that says how good a run is, if one is named.
+
+    Raises
+    ------
+    GluonexpError
+        One of the two is missing, or `mode` is none.
+    """
+    if (objective is None) != (mode is None) or mode not in (None, "min", "max"):
+        raise GluonexpError(
+            f"objective={objective!r}, mode={mode!r}: name a metric, and whether 'min' or 'max' "
+            "of it is better"
+        )
+    return None if objective is None else ObjectiveConfig(text("objective", objective), str(mode))
 
 
 def notified(notify: bool | Sequence[str]) -> NotifyConfig:

@@ -7,7 +7,7 @@ own. The network stays as it is: it is neither hybridized nor cast.
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -79,18 +79,36 @@ def export(
             f"{type(net).__name__} cannot be kept: it must be a HybridBlock (for nn.Sequential "
             "write nn.HybridSequential), whose graph can be written to a file"
         )
+    named = _names(classes)
     try:
-        net.collect_params()
+        parameters = net.collect_params()
     except AssertionError as error:  # two parameters of one name
         raise GluonexpError(f"{type(net).__name__} cannot be kept: {reason(error)}") from None
+    kinds = {np.dtype(parameter.dtype).name for parameter in parameters.values()}
+    if other := sorted(kinds & {"float16", "float64"}):
+        raise GluonexpError(
+            f"{type(net).__name__} computes in {' and '.join(other)}, an export in float32: "
+            "net.cast('float32') first"
+        )
     with classic():
         given = _given(example, mean, std)
     # By the user's semantics of arrays, for which the network was written.
     answers = None if given is None else _answers(net, given.prepared)
     traced = _traced(net)
     with classic():
-        named = tuple(map(str, classes or ()))
         return _written(folder, traced, given, answers, named, sides, origin)
+
+
+def _names(classes: Any) -> tuple[str, ...]:
+    listed = hasattr(classes, "__iter__") and not isinstance(classes, str | bytes | Mapping | Set)
+    if classes is not None and not listed:
+        raise GluonexpError(
+            f"classes={classes!r}: give a list, the names of the outputs in their order"
+        )
+    named = tuple(map(str, () if classes is None else classes))
+    if (twice := next((name for name in named if named.count(name) > 1), None)) is not None:
+        raise GluonexpError(f"classes: {twice!r} is the name of several outputs")
+    return named
 
 
 class _Given(NamedTuple):
@@ -111,6 +129,8 @@ def _given(
         if mean is not None or std is not None:
             raise GluonexpError("mean and std are of images: give some of them as input_example")
         return None
+    if not example.size:
+        raise GluonexpError(f"input_example is empty: {example.dtype} {example.shape}")
     images, steps = _images(example, mean, std)
     if images is None or steps is None:
         inputs = _as_float(example)

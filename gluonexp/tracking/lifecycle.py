@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import os
 import shutil
 import signal
 import sys
@@ -94,6 +95,7 @@ def tracked_run(
         atexit.register(tracker.close, "KILLED")
         status: Status = "KILLED"
         failure: Exception | None = None
+        process = os.getpid()
         try:
             tracker.lease.begin()
             signals.deliver()
@@ -105,10 +107,11 @@ def tracked_run(
         finally:
             signals.defer()
             atexit.unregister(tracker.close)
-            tracker.lease.end(hurry=status == "KILLED")
-            _close(settings, tracker, status, failure)
-            if temporary is not None and tracker.sent:
-                shutil.rmtree(temporary, ignore_errors=True)
+            if os.getpid() == process:  # a fork that leaves the block ends no run of its parent's
+                tracker.lease.end(hurry=status == "KILLED")
+                _close(settings, tracker, status, failure)
+                if temporary is not None and tracker.sent:
+                    shutil.rmtree(temporary, ignore_errors=True)
 
 
 def end_lost(uri: str | None, run_id: str, reason: str) -> None:
@@ -154,6 +157,9 @@ def _end_in_store(
     return True
 
 
+_handling: list[_Signals] = []  # of the runs that are open, which need not end in their order
+
+
 class _Signals:
     """SIGINT, SIGTERM and SIGHUP as exceptions, which can be put off once.
 
@@ -173,11 +179,18 @@ class _Signals:
                 if before not in (signal.SIG_IGN, None):
                     self._before[signum] = before
                     signal.signal(signum, self._handle)
+        _handling.append(self)
         return self
 
     def __exit__(self, raised: type[BaseException] | None, *details: object) -> None:
+        _handling.remove(self)
         for signum, before in self._before.items():
-            signal.signal(signum, before)
+            # A run that began within this one, and goes on, keeps its handler.
+            later = [each for each in _handling if each._before.get(signum) == self._handle]
+            if later:
+                later[0]._before[signum] = before
+            else:
+                signal.signal(signum, before)
         if raised is None:
             self.deliver()
 

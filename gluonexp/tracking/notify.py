@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from os import killpg
+from os import getpid, killpg
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
@@ -74,7 +74,7 @@ def telling(settings: NotifyConfig, kind: str, command: str) -> Iterator[Told]:
             "callbacks=notify: nobody is named; export GLUONEXP_WEBHOOK=https://..., or give "
             "notify.command=[PROGRAM,ARGUMENT]"
         )
-    told, began = Told(), time.monotonic()
+    told, began, process = Told(), time.monotonic(), getpid()
     try:
         yield told
     except Exception as error:
@@ -86,6 +86,7 @@ def telling(settings: NotifyConfig, kind: str, command: str) -> Iterator[Told]:
         raise
     finally:
         wanted = settings.webhook or settings.command
+        told.nothing |= getpid() != process  # a fork has left the block
         if wanted and not told.nothing and told.status.lower() in settings.when:
             seconds = time.monotonic() - began
             with suppress(Exception):  # a failure of ours costs a warning at most

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from gluonexp.base.environment import environment
 from gluonexp.base.errors import GluonexpError, cause_of
 from gluonexp.base.files import draft, lock, obstacle, sweep
 from gluonexp.base.imports import heavy_imports
@@ -67,28 +68,14 @@ def reported(doing: str) -> Iterator[None]:
 
 def impatient(retries: int, timeout_s: int = _TIMEOUT_S) -> AbstractContextManager[None]:
     """Let MLflow's requests to a server fail after seconds; by default it retries for minutes."""
-    return _environment(
+    return environment(
         MLFLOW_HTTP_REQUEST_MAX_RETRIES=str(retries), MLFLOW_HTTP_REQUEST_TIMEOUT=str(timeout_s)
     )
 
 
 def silent() -> AbstractContextManager[None]:
     """Let MLflow read small files without a progress bar of its own."""
-    return _environment(MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR="false")
-
-
-@contextmanager
-def _environment(**wanted: str) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in wanted}
-    os.environ.update(wanted)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+    return environment(MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR="false")
 
 
 def open_store(uri: str | None) -> MlflowClient:
@@ -285,7 +272,8 @@ def _ensure_database(database: Path) -> None:
     try:
         if not _has_content(database):
             database.parent.mkdir(parents=True, exist_ok=True)
-            with lock(database):
+            # Where no lock can be made, filelock waits for it without end.
+            with tempfile.TemporaryFile(dir=database.parent), lock(database):
                 if not _has_content(database):  # else another process made it while we waited
                     _make_database(database)
         sweep(database.parent)  # a process may have been killed that had just made it

@@ -6,7 +6,7 @@ import json
 import math
 import posixpath
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, SupportsFloat
 
 from gluonexp.base.secrets import hidden, hide
@@ -40,27 +40,30 @@ def number(value: SupportsFloat) -> float:
 
 
 def flatten(config: Mapping[str, Any]) -> dict[str, str]:
-    """Return nested `config` as ``a.b.c`` keys and texts.
+    """Return nested `config` as ``a.b.c`` keys and texts; of a key that is there twice the last.
 
     A list of plain values is one JSON text (``[0.9,0.999]``); a list that holds mappings or lists
     is counted (``callbacks.0.patience``). None, true and false are written as JSON writes them.
     Secrets are hidden.
     """
-    flat: dict[str, str] = {}
+    return {key: _cut(_text(hidden(value, key)), MAX_PARAM) for key, value in leaves(config)}
 
-    def visit(key: str, value: Any) -> None:
+
+def leaves(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the keys and values that `flatten` makes texts of, also those of one key."""
+
+    def visit(key: str, value: Any) -> Iterator[tuple[str, Any]]:
         if isinstance(value, Mapping) and value:
             for name, inner in value.items():
-                visit(f"{key}.{name}", inner)
+                yield from visit(f"{key}.{name}", inner)
         elif isinstance(value, list | tuple) and any(_is_nested(item) for item in value):
             for index, inner in enumerate(value):
-                visit(f"{key}.{index}", inner)
+                yield from visit(f"{key}.{index}", inner)
         else:
-            flat[key] = _cut(_text(hidden(value, key)), MAX_PARAM)
+            yield key, value
 
     for name, value in config.items():
-        visit(str(name), value)
-    return flat
+        yield from visit(str(name), value)
 
 
 def tag_text(value: object) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -125,9 +126,12 @@ def listed(workdir: Path) -> Iterator[None]:
 
     A full disk, of which the system does not say which, is named where it is that of `workdir`.
     """
+    process = os.getpid()
     try:
         yield
     except BaseException as error:
+        if os.getpid() != process:  # a fork has left the block
+            raise
         folder = workdir / CHECKPOINTS
         with suppress(OSError):
             _write(folder, replace(owner(folder), artifacts=_listing(workdir)))

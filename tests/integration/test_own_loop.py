@@ -247,6 +247,82 @@ def test_a_stop_of_one_run_does_not_end_another_around_it():
     assert {run.status for run in reader(None).newest()} == {"FAILED"}
 
 
+@pytest.mark.parametrize(
+    ("code", "status", "error"),
+    [
+        (0, "FINISHED", None),
+        (None, "FINISHED", None),
+        ("no data left", "FAILED", "no data left"),
+        (3, "FAILED", "sys.exit(3)"),
+    ],
+)
+def test_a_script_that_exits_within_the_block_ends_the_run_accordingly(code, status, error):
+    with pytest.raises(SystemExit) as left, gx.track("leaves", offline=True) as run:
+        run.log({"loss": 1.5})
+        sys.exit(code)
+    assert left.value.code == code
+    said = [each["values"].get("error") for each in logged() if each["kind"] == "tags"]
+    assert logged()[-1]["status"] == status and said == ([error] if error else [])
+
+
+def test_a_generator_that_is_closed_within_the_block_says_so():
+    def losses():
+        with gx.track("steps", offline=True) as run:
+            for step in range(9):
+                yield run.log({"loss": 1.0}, step)
+
+    for _ in (steps := losses()):
+        break
+    steps.close()
+    assert logged()[-1]["status"] == "KILLED"
+    (said,) = [each["values"]["error"] for each in logged() if each["kind"] == "tags"]
+    assert "generator" in said
+
+
+def test_blocks_that_overlap_leave_nothing_behind():
+    before = dict(os.environ)
+    first, second = (gx.track(name, offline=True) for name in ("first", "second"))
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+    assert "MLFLOW_HTTP_REQUEST_TIMEOUT" in os.environ
+    second.__exit__(None, None, None)
+    assert dict(os.environ) == before  # and the handlers, see `_elsewhere`
+
+
+FORKS = """
+import os, sys
+import gluonexp.api as gx
+with gx.track("forks", offline=True, notify=["tee", "-a", "told"]) as run:
+    run.log({"loss": 1.5})
+    for way in range(3):
+        if child := os.fork():
+            os.waitpid(child, 0)
+            continue
+        try:
+            run.log({"loss": 0.5})
+        except gx.GluonexpError as error:
+            print(error, file=sys.stderr)
+        if way:
+            sys.exit(way - 1)
+        raise ValueError("the child's")
+"""
+
+
+def test_a_fork_records_nothing_and_ends_nothing():
+    home = str(Path(experiment.__file__).parents[2])
+    environment = {**os.environ, "PYTHONPATH": home, "GLUONEXP_DEBUG": "0"}
+    words = [sys.executable, "-c", FORKS]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stderr.count("was forked from the run's") == 3
+    assert done.stdout.count("FINISHED") == done.stderr.count("gluonexp push") == 1
+    kinds = [each["kind"] for each in logged()]
+    assert kinds.count("metrics") == kinds.count("status") == 1
+    assert json.loads(Path("told").read_text())["status"] == "FINISHED"
+
+
 def test_what_was_recorded_offline_is_pushed():
     with gx.track("away", {"lr": 0.1}, offline=True) as run:
         run.log({"loss": 0.5})
@@ -315,6 +391,13 @@ def test_an_export_that_fails_leaves_nothing_of_it(net):
     assert not any(name.startswith("export") for name in files(artifacts(found)))
 
 
+def deferred(dtype="float32"):
+    """Return a layer that was not called yet."""
+    layer = nn.Dense(3, dtype=dtype)
+    layer.initialize()
+    return layer
+
+
 @pytest.mark.parametrize(
     ("call", "said"),
     [
@@ -325,13 +408,31 @@ def test_an_export_that_fails_leaves_nothing_of_it(net):
         (lambda run: run.log(0.3), "takes a mapping of names to numbers, not a float"),
         (lambda run: run.log({"loss": 1.0}, step=0.5), r"step=0\.5"),
         (lambda run: run.log({"loss": 1.0}, step=-1), "step=-1"),
+        (lambda run: run.log({"loss": 1.0}, step=True), "step=True"),
+        (lambda run: run.log({"loss": 1.0}, step=2**63), r"to 2\*\*63 - 1"),
+        (lambda run: run.log({"loss": 10**400}), "metric loss is larger than"),
+        (lambda run: run.log({"/a": 1, "a/": 2}), "'/a' and 'a/' would both be recorded as 'a'"),
+        (lambda run: [run.log({name: 1}) for name in ("a*", "a?")], r"'a\*' and 'a\?' would"),
+        (lambda run: run.image(3, np.zeros((2, 2))), "3 is no name for a picture"),
+        (lambda run: run.image("x" * 300, np.zeros((2, 2))), "too long a name"),
+        (
+            lambda run: [run.image(name, np.zeros((2, 2))) for name in ("a", "a.png/b")],
+            "cannot be the folder",
+        ),
         (lambda run: run.image("a", np.zeros((2, 2, 7))), r"\(2, 2, 7\) is no picture"),
         (lambda run: run.image("a", np.full((2, 2), 3.0)), "values from 0 to 1, this one from 3"),
         (lambda run: run.image("..", np.zeros((2, 2))), "is no name for a picture"),
         (lambda run: run.checkpoint("net"), "a str cannot be saved"),
         (lambda run: run.checkpoint(nn.Dense(3, in_units=2)), "a Dense cannot be saved"),
         (lambda run: run.export(nn.Sequential(), TEST.images[:2]), "must be a HybridBlock"),
+        (lambda run: run.checkpoint(deferred()), r"once it has been called, net\(batch\)"),
         (lambda run: run.export(nn.Dense(3), {"a": 1}), "samples is a dict"),
+        (lambda run: run.export(nn.Dense(3), "x.png"), "some inputs of the network"),
+        (lambda run: run.export(nn.Dense(3), TEST.images[:0]), r"the shape \(0, 28, 28, 1\)"),
+        (lambda run: run.export(nn.Dense(3), (nd.ones((2, 3)),) * 2), "of one input only"),
+        (lambda run: run.export(deferred("float64"), nd.ones((2, 3))), "computes in float64"),
+        (lambda run: run.export(deferred(), nd.ones((2, 3)), "abc"), "give a list"),
+        (lambda run: run.export(deferred(), nd.ones((2, 3)), list("aab")), "of several outputs"),
     ],
 )
 def test_what_is_wrong_is_told_in_a_sentence(call, said):
@@ -346,6 +447,11 @@ def test_what_is_wrong_is_told_in_a_sentence(call, said):
     ("given", "said"),
     [
         ({"params": [1]}, "params is a list"),
+        ({"params": {"a.b": 1, "a": {"b": 2}}}, r"params: two values .* as 'a\.b'"),
+        ({"params": {1: 2, "1": 3}}, "params: 1 and '1'"),
+        ({"params": {"loss*": 1, "loss?": 3}}, r"'loss\*' and 'loss\?'"),
+        *(({"name": name}, "name=") for name in (None, 3, "", "\0", "a\nb")),
+        *(({key: 3}, f"{key}=3") for key in ("uri", "experiment")),
         ({"data": TRAIN.images[:]}, r"data\['train'\] is a ndarray"),
         ({"data": {}}, "data is empty"),
         ({"data": {"val": (TRAIN.images[:3], TRAIN.labels[:2])}}, r"data\['val'\]: inputs are"),
@@ -354,9 +460,18 @@ def test_what_is_wrong_is_told_in_a_sentence(call, said):
     ],
 )
 def test_what_a_run_is_given_is_checked_before_there_is_one(given, said):
-    with pytest.raises(GluonexpError, match=said), gx.track("never", **given):
+    with pytest.raises(GluonexpError, match=said), gx.track(**{"name": "never", **given}):
         raise AssertionError
     assert not Path("mlruns").exists()
+
+
+def test_parameters_that_are_not_utf8_are_escaped():
+    with gx.track("named \ud800", {"c": "\ud800"}, offline=True) as run:
+        run.log({"loss": 1.0})
+    (params,) = [each["values"] for each in logged() if each["kind"] == "params"]
+    assert params == {"c": "\\ud800"}
+    (kept,) = Path("mlruns/hydra").glob("*/artifacts/config/params.json")
+    assert json.loads(kept.read_text())["c"] == "\ud800"
 
 
 def test_a_run_is_open_in_its_block_only():

@@ -228,6 +228,8 @@ def test_what_is_no_database_is_refused_at_once(tmp_path: Path) -> None:
         open_store(f"sqlite:///{text}")
     with pytest.raises(GluonexpError, match="cannot be made or read"):
         open_store(f"sqlite:///{text}/mlruns/mlflow.db")
+    with pytest.raises(GluonexpError, match="cannot be made or read"):
+        open_store("sqlite:////proc/mlflow.db")  # where not even a lock can be made
 
 
 def test_runs_of_the_old_file_store_are_mentioned_once(

@@ -640,7 +640,11 @@ def twice():
         (uninitialized, None, "HybridSequential is not initialized (bare_dense_weight): net.init"),
         (twice, None, "HybridSequential cannot be kept: Cannot update self with"),
         (dense, None, "is not known yet: give input_example, or call the network once"),
-        (lambda: ready(nn.Dense(2, in_units=12), "float16"), None, "is float16: net.cast('float3"),
+        (
+            lambda: ready(nn.Dense(2, in_units=12), "float16"),
+            None,
+            "computes in float16, an export in float32: net.cast('float3",
+        ),
         (spoilt, None, "_bias holds numbers that are not finite"),
         (lambda: ready(Pair()), ROWS, "Pair has 2 outputs, not one: wrap it in a HybridBlock"),
         (

@@ -198,10 +198,12 @@ def track(
     """Record a training loop of your own as a run: ``with gx.track("name") as run:``.
 
     The run ends as the block does: FINISHED, FAILED with the traceback, or KILLED on Ctrl-C or
-    SIGTERM. All of it goes first into a log in a folder of its own below ``mlruns/hydra``, then
-    to the store. Commit, diff, versions, host and the script's command are recorded, secrets
-    hidden. ``gluonexp stop`` ends the block at the next ``run.log`` by `Stopped`, which the block
-    takes; a loop that asks ``run.stopping`` ends by itself.
+    SIGTERM. ``sys.exit()`` is a regular end, ``sys.exit("why")`` a failure; a generator that is
+    closed within the block is KILLED. A process that is forked within cannot record. All of it
+    goes first into a log in a folder of its own below ``mlruns/hydra``, then to the store. Commit,
+    diff, versions, host and the script's command are recorded, secrets hidden. ``gluonexp stop``
+    ends the block at the next ``run.log`` by `Stopped`, which the block takes; a loop that asks
+    ``run.stopping`` ends by itself.
 
     Parameters
     ----------
@@ -230,13 +232,13 @@ def track(
     -------
     TrackedLoop
         With ``log``, ``image``, ``checkpoint``, ``export`` and ``stopping`` in its block, ``id``
-        and ``url`` also after it.
+        and ``url`` also after it. A notebook shows its run.
 
     Raises
     ------
     GluonexpError
-        The parameters or the data are none of these; or, as the block begins, the store cannot
-        be opened.
+        An argument is none of these; as the block begins also: two parameters would be recorded
+        under one name, or the store cannot be opened.
 
     Examples
     --------
@@ -246,9 +248,9 @@ def track(
     ...         run.log({"train/loss": train(net)}, step=epoch)
     ...     run.export(net, images, classes)
     """
-    from gluonexp.experiment.own_loop import TrackedLoop
+    from gluonexp.api.tracked import ShownLoop
 
-    return TrackedLoop(
+    return ShownLoop(
         name,
         params,
         data,

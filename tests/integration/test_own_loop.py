@@ -495,6 +495,19 @@ def test_a_run_is_open_in_its_block_only():
         gx.track("x", objective="val/acc")
 
 
+def test_a_notebook_shows_the_run_of_a_loop():
+    loop = gx.track("shown <1>")
+    assert "not begun" in repr(loop) and "&lt;1&gt;" in loop._repr_html_()
+    with loop as run:
+        run.log({"loss": 0.5})
+        assert "open" in repr(run) and "RUNNING" in run._repr_html_()
+    assert loop._repr_html_() == gx.Run(loop.id)._repr_html_() and "0.5000" in loop._repr_html_()
+    assert repr(loop) == f"<TrackedLoop 'shown <1>': {loop.id[:8]}, ended>"
+    with gx.track("away", offline=True) as run:
+        pass
+    assert "away" in run._repr_html_()
+
+
 def test_a_digest_is_of_the_samples_however_they_are_given():
     images, labels = TRAIN.images[:20], TRAIN.labels[:20]
     arrays = gluon.data.ArrayDataset(nd.array(images, dtype="uint8"), labels.astype("float32"))

@@ -31,7 +31,7 @@ from gluonexp.features.kept import Recipe
 from gluonexp.features.outlook import Outlook
 from gluonexp.features.shortcut import Shortcut
 from gluonexp.freeze import FreezePlan
-from gluonexp.model_folder.signature import Preprocessing
+from gluonexp.model_folder.signature import Preprocessing, wrong_names
 from gluonexp.models.outline import Outline
 from gluonexp.models.work import Work
 from gluonexp.tracking import Tracker
@@ -109,7 +109,11 @@ def components(config: Config) -> Components:
         raise GluonexpError("callbacks: two of them average the weights; leave one of them out")
     callbacks = [*averages, *(each for each in callbacks if each not in averages)]  # saved by them
     source: Source = made(config.dataset.source, "dataset.source")
-    measured, notes = _metrics(config, callbacks, len(source.spec().classes))
+    classes = source.spec().classes
+    for name in classes if config.export.enabled else ():  # found out later it costs the training
+        if wrong := wrong_names([name]):
+            raise GluonexpError(f"dataset {config.dataset.name}: the class {name!r}: {wrong}")
+    measured, notes = _metrics(config, callbacks, len(classes))
     arguments = ("base_lr", "steps_per_epoch", "epochs")
     scheduler = constructor(config.scheduler, "scheduler", allow, provided=arguments)
     # Tried here, where a wrong value is still cheap; `schedule` knows the steps.
@@ -250,6 +254,14 @@ def _metrics(
     kept = metrics.telling(names, classes)
     left_out = [name for name in names if name not in kept]
     notes = [f"{name} is not measured: it says nothing of {classes} classes" for name in left_out]
+    objective = config.objective.metric
+    if objective.startswith("val/") and not (
+        config.dataset.val_fraction or config.trainer.lr_find.steps
+    ):
+        notes.append(
+            f"objective.metric={objective} is not measured: dataset.val_fraction=0 leaves nothing "
+            "to validate on"
+        )
     return kept, tuple(notes)
 
 

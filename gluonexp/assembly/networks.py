@@ -299,6 +299,12 @@ def _infer_shapes(
     try:
         arguments, outputs, statistics = output.infer_shape(data=shape)
     except mx.MXNetError as error:
+        needed = config.model.get("channels")
+        if needed in (1, 3) and needed != shape[1]:
+            raise GluonexpError(
+                f"{where}: it needs images of {needed} channels (1 is grey): "
+                f"dataset.channels={needed}"
+            ) from None
         raise GluonexpError(f"{where} ({remedy}): {reason(error)}") from None
     if outputs is None or any(not all(s) for s in [*arguments, *outputs, *statistics]):
         raise GluonexpError(f"{where} ({remedy}): a layer's output would be empty")

@@ -17,20 +17,36 @@ from gluonexp.base.plain import write_json
 _OUT: Final = f"{__name__}.out"
 
 
-def _keep(ctx: click.Context, param: click.Parameter, form: str | None) -> str | None:
-    """Keep standard output for the document, once it is known that there will be one."""
+def _chosen(ctx: click.Context, param: click.Parameter, form: str | None) -> None:
+    """Let ``form`` be what was typed, one of them alone.
+
+    Standard output is kept for the document, once it is known that there will be one.
+    """
+    before = ctx.params.setdefault("form", None)
+    if form is None:
+        return
+    if before not in (None, form):
+        raise click.UsageError("--csv and --json: name one of them")
+    ctx.params["form"] = form
     if form == "json" and not ctx.resilient_parsing and _OUT not in ctx.meta:
         ctx.meta[_OUT] = sys.stdout
         ctx.with_resource(redirect_stdout(sys.stderr))
-    return form
 
 
-CSV = click.option("--csv", "form", flag_value="csv", help="Print a table for programs.")
+CSV = click.option(
+    "--csv",
+    "as_csv",
+    flag_value="csv",
+    expose_value=False,
+    callback=_chosen,
+    help="Print a table for programs.",
+)
 JSON = click.option(
     "--json",
-    "form",
+    "as_json",
     flag_value="json",
-    callback=_keep,
+    expose_value=False,
+    callback=_chosen,
     help="Print everything for programs: one JSON document.",
 )
 

@@ -162,7 +162,12 @@ def compare(
     if pin is not None:
         run, where = baselines.pin(store, pin, experiment)
         pins[where] = run.run_id
-        say(f"{where}: run {run.run_id[:8]} ({run.name}) is the baseline of its comparisons")
+        what = f"run {run.run_id[:8]} ({run.name})"
+        if pin.startswith("models:/"):
+            follows = ", and follows the alias" if "@" in pin else ""
+            say(f"{where}: {pin} is the baseline of its comparisons{follows}; now that is {what}")
+        else:
+            say(f"{where}: {what} is the baseline of its comparisons")
     if only_pins:
         if form == "json":
             write({"pinned": pins})

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from gluonexp.base.errors import GluonexpError
-from gluonexp.base.text import say
+from gluonexp.base.text import in_shell, say
 from gluonexp.tracking.read.records import RunRecord
 from gluonexp.tracking.read.runs import Reader
 from gluonexp.tracking.store import KIND, open_store, reported
@@ -118,7 +118,10 @@ def pinned(reader: Reader, runs: Sequence[RunRecord]) -> RunRecord | None:
     try:
         return find(reader, ref)
     except GluonexpError as gone:
-        say(f"note: the pinned baseline is not there ({gone}); --unpin takes it off")
+        where = " and ".join(
+            in_shell("gluonexp", "compare", "--unpin", name) for name, its in found.items() if its
+        )
+        say(f"note: the pinned baseline is not there ({gone}); to take it off: {where}")
         return None
 
 

@@ -75,4 +75,6 @@ def _check_notify(config: Config) -> None:
     if notify.command == []:
         raise GluonexpError("notify.command=[]: name a program, as [mail,-s,done,me]")
     if notify.webhook and not re.match(r"https?://[^/\s]", notify.webhook):
-        raise GluonexpError("notify.webhook: must be an address that begins with https://")
+        raise GluonexpError(
+            "notify.webhook: must be an address that begins with https:// or http://"
+        )

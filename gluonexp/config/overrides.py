@@ -84,6 +84,8 @@ def _as_typed(word: str) -> str:
         return word
     start, key, value = found.groups()
     is_text = key in _texts()
+    if key in _lists() and re.fullmatch(r"[\w.-]+", value) and value != "null":
+        return f"{start}[{value}]"  # one of several
     try:
         parsed = _parsed(word)
     except HydraException as error:
@@ -136,11 +138,18 @@ def _texts() -> frozenset[str]:
     return frozenset((*_fields(Config), *_fields(HydraConf, "hydra."), *TEXT_ARGUMENTS))
 
 
-def _fields(node: type, above: str = "") -> Iterator[str]:
-    """Yield the keys of the texts in a typed node."""
+@cache
+def _lists() -> frozenset[str]:
+    return frozenset(_fields(Config, kinds=(list[str], list[str] | None)))
+
+
+def _fields(
+    node: type, above: str = "", kinds: tuple[object, ...] = (str, str | None)
+) -> Iterator[str]:
+    """Yield the keys of the fields of some `kinds` in a typed node, the texts if not said."""
     for name, kind in get_type_hints(node).items():
         if is_dataclass(kind):
             assert isinstance(kind, type)
-            yield from _fields(kind, f"{above}{name}.")
-        elif kind in (str, str | None):
+            yield from _fields(kind, f"{above}{name}.", kinds)
+        elif kind in kinds:
             yield f"{above}{name}"

@@ -267,7 +267,7 @@ def _wrong_array(fields: Any) -> str | None:
             return "input.whole is neither true nor false"
         if entry["dtype"] != "float32":
             return f"input.dtype is {entry['dtype']!r}, not 'float32'"
-        return _wrong_names(names)
+        return wrong_names(names)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         return f"{type(error).__name__}: {error}"
 
@@ -297,7 +297,7 @@ def _wrong(fields: Any) -> str | None:
             for field, constant in constants.items():
                 if fields[part][field] != constant:
                     return f"{part}.{field} is {fields[part][field]!r}, not {constant!r}"
-        if wrong := _wrong_names(names):
+        if wrong := wrong_names(names):
             return wrong
         if fields["output"]["shape"] != [None, len(fields["classes"])]:
             return "not as many outputs as classes"
@@ -306,7 +306,8 @@ def _wrong(fields: Any) -> str | None:
     return None
 
 
-def _wrong_names(names: Sequence[Any]) -> str | None:
+def wrong_names(names: Sequence[Any]) -> str | None:
+    """Say why these cannot be the names of classes; None if they can."""
     if not all(isinstance(name, str) for name in names):
         return "a name is not a text"
     if any(COMMANDING.search(name) or _HALVES.search(name) for name in names):

@@ -21,7 +21,7 @@ from gluonexp.tracking.replay import Replay
 from gluonexp.tracking.statuses import RUNNING
 from gluonexp.tracking.store import ensure_experiment, experiments, open_store, reported
 from gluonexp.tracking.succession import Newer, has_gone_on
-from gluonexp.tracking.uri import displayed, resolve_uri
+from gluonexp.tracking.uri import deleted, displayed, resolve_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -155,11 +155,8 @@ class Store:
                         raise
                     continue
                 if run.info.lifecycle_stage != "active":
-                    raise GluonexpError(
-                        f"run {one} was deleted from {displayed(self.uri)}: bring it back "
-                        "(MLFLOW_TRACKING_URI=... mlflow runs restore --run-id ...), or name "
-                        "another store with --to"
-                    )
+                    gone = deleted(one, self.uri)
+                    raise GluonexpError(f"{gone}, or name another store with --to")
                 return run
             found = self._client.search_runs(
                 list(experiments(self._client)), f"tags.`{OWN_ID}` = '{own_id}'", max_results=1

@@ -80,6 +80,15 @@ def displayed(uri: str) -> str:
     return hide(re.sub(r"(://[^/\s:@]*):[^/\s]*@", rf"\1:{HIDDEN}@", uri))
 
 
+def deleted(run_id: str, uri: str) -> str:
+    """Say that a run was deleted from the store at `uri`, and how it comes back."""
+    restore = f"mlflow runs restore --run-id {run_id}"
+    return (
+        f"run {run_id} was deleted from {displayed(uri)}: bring it back "
+        f"(MLFLOW_TRACKING_URI={in_shell(displayed(uri))} {restore})"
+    )
+
+
 def kind(uri: str) -> str:
     """Return what sort of store a resolved `uri` is, for people."""
     scheme = urlsplit(uri).scheme.split("+")[0] or uri

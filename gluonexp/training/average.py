@@ -30,7 +30,7 @@ class Ema(Callback):
     """
 
     def __init__(self, decay: float = 0.999) -> None:
-        if not 0 < decay < 1:
+        if not isinstance(decay, int | float) or not 0 < decay < 1:
             raise GluonexpError(f"callbacks.ema.decay={decay}: must be above 0 and below 1")
         self.decay = decay
 

@@ -200,7 +200,9 @@ def test_one_is_pinned_used_and_taken_off(invoke, store):
 
 
 def test_a_name_is_pinned_that_moves(invoke, store):
-    invoke("--pin", "models:/digits@champion", "--experiment", "other")
+    done = invoke("--pin", "models:/digits@champion", "--experiment", "other")
+    assert "other: models:/digits@champion is the baseline" in done.stderr
+    assert f"and follows the alias; now that is run {store.base[:8]} (a)" in done.stderr
     for version, run_id in (("1", store.bad), ("2", store.base)):
         store.client.set_registered_model_alias("digits", "champion", version)
         assert json.loads(invoke(store.other, "--json").stdout)["baseline"] == run_id
@@ -213,6 +215,7 @@ def test_a_name_is_pinned_that_moves(invoke, store):
     gone = invoke(store.other, "--json")
     assert json.loads(gone.stdout)["baseline"] is None
     assert "the pinned baseline is not there" in gone.stderr
+    assert "to take it off: gluonexp compare --unpin other" in " ".join(gone.stderr.split())
     store.client.set_registered_model_alias("digits", "champion", "2")
     invoke("--unpin", "digits")
     invoke("--unpin", "other")
@@ -224,6 +227,7 @@ def test_a_name_is_pinned_that_moves(invoke, store):
         (["last", "--baseline", "abcdef"], 1, "no run id begins with abcdef"),
         (["last", "--baseline", "models:/digits@none"], 1, "none"),
         (["last", "--baseline", "last", "--no-baseline"], 2, "name one of them"),
+        (["last", "--json", "--csv"], 2, "--csv and --json: name one of them"),
         (["--pin", "nonsense"], 1, "nonsense: not a run"),
         (["--unpin", "digit"], 1, "no experiment digit in .* there is digits"),
     ],

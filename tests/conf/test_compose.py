@@ -191,6 +191,14 @@ def test_texts_of_a_sweep_are_what_was_typed():
     ]
 
 
+def test_one_word_is_a_list_of_one(compose):
+    assert compose("metrics.names=top5").metrics.names == ["top5"]
+    assert compose("notify.when=failed").notify.when == ["failed"]
+    assert compose("notify.command=null").notify.command is None
+    for word in ("metrics.names=[top5,ece]", "metrics.names=top5,ece", "dataset.mean=0.5"):
+        assert as_typed([word]) == [word]
+
+
 def test_what_is_null_a_reference_or_quoted_stays_it(compose, monkeypatch):
     monkeypatch.setenv("PHOTOS", "/photos")
     assert compose("dataset.root=null").dataset.root is None

@@ -342,7 +342,7 @@ def test_addresses_of_webhooks_are_secrets_wherever_they_stand(address):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["notify.webhook=ftp://host/secret-path"], "begins with https://"),
+        (["notify.webhook=ftp://host/secret-path"], "begins with https:// or http://"),
         (["notify.command=[]"], "name a program"),
         (["notify.command=[cat]", "notify.when=[done]"], "choose some of finished, pruned"),
         (["notify.timeout_s=0"], "must be above 0"),

@@ -216,9 +216,27 @@ def test_a_callback_must_watch_something_that_is_measured(compose):
         assembly.components(compose("callbacks.checkpoint.metric=val/accuracy"))
     with pytest.raises(GluonexpError, match=r"callbacks\.early_stopping watches val/acc"):
         assembly.components(compose("callbacks=early_stopping", "dataset.val_fraction=0"))
-    assembly.components(
-        compose("dataset.val_fraction=0")
-    )  # the checkpoint keeps the last epoch then
+    # The checkpoint keeps the last epoch then, and it is said that nothing is validated.
+    (note,) = assembly.components(compose("dataset.val_fraction=0")).notes
+    assert note.startswith("objective.metric=val/acc is not measured: dataset.val_fraction=0")
+    for words in (["dataset.val_fraction=0", "objective.metric=train/acc"], []):
+        assert assembly.components(compose(*words)).notes == ()
+    with pytest.raises(GluonexpError, match=r"decay=abc: must be above 0 and below 1"):
+        assembly.components(compose("callbacks=ema", "callbacks.ema.decay=abc"))
+
+
+def test_a_class_must_have_a_name_that_can_be_exported(compose, monkeypatch):
+    spec = Spec(28, 28, 1, (*TEN[:9], "a\nb"))
+    monkeypatch.setattr("gluonexp.data.digits.Digits.spec", lambda self: spec)
+    words = ("dataset=digits", "export=default")
+    with pytest.raises(GluonexpError, match=r"^dataset digits: the class 'a\\nb': a name holds"):
+        assembly.components(compose(*words))
+
+
+def test_a_network_says_how_many_channels_it_needs(compose):
+    with pytest.raises(GluonexpError, match=r"needs images of 3 channels .*channels=3$"):
+        _network(compose, "dataset=digits", "model=fast_cnn")
+    _network(compose, "dataset=digits", "model=fast_cnn", "dataset.channels=3")
 
 
 def test_a_callback_must_be_one(compose):

@@ -19,7 +19,7 @@ from gluonexp.tracking.read.client import Client
 from gluonexp.tracking.read.logged import Logs
 from gluonexp.tracking.read.records import PARENT, Query, RunRecord
 from gluonexp.tracking.store import KIND, Unreachable, open_store
-from gluonexp.tracking.uri import displayed, existing, resolve_uri, sqlite_path
+from gluonexp.tracking.uri import deleted, displayed, existing, resolve_uri, sqlite_path
 
 __all__ = ["PARENT", "Reader", "RunRecord", "reader"]
 
@@ -84,6 +84,7 @@ class Reader:
             except GluonexpError:
                 log = offline_run(ref, self.uri)
                 if log is None:
+                    self._refuse_deleted(ref)
                     raise
                 alone.append(log.run_id)
         there |= {run.run_id: run for run in self.existing(found)}
@@ -92,6 +93,18 @@ class Reader:
             self._logs = Logs(self.uri)
             runs += self._logs.select(Query(ids=alone))
         return sorted(runs, key=lambda run: (run.start, run.run_id))
+
+    def _refuse_deleted(self, run_id: str) -> None:
+        if len(run_id) != 32 or isinstance(self._store, Logs):
+            return
+        from mlflow.exceptions import MlflowException
+
+        try:
+            run = open_store(self.uri).get_run(run_id)
+        except (MlflowException, GluonexpError):
+            return  # the store has never had it
+        if run.info.lifecycle_stage != "active":
+            raise GluonexpError(deleted(run_id, self.uri))
 
     def select(self, query: Query) -> list[RunRecord]:
         """Return the runs of `query`, in order of their start."""

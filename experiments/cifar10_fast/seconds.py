@@ -29,7 +29,7 @@ for engine in chosen:
         words = [*RECIPE, *ENGINES[engine], *overrides, f"hydra.run.dir={folder}/job"]
         started = time.perf_counter()
         command = [sys.executable, "-m", "gluonexp.run", *words]
-        subprocess.run(command, check=True, stdout=sys.stderr, cwd=folder)
+        subprocess.run(command, check=True, stdout=2, cwd=folder)  # our standard error
         whole = time.perf_counter() - started
         artifacts = Path(folder) / "job" / "artifacts"
         history = pd.read_csv(artifacts / "metrics" / "history.csv")

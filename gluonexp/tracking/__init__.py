@@ -1,7 +1,9 @@
 """MLflow, and the only door to it; importing this package does not import MLflow (1.5 s)."""
 
 import os
+import warnings
 
+from gluonexp.base.text import in_kernel
 from gluonexp.tracking.lifecycle import end_lost, tracked_run
 from gluonexp.tracking.places import WORKDIR, Stray, relocate, strays
 from gluonexp.tracking.read.records import CERTIFICATE_TAG, OWN_LOOP, PRUNED_TAG
@@ -12,6 +14,8 @@ from gluonexp.tracking.uri import existing
 # MLflow reads these while it is imported, which every module here does inside its functions.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+if in_kernel():  # it imports tqdm, which asks for ipywidgets there; our bars need none
+    warnings.filterwarnings("ignore", message="IProgress not found")
 
 __all__ = [
     "CERTIFICATE_TAG",

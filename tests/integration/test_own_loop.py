@@ -135,7 +135,7 @@ def test_a_loop_becomes_a_run_like_ours(net, capsys):
     data, came = kept.split("## Data\n")[1].split("## Origin\n")
     assert "title: mine" in data and "train: 400 images" in data and "test: 60 images" in data
     assert found.params["data.digest"] in data
-    assert run_id in came and found.tags["gluonexp.git_commit"] in came and "pytest" in came
+    assert run_id in came and found.tags["gluonexp.git_commit"] in came and "```sh" in came
     version = tracking.open_store(None).get_model_version("digits", "1")
     assert version.description == card.description(kept)
     history = pd.read_csv(artifacts(found) / "metrics/history.csv")

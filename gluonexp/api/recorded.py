@@ -322,10 +322,15 @@ class Run:
         return f"run {self.id}; `gluonexp ui` shows it" if self.id else f"in {self._folder}"
 
     def _drawn(self, history: pd.DataFrame) -> str:
+        title = self._record.params.get("data.title") or self._record.name or self._title
+        if self._own_loop and len(history.columns):
+            from gluonexp.report.series import drawn
+
+            table = history.rename_axis("step").reset_index()
+            return html.picture(drawn(table, title).png(), f"metrics by step, steps: {len(table)}")
         if not {"train/loss", "val/loss", "train/acc", "val/acc"} & set(history):
             return ""
         from gluonexp.report.plots import drawn_curves
 
-        title = self._record.params.get("data.title") or self._record.name or self._title
         alt = f"loss and accuracy by epoch, {len(history)} epochs"
         return html.picture(drawn_curves(history.reset_index(), title).png(), alt)

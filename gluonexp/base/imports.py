@@ -34,12 +34,11 @@ def installed(*packages: str) -> dict[str, str]:
 
 @contextmanager
 def heavy_imports() -> Iterator[None]:
-    """Look for no garbage meanwhile.
+    """Do not collect garbage meanwhile; in a process of our own, never look at what came.
 
-    In a process of our own nor ever among what is there when MXNet or MLflow has come.
-
-    They make a million objects that all stay. Looking through them takes a sixth of the time while
-    they are imported, and a second or two when it is done once more before the first batch.
+    MXNet and MLflow make a million objects that all stay. Looking through them takes a sixth of
+    the time while they are imported, and a second or two when it is done once more before the
+    first batch.
     """
     enabled, before = gc.isenabled(), len(sys.modules)
     gc.disable()

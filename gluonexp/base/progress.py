@@ -4,6 +4,7 @@ import io
 import sys
 import time
 import uuid
+from collections.abc import Mapping
 from typing import Any, Final
 
 from rich import progress
@@ -57,7 +58,7 @@ class InNotebook(Progress):
     def stop(self) -> None:
         """Empty it."""
         if self._shown is not None:
-            self._publish("")
+            self._publish("", {"text/html": ""})  # of which a page makes no empty box
 
     def refresh(self) -> None:
         """Draw it again, unless that has been done just now."""
@@ -76,12 +77,13 @@ class InNotebook(Progress):
         self._publish(text.getvalue().rstrip())
         self._next = time.monotonic() + _EVERY_S
 
-    def _publish(self, text: str) -> None:
+    def _publish(self, text: str, other: Mapping[str, str] | None = None) -> None:
         import IPython.display  # it is there: we are in it
 
         display: Any = IPython.display.display
         known, self._shown = self._shown, self._shown or uuid.uuid4().hex
-        display({"text/plain": text}, raw=True, display_id=self._shown, update=known is not None)
+        shown, again = {"text/plain": text, **(other or {})}, known is not None
+        display(shown, raw=True, display_id=self._shown, update=again)
 
 
 def counting_bar() -> Progress:

@@ -18,6 +18,11 @@ _OTHERS: Final = (BLUE, ORANGE, GREEN, RED, GRAY, INK)
 
 
 def draw(table: pd.DataFrame, path: Path, title: str) -> None:
+    """Draw each metric by step, as `drawn` does, into a file."""
+    drawn(table, title).save(path)
+
+
+def drawn(table: pd.DataFrame, title: str) -> Drawing:
     """Draw each metric by step; ``train/loss`` and ``val/loss`` share a panel.
 
     Of more than twelve panels the first are drawn, and the title says so.
@@ -58,7 +63,7 @@ def draw(table: pd.DataFrame, path: Path, title: str) -> None:
         drawing.mark_empty(axes)
         if len(axes.lines) > 1:
             axes.legend(frameon=False, fontsize=9, labelcolor=INK)
-    drawing.save(path)
+    return drawing
 
 
 def _colours(names: Sequence[str]) -> list[str]:

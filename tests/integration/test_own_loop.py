@@ -502,6 +502,7 @@ def test_a_notebook_shows_the_run_of_a_loop():
         run.log({"loss": 0.5})
         assert "open" in repr(run) and "RUNNING" in run._repr_html_()
     assert loop._repr_html_() == gx.Run(loop.id)._repr_html_() and "0.5000" in loop._repr_html_()
+    assert "metrics by step, steps: 1" in loop._repr_html_()  # the panels are its own metrics
     assert repr(loop) == f"<TrackedLoop 'shown <1>': {loop.id[:8]}, ended>"
     with gx.track("away", offline=True) as run:
         pass
